@@ -1,0 +1,44 @@
+# Compile flags and the two kinds of library the tree is made of.
+#
+#   echion_guest_library(name SOURCES ... USES ...)   may run inside the target: no exceptions, no RTTI
+#   echion_host_library(name SOURCES ... USES ...)    runs in the command-line program only
+
+find_package(Threads REQUIRED)
+find_path(ECHION_EXPECTED_INCLUDE tl/expected.hpp REQUIRED)
+
+add_library(echion_flags INTERFACE)
+target_compile_options(echion_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
+                       -fno-strict-aliasing -fno-omit-frame-pointer)
+if(ECHION_WERROR)
+  target_compile_options(echion_flags INTERFACE -Werror)
+endif()
+if(ECHION_SANITIZE)
+  target_compile_options(echion_flags INTERFACE -fsanitize=${ECHION_SANITIZE} -fno-sanitize-recover=all)
+  target_link_options(echion_flags INTERFACE -fsanitize=${ECHION_SANITIZE})
+endif()
+target_include_directories(echion_flags INTERFACE ${PROJECT_SOURCE_DIR}/userspace
+                           ${PROJECT_SOURCE_DIR})
+target_include_directories(echion_flags SYSTEM INTERFACE ${ECHION_EXPECTED_INCLUDE})
+target_compile_definitions(echion_flags INTERFACE ECHION_VERSION="${PROJECT_VERSION}" _GNU_SOURCE)
+
+function(_echion_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;USES;FLAGS" ${ARGN})
+  if(ARG_SOURCES)
+    add_library(${name} STATIC ${ARG_SOURCES})
+    target_link_libraries(${name} PUBLIC echion_flags ${ARG_USES})
+    target_compile_options(${name} PRIVATE ${ARG_FLAGS})
+  else()
+    add_library(${name} INTERFACE)
+    target_link_libraries(${name} INTERFACE echion_flags ${ARG_USES})
+  endif()
+endfunction()
+
+function(echion_guest_library name)
+  # tl::expected is used without value(), so nothing throws; a bad access is a build error, not a
+  # run-time one.
+  _echion_library(${name} ${ARGN} FLAGS -fno-exceptions -fno-rtti -fno-threadsafe-statics)
+endfunction()
+
+function(echion_host_library name)
+  _echion_library(${name} ${ARGN})
+endfunction()

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <time.h>
+
+#include <cstdint>
+
+namespace echion {
+
+constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
+
+/// Reads a POSIX clock in nanoseconds; 0 when the clock does not exist (a thread's clock after the
+/// thread has ended). Signal-safe, any thread.
+inline std::int64_t read_clock_ns(clockid_t clock) {
+    timespec now{};
+    if (clock_gettime(clock, &now) != 0) {
+        return 0;
+    }
+    return static_cast<std::int64_t>(now.tv_sec) * kNanosPerSecond + now.tv_nsec;
+}
+
+inline std::int64_t monotonic_ns() { return read_clock_ns(CLOCK_MONOTONIC); }
+
+inline timespec make_timespec(std::int64_t ns) {
+    timespec result{};
+    result.tv_sec = static_cast<time_t>(ns / kNanosPerSecond);
+    result.tv_nsec = static_cast<long>(ns % kNanosPerSecond);
+    return result;
+}
+
+}  // namespace echion

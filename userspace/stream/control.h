@@ -1,0 +1,112 @@
+#pragma once
+
+#include <cstdint>
+
+/// The control channel between the command-line program and one agent: a SOCK_SEQPACKET pair, one
+/// message a packet, descriptors beside it by SCM_RIGHTS. Fixed layout, native endian, the same for
+/// a 32-bit and a 64-bit build. Both sides check size, magic and version of every message.
+///
+///     launch                                        attach
+///     agent: makes a socket pair, sends one end     CLI: makes the pair inside the target by remote
+///            over the inherited rendezvous socket        system call, fetches its end (pidfd_getfd)
+///     agent ── Hello ──────────────► CLI
+///     agent ◄─ Configure + ring fd ─ CLI            (+ descriptors named by `fd_kinds`)
+///     agent ── Started | Failed ───► CLI
+///     agent ◄─ Stop ──────────────── CLI
+///     agent ── Stopped ────────────► CLI            the sampler has ended, nothing is left running
+///
+/// Either side that finds the channel hung up acts as if it had been told to stop.
+namespace echion::control {
+
+constexpr std::uint32_t kMagic = 0x4e484345;  // "ECHN"
+constexpr std::uint32_t kVersion = 1;
+
+/// Environment variable of a launched command: "<fd>:<inode of the rendezvous socket>". The agent
+/// uses the descriptor only if it is a socket with that inode, so that a process that closed and
+/// reused the number is left alone.
+constexpr char kRendezvousVariable[] = "ECHION_CHANNEL";
+
+enum class MessageType : std::uint32_t {
+    kHello = 1,
+    kConfigure = 2,
+    kStarted = 3,
+    kFailed = 4,
+    kStop = 5,
+    kStopped = 6,
+};
+
+struct Header {
+    std::uint32_t magic;
+    std::uint32_t version;
+    MessageType type;
+    std::uint32_t size_bytes;  // of the whole message
+};
+
+/// Agent → CLI: first message, as soon as the agent finds itself in a Python process.
+struct Hello {
+    Header header;
+    char agent_version[32];  // NUL-terminated
+    std::uint32_t pid;       // as the target sees itself
+    std::uint32_t pointer_bytes;
+};
+
+enum class Mode : std::uint32_t { kWall = 0, kCpu = 1, kMemory = 2 };
+
+enum ConfigureFlag : std::uint32_t {
+    kStealth = 1,       ///< Do not account for the sampler thread.
+    kNoFollow = 2,      ///< Do not follow the GIL holder to its CPU (for measurements).
+    kFollowForks = 4,   ///< Reserved: also sample forked children.
+};
+
+/// What the descriptor at the same position beside a Configure message is for.
+enum class FdKind : std::uint32_t {
+    kNone = 0,
+    kRing = 1,          ///< The shared ring (memfd, sealed against shrinking).
+    kBpfState = 2,      ///< CPU state map, read-only.
+    kBpfSnapshots = 3,  ///< BPF ring buffer of snapshots.
+    kPerfTimer = 4,     ///< A perf event that ticks.
+};
+
+constexpr std::uint32_t kMaxFds = 64;
+
+/// CLI → agent.
+struct Configure {
+    Header header;
+    std::uint64_t interval_ns;
+    Mode mode;
+    std::uint32_t flags;       // set of ConfigureFlag
+    std::uint32_t max_frames;  // of one stack
+    std::uint32_t fd_count;
+    FdKind fd_kinds[kMaxFds];
+};
+
+/// Agent → CLI: the first tick has been taken.
+struct Started {
+    Header header;
+    std::uint32_t python_version;  // major << 16 | minor << 8 | micro
+    std::uint32_t sampler_tid;     // as the target sees it
+};
+
+/// Agent → CLI: it will not sample; the channel closes after this.
+struct Failed {
+    Header header;
+    std::uint32_t error_kind;  // echion::ErrorKind
+    std::int32_t system_errno;
+    char what[112];            // NUL-terminated, UTF-8
+};
+
+struct Stop {
+    Header header;
+};
+
+struct Stopped {
+    Header header;
+};
+
+static_assert(sizeof(Header) == 16);
+static_assert(sizeof(Hello) == 56);
+static_assert(sizeof(Configure) == 296);
+static_assert(sizeof(Started) == 24);
+static_assert(sizeof(Failed) == 136);
+
+}  // namespace echion::control

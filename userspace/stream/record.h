@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstdint>
+
+/// The stream's wire format: what the agent writes into the shared ring and the command-line program
+/// reads. Everything that arrives is untrusted: a root program reads what an unprivileged process
+/// wrote.
+///
+///     ring:    batch batch batch …                one batch a tick, published in one piece
+///     batch:   u32 size_bytes, then that many bytes of records (little-endian, unaligned)
+///     record:  u8 type, then its fields
+///     varint:  LEB128, unsigned, at most 10 bytes; svarint: zigzag of it
+///     text:    varint size_bytes, then UTF-8 (at most kMaxTextBytes)
+///
+/// Ids are small numbers given by the agent. A definition holds until the same id is defined again;
+/// what has been decoded before keeps the old meaning.
+namespace echion::stream {
+
+constexpr std::uint32_t kStreamVersion = 1;
+
+constexpr std::uint32_t kMaxBatchBytes = 4U << 20;   // one tick: 100,000 frames and their names
+constexpr std::uint32_t kMaxTextBytes = 4096;        // one name; CPython sets no bound, a line must
+constexpr std::uint32_t kMaxLineTableBytes = 1U << 20;
+constexpr std::uint32_t kMaxCodes = 1U << 20;        // ids are below these
+constexpr std::uint32_t kMaxThreads = 1U << 16;
+constexpr std::uint32_t kMaxFrames = 1U << 20;       // of one stack
+
+enum class RecordType : std::uint8_t {
+    /// First record of a stream. u32 stream version, varint CLOCK_MONOTONIC ns of its start,
+    /// u8 major, u8 minor, u8 micro of CPython.
+    kStart = 1,
+    /// First record of every other batch. varint ns since the previous tick (or the start). Each
+    /// living thread's time up to here belongs to the stack that the thread has after this batch.
+    kTick = 2,
+    /// varint code id; u8 line table kind; varint first line; text name, qualified name (empty where
+    /// the version has none), file name; varint size, bytes of the line table.
+    /// With an empty file name and no line table it is a label: a task, a greenlet.
+    kCode = 3,
+    /// varint thread id; svarint interpreter id; varint native thread id; text name.
+    /// Starts a thread, or renames it.
+    kThread = 4,
+    /// varint thread id. Its time ends with the previous tick.
+    kThreadEnd = 5,
+    /// varint thread id; u8 flags (StackFlag); varint number of root-side frames kept from the
+    /// thread's previous stack; varint number of frames that follow; for each, root first: varint
+    /// code id, svarint byte offset of the instruction in the code (-1: before the first).
+    kStack = 6,
+    /// varint thread id; varint CPU ns used since the last such record: belongs to the stack that
+    /// the thread has after this batch.
+    kCpu = 7,
+    /// varint ticks; varint ns. So much was not written for want of room. All threads' stacks follow
+    /// in full.
+    kLost = 8,
+    /// varint thread id; u8 state (ThreadRunState). Holds until it is given again.
+    kState = 9,
+};
+
+/// Set of bits in a kStack record.
+enum StackFlag : std::uint8_t {
+    kStackTruncated = 1,  ///< Cut at the frame bound: frames are missing at the root.
+    kStackInvalid = 2,    ///< Could not be walked to its root, or not proved consistent.
+    kStackInGc = 4,       ///< The thread is running the cyclic garbage collector.
+};
+
+enum class ThreadRunState : std::uint8_t {
+    kUnknown = 0,
+    kWaiting = 1,  ///< Off CPU.
+    kRunning = 2,  ///< On CPU.
+};
+
+}  // namespace echion::stream
