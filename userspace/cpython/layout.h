@@ -36,7 +36,7 @@ enum class LineTableKind : std::uint8_t {
 // Each structure below is named after CPython's own; each field after CPython's field.
 
 struct RuntimeLayout {          // _PyRuntimeState
-    Offset size;
+    Offset size;                // enough bytes to cover the fields below
     Offset initialized;         // int: Py_Initialize() is done
     Offset finalizing;          // PyThreadState*: the thread that runs Py_Finalize()
     Offset interpreters_head;   // PyInterpreterState*
@@ -48,7 +48,7 @@ struct RuntimeLayout {          // _PyRuntimeState
 };
 
 struct InterpreterLayout {      // PyInterpreterState
-    Offset size;
+    Offset size;                // enough bytes to cover the fields below
     Offset id;                  // int64_t
     Offset next;                // PyInterpreterState*
     Offset threads_head;        // PyThreadState*
@@ -88,6 +88,7 @@ struct FrameLayout {            // PyFrameObject (3.8-3.10), _PyInterpreterFrame
     Offset code;                // PyCodeObject*: f_code / f_executable
     Offset instruction;         // f_lasti (int) / prev_instr / instr_ptr (pointer)
     Offset owner;               // char (3.11 and later): enum _frameowner
+    Offset is_entry;            // bool (3.11): the first frame of its C-level evaluation loop
     std::int16_t owner_cstack;  // value of `owner` for a C-stack entry frame, without Python code
                                 // (3.12 and later); kAbsent elsewhere
     InstructionKind instruction_kind;
@@ -112,17 +113,18 @@ struct CodeLayout {             // PyCodeObject
 };
 
 struct ObjectLayout {           // PyObject, PyVarObject
-    Offset size;
+    Offset size;                // sizeof(PyObject)
     Offset ob_type;             // PyTypeObject*
     Offset ob_size;             // Py_ssize_t, of a PyVarObject
 };
 
-struct TypeLayout {             // PyTypeObject
-    Offset size;                // enough bytes to cover the fields below
+struct TypeLayout {             // PyTypeObject, PyHeapTypeObject
+    Offset size;                // enough bytes to cover the tp_ fields below
     Offset tp_name;             // const char*
     Offset tp_basicsize;        // Py_ssize_t
     Offset tp_flags;            // unsigned long
     Offset tp_dictoffset;       // Py_ssize_t
+    Offset ht_cached_keys;      // PyDictKeysObject* of a heap type; not covered by `size`
 };
 
 struct BytesLayout {            // PyBytesObject
@@ -141,8 +143,16 @@ struct UnicodeLayout {          // PyASCIIObject, PyCompactUnicodeObject, PyUnic
     Offset data_any;            // void*: data of a string that is not compact
 };
 
+struct IntegerLayout {          // PyLongObject
+    Offset ob_size;             // Py_ssize_t (3.8-3.11): number of digits, negative below zero
+    Offset lv_tag;              // uintptr_t (3.12 and later): digits << 3, sign in the low bits
+    Offset ob_digit;            // digit[], the least significant first
+    std::uint8_t digit_bits;    // used bits of a digit: 30, or 15 (32-bit builds before 3.12)
+    std::uint8_t digit_bytes;   // 4 or 2
+};
+
 struct DictLayout {             // PyDictObject
-    Offset size;
+    Offset size;                // sizeof(PyDictObject)
     Offset ma_used;             // Py_ssize_t
     Offset ma_keys;             // PyDictKeysObject*
     Offset ma_values;           // values of a split table, or null
@@ -178,7 +188,8 @@ struct InstanceLayout {
     std::uint32_t managed_dict_flag;   // Py_TPFLAGS_MANAGED_DICT, 0 where it does not exist
     std::uint32_t inline_values_flag;  // Py_TPFLAGS_INLINE_VALUES, 0 where it does not exist
     Offset values_start;        // offset of the first value in a PyDictValues
-    Offset inline_valid;        // offset of `valid` in a PyDictValues (3.13)
+    Offset inline_capacity;     // uint8_t: offset of `capacity` in a PyDictValues (3.13)
+    Offset inline_valid;        // uint8_t: offset of `valid` in a PyDictValues (3.13)
 };
 
 struct ModuleLayout {           // PyModuleObject
@@ -203,6 +214,7 @@ struct Layout {
     TypeLayout type;
     BytesLayout bytes;
     UnicodeLayout unicode;
+    IntegerLayout integer;
     DictLayout dict;
     DictKeysLayout dict_keys;
     InstanceLayout instance;
@@ -215,5 +227,9 @@ const Layout* find_layout(Version version);
 
 /// All rows of this build's ABI, oldest first, for messages and tests.
 std::span<const Layout> known_layouts();
+
+/// The rows of one ABI, 8 (LP64) or 4 (ILP32) bytes a pointer, oldest first; empty for another
+/// width. For messages ("a 32-bit target") and tests; a walker uses find_layout().
+std::span<const Layout> layouts_of_abi(int pointer_bytes);
 
 }  // namespace echion::cpython

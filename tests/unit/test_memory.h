@@ -1,0 +1,99 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <map>
+#include <span>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "memory/address.h"
+#include "memory/reader.h"
+
+namespace echion::test {
+
+/// A target made of local bytes: regions at addresses that the test chooses. What lies outside is
+/// unreadable, as unmapped memory is, so a walker that reads too far fails its test.
+class TestMemory final : public MemoryReader {
+  public:
+    /// Maps `size_bytes` zero bytes at `at`. Regions must not overlap; two that touch stay apart,
+    /// and a read across their border fails.
+    void map(Address at, std::size_t size_bytes) {
+        regions_[at.value()] = std::vector<std::byte>(size_bytes);
+    }
+
+    /// Maps zero bytes at the next free place, with an unmapped gap behind them.
+    Address allocate(std::size_t size_bytes, std::size_t alignment = 16) {
+        next_ = (next_ + alignment - 1) & ~(alignment - 1);
+        const Address at(next_);
+        map(at, size_bytes);
+        next_ += size_bytes + kGapBytes;
+        return at;
+    }
+
+    void unmap(Address at) { regions_.erase(at.value()); }
+
+    /// Writes into mapped memory; returns false (and changes nothing) if it is not all mapped.
+    bool write_bytes(Address at, const void* from, std::size_t size_bytes) {
+        std::byte* place = find(at, size_bytes);
+        if (place == nullptr) {
+            return false;
+        }
+        std::memcpy(place, from, size_bytes);
+        return true;
+    }
+
+    template <typename T>
+    bool write(Address at, T value) {
+        static_assert(std::is_trivially_copyable_v<T>);
+        return write_bytes(at, &value, sizeof(value));
+    }
+
+    bool write(Address at, Address value) { return write(at, value.value()); }
+
+    std::size_t read(std::span<const ReadRequest> requests) noexcept override {
+        ++calls;
+        std::size_t done = 0;
+        for (const ReadRequest& request : requests) {
+            if (request.size_bytes != 0) {
+                const std::byte* place = find(request.from, request.size_bytes);
+                if (place == nullptr) {
+                    break;
+                }
+                std::memcpy(request.into, place, request.size_bytes);
+            }
+            bytes += request.size_bytes;
+            ++done;
+        }
+        return done;
+    }
+
+    /// Calls of read() so far, and the bytes that they copied.
+    std::size_t calls = 0;
+    std::size_t bytes = 0;
+
+  private:
+    static constexpr std::size_t kGapBytes = 64;
+
+    std::byte* find(Address at, std::size_t size_bytes) {
+        auto region = regions_.upper_bound(at.value());
+        if (region == regions_.begin()) {
+            return nullptr;
+        }
+        --region;
+        const std::size_t offset = at.value() - region->first;
+        std::vector<std::byte>& content = region->second;
+        if (offset > content.size() || size_bytes > content.size() - offset) {
+            return nullptr;
+        }
+        return content.data() + offset;
+    }
+
+    std::map<std::uintptr_t, std::vector<std::byte>> regions_;
+    std::uintptr_t next_ = 0x10000;
+};
+
+}  // namespace echion::test
