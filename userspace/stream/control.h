@@ -7,8 +7,10 @@
 /// a 32-bit and a 64-bit build. Both sides check size, magic and version of every message.
 ///
 ///     launch                                        attach
-///     agent: makes a socket pair, sends one end     CLI: makes the pair inside the target by remote
-///            over the inherited rendezvous socket        system call, fetches its end (pidfd_getfd)
+///     agent: makes a socket pair, sends one end     CLI: makes the pair inside the target by
+///     remote
+///            over the inherited rendezvous socket        system call, fetches its end
+///            (pidfd_getfd)
 ///     agent ── Hello ──────────────► CLI
 ///     agent ◄─ Configure + ring fd ─ CLI            (+ descriptors named by `fd_kinds`)
 ///     agent ── Started | Failed ───► CLI
@@ -53,9 +55,9 @@ struct Hello {
 enum class Mode : std::uint32_t { kWall = 0, kCpu = 1, kMemory = 2 };
 
 enum ConfigureFlag : std::uint32_t {
-    kStealth = 1,       ///< Do not account for the sampler thread.
-    kNoFollow = 2,      ///< Do not follow the GIL holder to its CPU (for measurements).
-    kFollowForks = 4,   ///< Reserved: also sample forked children.
+    kStealth = 1,      ///< Do not account for the sampler thread.
+    kNoFollow = 2,     ///< Do not follow the GIL holder to its CPU (for measurements).
+    kFollowForks = 4,  ///< Reserved: also sample forked children.
 };
 
 /// What the descriptor at the same position beside a Configure message is for.
@@ -92,7 +94,7 @@ struct Failed {
     Header header;
     std::uint32_t error_kind;  // echion::ErrorKind
     std::int32_t system_errno;
-    char what[112];            // NUL-terminated, UTF-8
+    char what[112];  // NUL-terminated, UTF-8
 };
 
 struct Stop {

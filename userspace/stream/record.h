@@ -2,9 +2,9 @@
 
 #include <cstdint>
 
-/// The stream's wire format: what the agent writes into the shared ring and the command-line program
-/// reads. Everything that arrives is untrusted: a root program reads what an unprivileged process
-/// wrote.
+/// The stream's wire format: what the agent writes into the shared ring and the command-line
+/// program reads. Everything that arrives is untrusted: a root program reads what an unprivileged
+/// process wrote.
 ///
 ///     ring:    batch batch batch …                one batch a tick, published in one piece
 ///     batch:   u32 size_bytes, then that many bytes of records (little-endian, unaligned)
@@ -18,12 +18,12 @@ namespace echion::stream {
 
 constexpr std::uint32_t kStreamVersion = 1;
 
-constexpr std::uint32_t kMaxBatchBytes = 4U << 20;   // one tick: 100,000 frames and their names
-constexpr std::uint32_t kMaxTextBytes = 4096;        // one name; CPython sets no bound, a line must
+constexpr std::uint32_t kMaxBatchBytes = 4U << 20;  // one tick: 100,000 frames and their names
+constexpr std::uint32_t kMaxTextBytes = 4096;       // one name; CPython sets no bound, a line must
 constexpr std::uint32_t kMaxLineTableBytes = 1U << 20;
-constexpr std::uint32_t kMaxCodes = 1U << 20;        // ids are below these
+constexpr std::uint32_t kMaxCodes = 1U << 20;  // ids are below these
 constexpr std::uint32_t kMaxThreads = 1U << 16;
-constexpr std::uint32_t kMaxFrames = 1U << 20;       // of one stack
+constexpr std::uint32_t kMaxFrames = 1U << 20;  // of one stack
 
 enum class RecordType : std::uint8_t {
     /// First record of a stream. u32 stream version, varint CLOCK_MONOTONIC ns of its start,
@@ -32,7 +32,8 @@ enum class RecordType : std::uint8_t {
     /// First record of every other batch. varint ns since the previous tick (or the start). Each
     /// living thread's time up to here belongs to the stack that the thread has after this batch.
     kTick = 2,
-    /// varint code id; u8 line table kind; varint first line; text name, qualified name (empty where
+    /// varint code id; u8 line table kind; varint first line; text name, qualified name (empty
+    /// where
     /// the version has none), file name; varint size, bytes of the line table.
     /// With an empty file name and no line table it is a label: a task, a greenlet.
     kCode = 3,
@@ -48,7 +49,8 @@ enum class RecordType : std::uint8_t {
     /// varint thread id; varint CPU ns used since the last such record: belongs to the stack that
     /// the thread has after this batch.
     kCpu = 7,
-    /// varint ticks; varint ns. So much was not written for want of room. All threads' stacks follow
+    /// varint ticks; varint ns. So much was not written for want of room. All threads' stacks
+    /// follow
     /// in full.
     kLost = 8,
     /// varint thread id; u8 state (ThreadRunState). Holds until it is given again.

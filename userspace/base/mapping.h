@@ -1,0 +1,93 @@
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+
+#include "base/error.h"
+
+namespace echion {
+
+/// Owner of one mapping of this process; unmaps it when it goes out of scope. Anonymous mappings
+/// are the agent's only memory: they do not go through the target's allocator, they are zero, and
+/// pages that are never touched cost nothing.
+class Mapping {
+  public:
+    Mapping() = default;
+    Mapping(void* data, std::size_t size_bytes) : data_(data), size_bytes_(size_bytes) {}
+    Mapping(Mapping&& other) noexcept
+        : data_(std::exchange(other.data_, nullptr)),
+          size_bytes_(std::exchange(other.size_bytes_, 0)) {}
+    Mapping& operator=(Mapping&& other) noexcept {
+        if (this != &other) {
+            reset();
+            data_ = std::exchange(other.data_, nullptr);
+            size_bytes_ = std::exchange(other.size_bytes_, 0);
+        }
+        return *this;
+    }
+    Mapping(const Mapping&) = delete;
+    Mapping& operator=(const Mapping&) = delete;
+    ~Mapping() { reset(); }
+
+    /// Reserves `size_bytes` of zeroed private memory. kNoSpace when the system refuses. A forked
+    /// child does not get it (MADV_DONTFORK): it has no use for a sampler's memory.
+    static Result<Mapping> make_anonymous(std::size_t size_bytes) {
+        void* data = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (data == MAP_FAILED) {
+            return fail(ErrorKind::kNoSpace, "reserve memory for the sampler");
+        }
+#ifdef MADV_DONTFORK
+        ::madvise(data, size_bytes, MADV_DONTFORK);
+#endif
+        return Mapping(data, size_bytes);
+    }
+
+    [[nodiscard]] std::byte* data() const { return static_cast<std::byte*>(data_); }
+    [[nodiscard]] std::size_t size_bytes() const { return size_bytes_; }
+    [[nodiscard]] explicit operator bool() const { return data_ != nullptr; }
+    void reset() {
+        if (data_ != nullptr) {
+            ::munmap(data_, size_bytes_);
+            data_ = nullptr;
+            size_bytes_ = 0;
+        }
+    }
+
+  private:
+    void* data_ = nullptr;
+    std::size_t size_bytes_ = 0;
+};
+
+/// A fixed-capacity array of T in memory of its own, zeroed, allocated once. T is trivial: no
+/// constructor runs, all-zero bytes are a valid T.
+template <typename T>
+class FixedArray {
+  public:
+    static Result<FixedArray> make(std::size_t capacity) {
+        static_assert(std::is_trivially_copyable_v<T>);
+        auto mapping = Mapping::make_anonymous(capacity * sizeof(T));
+        if (!mapping) {
+            return tl::unexpected(mapping.error());
+        }
+        FixedArray array;
+        array.mapping_ = std::move(*mapping);
+        array.capacity_ = capacity;
+        return array;
+    }
+
+    [[nodiscard]] std::size_t capacity() const { return capacity_; }
+    [[nodiscard]] T* data() { return reinterpret_cast<T*>(mapping_.data()); }
+    [[nodiscard]] const T* data() const { return reinterpret_cast<const T*>(mapping_.data()); }
+    T& operator[](std::size_t index) { return data()[index]; }
+    const T& operator[](std::size_t index) const { return data()[index]; }
+
+  private:
+    Mapping mapping_;
+    std::size_t capacity_ = 0;
+};
+
+}  // namespace echion

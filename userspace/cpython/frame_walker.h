@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "cpython/layout.h"
+#include "memory/address.h"
+#include "memory/page_batch.h"
+#include "memory/reader.h"
+
+namespace echion::cpython {
+
+/// What a frame says of itself: the code object, and where in it.
+struct RawFrame {
+    Address code;              ///< PyCodeObject, not yet checked
+    std::int32_t offset = -1;  ///< bytes of the instruction from the code's start; negative:
+                               ///< before the first
+
+    [[nodiscard]] bool operator==(const RawFrame&) const = default;
+};
+
+/// Outcome of one walk.
+struct Walk {
+    std::size_t count = 0;                ///< frames written, newest first
+    bool truncated = false;               ///< there were more than fit
+    bool broken = false;                  ///< the chain could not be followed to its root
+    ErrorKind why = ErrorKind::kInvalid;  ///< when broken
+};
+
+/// Follows a thread's chain of frames from the newest to the root, over pages fetched ahead and,
+/// where it leaves those, over pages fetched now. Bounded by the size of the output and safe
+/// against cycles. It takes what stands in memory for what it is: whether the thread stood still
+/// meanwhile is its caller's to prove.
+class FrameWalker {
+  public:
+    FrameWalker(const Layout& layout, MemoryReader& reader, PageBatch& batch)
+        : layout_(layout), reader_(reader), batch_(batch) {}
+
+    /// `head`: the thread's newest frame, null for none. `pages`: notes which pages the walk
+    /// needed, under the number `walk`, so that they can be fetched ahead the next time.
+    Walk walk(Address head, PageSet& pages, std::uint32_t walk, std::span<RawFrame> out);
+
+  private:
+    const Layout& layout_;
+    MemoryReader& reader_;
+    PageBatch& batch_;
+};
+
+}  // namespace echion::cpython

@@ -1,0 +1,163 @@
+#include "memory/page_batch.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace echion {
+namespace {
+
+constexpr std::uintptr_t page_of(std::uintptr_t address) { return address & ~(kPageBytes - 1); }
+
+}  // namespace
+
+std::size_t PageSet::lower_bound(std::uintptr_t page) const {
+    const Entry* end = entries_ + count_;
+    const Entry* found = std::lower_bound(
+        entries_, end, page, [](const Entry& entry, std::uintptr_t p) { return entry.page < p; });
+    return static_cast<std::size_t>(found - entries_);
+}
+
+void PageSet::touch(Address page, std::uint32_t walk) {
+    std::size_t at = lower_bound(page.value());
+    if (at < count_ && entries_[at].page == page.value()) {
+        entries_[at].last_walk = walk;
+        return;
+    }
+    if (count_ == kCapacity) {
+        std::size_t oldest = 0;
+        for (std::size_t i = 1; i < count_; ++i) {
+            if (walk - entries_[i].last_walk > walk - entries_[oldest].last_walk) {
+                oldest = i;
+            }
+        }
+        erase(Address(entries_[oldest].page));
+        at = lower_bound(page.value());
+    }
+    std::memmove(entries_ + at + 1, entries_ + at, (count_ - at) * sizeof(Entry));
+    entries_[at] = {page.value(), walk};
+    ++count_;
+}
+
+void PageSet::expire(std::uint32_t walk, std::uint32_t max_age) {
+    std::uint32_t kept = 0;
+    for (std::uint32_t i = 0; i < count_; ++i) {
+        if (walk - entries_[i].last_walk <= max_age) {
+            entries_[kept++] = entries_[i];
+        }
+    }
+    count_ = kept;
+}
+
+void PageSet::erase(Address page) {
+    const std::size_t at = lower_bound(page.value());
+    if (at < count_ && entries_[at].page == page.value()) {
+        std::memmove(entries_ + at, entries_ + at + 1, (count_ - at - 1) * sizeof(Entry));
+        --count_;
+    }
+}
+
+Result<PageBatch> PageBatch::make(std::size_t arena_bytes) {
+    auto arena = FixedArray<std::byte>::make(arena_bytes);
+    auto requests = FixedArray<ReadRequest>::make(kMaxRequests);
+    auto failed = FixedArray<bool>::make(kMaxRequests);
+    if (!arena || !requests || !failed) {
+        return fail(ErrorKind::kNoSpace, "reserve memory for stack copies");
+    }
+    PageBatch batch;
+    batch.arena_ = std::move(*arena);
+    batch.requests_ = std::move(*requests);
+    batch.failed_ = std::move(*failed);
+    return batch;
+}
+
+void PageBatch::reset() {
+    used_ = 0;
+    count_ = 0;
+    run_ = 0;
+    last_hit_ = 0;
+}
+
+PageBatch::Handle PageBatch::add(Address from, std::size_t size_bytes) {
+    if (count_ == kMaxRequests || size_bytes > free_bytes() ||
+        from.value() + size_bytes < from.value()) {
+        return kNone;
+    }
+    requests_[count_] = {from, arena_.data() + used_, size_bytes};
+    failed_[count_] = true;  // until run() has copied it
+    used_ += size_bytes;
+    return count_++;
+}
+
+bool PageBatch::add_pages(const PageSet& pages) {
+    for (std::size_t i = 0; i < pages.size();) {
+        std::size_t end = i + 1;
+        while (end < pages.size() && pages.page(end) - pages.page(i) == (end - i) * kPageBytes) {
+            ++end;
+        }
+        if (add(pages.page(i), (end - i) * kPageBytes) == kNone) {
+            return false;
+        }
+        i = end;
+    }
+    return true;
+}
+
+const std::byte* PageBatch::copy(Handle handle) const {
+    return handle >= run_ || failed_[handle] ? nullptr
+                                             : static_cast<std::byte*>(requests_[handle].into);
+}
+
+std::size_t PageBatch::run(MemoryReader& reader) {
+    std::size_t left_out = 0;
+    while (run_ < count_) {
+        const std::size_t copied = reader.read({requests_.data() + run_, count_ - run_});
+        for (std::size_t i = 0; i < copied; ++i) {
+            failed_[run_ + i] = false;
+        }
+        run_ += copied;
+        if (run_ < count_) {
+            ++run_;  // the one that stopped the read
+            ++left_out;
+        }
+    }
+    return left_out;
+}
+
+const std::byte* PageBatch::find(Address from, std::size_t size_bytes) {
+    // The frames of a stack follow each other: the range that served the last one mostly serves
+    // the next, then its neighbours do.
+    for (std::size_t step = 0; step < run_; ++step) {
+        const std::size_t i = last_hit_ + step < run_ ? last_hit_ + step : last_hit_ + step - run_;
+        const ReadRequest& request = requests_[i];
+        const std::size_t offset = from - request.from;
+        if (offset < request.size_bytes && size_bytes <= request.size_bytes - offset &&
+            !failed_[i]) {
+            last_hit_ = i;
+            return static_cast<const std::byte*>(request.into) + offset;
+        }
+    }
+    return nullptr;
+}
+
+const std::byte* PageBatch::fetch(MemoryReader& reader, Address from, std::size_t size_bytes) {
+    const std::uintptr_t begin = page_of(from.value());
+    const std::uintptr_t last = page_of(from.value() + size_bytes - 1);
+    if (last < begin) {
+        return nullptr;
+    }
+    const std::size_t size = last - begin + kPageBytes;
+    Handle handle = add(Address(begin), size);
+    if (handle == kNone) {
+        reset();  // a stack larger than the arena: what has been walked is not needed any more
+        handle = add(Address(begin), size);
+    }
+    if (handle == kNone) {
+        return nullptr;
+    }
+    run(reader);
+    last_hit_ = handle;
+    const std::byte* pages = copy(handle);
+    return pages == nullptr ? nullptr : pages + (from.value() - begin);
+}
+
+}  // namespace echion

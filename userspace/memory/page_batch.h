@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/mapping.h"
+#include "memory/address.h"
+#include "memory/reader.h"
+
+namespace echion {
+
+/// Unit in which stack memory is fetched. Frames lie close together (data-stack chunks of 16 KiB in
+/// 3.11 and later, the object allocator's pools before), and a copied page costs about as much as a
+/// copied word: one page brings all its frames. Smallest page of every supported system.
+constexpr std::size_t kPageBytes = 4096;
+
+/// The pages that the walks of one thread's stack have needed lately: fetched ahead in the next
+/// tick's first read, so that in the steady state a stack costs no read of its own.
+///
+/// Sorted by address. Plain data without a constructor: lives in zeroed memory.
+class PageSet {
+  public:
+    static constexpr std::size_t kCapacity = 512;
+
+    [[nodiscard]] std::size_t size() const { return count_; }
+    [[nodiscard]] Address page(std::size_t index) const { return Address(entries_[index].page); }
+
+    /// Notes that a walk used the page at `page` (aligned). Replaces the page that has been out of
+    /// use for longest when full.
+    void touch(Address page, std::uint32_t walk);
+    /// Drops the pages that no walk since `walk - max_age` has used.
+    void expire(std::uint32_t walk, std::uint32_t max_age);
+    void erase(Address page);
+    void clear() { count_ = 0; }
+
+  private:
+    struct Entry {
+        std::uintptr_t page;
+        std::uint32_t last_walk;
+    };
+    std::size_t lower_bound(std::uintptr_t page) const;
+
+    std::uint32_t count_;
+    Entry entries_[kCapacity];
+};
+
+/// One round of reading: ranges are requested, copied together in as few system calls as possible,
+/// then looked up by address. All memory is reserved by make(); nothing allocates after it.
+class PageBatch {
+  public:
+    static constexpr std::size_t kMaxRequests = 1024;
+
+    /// `arena_bytes`: room for the copies of one round.
+    static Result<PageBatch> make(std::size_t arena_bytes);
+
+    /// Forgets the round before.
+    void reset();
+
+    /// Names a requested range until reset().
+    using Handle = std::size_t;
+    static constexpr Handle kNone = ~Handle{0};
+
+    /// Requests a range of any size, or kNone when the round is full.
+    Handle add(Address from, std::size_t size_bytes);
+    /// Requests all pages of a set, neighbours as one range. False when the round is full.
+    bool add_pages(const PageSet& pages);
+    /// Copies what has been requested since the last run(), in the order of the requests. Ranges
+    /// that cannot be read are left out, the others are still copied. Returns the number left out.
+    std::size_t run(MemoryReader& reader);
+    /// The copy of a requested range; null when it has not been read, could not be, or is kNone.
+    [[nodiscard]] const std::byte* copy(Handle handle) const;
+
+    /// The local copy of a range, or null when it has not been copied as a whole. Looks at pages
+    /// and at ranges that were added.
+    const std::byte* find(Address from, std::size_t size_bytes);
+    /// Copies the page or pages around a range now, and returns the range's copy; null when it
+    /// cannot be read. For a walk that leaves the pages known before. When the arena is full it
+    /// starts over, which ends all handles: take what they name out first.
+    const std::byte* fetch(MemoryReader& reader, Address from, std::size_t size_bytes);
+
+    [[nodiscard]] std::size_t free_bytes() const { return arena_.capacity() - used_; }
+
+  private:
+    FixedArray<std::byte> arena_;
+    FixedArray<ReadRequest> requests_;
+    FixedArray<bool> failed_;
+    std::size_t used_ = 0;
+    std::size_t count_ = 0;  // requests in this round
+    std::size_t run_ = 0;    // of which have been copied
+    std::size_t last_hit_ = 0;
+};
+
+}  // namespace echion

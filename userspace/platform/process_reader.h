@@ -1,0 +1,55 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "memory/reader.h"
+
+namespace echion {
+
+/// Reads the memory of one process by system call, so that an address that is not mapped is an
+/// error and never a fault. Linux: process_vm_readv(2); where that is refused (seccomp, a kernel
+/// without CONFIG_CROSS_MEMORY_ATTACH), pread(2) on /proc/PID/mem.
+///
+/// After open() no call allocates. One thread at a time.
+class ProcessReader final : public MemoryReader {
+  public:
+    /// `pid`: the process as this one sees it; its own pid is the in-process case. kRefused (with
+    /// errno) when neither way of reading works, tried on `probe`, an address that is mapped; a
+    /// null `probe` leaves the choice to the first read.
+    Status open(pid_t pid, Address probe);
+
+    std::size_t read(std::span<const ReadRequest> requests) noexcept override;
+
+    /// Declares a range of this very process that stays mapped as long as it lives (static data of
+    /// libpython): it is copied without a system call. Only for a reader of the own process.
+    void set_direct_range(Address from, std::size_t size_bytes) {
+        direct_from_ = from;
+        direct_size_bytes_ = size_bytes;
+    }
+
+    /// System calls made so far.
+    [[nodiscard]] std::uint64_t system_calls() const { return system_calls_; }
+    /// "process_vm_readv" or "/proc/PID/mem".
+    [[nodiscard]] const char* method() const;
+
+  private:
+    [[nodiscard]] bool is_direct(const ReadRequest& request) const {
+        return request.from - direct_from_ < direct_size_bytes_ &&
+               request.size_bytes <= direct_size_bytes_ - (request.from - direct_from_);
+    }
+    std::size_t read_by_system_call(std::span<const ReadRequest> requests) noexcept;
+    std::size_t read_vectors(std::span<const ReadRequest> requests) noexcept;
+    std::size_t read_mem_file(std::span<const ReadRequest> requests) noexcept;
+
+    pid_t pid_ = 0;
+    UniqueFd mem_fd_;
+    Address direct_from_;
+    std::size_t direct_size_bytes_ = 0;
+    std::uint64_t system_calls_ = 0;
+};
+
+}  // namespace echion
