@@ -1,0 +1,72 @@
+"""Finds the CPython interpreters to test with."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import glob
+import os
+import shutil
+import subprocess
+
+OLDEST, NEWEST = (3, 8), (3, 13)
+
+_QUERY = (
+    "import sys, struct; print(sys.implementation.name, *sys.version_info[:3],"
+    " struct.calcsize('P'), getattr(sys, 'abiflags', ''), sep=',')"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpreter:
+    """One CPython to run targets with."""
+
+    path: str
+    version: tuple[int, int, int]
+
+    @property
+    def minor(self) -> tuple[int, int]:
+        return self.version[:2]
+
+    @property
+    def name(self) -> str:
+        """For a test's id: the version, and where two have the same, the folder too."""
+        version = ".".join(map(str, self.version))
+        return f"{version}-system" if self.path.startswith("/usr/") else version
+
+
+def _candidates() -> list[str]:
+    named = os.environ.get("ECHION_TEST_PYTHONS")
+    if named:
+        return [path for path in named.replace(",", os.pathsep).split(os.pathsep) if path]
+    pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
+    found = sorted(glob.glob(os.path.join(pyenv, "versions", "*", "bin", "python3")))
+    names = ["python3"] + [f"python3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1)]
+    found.append("/usr/bin/python3")
+    found.extend(filter(None, map(shutil.which, names)))
+    return found
+
+
+def _query(path: str) -> Interpreter | None:
+    try:
+        answer = subprocess.run(
+            [path, "-I", "-c", _QUERY], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    name, *version, pointer_bytes, abi_flags = answer.strip().split(",")
+    numbers = tuple(map(int, version))
+    if name != "cpython" or pointer_bytes != "8" or "t" in abi_flags:
+        return None
+    return Interpreter(path, numbers) if OLDEST <= numbers[:2] <= NEWEST else None
+
+
+@functools.lru_cache(maxsize=None)
+def find_interpreters() -> tuple[Interpreter, ...]:
+    """Every supported interpreter found, oldest first, each file once."""
+    found: dict[str, Interpreter] = {}
+    for path in _candidates():
+        real = os.path.realpath(path)
+        if real not in found and (interpreter := _query(path)):
+            found[real] = interpreter
+    return tuple(sorted(found.values(), key=lambda one: (one.version, one.path)))
