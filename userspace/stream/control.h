@@ -6,11 +6,10 @@
 /// message a packet, descriptors beside it by SCM_RIGHTS. Fixed layout, native endian, the same for
 /// a 32-bit and a 64-bit build. Both sides check size, magic and version of every message.
 ///
-///     launch                                        attach
-///     agent: makes a socket pair, sends one end     CLI: makes the pair inside the target by
-///     remote
-///            over the inherited rendezvous socket        system call, fetches its end
-///            (pidfd_getfd)
+///     launch                                   attach
+///     agent: makes a socket pair, sends one    CLI: makes the pair inside the target by remote
+///     end over the inherited rendezvous        system call, fetches its end (pidfd_getfd)
+///     socket
 ///     agent ── Hello ──────────────► CLI
 ///     agent ◄─ Configure + ring fd ─ CLI            (+ descriptors named by `fd_kinds`)
 ///     agent ── Started | Failed ───► CLI

@@ -14,6 +14,10 @@
 ///
 /// Ids are small numbers given by the agent. A definition holds until the same id is defined again;
 /// what has been decoded before keeps the old meaning.
+///
+/// A batch is written whole or not at all. The first batch begins with kStart, every other with
+/// kTick, and neither occurs anywhere else. A batch that had no room takes its definitions with it:
+/// the next one that is written gives them again (see kLost).
 namespace echion::stream {
 
 constexpr std::uint32_t kStreamVersion = 1;
@@ -29,32 +33,45 @@ enum class RecordType : std::uint8_t {
     /// First record of a stream. u32 stream version, varint CLOCK_MONOTONIC ns of its start,
     /// u8 major, u8 minor, u8 micro of CPython.
     kStart = 1,
-    /// First record of every other batch. varint ns since the previous tick (or the start). Each
-    /// living thread's time up to here belongs to the stack that the thread has after this batch.
+    /// First record of every other batch. varint ns since the previous batch that was written (or
+    /// the start), less what kLost says. Each living thread's time up to here belongs to the stack
+    /// that the thread has after this tick. 0 continues the previous tick: a tick with more to say
+    /// than one batch holds is spread over several.
     kTick = 2,
-    /// varint code id; u8 line table kind; varint first line; text name, qualified name (empty
-    /// where
-    /// the version has none), file name; varint size, bytes of the line table.
-    /// With an empty file name and no line table it is a label: a task, a greenlet.
+    /// varint code id; u8 CodeKind; varint first line; text name, qualified name (empty where the
+    /// version has none), file name; varint size, bytes of the line table.
+    /// Of kind kLabel it is no code but a label in the stack (a task, a greenlet): only the name
+    /// counts.
     kCode = 3,
     /// varint thread id; svarint interpreter id; varint native thread id; text name.
-    /// Starts a thread, or renames it.
+    /// Starts a thread, without frames, or renames it.
     kThread = 4,
     /// varint thread id. Its time ends with the previous tick.
     kThreadEnd = 5,
     /// varint thread id; u8 flags (StackFlag); varint number of root-side frames kept from the
     /// thread's previous stack; varint number of frames that follow; for each, root first: varint
-    /// code id, svarint byte offset of the instruction in the code (-1: before the first).
+    /// code id, svarint byte offset of the instruction in the code (-1: before the first). Needed
+    /// only when something of it has changed.
     kStack = 6,
     /// varint thread id; varint CPU ns used since the last such record: belongs to the stack that
     /// the thread has after this batch.
     kCpu = 7,
-    /// varint ticks; varint ns. So much was not written for want of room. All threads' stacks
-    /// follow
-    /// in full.
+    /// Right behind kTick. varint ticks; varint ns. So many ticks, and the time up to the last of
+    /// them, were not written for want of room. The stacks of all living threads follow in full
+    /// (nothing kept), also those without frames; a thread whose stack does not follow in this tick
+    /// has ended.
     kLost = 8,
     /// varint thread id; u8 state (ThreadRunState). Holds until it is given again.
     kState = 9,
+};
+
+/// How the line table of a kCode record is encoded. The first three are those of
+/// cpython::LineTableKind, in that order.
+enum class CodeKind : std::uint8_t {
+    kLnotab = 0,
+    kLinetable = 1,
+    kLocations = 2,
+    kLabel = 255,
 };
 
 /// Set of bits in a kStack record.

@@ -1,0 +1,145 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "stream/counters.h"
+
+/// A ring of bytes in a memfd between one producer (the agent's sampler) and one consumer (the
+/// command-line program).
+///
+///     0          kRingHeaderBytes                 kRingHeaderBytes + data_bytes
+///     ┌──────────┬────────────────────────────────┐
+///     │ header   │ data                           │   data is mapped twice in a row, so that what
+///     └──────────┴────────────────────────────────┘   wraps around its end is contiguous in memory
+///
+///     header, a cache line each: identity │ head │ tail │ counters…
+///
+/// `head` and `tail` are byte counts that only grow; bytes tail..head are unread. Each side keeps
+/// its own count and the sizes that it checked at opening in private memory, and checks what it
+/// reads of the other's: neither side can make the other leave the mapping.
+namespace echion::stream {
+
+constexpr std::uint64_t kRingMagic = 0x676e69524e484345;  // "ECHNRing"
+constexpr std::uint32_t kRingVersion = 1;
+/// A multiple of every page size in use, so that the data can be mapped on its own.
+constexpr std::size_t kRingHeaderBytes = 64 * 1024;
+constexpr std::size_t kMaxCounters = 256;
+
+constexpr std::size_t kMinRingBytes = 64 * 1024;
+constexpr std::size_t kMaxRingBytes = std::size_t{256} << 20;
+/// Some seconds of the busiest sampling, twice the largest batch.
+constexpr std::size_t kDefaultRingBytes = std::size_t{8} << 20;
+
+struct RingHeader {
+    std::uint64_t magic;
+    std::uint32_t version;
+    std::uint32_t header_bytes;
+    std::uint64_t data_bytes;  // a power of two
+    alignas(64) std::uint64_t head;
+    alignas(64) std::uint64_t tail;
+    alignas(64) std::uint64_t counters[kMaxCounters];
+};
+static_assert(sizeof(RingHeader) <= kRingHeaderBytes);
+static_assert(kCounterCount <= kMaxCounters);
+
+/// Makes an empty ring of `data_bytes` (a power of two between kMinRingBytes and kMaxRingBytes) in
+/// a new memfd, sealed against growing, shrinking and further seals. Host side.
+Result<UniqueFd> make_ring(std::size_t data_bytes = kDefaultRingBytes);
+
+/// Owner of the mapping of one ring; shared by both ends.
+class RingMapping {
+  public:
+    RingMapping() = default;
+    RingMapping(RingMapping&& other) noexcept;
+    RingMapping& operator=(RingMapping&& other) noexcept;
+    RingMapping(const RingMapping&) = delete;
+    RingMapping& operator=(const RingMapping&) = delete;
+    ~RingMapping();
+
+    /// Maps the ring in `fd` after checking that it is a memfd of the right size, sealed against
+    /// shrinking (so that no access can fault), with this version's header. `fd` may be closed
+    /// afterwards. A forked child does not inherit the mapping. Makes system calls, allocates
+    /// nothing.
+    static Result<RingMapping> open(int fd);
+
+    [[nodiscard]] RingHeader* header() const { return header_; }
+    /// 2 × data_bytes() of address space; byte i and byte i + data_bytes() are the same.
+    [[nodiscard]] std::byte* data() const { return data_; }
+    [[nodiscard]] std::size_t data_bytes() const { return data_bytes_; }
+
+  private:
+    void unmap();
+
+    RingHeader* header_ = nullptr;
+    std::byte* data_ = nullptr;
+    std::size_t data_bytes_ = 0;
+};
+
+/// The agent's end. One thread at a time; no call makes a system call, allocates or waits.
+class RingProducer {
+  public:
+    RingProducer() = default;
+    explicit RingProducer(RingMapping mapping);
+
+    /// Contiguous free room behind everything published: the producer may write there, and nobody
+    /// sees it until publish(). Empty when the ring is full, or when the consumer's count makes no
+    /// sense (then for ever).
+    [[nodiscard]] std::span<std::byte> free_space();
+    /// Makes the first `size_bytes` of free_space() visible to the consumer.
+    void publish(std::size_t size_bytes);
+
+    /// Adds to a quality figure. Only the producer's thread.
+    void count(Counter counter, std::uint64_t amount = 1) {
+        std::uint64_t& value = mapping_.header()->counters[static_cast<std::size_t>(counter)];
+        __atomic_store_n(&value, __atomic_load_n(&value, __ATOMIC_RELAXED) + amount,
+                         __ATOMIC_RELAXED);
+    }
+    /// Sets a quality figure that is measured rather than counted.
+    void set(Counter counter, std::uint64_t value) {
+        __atomic_store_n(&mapping_.header()->counters[static_cast<std::size_t>(counter)], value,
+                         __ATOMIC_RELAXED);
+    }
+    [[nodiscard]] std::uint64_t counter(Counter counter) const {
+        return __atomic_load_n(&mapping_.header()->counters[static_cast<std::size_t>(counter)],
+                               __ATOMIC_RELAXED);
+    }
+    /// Share of the ring that is unread, 0 to 100, as of the last look at the consumer's count.
+    [[nodiscard]] unsigned percent_full() const;
+    [[nodiscard]] std::size_t data_bytes() const { return mapping_.data_bytes(); }
+
+  private:
+    RingMapping mapping_;
+    std::uint64_t head_ = 0;
+    std::uint64_t known_tail_ = 0;  // never ahead of the consumer's real count
+    bool broken_ = false;
+};
+
+/// The command-line program's end. One thread at a time; makes no system calls.
+class RingConsumer {
+  public:
+    RingConsumer() = default;
+    explicit RingConsumer(RingMapping mapping);
+
+    /// Bytes that can be read now, or kProtocol when the producer's count makes no sense.
+    Result<std::size_t> readable_bytes();
+    /// Copies the next batch (without its size field) into `into`, which must hold kMaxBatchBytes,
+    /// and returns its size; 0 when there is none. kProtocol when the size field is out of bounds
+    /// or goes past what was published: the ring is then of no further use.
+    Result<std::size_t> read_batch(std::span<std::byte> into);
+
+    [[nodiscard]] std::uint64_t counter(Counter counter) const {
+        return __atomic_load_n(&mapping_.header()->counters[static_cast<std::size_t>(counter)],
+                               __ATOMIC_RELAXED);
+    }
+    [[nodiscard]] std::size_t data_bytes() const { return mapping_.data_bytes(); }
+
+  private:
+    RingMapping mapping_;
+    std::uint64_t tail_ = 0;
+};
+
+}  // namespace echion::stream
