@@ -34,6 +34,7 @@ enum class MessageType : std::uint32_t {
     kFailed = 4,
     kStop = 5,
     kStopped = 6,
+    kConnect = 7,
 };
 
 struct Header {
@@ -43,7 +44,15 @@ struct Header {
     std::uint32_t size_bytes;  // of the whole message
 };
 
-/// Agent → CLI: first message, as soon as the agent finds itself in a Python process.
+/// Agent → CLI, launch only, and the only message on the rendezvous socket (SOCK_SEQPACKET, shared by
+/// all descendants of the command): one descriptor goes with it, an end of a fresh SOCK_SEQPACKET
+/// pair, which becomes this agent's control channel; all else travels there. Who sent it, the CLI
+/// learns from the kernel (SCM_CREDENTIALS). Send it with MSG_DONTWAIT | MSG_NOSIGNAL.
+struct Connect {
+    Header header;
+};
+
+/// Agent → CLI: first message on the channel, as soon as the agent finds itself in a Python process.
 struct Hello {
     Header header;
     char agent_version[32];  // NUL-terminated
@@ -105,6 +114,7 @@ struct Stopped {
 };
 
 static_assert(sizeof(Header) == 16);
+static_assert(sizeof(Connect) == 16);
 static_assert(sizeof(Hello) == 56);
 static_assert(sizeof(Configure) == 296);
 static_assert(sizeof(Started) == 24);
