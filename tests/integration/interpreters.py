@@ -13,7 +13,7 @@ OLDEST, NEWEST = (3, 8), (3, 13)
 
 _QUERY = (
     "import sys, struct; print(sys.implementation.name, *sys.version_info[:3],"
-    " struct.calcsize('P'), getattr(sys, 'abiflags', ''), sep=',')"
+    " struct.calcsize('P'), getattr(sys, 'abiflags', ''), sys.executable, sep='|')"
 )
 
 
@@ -54,11 +54,12 @@ def _query(path: str) -> Interpreter | None:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    name, *version, pointer_bytes, abi_flags = answer.strip().split(",")
+    name, *version, pointer_bytes, abi_flags, executable = answer.strip().split("|")
     numbers = tuple(map(int, version))
     if name != "cpython" or pointer_bytes != "8" or "t" in abi_flags:
         return None
-    return Interpreter(path, numbers) if OLDEST <= numbers[:2] <= NEWEST else None
+    # Where the path is a script that chooses an interpreter, this is the one that it chose.
+    return Interpreter(executable, numbers) if OLDEST <= numbers[:2] <= NEWEST else None
 
 
 @functools.lru_cache(maxsize=None)
@@ -66,7 +67,6 @@ def find_interpreters() -> tuple[Interpreter, ...]:
     """Every supported interpreter found, oldest first, each file once."""
     found: dict[str, Interpreter] = {}
     for path in _candidates():
-        real = os.path.realpath(path)
-        if real not in found and (interpreter := _query(path)):
-            found[real] = interpreter
+        if interpreter := _query(path):
+            found.setdefault(os.path.realpath(interpreter.path), interpreter)
     return tuple(sorted(found.values(), key=lambda one: (one.version, one.path)))

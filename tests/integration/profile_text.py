@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import functools
 import pathlib
-import re
 from typing import Callable, Iterator
 
 
@@ -19,9 +18,7 @@ class Frame:
     @property
     def name(self) -> str:
         """The function's own name, without the classes and functions that it is defined in."""
-        return self.function.rpartition(".")[2] if "<" not in self.function else re.sub(
-            r"^.*<locals>\.", "", self.function
-        )
+        return self.function.rpartition(".")[2]
 
 
 @dataclasses.dataclass(frozen=True)

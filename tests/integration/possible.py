@@ -1,0 +1,85 @@
+"""Tells the stacks that can exist from those that cannot (tests/targets/known_stacks.py)."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+from typing import Any
+
+from profile_text import Frame, Profile, Sample
+
+OTHERS = "others"  # in a mark: functions of other files
+THREAD_ENTRY = ("_bootstrap", "_bootstrap_inner", "run")
+
+
+class Grammar:
+    """What the target said of itself: each function's lines, and which lines run which functions."""
+
+    def __init__(self, described: dict[str, Any]):
+        self._file = os.path.basename(described["file"])
+        self._lines = {name: set(lines) for name, lines in described["lines"].items()}
+        self._calls = {int(line): set(names) for line, names in described["calls"].items()}
+
+    def _is_own(self, frame: Frame) -> bool:
+        return os.path.basename(frame.file) == self._file
+
+    def fault(self, sample: Sample) -> str | None:
+        """Why this stack cannot exist, or None if it can."""
+        frames = [frame for frame in sample.frames if frame.function != "GC"]
+        own = [self._is_own(frame) for frame in frames]
+        if not any(own):
+            return None  # the interpreter's start and end, a thread's first moments
+        for frame, is_own in zip(frames, own):
+            if is_own and frame.line not in self._lines.get(frame.name, ()):
+                return f"{frame.name} has no line {frame.line}"
+        for at in range(len(frames) - 1):
+            if own[at]:
+                callee = frames[at + 1].name if own[at + 1] else OTHERS
+                if callee not in self._calls.get(frames[at].line, ()):
+                    return f"{frames[at].name}:{frames[at].line} does not run {frames[at + 1].name}"
+            elif own[at + 1] and frames[at + 1].name != "worker":
+                return f"{frames[at].name} does not run {frames[at + 1].name}"
+        return self._fault_of_root(frames, own)
+
+    @staticmethod
+    def _fault_of_root(frames: list[Frame], own: list[bool]) -> str | None:
+        first = frames[0].name
+        if own[0]:
+            return None if first == "<module>" else f"{first} is nobody's root"
+        entry = tuple(frame.name for frame in frames[: own.index(True)])
+        return None if entry == THREAD_ENTRY else f"a thread does not begin with {entry}"
+
+
+@dataclasses.dataclass
+class Verdict:
+    """How many lines of a profile are what they should be. Equal stacks that follow each other are
+    one line, so `samples`, from the footer, is the larger number."""
+
+    lines: int
+    samples: int
+    marked: int
+    faults: collections.Counter[str]
+
+    @property
+    def impossible(self) -> int:
+        return sum(self.faults.values())
+
+    def __str__(self) -> str:
+        faults = "".join(f"\n  {count} × {fault}" for fault, count in self.faults.most_common(10))
+        return (
+            f"{self.impossible} impossible and {self.marked} marked of {self.lines} lines"
+            f" ({self.samples} samples){faults}"
+        )
+
+
+def judge(profile: Profile, described: dict[str, Any]) -> Verdict:
+    grammar = Grammar(described)
+    faults: collections.Counter[str] = collections.Counter()
+    marked = 0
+    for sample in profile.samples:
+        if sample.is_marked:
+            marked += 1
+        elif fault := grammar.fault(sample):
+            faults[fault] += 1
+    return Verdict(len(profile.samples), profile.figure("samples"), marked, faults)

@@ -1,0 +1,134 @@
+"""No stack that cannot exist, and no bias against code that is hard to copy while it runs."""
+
+import pytest
+
+from possible import Grammar, judge
+from profile_text import Sample, parse_sample
+from runner import Result, TARGETS, run_unsampled
+
+IMPOSSIBLE = 1e-5
+MARKED = 0.02
+POINTS = 0.03
+THREADS = 3
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return {}
+
+
+def sample_known_stacks(runs, echion, python, long_form, threads: int) -> Result:
+    key = (python, threads)
+    if key not in runs:
+        seconds = "20" if long_form else "4"
+        runs[key] = echion.run_target(
+            python, "known_stacks", seconds, str(threads), options=["-i", "50"]
+        ).check()
+    return runs[key]
+
+
+def assert_only_possible(result: Result) -> None:
+    verdict = judge(result.profile, result.report["possible"])
+    print(verdict)
+    assert verdict.lines > 100
+    # A short run may be too short to tell one in 100,000 from none.
+    assert verdict.impossible <= max(1, IMPOSSIBLE * verdict.samples), verdict
+    # What the interpreter's start and end leave marked does not grow with the run.
+    assert verdict.marked <= MARKED * verdict.lines, verdict
+
+
+def test_the_targets_own_marks_are_complete(python, tmp_path):
+    assert run_unsampled(python, "known_stacks", "--check-marks", folder=tmp_path) == {
+        "unmarked": []
+    }
+
+
+def test_one_thread_has_only_possible_stacks(runs, echion, python, long_form):
+    assert_only_possible(sample_known_stacks(runs, echion, python, long_form, 0))
+
+
+def test_threads_that_pass_the_lock_around_have_only_possible_stacks(
+    runs, echion, python, long_form
+):
+    assert_only_possible(sample_known_stacks(runs, echion, python, long_form, THREADS))
+
+
+def test_shares_are_those_that_the_run_measured_itself(runs, echion, python, long_form):
+    result = sample_known_stacks(runs, echion, python, long_form, 0)
+    assert_shares_agree(result, result.report["spent"])
+
+
+def test_shares_are_those_of_a_run_without_the_sampler(
+    runs, echion, python, long_form, tmp_path
+):
+    result = sample_known_stacks(runs, echion, python, long_form, 0)
+    unsampled = run_unsampled(python, "known_stacks", "4", folder=tmp_path)
+    assert_shares_agree(result, unsampled["spent"])
+
+
+def assert_shares_agree(result: Result, spent: dict[str, float]) -> None:
+    profile = result.profile
+    seen = {name: profile.total_with("rounds_alone", name) for name in spent}
+    whole, in_all = sum(spent.values()), sum(seen.values())
+    apart = {name: seen[name] / in_all - spent[name] / whole for name in spent}
+    print({name: f"{difference:+.2%}" for name, difference in apart.items()})
+    assert all(abs(difference) < POINTS for difference in apart.values()), apart
+
+
+# The checker itself: what it must let through, and what it must catch.
+
+GRAMMAR = Grammar(
+    {
+        "file": "/t/known_stacks.py",
+        "lines": {"<module>": [90], "main": [80, 81], "a": [1, 2], "b": [5, 6], "worker": [70]},
+        "calls": {90: ["main"], 81: ["a", "others"], 2: ["b"], 70: ["a"]},
+    }
+)
+ROOT = "P1;T0:MainThread;/t/known_stacks.py:<module>:90;/t/known_stacks.py:main:81"
+THREAD = "P1;T0:worker;/l/threading.py:_bootstrap:1;/l/threading.py:_bootstrap_inner:2"
+
+
+def sample(text: str) -> Sample:
+    return parse_sample(text.replace("KS", "/t/known_stacks.py") + " 50")
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        ROOT,
+        ROOT + ";KS:a:2;KS:b:6",
+        ROOT + ";KS:a:1;:GC:",
+        ROOT + ";/l/threading.py:start:4",
+        THREAD + ";/l/threading.py:run:3;KS:worker:70;KS:a:2",
+        "P1;T0:MainThread;/l/site.py:main:3",
+        "P1;T0:worker",
+    ],
+)
+def test_the_checker_lets_possible_stacks_through(stack):
+    assert GRAMMAR.fault(sample(stack)) is None
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        ROOT + ";KS:b:6",  # not called there
+        ROOT + ";KS:a:6",  # another function's line
+        ROOT + ";KS:a:1;KS:b:5",  # called from another line
+        ROOT + ";KS:worker:70",  # another thread's function
+        "P1;T0:MainThread;KS:a:2;KS:b:5",  # the root is missing
+        "P1;T0:MainThread;KS:<module>:90;KS:a:2",  # a frame is missing
+        THREAD + ";KS:worker:70",  # a frame is missing above
+        ROOT + ";KS:c:2",  # no such function
+    ],
+)
+def test_the_checker_catches_impossible_stacks(stack):
+    assert GRAMMAR.fault(sample(stack)) is not None
+
+
+def test_the_target_says_which_stacks_can_exist(python, tmp_path):
+    described = run_unsampled(python, "known_stacks", "0.1", "2", folder=tmp_path)["possible"]
+    grammar = Grammar(described)
+    source = (TARGETS / "known_stacks.py").read_text().splitlines()
+    line = 1 + source.index("    if depth == 0:")
+    assert line in grammar._lines["descend"]
+    assert grammar._calls[line + 1] == {"alpha_leaf"}
