@@ -1,0 +1,48 @@
+"""Stacks of every depth, whole or openly cut."""
+
+import pytest
+
+SECONDS = 1.0
+NEARLY = 0.6
+DEEPEST = 100_000
+
+
+def run_deep(echion, python, depth: int, *options: str):
+    return echion.run_target(
+        python, "deep", str(depth), str(SECONDS), options=["-i", "2000", *options]
+    ).check()
+
+
+def with_spin(profile):
+    return [s for s in profile.of_thread("deep") if s.frames and s.frames[-1].name == "spin"]
+
+
+@pytest.mark.parametrize("depth", [500, 5000, DEEPEST])
+def test_a_deep_stack_is_whole(echion, python, depth):
+    profile = run_deep(echion, python, depth, "--max-frames", str(2 * DEEPEST)).profile
+    samples = with_spin(profile)
+    assert sum(sample.metric for sample in samples) >= NEARLY * SECONDS * 1e6
+    whole = [s for s in samples if s.names.count("descend") == depth and not s.is_marked]
+    assert sum(sample.metric for sample in whole) >= 0.98 * sum(s.metric for s in samples)
+    assert whole[0].names[:3] == ("_bootstrap", "_bootstrap_inner", "run")
+    assert profile.figure("truncated") == 0
+
+
+def test_a_stack_beyond_the_bound_is_cut_at_its_root_and_says_so(echion, python):
+    bound = 100
+    profile = run_deep(echion, python, 5000, "--max-frames", str(bound)).profile
+    samples = with_spin(profile)
+    assert sum(sample.metric for sample in samples) >= NEARLY * SECONDS * 1e6
+    for sample in samples:
+        assert sample.frames[0].file == "" and sample.frames[0].line == 0, "no mark at the root"
+        assert len(sample.frames) - 1 == bound
+        assert sample.names[-2:] == ("bottom", "spin")
+    assert profile.figure("truncated") >= len(samples)
+
+
+def test_garbage_collection_shows_as_its_innermost_frame(echion, python):
+    result = echion.run_target(python, "garbage", "1.5", options=["-i", "1000"]).check()
+    collecting = result.profile.total(
+        lambda sample: sample.has("main", "collect", "GC") and sample.frames[-1].file == ""
+    )
+    assert collecting / 1e6 == pytest.approx(result.report["collecting"], rel=0.1, abs=0.05)

@@ -1,0 +1,97 @@
+"""However the program ends, its status passes through and what was sampled is written."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from runner import TARGETS
+
+WAYS = json.loads(
+    subprocess.check_output([sys.executable, str(TARGETS / "endings.py"), "--list"], text=True)
+)
+SECONDS = 0.3
+NEARLY = 0.7
+TOLD_ABOUT = {"exception": "RuntimeError: on purpose"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_status_passes_through_and_the_profile_is_written(echion, python, way):
+    result = echion.run_target(
+        python, "endings", way, str(SECONDS), options=["-i", "1000"], timeout=30
+    )
+    assert result.returncode == WAYS[way], result.stderr
+    assert TOLD_ABOUT.get(way, "") in result.stderr
+    profile = result.profile
+    assert "duration" in profile.footer, "the profile has no end"
+    assert profile.total_with("before_the_end", "spin") >= NEARLY * SECONDS * 1e6
+
+
+def test_a_child_that_goes_on_leaves_the_parents_stacks_alone(echion, python):
+    """The parent's own time stays its own, with a forked child busy in the same functions."""
+    result = echion.run_target(
+        python, "endings", "fork_and_work", str(SECONDS), options=["-i", "1000"]
+    ).check()
+    by_process = {}
+    for sample in result.profile.samples:
+        if sample.has("fork_and_work", "before_the_end"):
+            by_process[sample.pid] = by_process.get(sample.pid, 0) + sample.metric
+    first = result.profile.samples[0].pid
+    assert NEARLY * SECONDS <= by_process[first] / 1e6 <= SECONDS / NEARLY + 0.1
+
+
+def test_what_comes_after_exec_does_not_spoil_what_was_before(echion, python):
+    result = echion.run_target(python, "endings", "exec_python", str(SECONDS))
+    assert result.returncode == 9
+    assert result.profile.total_with("before_the_end") >= NEARLY * SECONDS * 1e6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_to_echion_reaches_the_command(echion, any_python, number):
+    target = [any_python.path, str(TARGETS / "endings.py"), "returns", "30"]
+    with echion.start(target) as running:
+        running.wait_ready()
+        os.kill(running.process.pid, number)
+        result = running.finish(30)
+    # Python turns SIGINT into KeyboardInterrupt, and then ends itself by that signal.
+    assert result.returncode == 128 + number
+    assert result.profile.total_with("before_the_end") >= 0
+    assert "duration" in result.profile.footer
+
+
+def test_the_terminals_interrupt_ends_both_and_the_profile_is_written(echion, any_python):
+    target = [any_python.path, str(TARGETS / "endings.py"), "returns", "30"]
+    with echion.start(target) as running:
+        running.wait_ready()
+        os.killpg(running.process.pid, signal.SIGINT)
+        result = running.finish(30)
+    assert result.returncode == 128 + signal.SIGINT
+    assert result.profile.header["mode"] == "wall"
+
+
+def test_the_target_survives_the_death_of_echion(echion, any_python, tmp_path):
+    """Killed by SIGKILL, echion leaves a program that works on and ends as it would have."""
+    report = tmp_path / "survivor.json"
+    target = [any_python.path, str(TARGETS / "shares.py"), "1"]
+    with echion.start(target, env={"ECHION_TEST_REPORT": str(report)}) as running:
+        pid = running.wait_ready()
+        watch = os.pidfd_open(pid)
+        running.process.kill()
+        running.process.wait()
+        try:
+            poll = select.poll()
+            poll.register(watch, select.POLLIN)
+            assert poll.poll(20_000), "the target hangs"
+        finally:
+            os.close(watch)
+    assert json.loads(report.read_text())["spent"]["sixty"] > 0.3
+
+
+def test_sampling_stops_after_the_exposure_and_the_command_goes_on(echion, any_python):
+    result = echion.run_target(any_python, "shares", "3", options=["-x", "1"]).check()
+    assert result.report["lifetimes"]["work"] >= 3
+    assert result.profile.figure("duration") <= 2e6

@@ -1,0 +1,36 @@
+"""Many launches of a program that starts and ends threads all the time, forks, and ends in every
+way. `ECHION_STRESS_LAUNCHES` says how many for each interpreter; scripts/stress asks for 200."""
+
+import itertools
+import os
+
+from test_endings import WAYS
+
+LAUNCHES = int(os.environ.get("ECHION_STRESS_LAUNCHES", "8"))
+SECONDS = 0.25
+TIMEOUT_S = 60
+INTERVALS = ("100", "1000", "50")
+
+
+def test_no_launch_crashes_hangs_or_loses_its_profile(echion, python):
+    ways = itertools.cycle(WAYS)
+    # Each interpreter begins with other ways, so that few launches still cover them all together.
+    for _ in range(sum(python.version) * 5 % len(WAYS)):
+        next(ways)
+    wrong = []
+    for number, way, interval in zip(range(LAUNCHES), ways, itertools.cycle(INTERVALS)):
+        result = echion.run_target(
+            python, "restless", way, str(SECONDS), options=["-i", interval], timeout=TIMEOUT_S
+        )
+        problem = None
+        if result.returncode != WAYS[way]:
+            problem = f"ended with {result.returncode} instead of {WAYS[way]}: {result.stderr[-300:]}"
+        elif "duration" not in result.profile.footer:
+            problem = "its profile has no end"
+        elif not result.profile.total_with("restless", thread="MainThread"):
+            problem = "its profile does not show its work"
+        if problem:
+            wrong.append(f"launch {number}, {way}, -i {interval}: {problem}")
+        for path in (result.output, result.report_path):
+            path.unlink(missing_ok=True)
+    assert not wrong, f"{len(wrong)} of {LAUNCHES} launches:\n" + "\n".join(wrong[:20])
