@@ -1,0 +1,58 @@
+#include "cpython/locate.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "platform/process_modules.h"
+#include "platform/process_reader.h"
+
+namespace echion::cpython {
+namespace {
+
+Result<Version> parse(const std::string& text) {
+    return parse_version_text(text.data(), text.size());
+}
+
+TEST(ParseVersionText, FindsTheVersionAmongOtherData) {
+    const std::string before("\x01\x02\x00", 3);
+    const auto version = parse(before + "3.8.18 (default, Nov 22 2024, 10:00:00) \n[GCC 12.2.0]");
+    ASSERT_TRUE(version);
+    EXPECT_EQ(version->major, 3);
+    EXPECT_EQ(version->minor, 8);
+    EXPECT_EQ(version->micro, 18);
+}
+
+TEST(ParseVersionText, KnowsSuffixes) {
+    EXPECT_TRUE(parse("3.13.0rc1+ (heads/main:abc, x)"));
+    EXPECT_TRUE(parse("3.12.0b4 (main)"));
+}
+
+TEST(ParseVersionText, RefusesWhatOnlyLooksLikeIt) {
+    for (const char* text : {"", "3.", "3.8", "3.8.18", "3.8.18(", "3.8 (x)", "3.999.1 (x)",
+                             "3.1000.1 (x)", "python/3.8.18 (x)", "3.8.18; (x)", "2.7.18 (x)"}) {
+        EXPECT_FALSE(parse(text)) << text;
+    }
+}
+
+TEST(LocateRuntime, AProcessWithoutPythonHasNone) {
+    ProcessReader reader;
+    ASSERT_TRUE(reader.open(getpid(), Address()));
+    LocatedRuntime located;
+    const auto status = locate_runtime(reader, kOwnProcess, located);
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().kind, ErrorKind::kNotPython);
+}
+
+TEST(LocateRuntime, NoSuchProcessIsASystemError) {
+    ProcessReader reader;
+    ASSERT_TRUE(reader.open(0x3fffffff, Address()));
+    LocatedRuntime located;
+    const auto status = locate_runtime(reader, 0x3fffffff, located);
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().kind, ErrorKind::kSystem);
+}
+
+}  // namespace
+}  // namespace echion::cpython

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/function_ref.h"
+#include "base/unique_fd.h"
+
+namespace echion {
+
+/// Opens /proc/PID/`name` for reading (never a FIFO's blocking open); pid 0 is /proc/self.
+Result<UniqueFd> open_proc_file(pid_t pid, const char* name);
+
+/// Calls `visit` for each line of a text file, without its newline, until it returns false. Lines
+/// longer than the buffer (8 KiB on the stack) are passed over. Allocates nothing.
+Status for_each_line(int fd, FunctionRef<bool(std::string_view)> visit);
+
+/// Reads a small /proc file into `into`, NUL-terminated, cut to fit; the number of bytes.
+Result<std::size_t> read_proc_text(pid_t pid, const char* name, char* into, std::size_t capacity);
+
+}  // namespace echion
