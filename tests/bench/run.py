@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+"""What the sampler costs and what it achieves, in one run, beside what it is compared with.
+
+    scripts/bench                                 all sections, newest interpreter; work: all of them
+    scripts/bench work rate --pythons 3.11,3.13   some sections, some interpreters
+
+Absolute times on a shared or virtual machine say little; read the ratios and the differences
+between columns of the same run. docs/benchmarks.md explains every section.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+import time
+
+from measure import ROOT, Bench, Interpreter, finish_bare_loop, median, per_tick_us, write_json
+
+from interpreters import find_interpreters
+
+TICK_US = 1000
+FAST_US = 100
+SHAPES = (  # threads, depth, the aim for the sampler's own work in µs a tick
+    (1, 20, 4.0),
+    (1, 500, 35.0),
+    (101, 25, 120.0),
+)
+DEPTH = 20
+
+
+def heading(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+def work(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
+    """CPU of the sampler per tick, beside a thread that only wakes up."""
+    heading(f"CPU per tick in µs, all threads asleep, -i {TICK_US}, median of {repeats}")
+    print("  own: reading + walking + encoding by the sampler's own clock;")
+    print("  thread: all CPU of its thread; bare: CPU of a loop that only wakes up, run before it")
+    print(f"  {'python':14} {'threads':>7} {'depth':>5} {'read':>7} {'walk':>7} {'encode':>7}"
+          f" {'own':>7} {'aim':>5} {'thread':>7} {'bare':>7} {'differ':>7}")
+    figures = {}
+    for python in pythons:
+        for threads, depth, aim in SHAPES:
+            rows = []
+            for _ in range(repeats):
+                ticks, _, cpu_ns = bench.bare_loop(TICK_US, 1.0)
+                result = bench.sampled(
+                    python, "still", str(threads), str(depth), "1.5", options=["-i", str(TICK_US)]
+                )
+                report = result.report
+                rows.append(
+                    {
+                        "read": per_tick_us(result, "sampler_read_ns"),
+                        "walk": per_tick_us(result, "sampler_walk_ns"),
+                        "encode": per_tick_us(result, "sampler_encode_ns"),
+                        "thread": report["sampler_cpu_ns"] / max(1, report["wakeups"]) / 1000,
+                        "bare": cpu_ns / ticks / 1000,
+                    }
+                )
+            row = {key: median(one[key] for one in rows) for key in rows[0]}
+            row["own"] = row["read"] + row["walk"] + row["encode"]
+            figures[f"{python.name} {threads}x{depth}"] = row
+            print(f"  {python.name:14} {threads:7} {depth:5} {row['read']:7.2f} {row['walk']:7.2f}"
+                  f" {row['encode']:7.2f} {row['own']:7.2f} {aim:5.0f} {row['thread']:7.2f}"
+                  f" {row['bare']:7.2f} {row['thread'] - row['bare']:7.2f}", flush=True)
+    return figures
+
+
+def ticks(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
+    """Share of its deadlines that the sampler keeps, beside a bare loop at the same time."""
+    heading(f"ticks achieved, beside a bare loop at the same time, median of {repeats} (aim: 98 %)")
+    print(f"  {'python':14} {'target':>7} {'-i':>5} {'sampler':>8} {'bare':>8} {'ratio':>7}")
+    figures = {}
+    for python in pythons:
+        for target in ("still", "busy"):
+            for interval_us in (TICK_US, FAST_US):
+                pairs = []
+                for _ in range(repeats):
+                    loop = bench.start_bare_loop(interval_us, 2.0)
+                    arguments = ("1", "20", "1.5") if target == "still" else (str(DEPTH), "450")
+                    profile = bench.sampled(
+                        python, target, *arguments, options=["-i", str(interval_us)]
+                    ).profile
+                    taken, deadlines, _ = finish_bare_loop(loop)
+                    own, missed = profile.figure("ticks"), profile.figure("missed_ticks")
+                    pairs.append((own / (own + missed), taken / deadlines))
+                own, bare = (median(pair[at] for pair in pairs) for at in (0, 1))
+                ratio = median(mine / its for mine, its in pairs)
+                figures[f"{python.name} {target} {interval_us}"] = {
+                    "sampler": own, "bare": bare, "ratio": ratio
+                }
+                print(f"  {python.name:14} {target:>7} {interval_us:5} {own:8.1%} {bare:8.1%}"
+                      f" {ratio:7.1%}", flush=True)
+    return figures
+
+
+def rate(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
+    """The most samples a second of one busy thread."""
+    heading(f"highest rate, one busy thread, depth {DEPTH}, median of {repeats} (aim: 200,000 a second)")
+    figures = {}
+    for python in pythons:
+        rates = []
+        for _ in range(repeats):
+            profile = bench.sampled(python, "busy", str(DEPTH), "300", options=["-i", "1"]).profile
+            rates.append(profile.figure("samples") / profile.figure("duration") * 1e6)
+        figures[python.name] = median(rates)
+        print(f"  {python.name:14} {median(rates):10,.0f} samples a second", flush=True)
+    return figures
+
+
+def calls(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
+    """System calls per tick: the sampler's own count, and strace's."""
+    heading("system calls per tick (aim: 3 or less)")
+    figures = {}
+    for python in pythons:
+        for target, arguments in (("busy", (str(DEPTH), "1500")), ("still", ("101", "25", "5"))):
+            command = [python.path, str(ROOT / "tests" / "targets" / f"{target}.py"), *arguments]
+            with bench.echion.start(command, "-i", str(TICK_US)) as running:
+                pid = running.wait_ready()
+                counted = bench.count_system_calls(find_sampler(pid), 2.0)
+                profile = running.finish().check().profile
+            own = profile.figure("syscalls") / profile.figure("ticks")
+            waits = max(
+                [counted.get(name, 0) for name in ("clock_nanosleep", "rt_sigtimedwait")] + [1]
+            )
+            traced = sum(counted.values()) / waits
+            figures[f"{python.name} {target}"] = {"counter": own, "strace": traced, **counted}
+            print(f"  {python.name:14} {target:6} {own:5.2f} by its counter, {traced:5.2f} by strace"
+                  f" over {waits} ticks: {counted}", flush=True)
+    return figures
+
+
+def find_sampler(pid: int) -> str:
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        if pathlib.Path(f"/proc/{pid}/task/{tid}/comm").read_text().strip() == "echion":
+            return tid
+    raise SystemExit("the target has no thread named echion")
+
+
+def slowdown(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
+    """CPU time of the target's own thread for a fixed amount of work, with and without."""
+    repeats = max(9, repeats)
+    heading(f"target's own CPU time for the same work, ratio, interleaved, median of {repeats}")
+    kinds = {
+        "plain": None,
+        f"-i {TICK_US}": ["-i", str(TICK_US)],
+        f"-i {FAST_US}": ["-i", str(FAST_US)],
+        f"-i {TICK_US}, not followed": ["-i", str(TICK_US), NO_FOLLOW],
+        f"-i {FAST_US}, not followed": ["-i", str(FAST_US), NO_FOLLOW],
+    }
+    aims = {f"-i {TICK_US}": 1.01, f"-i {FAST_US}": 1.03}
+    figures = {}
+    for python in pythons:
+        spent: dict[str, list[dict]] = {kind: [] for kind in kinds}
+        for _ in range(repeats):
+            for kind, options in kinds.items():
+                arguments = (str(DEPTH), "150")
+                if options is None:
+                    report = bench.unsampled(python, "busy", *arguments)
+                else:
+                    report = bench.sampled(python, "busy", *arguments, options=options).report
+                spent[kind].append(report)
+        base = median(report["thread_cpu_s"] for report in spent["plain"])
+        for kind, reports in spent.items():
+            cpu = median(
+                one["thread_cpu_s"] / plain["thread_cpu_s"]
+                for one, plain in zip(reports, spent["plain"])
+            )
+            wall = median(
+                one["spent_s"] / plain["spent_s"] for one, plain in zip(reports, spent["plain"])
+            )
+            sampler = median(one["sampler_cpu_ns"] / 1e9 / one["wall_s"] for one in reports)
+            figures[f"{python.name} {kind}"] = {"cpu": cpu, "wall": wall, "sampler": sampler}
+            aim = f" (aim: {aims[kind]})" if kind in aims else ""
+            print(f"  {python.name:14} {kind:22} CPU × {cpu:6.4f}{aim:13} wall × {wall:6.4f}"
+                  f"  sampler {sampler:6.2%} of a CPU", flush=True)
+        print(f"  {'':14} (plain: {base:.3f} s)")
+    return figures
+
+
+NO_FOLLOW = "--no-follow"
+SECTIONS = {"work": work, "ticks": ticks, "rate": rate, "calls": calls, "slowdown": slowdown}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="What the sampler costs and what it achieves.")
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; default: all")
+    parser.add_argument("--pythons", default="", help="versions, such as 3.11,3.13; default: all"
+                        " for `work`, the newest for the rest")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    if unknown := set(options.sections) - set(SECTIONS):
+        parser.error(f"no such section: {', '.join(sorted(unknown))}")
+
+    found = list(find_interpreters())
+    wanted = [name for name in options.pythons.split(",") if name]
+    chosen = [one for one in found if any(one.name.startswith(name) for name in wanted)]
+    if not found or (wanted and not chosen):
+        parser.error("no such interpreter")
+
+    build_dir = pathlib.Path(os.environ.get("ECHION_BUILD", ROOT / "build")).resolve()
+    bench = Bench(build_dir)
+    figures = {}
+    begin = time.monotonic()
+    try:
+        for name in options.sections or SECTIONS:
+            pythons = chosen or (found if name == "work" else found[-1:])
+            figures[name] = SECTIONS[name](bench, pythons, options.repeats)
+    finally:
+        bench.close()
+    write_json(build_dir / "bench.json", figures)
+    print(f"\n{time.monotonic() - begin:.0f} s; all figures: {build_dir / 'bench.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
