@@ -44,15 +44,17 @@ struct Header {
     std::uint32_t size_bytes;  // of the whole message
 };
 
-/// Agent → CLI, launch only, and the only message on the rendezvous socket (SOCK_SEQPACKET, shared by
-/// all descendants of the command): one descriptor goes with it, an end of a fresh SOCK_SEQPACKET
-/// pair, which becomes this agent's control channel; all else travels there. Who sent it, the CLI
-/// learns from the kernel (SCM_CREDENTIALS). Send it with MSG_DONTWAIT | MSG_NOSIGNAL.
+/// Agent → CLI, launch only, and the only message on the rendezvous socket (SOCK_SEQPACKET, shared
+/// by all descendants of the command): one descriptor goes with it, an end of a fresh
+/// SOCK_SEQPACKET pair, which becomes this agent's control channel; all else travels there. Who
+/// sent it, the CLI learns from the kernel (SCM_CREDENTIALS). Send it with MSG_DONTWAIT |
+/// MSG_NOSIGNAL.
 struct Connect {
     Header header;
 };
 
-/// Agent → CLI: first message on the channel, as soon as the agent finds itself in a Python process.
+/// Agent → CLI: first message on the channel, as soon as the agent finds itself in a Python
+/// process.
 struct Hello {
     Header header;
     char agent_version[32];  // NUL-terminated

@@ -1,0 +1,258 @@
+#include "output/austin_writer.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <sstream>
+#include <string>
+
+#include "output/text.h"
+
+namespace echion::output {
+namespace {
+
+using model::CodeKind;
+using model::CodeView;
+using model::Frame;
+using model::StackMarks;
+
+class Austin : public testing::Test {
+  protected:
+    Austin() {
+        char name[] = "/tmp/echion-test-XXXXXX";
+        folder = mkdtemp(name);
+        path = folder + "/out.austin";
+        file.emplace(OutputFile::open(path).value());
+        writer.emplace(*file);
+        process = writer->add_process(42);
+        process->thread(0, 0, "MainThread");
+    }
+    ~Austin() override { std::filesystem::remove_all(folder); }
+
+    std::string read(const std::string& from) {
+        std::stringstream all;
+        all << std::ifstream(from).rdbuf();
+        return all.str();
+    }
+    /// All that was written, without the empty header's line.
+    std::string text() {
+        EXPECT_TRUE(file->close());
+        const std::string all = read(path);
+        return all.empty() ? all : all.substr(1);
+    }
+    static Frame code(std::uint64_t id, std::string_view name, std::uint32_t line,
+                      std::string_view file_name = "a.py", std::string_view qualified = {}) {
+        return {id, CodeView{CodeKind::kLocations, 1, name, qualified, file_name, {}}, line};
+    }
+    static Frame label(std::uint64_t id, std::string_view name) {
+        return {id, CodeView{CodeKind::kLabel, 0, name, {}, {}, {}}, 0};
+    }
+    void stack(std::size_t kept, std::vector<Frame> frames, StackMarks marks = {}) {
+        process->stack(0, marks, kept, frames);
+    }
+
+    std::string folder;
+    std::string path;
+    std::optional<OutputFile> file;
+    std::optional<AustinWriter> writer;
+    std::unique_ptr<model::StackSink> process;
+};
+
+TEST_F(Austin, WritesHeaderSamplesAndFooterApart) {
+    writer->add_header("mode", "wall");
+    writer->add_header("interval", "1000");
+    writer->add_header("python", "3.12.1");
+    writer->add_header("python", "3.8.0");
+    stack(0,
+          {code(1, "<module>", 3, "/srv/app.py"), code(2, "sell", 10, "/srv/app.py", "Shop.sell")});
+    process->sample(0, 1000);
+    writer->add_header("late", "yes");
+    writer->add_footer("duration", "2000");
+    writer->add_footer("note", "of 3 threads");
+    writer->add_footer("note", "of 3");
+    ASSERT_TRUE(file->close());
+    EXPECT_EQ(read(path),
+              "# mode: wall\n# interval: 1000 \n# python: 3.12.1 \n\n"
+              "P42;T0:MainThread;/srv/app.py:<module>:3;/srv/app.py:Shop.sell:10 1000\n"
+              "\n# duration: 2000 \n# note: of 3 threads\n# note: of 3 \n");
+}
+
+TEST_F(Austin, RewritesWhatHasChanged) {
+    stack(0, {code(1, "a", 1), code(2, "b", 2), code(3, "c", 3)});
+    process->sample(0, 1);
+    stack(1, {code(4, "d", 4)});
+    process->sample(0, 2);
+    stack(0, {});
+    process->sample(0, -3);
+    stack(0, {code(2, "b", 2)});
+    process->sample(0, 4);
+    EXPECT_EQ(text(),
+              "P42;T0:MainThread;a.py:a:1;a.py:b:2;a.py:c:3 1\n"
+              "P42;T0:MainThread;a.py:a:1;a.py:d:4 2\n"
+              "P42;T0:MainThread -3\n"
+              "P42;T0:MainThread;a.py:b:2 4\n");
+}
+
+TEST_F(Austin, PutsMarksWhereTheyBelong) {
+    stack(0, {code(1, "a", 1), label(2, "Task-1"), code(3, "c", 3)});
+    stack(3, {}, {.truncated = true, .invalid = true, .in_gc = true});
+    process->sample(0, 1);
+    stack(2, {}, {.invalid = true});
+    process->sample(0, 2);
+    stack(2, {}, {});
+    process->sample(0, 3);
+    EXPECT_EQ(text(),
+              "P42;T0:MainThread;:TRUNCATED:;:INVALID:;a.py:a:1;:Task-1:0;a.py:c:3;:GC: 1\n"
+              "P42;T0:MainThread;:INVALID:;a.py:a:1;:Task-1:0 2\n"
+              "P42;T0:MainThread;a.py:a:1;:Task-1:0 3\n");
+}
+
+TEST_F(Austin, KeepsTheStackOfARenamedThread) {
+    stack(0, {code(1, "a", 1)}, {.invalid = true});
+    process->thread(0, 7, "a much longer name than before");
+    stack(1, {code(2, "b", 2)}, {.invalid = true});
+    process->sample(0, 1);
+    process->thread(0, 7, "x");
+    stack(1, {});
+    process->sample(0, 2);
+    EXPECT_EQ(text(),
+              "P42;T7:a much longer name than before;:INVALID:;a.py:a:1;a.py:b:2 1\n"
+              "P42;T7:x;a.py:a:1 2\n");
+}
+
+TEST_F(Austin, KeepsProcessesAndThreadsApart) {
+    auto other = writer->add_process(43);
+    other->thread(0, 1, "MainThread");
+    process->thread(5, 0, "worker");
+    stack(0, {code(1, "a", 1)});
+    process->stack(5, {}, 0, std::vector<Frame>{code(2, "b", 2)});
+    other->stack(0, {}, 0, std::vector<Frame>{code(1, "other", 9)});
+    process->sample(5, 1);
+    process->sample(0, 2);
+    other->sample(0, 3);
+    process->thread_ended(5);
+    process->thread(5, 0, "new");
+    process->sample(5, 4);
+    EXPECT_EQ(text(),
+              "P42;T0:worker;a.py:b:2 1\nP42;T0:MainThread;a.py:a:1 2\n"
+              "P43;T1:MainThread;a.py:other:9 3\nP42;T0:new 4\n");
+}
+
+TEST_F(Austin, HidesItsOwnSyntaxInNames) {
+    process->thread(0, 0, "a;b:c\nd\r");
+    stack(0, {code(1, "f;g:h\ti", 1, "C:\\x;y z.py"), label(2, "t;a:sk"), code(3, "", 4, ""),
+              code(5, "\u2028\u0085\x7f", 6)});
+    process->sample(0, 1);
+    EXPECT_EQ(text(),
+              "P42;T0:a；b：c␊d␍;C:\\x；y z.py:f；g：h␉i:1;:t；a：sk:0;:<unknown>:4;"
+              "a.py:\uFFFD\uFFFD␡:6 1\n");
+}
+
+TEST_F(Austin, LeavesOrdinaryNamesAlone) {
+    process->thread(0, 0, "Ünïcödé 日本 🐴 3");
+    stack(0, {code(1, "<lambda>", 1, "/a b/â€.py", "C.<locals>.<lambda>")});
+    process->sample(0, 1);
+    EXPECT_EQ(text(), "P42;T0:Ünïcödé 日本 🐴 3;/a b/â€.py:C.<locals>.<lambda>:1 1\n");
+}
+
+TEST_F(Austin, HidesANumberAtTheEndOfAFramelessLine) {
+    process->thread(0, 0, "Worker 3");
+    process->sample(0, 10);
+    stack(0, {code(1, "f", 1)});
+    process->sample(0, 11);
+    EXPECT_EQ(text(), "P42;T0:Worker_3 10\nP42;T0:Worker 3;a.py:f:1 11\n");
+}
+
+TEST_F(Austin, CutsALineThatGetsTooLong) {
+    const std::string name(4000, 'n');
+    std::vector<Frame> frames;
+    for (std::uint64_t i = 0; i < 20'000; ++i) {
+        frames.push_back(code(1, name, 1));
+    }
+    stack(0, frames);
+    process->sample(0, 1);
+    stack(2, {code(2, "leaf", 2)});
+    process->sample(0, 2);
+    const std::string all = text();
+    const std::size_t first = all.find('\n');
+    EXPECT_LT(first, std::size_t{33} << 20);
+    EXPECT_GT(first, std::size_t{31} << 20);
+    EXPECT_TRUE(all.substr(0, first).ends_with(";:TRUNCATED: 1"));
+    EXPECT_TRUE(all.ends_with("n:1;a.py:leaf:2 2\n"));
+}
+
+TEST(EndsInNumber, SeesWhatFlamegraphWouldTakeForAMetric) {
+    EXPECT_TRUE(ends_in_number("Worker 3"));
+    EXPECT_TRUE(ends_in_number("Worker 3.5"));
+    EXPECT_FALSE(ends_in_number("Worker-3"));
+    EXPECT_FALSE(ends_in_number("Worker 3a"));
+    EXPECT_FALSE(ends_in_number("Worker "));
+    EXPECT_FALSE(ends_in_number("3"));
+    EXPECT_FALSE(ends_in_number(""));
+}
+
+class File : public Austin {};
+
+TEST_F(File, KeepsItsContentUntilSomethingIsWritten) {
+    const std::string other = folder + "/old";
+    std::ofstream(other) << "precious, and longer than what comes";
+    auto unused = OutputFile::open(other).value();
+    unused.discard();
+    EXPECT_EQ(read(other), "precious, and longer than what comes");
+    auto used = OutputFile::open(other).value();
+    used.append("new");
+    EXPECT_TRUE(used.close());
+    EXPECT_EQ(read(other), "new");
+}
+
+TEST_F(File, LeavesNothingWhenNothingWasWritten) {
+    file->discard();
+    EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+TEST_F(File, ThatSomebodyElsePutInItsPlaceIsNotRemoved) {
+    std::filesystem::remove(path);
+    std::ofstream(path) << "theirs";
+    file->discard();
+    EXPECT_EQ(read(path), "theirs");
+}
+
+TEST_F(File, InAMissingFolderIsAnError) {
+    const auto opened = OutputFile::open(folder + "/no/such/file");
+    ASSERT_FALSE(opened);
+    EXPECT_EQ(opened.error().system_errno, ENOENT);
+}
+
+TEST_F(File, OnAFullDeviceFailsOnceAndSwallowsTheRest) {
+    auto full = OutputFile::open("/dev/full").value();
+    for (int i = 0; i < 100; ++i) {
+        full.append(std::string(100'000, 'x'));
+    }
+    EXPECT_TRUE(full.has_failed());
+    const auto status = full.close();
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().system_errno, ENOSPC);
+}
+
+TEST_F(File, RemovedMeanwhileIsAnError) {
+    file->append("something");
+    std::filesystem::remove(path);
+    EXPECT_FALSE(file->close());
+}
+
+TEST_F(File, TakesTextsLongerThanItsBuffer) {
+    const std::string large(3'000'000, 'y');
+    file->append("a");
+    file->append(large);
+    file->append("b");
+    EXPECT_TRUE(file->close());
+    EXPECT_EQ(read(path), "a" + large + "b");
+}
+
+}  // namespace
+}  // namespace echion::output

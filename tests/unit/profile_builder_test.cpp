@@ -1,0 +1,251 @@
+#include "model/profile_builder.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace echion::model {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+constexpr std::uint64_t kMs = 1'000'000;
+
+/// Writes down samples as `thread-name: a,b = value`, and keeps the stacks it was told.
+class Samples final : public StackSink {
+  public:
+    std::vector<std::string> lines;
+
+    void thread(std::uint32_t id, std::int64_t /*interpreter*/, std::string_view name) override {
+        threads_.resize(std::max<std::size_t>(threads_.size(), id + 1));
+        threads_[id].name = name;
+    }
+    void thread_ended(std::uint32_t id) override { threads_[id] = {}; }
+    void stack(std::uint32_t id, StackMarks marks, std::size_t kept,
+               std::span<const Frame> frames) override {
+        threads_[id].frames.resize(kept);
+        for (const Frame& frame : frames) {
+            threads_[id].frames.push_back(std::string(frame.code.name) + ":" +
+                                          std::to_string(frame.line));
+        }
+        threads_[id].mark = marks.in_gc ? " gc" : "";
+    }
+    void sample(std::uint32_t id, std::int64_t value) override {
+        std::string line = threads_[id].name + ":";
+        for (const auto& frame : threads_[id].frames) {
+            line += " " + frame;
+        }
+        lines.push_back(line + threads_[id].mark + " = " + std::to_string(value));
+    }
+
+  private:
+    struct Thread {
+        std::string name;
+        std::string mark;
+        std::vector<std::string> frames;
+    };
+    std::vector<Thread> threads_;
+};
+
+/// Ten bytes of code a line.
+std::uint32_t line_of(const CodeView& code, std::int32_t offset) {
+    return offset < 0 ? code.first_line : code.first_line + static_cast<std::uint32_t>(offset / 10);
+}
+
+class Builder : public testing::Test {
+  protected:
+    void begin(Metric metric) {
+        builder = std::make_unique<ProfileBuilder>(sink, metric, line_of);
+        builder->start(1, {3, 12, 0});
+        define(0, "f", 1);
+        define(1, "g", 100);
+        define(2, "h", 200);
+        builder->thread(0, 0, 10, "main");
+    }
+    void define(std::uint32_t id, std::string_view name, std::uint32_t first_line) {
+        builder->code(id, {CodeKind::kLnotab, first_line, name, {}, "x.py", {}});
+    }
+    void stack(std::uint32_t thread, std::uint32_t kept, std::vector<FrameLocation> frames,
+               StackMarks marks = {}) {
+        builder->stack(thread, marks, kept, frames);
+    }
+
+    Samples sink;
+    std::unique_ptr<ProfileBuilder> builder;
+};
+
+TEST_F(Builder, MergesTheSameStackIntoOneSample) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}, {1, 0}});
+    for (int i = 0; i < 9; ++i) {
+        builder->tick(kMs);
+    }
+    EXPECT_THAT(sink.lines, IsEmpty());
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 g:100 = 10000"));
+}
+
+TEST_F(Builder, GivesTheTimeUpToATickToTheStackOfThatTick) {
+    begin(Metric::kWallTime);
+    builder->tick(1 * kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(2 * kMs);
+    builder->tick(4 * kMs);
+    stack(0, 1, {{1, 0}});
+    builder->tick(8 * kMs);
+    stack(0, 1, {{2, 0}});
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 3000", "main: f:1 g:100 = 4000",
+                                        "main: f:1 h:200 = 8000"));
+    EXPECT_EQ(builder->duration_ns(), 15 * kMs);
+}
+
+TEST_F(Builder, AnotherInstructionOnTheSameLineIsTheSameStack) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 2}, {1, 0}});
+    builder->tick(kMs);
+    stack(0, 0, {{0, 8}, {1, 4}});
+    builder->tick(kMs);
+    stack(0, 1, {{1, 12}});
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 g:100 = 2000", "main: f:1 g:101 = 1000"));
+}
+
+TEST_F(Builder, GoesOnWhenAStackIsGivenAgain) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(kMs);
+    stack(0, 1, {});
+    define(0, "f", 1);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 3000"));
+}
+
+TEST_F(Builder, TakesARedefinedCodeForAnother) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    define(0, "new", 1);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 1000", "main: new:1 = 1000"));
+}
+
+TEST_F(Builder, MarksTellStacksApart) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(kMs);
+    stack(0, 1, {}, {.in_gc = true});
+    builder->tick(kMs);
+    stack(0, 1, {});
+    builder->finish();
+    EXPECT_THAT(sink.lines,
+                ElementsAre("main: f:1 = 1000", "main: f:1 gc = 1000", "main: f:1 = 1000"));
+}
+
+TEST_F(Builder, CarriesWhatIsBelowAMicrosecond) {
+    begin(Metric::kWallTime);
+    for (int i = 0; i < 10; ++i) {
+        builder->tick(1600);
+        stack(0, 0, {{static_cast<std::uint32_t>(i % 2), 0}});
+    }
+    builder->finish();
+    std::int64_t sum = 0;
+    for (const auto& line : sink.lines) {
+        sum += std::stoll(line.substr(line.rfind(' ')));
+    }
+    EXPECT_EQ(sum, 16);
+}
+
+TEST_F(Builder, CountsAThreadFromTheTickInFrontToThePreviousOne) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    builder->tick(2 * kMs);
+    builder->thread(1, 0, 11, "worker");
+    stack(1, 0, {{1, 0}});
+    builder->tick(4 * kMs);
+    builder->tick(8 * kMs);
+    builder->thread_end(1);
+    EXPECT_THAT(sink.lines, ElementsAre("worker: g:100 = 6000"));
+}
+
+TEST_F(Builder, RenamesInPlace) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(kMs);
+    builder->thread(0, 0, 10, "renamed");
+    builder->tick(kMs);
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 1000", "renamed: f:1 = 2000"));
+}
+
+TEST_F(Builder, GivesLostTimeToNobody) {
+    begin(Metric::kWallTime);
+    builder->thread(1, 0, 11, "gone");
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    stack(1, 0, {{1, 0}});
+    builder->tick(kMs);
+    builder->tick(kMs);
+    builder->lost(5, 50 * kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(kMs);
+    EXPECT_THAT(sink.lines, ElementsAre("gone: g:100 = 2000"));
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("gone: g:100 = 2000", "main: f:1 = 4000"));
+    EXPECT_EQ(builder->duration_ns(), 54 * kMs);
+    EXPECT_EQ(builder->lost_ns(), 50 * kMs);
+}
+
+TEST_F(Builder, TakesATickWithoutTimeForMoreOfTheSame) {
+    begin(Metric::kWallTime);
+    builder->thread(1, 0, 11, "b");
+    builder->tick(kMs);
+    builder->lost(1, kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(0);
+    stack(1, 0, {{1, 0}});
+    builder->tick(kMs);
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 2000", "b: g:100 = 2000"));
+}
+
+TEST_F(Builder, GivesCpuTimeToTheStackBehindTheTick) {
+    begin(Metric::kCpuTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->cpu(0, 300'000);
+    builder->tick(kMs);
+    builder->cpu(0, 500'000);  // in front of its stack
+    stack(0, 1, {{1, 0}});
+    builder->tick(kMs);  // none
+    builder->tick(kMs);
+    builder->cpu(0, 70'000);
+    builder->thread_end(0);
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 300", "main: f:1 g:100 = 570"));
+}
+
+TEST_F(Builder, IgnoresWhatComesAfterTheEnd) {
+    begin(Metric::kWallTime);
+    builder->finish();
+    builder->tick(kMs);
+    builder->thread(1, 0, 1, "late");
+    stack(1, 0, {{0, 0}});
+    builder->thread_end(1);
+    builder->finish();
+    EXPECT_THAT(sink.lines, IsEmpty());
+}
+
+}  // namespace
+}  // namespace echion::model

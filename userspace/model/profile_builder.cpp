@@ -1,0 +1,248 @@
+#include "model/profile_builder.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace echion::model {
+namespace {
+
+constexpr std::uint64_t kNanosPerMicro = 1000;
+/// The cache of lines starts anew above this (some 100 MB); a program has far fewer call sites.
+constexpr std::size_t kMaxCachedLines = 2'000'000;
+/// Far more than one tick can have in truth: threads that end and begin again in it count anew.
+constexpr std::size_t kMaxPendingCpu = 1'000'000;
+
+std::uint64_t make_key(std::uint32_t serial, std::uint32_t low) {
+    return (static_cast<std::uint64_t>(serial) << 32U) | low;
+}
+
+}  // namespace
+
+/// A code object in force, with its own copy of everything that the view refers to.
+struct ProfileBuilder::Code {
+    Code(const CodeView& code, std::uint32_t new_serial)
+        : serial(new_serial),
+          name(code.name),
+          qualified_name(code.qualified_name),
+          file_name(code.file_name),
+          line_table(code.line_table.begin(), code.line_table.end()),
+          view{code.kind, code.first_line, name, qualified_name, file_name, line_table} {}
+    Code(const Code&) = delete;
+    Code& operator=(const Code&) = delete;
+
+    [[nodiscard]] bool equals(const CodeView& other) const {
+        return view.kind == other.kind && view.first_line == other.first_line &&
+               view.name == other.name && view.qualified_name == other.qualified_name &&
+               view.file_name == other.file_name &&
+               std::ranges::equal(view.line_table, other.line_table);
+    }
+
+    std::uint32_t serial;
+    std::string name;
+    std::string qualified_name;
+    std::string file_name;
+    std::vector<std::byte> line_table;
+    CodeView view;
+};
+
+ProfileBuilder::ProfileBuilder(StackSink& sink, Metric metric, LineResolver resolve_line)
+    : sink_(sink), metric_(metric), resolve_line_(resolve_line) {}
+
+ProfileBuilder::~ProfileBuilder() = default;
+
+void ProfileBuilder::start(std::uint64_t /*now_ns*/, PythonVersion version) { version_ = version; }
+
+void ProfileBuilder::tick(std::uint64_t ns) {
+    if (ns == 0 || finished_) {
+        return;
+    }
+    end_tick();
+    previous_ns_ = now_ns_;
+    now_ns_ += ns;
+}
+
+/// Settles what could only be told when all batches of the current tick had come.
+void ProfileBuilder::end_tick() {
+    for (const std::uint32_t thread_id : pending_cpu_) {
+        settle_cpu(threads_[thread_id]);
+    }
+    pending_cpu_.clear();
+    if (std::exchange(has_stale_, false)) {
+        for (std::uint32_t id = 0; id < threads_.size(); ++id) {
+            if (threads_[id].alive && threads_[id].is_stale) {
+                end_thread(id, threads_[id]);
+            }
+        }
+    }
+}
+
+void ProfileBuilder::lost(std::uint64_t /*ticks*/, std::uint64_t ns) {
+    if (finished_) {
+        return;
+    }
+    // Nobody knows what the threads did in the meantime: it counts for none of their stacks.
+    for (Thread& thread : threads_) {
+        if (thread.alive) {
+            if (metric_ == Metric::kWallTime) {
+                thread.banked_ns += previous_ns_ - thread.since_ns;
+                thread.since_ns = previous_ns_ + ns;
+            }
+            thread.is_stale = true;
+            has_stale_ = true;
+        }
+    }
+    previous_ns_ += ns;
+    now_ns_ += ns;
+    lost_ns_ += ns;
+}
+
+void ProfileBuilder::code(std::uint32_t code_id, const CodeView& code) {
+    if (code_id >= codes_.size()) {
+        codes_.resize(code_id + 1);
+    }
+    if (codes_[code_id] == nullptr || !codes_[code_id]->equals(code)) {
+        codes_[code_id] = std::make_unique<Code>(code, next_serial_++);
+    }
+}
+
+void ProfileBuilder::thread(std::uint32_t thread_id, std::int64_t interpreter_id,
+                            std::uint32_t /*native_thread_id*/, std::string_view name) {
+    if (finished_) {
+        return;
+    }
+    if (thread_id >= threads_.size()) {
+        threads_.resize(thread_id + 1);
+    }
+    Thread& thread = threads_[thread_id];
+    if (thread.alive) {
+        emit(thread_id, thread);  // so far under the old name
+    } else {
+        thread = {};
+        thread.alive = true;
+        thread.since_ns = previous_ns_;
+    }
+    sink_.thread(thread_id, interpreter_id, name);
+}
+
+void ProfileBuilder::thread_end(std::uint32_t thread_id) {
+    if (finished_ || thread_id >= threads_.size() || !threads_[thread_id].alive) {
+        return;
+    }
+    settle_cpu(threads_[thread_id]);
+    end_thread(thread_id, threads_[thread_id]);
+}
+
+void ProfileBuilder::end_thread(std::uint32_t thread_id, Thread& thread) {
+    emit(thread_id, thread);
+    sink_.thread_ended(thread_id);
+    thread = {};
+}
+
+/// Hands on what the thread's stack has earned up to the previous tick.
+void ProfileBuilder::emit(std::uint32_t thread_id, Thread& thread) {
+    if (metric_ == Metric::kWallTime) {
+        // A thread that began and changed within one tick has not come to previous_ns_ yet.
+        thread.banked_ns += previous_ns_ - std::min(previous_ns_, thread.since_ns);
+        thread.since_ns = std::max(previous_ns_, thread.since_ns);
+    }
+    const std::uint64_t value = thread.banked_ns / kNanosPerMicro;
+    if (value != 0) {
+        thread.banked_ns %= kNanosPerMicro;
+        sink_.sample(thread_id, static_cast<std::int64_t>(value));
+        ++samples_;
+    }
+}
+
+std::uint32_t ProfileBuilder::find_line(FrameLocation location) {
+    const Code& code = *codes_[location.code_id];
+    const std::uint64_t key = make_key(code.serial, static_cast<std::uint32_t>(location.offset));
+    if (const auto found = lines_.find(key); found != lines_.end()) {
+        return found->second;
+    }
+    if (lines_.size() >= kMaxCachedLines) {
+        lines_.clear();
+    }
+    const bool has_line = code.view.kind != CodeKind::kLabel;
+    const std::uint32_t line = has_line ? resolve_line_(code.view, location.offset) : 0;
+    lines_.emplace(key, line);
+    return line;
+}
+
+std::uint64_t ProfileBuilder::find_frame_id(FrameLocation location) {
+    return make_key(codes_[location.code_id]->serial, find_line(location));
+}
+
+void ProfileBuilder::stack(std::uint32_t thread_id, StackMarks marks, std::uint32_t kept,
+                           std::span<const FrameLocation> frames) {
+    if (finished_ || thread_id >= threads_.size()) {
+        return;
+    }
+    Thread& thread = threads_[thread_id];
+    if (!thread.alive) {
+        return;
+    }
+    if (std::exchange(thread.is_stale, false)) {
+        thread.since_ns = previous_ns_;
+    }
+    kept = static_cast<std::uint32_t>(std::min<std::size_t>(kept, thread.frames.size()));
+
+    // Another instruction on the same line is the same frame: look for the first real difference.
+    std::size_t same = kept;
+    std::size_t next = 0;
+    while (next < frames.size() && same < thread.frames.size()) {
+        if (find_frame_id(frames[next]) != thread.frames[same]) {
+            break;
+        }
+        ++same;
+        ++next;
+    }
+    if (next == frames.size() && same == thread.frames.size() && marks == thread.marks) {
+        return;
+    }
+    emit(thread_id, thread);
+    changed_.clear();
+    thread.frames.resize(same);
+    for (; next < frames.size(); ++next) {
+        const std::uint64_t id = find_frame_id(frames[next]);
+        changed_.push_back(
+            {id, codes_[frames[next].code_id]->view, static_cast<std::uint32_t>(id)});
+        thread.frames.push_back(id);
+    }
+    thread.marks = marks;
+    sink_.stack(thread_id, marks, same, changed_);
+}
+
+void ProfileBuilder::cpu(std::uint32_t thread_id, std::uint64_t ns) {
+    if (metric_ != Metric::kCpuTime || ns == 0 || thread_id >= threads_.size()) {
+        return;
+    }
+    // The thread's new stack may still be on its way in this tick.
+    if (threads_[thread_id].pending_cpu_ns == 0) {
+        if (pending_cpu_.size() >= kMaxPendingCpu) {
+            return;
+        }
+        pending_cpu_.push_back(thread_id);
+    }
+    threads_[thread_id].pending_cpu_ns += ns;
+}
+
+void ProfileBuilder::settle_cpu(Thread& thread) {
+    thread.banked_ns += std::exchange(thread.pending_cpu_ns, 0);
+}
+
+void ProfileBuilder::run_state(std::uint32_t /*thread_id*/, RunState /*state*/) {}
+
+void ProfileBuilder::finish() {
+    if (std::exchange(finished_, true)) {
+        return;
+    }
+    end_tick();
+    previous_ns_ = now_ns_;
+    for (std::uint32_t id = 0; id < threads_.size(); ++id) {
+        if (threads_[id].alive) {
+            end_thread(id, threads_[id]);
+        }
+    }
+}
+
+}  // namespace echion::model

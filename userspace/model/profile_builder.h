@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "model/profile_events.h"
+#include "model/stack_sink.h"
+
+namespace echion::model {
+
+enum class Metric : std::uint8_t {
+    kWallTime,  ///< Time between ticks, measured.
+    kCpuTime,   ///< CPU time as the agent reports it.
+};
+
+/// The line of the instruction at `offset` in `code`; 0 when the table has none.
+using LineResolver = std::uint32_t (*)(const CodeView& code, std::int32_t offset);
+
+/// Turns the events of one process into samples: keeps every thread's current stack and adds up its
+/// metric until the stack changes, so that one stack seen a thousand times in a row is one sample.
+/// An event costs in proportion to what has changed, a tick nothing per thread.
+///
+/// Times: a thread's stack counts from the tick in front of the one that reported it to the tick in
+/// front of the one that reports the next. Metrics are handed on in whole µs; what is left of a
+/// thread's metric goes with its next sample, so that the sums are exact.
+///
+/// Its input has been checked by the decoder. Memory is bounded by what the decoder lets through.
+class ProfileBuilder final : public ProfileEvents {
+  public:
+    ProfileBuilder(StackSink& sink, Metric metric, LineResolver resolve_line);
+    ~ProfileBuilder() override;
+
+    void start(std::uint64_t now_ns, PythonVersion version) override;
+    void tick(std::uint64_t ns) override;
+    void lost(std::uint64_t ticks, std::uint64_t ns) override;
+    void code(std::uint32_t code_id, const CodeView& code) override;
+    void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
+                std::uint32_t native_thread_id, std::string_view name) override;
+    void thread_end(std::uint32_t thread_id) override;
+    void stack(std::uint32_t thread_id, StackMarks marks, std::uint32_t kept,
+               std::span<const FrameLocation> frames) override;
+    void cpu(std::uint32_t thread_id, std::uint64_t ns) override;
+    void run_state(std::uint32_t thread_id, RunState state) override;
+
+    /// Ends all threads, after the last batch. What comes later is ignored.
+    void finish();
+
+    /// From the stream's start to its last tick.
+    [[nodiscard]] std::uint64_t duration_ns() const { return now_ns_; }
+    [[nodiscard]] PythonVersion python_version() const { return version_; }
+    [[nodiscard]] std::uint64_t samples() const { return samples_; }
+    [[nodiscard]] std::uint64_t lost_ns() const { return lost_ns_; }
+
+  private:
+    struct Code;
+    struct Thread {
+        bool alive = false;
+        bool is_stale = false;  // its stack has not followed a loss yet
+        StackMarks marks;
+        std::vector<std::uint64_t> frames;  // ids, root first
+        std::uint64_t since_ns = 0;         // wall: counts from here
+        std::uint64_t banked_ns = 0;        // and what was counted before
+        std::uint64_t pending_cpu_ns = 0;   // of this tick
+    };
+
+    void end_tick();
+    void emit(std::uint32_t thread_id, Thread& thread);
+    void end_thread(std::uint32_t thread_id, Thread& thread);
+    void settle_cpu(Thread& thread);
+    std::uint32_t find_line(FrameLocation location);
+    std::uint64_t find_frame_id(FrameLocation location);
+
+    StackSink& sink_;
+    Metric metric_;
+    LineResolver resolve_line_;
+    PythonVersion version_;
+
+    std::uint64_t now_ns_ = 0;       // of the current tick, from the start
+    std::uint64_t previous_ns_ = 0;  // of the tick in front of it
+    std::uint64_t lost_ns_ = 0;
+    std::uint64_t samples_ = 0;
+    std::uint32_t next_serial_ = 0;
+    bool has_stale_ = false;
+    bool finished_ = false;
+
+    std::vector<Thread> threads_;
+    std::vector<std::unique_ptr<Code>> codes_;
+    std::vector<std::uint32_t> pending_cpu_;  // threads that have some
+    std::vector<Frame> changed_;              // scratch of stack()
+    /// (serial of the code, offset) → line.
+    std::unordered_map<std::uint64_t, std::uint32_t> lines_;
+};
+
+}  // namespace echion::model

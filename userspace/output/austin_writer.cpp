@@ -1,0 +1,240 @@
+#include "output/austin_writer.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <utility>
+
+#include "output/text.h"
+
+namespace echion::output {
+namespace {
+
+using model::CodeKind;
+using model::Frame;
+using model::StackMarks;
+
+/// A recursion of 100,000 frames makes a line of some 10 MB. Above this the leaf side is cut.
+constexpr std::size_t kMaxLineBytes = std::size_t{32} << 20;
+/// Of all threads of one process, whatever they claim.
+constexpr std::size_t kMaxLinesBytes = std::size_t{512} << 20;
+/// The cache of frames' texts starts anew above this.
+constexpr std::size_t kMaxCachedBytes = std::size_t{64} << 20;
+
+constexpr std::string_view kUnknown = "<unknown>";
+constexpr std::string_view kGcFrame = ";:GC:";
+constexpr std::string_view kInvalidFrame = ";:INVALID:";
+constexpr std::string_view kTruncatedFrame = ";:TRUNCATED:";
+
+class Digits {
+  public:
+    explicit Digits(std::int64_t value) {
+        end_ = std::to_chars(text_.data(), text_.data() + text_.size(), value).ptr;
+    }
+    [[nodiscard]] std::string_view view() const {
+        return {text_.data(), static_cast<std::size_t>(end_ - text_.data())};
+    }
+
+  private:
+    std::array<char, 24> text_;
+    char* end_;
+};
+
+std::string make_frame_text(const Frame& frame) {
+    std::string text(";");
+    const bool is_label = frame.code.kind == CodeKind::kLabel;
+    const std::string_view function =
+        frame.code.qualified_name.empty() ? frame.code.name : frame.code.qualified_name;
+    if (!is_label) {
+        append_file_name(text, frame.code.file_name);
+    }
+    text += ':';
+    append_name(text, function.empty() ? kUnknown : function);
+    text += ':';
+    text += Digits(frame.line).view();
+    return text;
+}
+
+/// Whether flamegraph.pl would take the end of the value for the metric of a stack.
+bool ends_like_metric(std::string_view value) {
+    const std::size_t space = value.find_last_of(' ');
+    const std::string_view last = space == value.npos ? value : value.substr(space + 1);
+    return !last.empty() && last.find_first_not_of("0123456789.") == last.npos;
+}
+
+}  // namespace
+
+/// Keeps every thread's line ready, so that a sample is one copy and a stack that changed at its
+/// leaf costs the leaf.
+///
+///     line:   P1;T0:Main │ ;:INVALID: │ ;a.py:f:1 │ ;b.py:g:2
+///             0          head_size    root_size   root_size + ends[0]
+class AustinWriter::Process final : public model::StackSink {
+  public:
+    Process(AustinWriter& writer, std::int64_t pid) : writer_(writer), pid_(pid) {}
+
+    void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
+                std::string_view name) override {
+        if (thread_id >= threads_.size()) {
+            threads_.resize(thread_id + 1);
+        }
+        std::string head("P");
+        head += Digits(pid_).view();
+        head += ";T";
+        head += Digits(interpreter_id).view();
+        head += ':';
+        append_name(head, name.empty() ? kUnknown : name);
+        Thread& thread = threads_[thread_id];
+        lines_bytes_ -= thread.line.size();
+        thread.line.replace(0, thread.head_size, head);
+        lines_bytes_ += thread.line.size();
+        thread.root_size += head.size() - thread.head_size;
+        thread.head_size = head.size();
+    }
+
+    void thread_ended(std::uint32_t thread_id) override {
+        if (thread_id < threads_.size()) {
+            lines_bytes_ -= threads_[thread_id].line.size();
+            threads_[thread_id] = {};
+        }
+    }
+
+    void stack(std::uint32_t thread_id, StackMarks marks, std::size_t kept,
+               std::span<const Frame> frames) override {
+        if (thread_id >= threads_.size()) {
+            return;
+        }
+        Thread& thread = threads_[thread_id];
+        lines_bytes_ -= thread.line.size();
+        kept = std::min(kept, thread.ends.size());
+        thread.ends.resize(kept);
+        thread.line.resize(thread.root_size + (kept == 0 ? 0 : thread.ends.back()));
+        thread.is_cut = thread.is_cut && kept > thread.first_cut;
+        set_marks(thread, marks);
+        for (const Frame& frame : frames) {
+            append_frame(thread, frame);
+        }
+        lines_bytes_ += thread.line.size();
+    }
+
+    void sample(std::uint32_t thread_id, std::int64_t value) override {
+        if (thread_id >= threads_.size()) {
+            return;
+        }
+        const Thread& thread = threads_[thread_id];
+        OutputFile& file = writer_.file_;
+        writer_.end_header();
+        if (thread.line.size() == thread.head_size && !thread.marks.in_gc &&
+            ends_in_number(thread.line)) {
+            std::string& line = writer_.scratch_;
+            line = thread.line;
+            line[line.find_last_of(' ')] = '_';
+            file.append(line);
+        } else {
+            file.append(thread.line);
+        }
+        if (thread.is_cut) {
+            file.append(kTruncatedFrame);
+        }
+        if (thread.marks.in_gc) {
+            file.append(kGcFrame);
+        }
+        file.append(" ");
+        file.append(Digits(value).view());
+        file.append("\n");
+        ++writer_.lines_;
+    }
+
+  private:
+    struct Thread {
+        std::string line;
+        std::size_t head_size = 0;
+        std::size_t root_size = 0;
+        std::vector<std::uint32_t> ends;  // of each frame's text, from root_size
+        StackMarks marks;
+        bool is_cut = false;  // frames from first_cut on have no text
+        std::size_t first_cut = 0;
+    };
+
+    void set_marks(Thread& thread, StackMarks marks) {
+        if (marks == thread.marks) {
+            return;
+        }
+        thread.marks = marks;
+        std::string root;
+        root += marks.truncated ? kTruncatedFrame : "";
+        root += marks.invalid ? kInvalidFrame : "";
+        thread.line.replace(thread.head_size, thread.root_size - thread.head_size, root);
+        thread.root_size = thread.head_size + root.size();
+    }
+
+    void append_frame(Thread& thread, const Frame& frame) {
+        const std::string& text = find_text(frame);
+        if (!thread.is_cut && (thread.line.size() + text.size() > kMaxLineBytes ||
+                               lines_bytes_ + thread.line.size() + text.size() > kMaxLinesBytes)) {
+            thread.is_cut = true;
+            thread.first_cut = thread.ends.size();
+        }
+        if (!thread.is_cut) {
+            thread.line += text;
+        }
+        thread.ends.push_back(static_cast<std::uint32_t>(thread.line.size() - thread.root_size));
+    }
+
+    const std::string& find_text(const Frame& frame) {
+        if (const auto found = texts_.find(frame.id); found != texts_.end()) {
+            return found->second;
+        }
+        if (texts_bytes_ > kMaxCachedBytes) {
+            texts_.clear();
+            texts_bytes_ = 0;
+        }
+        const auto made = texts_.emplace(frame.id, make_frame_text(frame)).first;
+        texts_bytes_ += made->second.size() + sizeof(*made);
+        return made->second;
+    }
+
+    AustinWriter& writer_;
+    std::int64_t pid_;
+    std::vector<Thread> threads_;
+    std::size_t lines_bytes_ = 0;
+    std::unordered_map<std::uint64_t, std::string> texts_;  // by Frame::id
+    std::size_t texts_bytes_ = 0;
+};
+
+void AustinWriter::append_metadata(std::string& to, std::string_view key, std::string_view value) {
+    to += "# ";
+    append_name(to, key);
+    to += ": ";
+    append_file_name(to, value);
+    to += ends_like_metric(value) ? " \n" : "\n";
+}
+
+void AustinWriter::add_header(std::string_view key, std::string_view value) {
+    if (header_ended_ || std::ranges::find(header_keys_, key) != header_keys_.end()) {
+        return;
+    }
+    header_keys_.emplace_back(key);
+    append_metadata(header_, key, value);
+}
+
+void AustinWriter::end_header() {
+    if (!std::exchange(header_ended_, true)) {
+        header_ += '\n';
+        file_.append(header_);
+        header_.clear();
+    }
+}
+
+void AustinWriter::add_footer(std::string_view key, std::string_view value) {
+    end_header();
+    scratch_ = std::exchange(footer_begun_, true) ? "" : "\n";
+    append_metadata(scratch_, key, value);
+    file_.append(scratch_);
+}
+
+std::unique_ptr<model::StackSink> AustinWriter::add_process(std::int64_t pid) {
+    return std::make_unique<Process>(*this, pid);
+}
+
+}  // namespace echion::output

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "model/stack_sink.h"
+#include "output/output_file.h"
+
+namespace echion::output {
+
+/// Writes Austin's collapsed text, in the form that austin-python 1.7 and 2.x, flamegraph.pl and
+/// speedscope all read without a filter:
+///
+///     # mode: wall                     header: one line a key; a bare number is followed by a
+///     space, # interval: 1000⎵                or flamegraph.pl and speedscope would take it for a
+///     stack
+///
+///     P42;T0:MainThread;app.py:<module>:3;app.py:work:7 1000
+///     …                                one line a sample, root first, then the metric
+///
+///     # duration: 2000000⎵             footer
+///
+/// Frames that stand for no code: `;:<label>:0` a task, `;:GC:` (last) the garbage collector,
+/// `;:INVALID:` and `;:TRUNCATED:` (first) a stack that is not what it should be, `;:TRUNCATED:`
+/// (last) a line that got too long.
+class AustinWriter {
+  public:
+    explicit AustinWriter(OutputFile& file) : file_(file) {}
+    AustinWriter(const AustinWriter&) = delete;
+    AustinWriter& operator=(const AustinWriter&) = delete;
+
+    /// Adds a line to the header. Ignored once a sample has been written, and for a key that is
+    /// there already.
+    void add_header(std::string_view key, std::string_view value);
+    /// Adds a line to the footer. After the last sample.
+    void add_footer(std::string_view key, std::string_view value);
+
+    /// The receiver of one process's samples. It must not outlive the writer.
+    std::unique_ptr<model::StackSink> add_process(std::int64_t pid);
+
+    [[nodiscard]] std::uint64_t lines() const { return lines_; }
+
+  private:
+    class Process;
+
+    void end_header();
+    void append_metadata(std::string& to, std::string_view key, std::string_view value);
+
+    OutputFile& file_;
+    std::string header_;
+    std::vector<std::string> header_keys_;
+    std::string scratch_;
+    std::uint64_t lines_ = 0;
+    bool header_ended_ = false;
+    bool footer_begun_ = false;
+};
+
+}  // namespace echion::output

@@ -1,0 +1,83 @@
+#include "output/text.h"
+
+#include <cstdint>
+
+namespace echion::output {
+namespace {
+
+constexpr std::string_view kFullWidthSemicolon = "\uFF1B";
+constexpr std::string_view kFullWidthColon = "\uFF1A";
+constexpr std::string_view kDeletePicture = "\u2421";
+constexpr std::string_view kReplacement = "\uFFFD";
+
+/// Bytes of the line break or control character beyond ASCII at the start of `text`:
+/// U+0080..U+009F, U+2028, U+2029; 0 if it is something else.
+std::size_t foreign_break_length(std::string_view text) {
+    const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(text[i]); };
+    if (text.size() >= 2 && byte(0) == 0xC2 && byte(1) >= 0x80 && byte(1) <= 0x9F) {
+        return 2;
+    }
+    if (text.size() >= 3 && byte(0) == 0xE2 && byte(1) == 0x80 &&
+        (byte(2) == 0xA8 || byte(2) == 0xA9)) {
+        return 3;
+    }
+    return 0;
+}
+
+bool needs_care(char c, bool colon_too) {
+    const auto byte = static_cast<std::uint8_t>(c);
+    return byte < 0x20 || c == ';' || (colon_too && c == ':') || byte == 0x7F || byte == 0xC2 ||
+           byte == 0xE2;
+}
+
+void append_clean(std::string& line, std::string_view name, bool colon_too) {
+    std::size_t plain = 0;  // start of what has not been appended yet
+    for (std::size_t at = 0; at < name.size();) {
+        if (!needs_care(name[at], colon_too)) {
+            ++at;
+            continue;
+        }
+        const auto byte = static_cast<std::uint8_t>(name[at]);
+        std::size_t length = 1;
+        char picture[] = "\u2400";  // of the control character 0; the others follow it
+        std::string_view instead;
+        if (byte < 0x20) {
+            picture[2] = static_cast<char>(static_cast<std::uint8_t>(picture[2]) + byte);
+            instead = picture;
+        } else if (byte == ';') {
+            instead = kFullWidthSemicolon;
+        } else if (byte == ':') {
+            instead = kFullWidthColon;
+        } else if (byte == 0x7F) {
+            instead = kDeletePicture;
+        } else {
+            length = foreign_break_length(name.substr(at));
+            if (length == 0) {
+                ++at;
+                continue;
+            }
+            instead = kReplacement;
+        }
+        line.append(name, plain, at - plain);
+        line.append(instead);
+        at += length;
+        plain = at;
+    }
+    line.append(name, plain);
+}
+
+}  // namespace
+
+void append_name(std::string& line, std::string_view name) { append_clean(line, name, true); }
+
+void append_file_name(std::string& line, std::string_view name) { append_clean(line, name, false); }
+
+bool ends_in_number(std::string_view text) {
+    std::size_t at = text.size();
+    while (at > 0 && ((text[at - 1] >= '0' && text[at - 1] <= '9') || text[at - 1] == '.')) {
+        --at;
+    }
+    return at < text.size() && at > 0 && text[at - 1] == ' ';
+}
+
+}  // namespace echion::output

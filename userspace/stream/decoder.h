@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "model/profile_events.h"
+
+namespace echion::stream {
+
+/// Bounds on what one agent can make the command-line program remember, whatever it sends.
+struct DecoderLimits {
+    std::size_t definition_bytes = std::size_t{256} << 20;  ///< Of all codes and names in force.
+    std::size_t live_frames = std::size_t{16} << 20;        ///< In all threads' current stacks.
+};
+
+/// Turns batches into events. It trusts nothing: every length, id, count and reference is checked
+/// before an event is made of it, so that the receiver need not. Host side, one thread.
+class Decoder {
+  public:
+    explicit Decoder(model::ProfileEvents& events, DecoderLimits limits = {})
+        : events_(events), limits_(limits) {}
+
+    /// Decodes one batch, or fails with kProtocol and what was wrong. The events of the records in
+    /// front of the bad one have been made; after a failure the stream is of no further use, and
+    /// every further call fails.
+    Status decode(std::span<const std::byte> batch);
+
+    [[nodiscard]] bool has_started() const { return started_; }
+
+  private:
+    class Reader;
+    struct CodeState {
+        std::uint32_t bytes = 0;  // 0: not defined
+    };
+    struct ThreadState {
+        bool alive = false;
+        std::uint32_t depth = 0;
+        std::uint32_t name_bytes = 0;
+    };
+
+    Status decode_records(Reader& reader);
+    Status decode_start(Reader& reader);
+    Status decode_tick(Reader& reader);
+    Status decode_lost(Reader& reader);
+    Status decode_code(Reader& reader);
+    Status decode_thread(Reader& reader);
+    Status decode_thread_end(Reader& reader);
+    Status decode_stack(Reader& reader);
+    Status decode_cpu(Reader& reader);
+    Status decode_state(Reader& reader);
+
+    /// The state of a thread id that was read, or null when it names no living thread.
+    ThreadState* find_thread(std::uint64_t thread_id);
+    /// Keeps the books on definitions; false when they are over their limit.
+    bool charge(std::uint32_t& charged, std::size_t bytes);
+
+    model::ProfileEvents& events_;
+    DecoderLimits limits_;
+    std::vector<CodeState> codes_;
+    std::vector<ThreadState> threads_;
+    std::vector<model::FrameLocation> frames_;  // of the stack being decoded
+    std::string texts_[3];                      // repaired texts of the record being decoded
+    std::size_t definition_bytes_ = 0;
+    std::size_t live_frames_ = 0;
+    bool started_ = false;
+    bool failed_ = false;
+};
+
+}  // namespace echion::stream
