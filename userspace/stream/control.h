@@ -12,6 +12,8 @@
 ///     socket
 ///     agent ── Hello ──────────────► CLI
 ///     agent ◄─ Configure + ring fd ─ CLI            (+ descriptors named by `fd_kinds`)
+///     agent ── Arm ────────────────► CLI            with BPF only: the sampler is ready for ticks
+///     agent ◄─ Armed ─────────────── CLI
 ///     agent ── Started | Failed ───► CLI
 ///     agent ◄─ Stop ──────────────── CLI
 ///     agent ── Stopped ────────────► CLI            the sampler has ended, nothing is left running
@@ -35,6 +37,8 @@ enum class MessageType : std::uint32_t {
     kStop = 5,
     kStopped = 6,
     kConnect = 7,
+    kArm = 8,
+    kArmed = 9,
 };
 
 struct Header {
@@ -76,7 +80,8 @@ enum class FdKind : std::uint32_t {
     kRing = 1,          ///< The shared ring (memfd, sealed against shrinking).
     kBpfState = 2,      ///< CPU state map, read-only.
     kBpfSnapshots = 3,  ///< BPF ring buffer of snapshots.
-    kPerfTimer = 4,     ///< A perf event that ticks.
+    kPerfTimer = 4,     ///< A perf event that ticks. Not in use: the CLI keeps them all, so that
+                        ///< they end with it and take no descriptors of the target.
 };
 
 constexpr std::uint32_t kMaxFds = 64;
@@ -90,6 +95,27 @@ struct Configure {
     std::uint32_t max_frames;  // of one stack
     std::uint32_t fd_count;
     FdKind fd_kinds[kMaxFds];
+};
+
+/// Agent → CLI, if Configure came with kBpfState: the sampler thread waits for `signal`, which is
+/// blocked in it. The CLI points the timers at it: in CPU mode ticks of the target's own threads,
+/// in wall mode one every interval. No ticks come before this.
+struct Arm {
+    Header header;
+    std::uint32_t sampler_tid;  // as the target sees it
+    std::int32_t signal;        // a real-time signal, SIGRTMIN to SIGRTMAX
+    /// echion_snapshot_layout of bpf/abi.h; all zero: no snapshots.
+    std::uint8_t snapshot_layout[40];
+};
+
+/// CLI → agent: the answer. When not armed, the agent keeps time by itself.
+struct Armed {
+    Header header;
+    std::uint32_t armed;        // 1: ticks will come; 0: they will not
+    std::uint32_t snapshots;    // 1: and snapshots with them
+    std::uint64_t interval_ns;  // of the ticks: may be longer than asked for (kernel's rate limit)
+    std::int32_t system_errno;  // when not armed
+    std::uint32_t reserved;
 };
 
 /// Agent → CLI: the first tick has been taken.
@@ -119,6 +145,8 @@ static_assert(sizeof(Header) == 16);
 static_assert(sizeof(Connect) == 16);
 static_assert(sizeof(Hello) == 56);
 static_assert(sizeof(Configure) == 296);
+static_assert(sizeof(Arm) == 64);
+static_assert(sizeof(Armed) == 40);
 static_assert(sizeof(Started) == 24);
 static_assert(sizeof(Failed) == 136);
 

@@ -1,0 +1,277 @@
+/*
+ * What the kernel tells Echion about the threads of its targets: CPU time and switches, from the
+ * scheduler's tracepoints, and on every tick of a perf event the Python stack of the thread that
+ * it interrupts. Whoever is not a target pays two loads a switch.
+ *
+ *     sched_process_fork    a thread of a target is given its slot before it first runs
+ *     sched_switch          keeps the slots; returns those of threads that have ended
+ *     sched_process_exec    numbers change hands, and the agent's memory is gone
+ *     sched_process_exit    the last thread of a process takes it off the map of targets
+ *     iter/task             gives slots to the threads that are there already
+ *     perf_event            a tick: snapshot, and whether to signal the sampler
+ */
+#include "vmlinux_min.h"
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "abi.h"
+#include "maps.bpf.h"
+#include "snapshot.bpf.h"
+#include "threads.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+/* include/linux/sched.h; the same since 4.14. */
+#define TASK_UNINTERRUPTIBLE 0x02
+#define TASK_STOPPED_OR_TRACED 0x0c
+#define TASK_DEAD 0x80
+
+/* The process that enter_threads is about, by its number in the command-line program's namespace,
+ * and the target number it is to have. Written before each run of the iterator. */
+__u32 entering_pid = 0;
+__u32 entering_target = 0;
+/* The next number for a process that is followed; the command-line program takes numbers too. */
+__u32 next_target = 0;
+
+static __always_inline __u32 read_state(struct task_struct* task) {
+    if (bpf_core_field_exists(task->__state)) {
+        return task->__state;
+    }
+    return (__u32)((struct task_struct___before_5_14*)task)->state;
+}
+
+static __always_inline __u8 classify(bool preempted, __u32 task_state) {
+    if (preempted || task_state == 0) {
+        return ECHION_OFF_PREEMPTED;
+    }
+    if (task_state & TASK_DEAD) {
+        return ECHION_OFF_ENDED;
+    }
+    if (task_state & TASK_STOPPED_OR_TRACED) {
+        return ECHION_OFF_STOPPED;
+    }
+    return task_state & TASK_UNINTERRUPTIBLE ? ECHION_OFF_BLOCKED : ECHION_OFF_WAITING;
+}
+
+/* The sampler has gone to sleep, so it has taken all signals there were. */
+static __always_inline void note_sampler_asleep(const struct echion_thread* thread, __u32 target) {
+    const struct echion_target_config* config = bpf_map_lookup_elem(&target_configs, &target);
+    struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &target);
+    if (config && target_state && config->sampler_tid == thread->tid) {
+        STORE(target_state->pending, 0);
+    }
+}
+
+static __always_inline void switch_out(struct task_struct* task, struct membership* member,
+                                       bool preempted) {
+    const __u32 slot = member->slot - 1;
+    struct echion_thread* thread = find_thread(slot);
+    if (!thread) {
+        return;
+    }
+    const __u64 now = bpf_ktime_get_ns();
+    const __u8 reason = classify(preempted, read_state(task));
+    begin_write(thread);
+    thread->on_cpu_ns = task->se.sum_exec_runtime;
+    STORE(thread->on_cpu_since_ns, 0);
+    thread->off_cpu_since_ns = now;
+    thread->voluntary = task->nvcsw;
+    thread->involuntary = task->nivcsw;
+    thread->off_reason = reason;
+    if (reason == ECHION_OFF_ENDED) {
+        thread->state = ECHION_THREAD_ENDED;
+        thread->ended_ns = now;
+    }
+    end_write(thread);
+    touch_stamp(slot, false);
+    if (reason == ECHION_OFF_ENDED) {
+        struct echion_table* table = find_table();
+        if (table) {
+            __sync_fetch_and_add(&table->threads_ended, 1);
+        }
+        if (!has_task_storage) {
+            const __u32 tid = task->pid;
+            bpf_map_delete_elem(&members_by_tid, &tid);
+        }
+        return_slot(slot, now);
+    } else if (reason != ECHION_OFF_PREEMPTED) {
+        note_sampler_asleep(thread, member->target);
+    }
+}
+
+static __always_inline void switch_in(struct membership* member) {
+    const __u32 slot = member->slot - 1;
+    struct echion_thread* thread = find_thread(slot);
+    if (!thread) {
+        return;
+    }
+    begin_write(thread);
+    STORE(thread->on_cpu_since_ns, bpf_ktime_get_ns());
+    thread->run_count += 1;
+    thread->cpu = bpf_get_smp_processor_id();
+    end_write(thread);
+    touch_stamp(slot, true);
+}
+
+SEC("tp_btf/sched_switch")
+int BPF_PROG(on_switch, bool preempted, struct task_struct* previous, struct task_struct* next) {
+    struct membership* member = find_member(previous);
+    if (member) {
+        switch_out(previous, member, preempted);
+    }
+    member = find_member(next);
+    if (member) {
+        switch_in(member);
+    }
+    return 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(on_fork, struct task_struct* parent, struct task_struct* child) {
+    const __u32 parent_pid = parent->tgid;
+    const __u32 child_pid = child->tgid;
+    const __u32* target = bpf_map_lookup_elem(&targets, &parent_pid);
+    if (!target) {
+        return 0;
+    }
+    __u32 child_target = *target;
+    if (child_pid != parent_pid) {
+        if (!follow_children) {
+            return 0;
+        }
+        child_target = __sync_fetch_and_add(&next_target, 1);
+        if (child_target >= ECHION_MAX_TARGETS || !enter_target(child, child_target)) {
+            count(ECHION_COUNT_TARGETS_REFUSED);
+            return 0;
+        }
+    }
+    enter_thread(child, child_target);
+    return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_exec, struct task_struct* task, int old_tid) {
+    struct membership* member;
+    if (!has_task_storage && old_tid != task->pid) {
+        /* The thread has taken over its leader's number, and the leader its place in the map. */
+        __u32 tid = old_tid;
+        member = bpf_map_lookup_elem(&members_by_tid, &tid);
+        if (member) {
+            const struct membership moved = *member;
+            bpf_map_delete_elem(&members_by_tid, &tid);
+            tid = task->pid;
+            bpf_map_update_elem(&members_by_tid, &tid, &moved, 0);
+        }
+    }
+    member = find_member(task);
+    struct echion_thread* thread = member ? find_thread(member->slot - 1) : 0;
+    if (!thread) {
+        return 0;
+    }
+    /* The agent that gave these addresses has gone with its memory. */
+    struct echion_target_config* config = bpf_map_lookup_elem(&target_configs, &member->target);
+    if (config) {
+        STORE(config->snapshot.thread_refs, 0);
+        STORE(config->sampler_tid, 0);
+    }
+    const struct task_numbers tid = read_numbers(task);
+    STORE(thread->tid, tid.here);
+    STORE(thread->target_tid, tid.innermost);
+    touch_stamp(member->slot - 1, true);
+    return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_exit, struct task_struct* task) {
+    /* The kernel has counted this thread off already. */
+    if (BPF_CORE_READ(task, signal, live.counter) != 0) {
+        return 0;
+    }
+    const __u32 pid = task->tgid;
+    const __u32* target = bpf_map_lookup_elem(&targets, &pid);
+    if (!target) {
+        return 0;
+    }
+    const __u32 number = *target;
+    struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &number);
+    if (target_state) {
+        STORE(target_state->pid, 0);
+    }
+    bpf_map_delete_elem(&targets, &pid);
+    return 0;
+}
+
+SEC("iter/task")
+int enter_threads(struct bpf_iter__task* ctx) {
+    struct task_struct* task = ctx->task;
+    const __u32 pid = LOAD(entering_pid);
+    if (!task || !pid || read_numbers(BPF_CORE_READ(task, group_leader)).here != pid) {
+        return 0;
+    }
+    enter_target(task, LOAD(entering_target));
+    const __u32 kernel_pid = task->tgid;
+    const __u32* target = bpf_map_lookup_elem(&targets, &kernel_pid);
+    if (target) {
+        enter_thread(task, *target);
+    }
+    return 0;
+}
+
+/* Whether to send the sampler of this target a signal now. */
+static __always_inline bool may_signal(__u32 target, const struct echion_target_config* config) {
+    struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &target);
+    if (!target_state || !config->max_pending) {
+        return false;
+    }
+    if (LOAD(target_state->pending) >= config->max_pending) {
+        count(ECHION_COUNT_SAMPLER_BUSY);
+        return false;
+    }
+    __sync_fetch_and_add(&target_state->pending, 1);
+    count(ECHION_COUNT_SIGNALS);
+    return true;
+}
+
+/* A tick of an event on the target's own threads, after so much CPU time of the one interrupted. */
+SEC("perf_event")
+int on_thread_tick(void* ctx) {
+    struct membership* member;
+    if (has_task_storage) {
+        member = bpf_task_storage_get(&members, bpf_get_current_task_btf(), 0, 0);
+    } else {
+        __u32 tid = (__u32)bpf_get_current_pid_tgid();
+        member = bpf_map_lookup_elem(&members_by_tid, &tid);
+    }
+    struct echion_thread* thread = member && member->slot ? find_thread(member->slot - 1) : 0;
+    if (!thread) {
+        count(ECHION_COUNT_FOREIGN_TICKS);
+        return 0;
+    }
+    const __u32 target = member->target;
+    const struct echion_target_config* config = bpf_map_lookup_elem(&target_configs, &target);
+    if (!config) {
+        return 0;
+    }
+    if (config->sampler_tid == thread->tid) {
+        count(ECHION_COUNT_OWN_TICKS);
+        return 0;
+    }
+    count(ECHION_COUNT_TICKS);
+    if (thread->on_cpu_since_ns <= ECHION_SINCE_UNKNOWN) {
+        /* It was entered while it ran, and the moment was missed. */
+        STORE(thread->on_cpu_since_ns, bpf_ktime_get_ns());
+        touch_stamp(member->slot - 1, true);
+    }
+    take_snapshot(thread, member->slot - 1, target, &config->snapshot);
+    return may_signal(target, config);
+}
+
+/* A tick of the wall clock, on whatever CPU the event is; its cookie is the target's number. */
+SEC("perf_event")
+int on_wall_tick(void* ctx) {
+    const __u32 target = (__u32)bpf_get_attach_cookie(ctx);
+    const struct echion_target_config* config = bpf_map_lookup_elem(&target_configs, &target);
+    return config && may_signal(target, config);
+}

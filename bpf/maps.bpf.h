@@ -1,0 +1,157 @@
+/* The maps, and where in them things are. */
+#ifndef ECHION_MAPS_BPF_H
+#define ECHION_MAPS_BPF_H
+
+#include "vmlinux_min.h"
+
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+
+/* Set by the command-line program before loading. The verifier takes them for constants, so that
+ * what a kernel cannot do is not even looked at. */
+const volatile __u32 thread_capacity = ECHION_DEFAULT_THREADS;
+const volatile __u32 first_stamp_entry = 1;
+const volatile __u32 first_thread_entry = 1 + ECHION_DEFAULT_THREADS / ECHION_STAMPS_PER_ENTRY;
+const volatile __u32 pid_namespace_inode = 0; /* of the command-line program */
+const volatile __u64 quarantine_ns = ECHION_SLOT_QUARANTINE_NS;
+const volatile bool has_task_storage = true; /* 5.11 and later */
+const volatile bool follow_children = false;
+
+union entry {
+    struct echion_table table;
+    struct echion_stamps stamps;
+    struct echion_thread thread;
+};
+
+/* What the agent maps. The command-line program sets its size, and freezes it against every write
+ * from user space before it hands it out. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, union entry);
+} state SEC(".maps");
+
+/* What a task is to us. `slot` is the slot's number plus one, so that zero means none yet. */
+struct membership {
+    __u32 slot;
+    __u32 target;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, int);
+    __type(value, struct membership);
+} members SEC(".maps");
+
+/* The same by thread id (initial namespace), for kernels without task storage in tracing programs;
+ * the command-line program gives it its size there. Preallocated, as programs on perf events
+ * demand. */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct membership);
+} members_by_tid SEC(".maps");
+
+/* Slots whose threads have ended, oldest first. */
+struct ended_slot {
+    __u32 slot;
+    __u32 unused;
+    __u64 ended_ns;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_QUEUE);
+    __uint(max_entries, ECHION_MAX_THREADS);
+    __type(value, struct ended_slot);
+} ended_slots SEC(".maps");
+
+/* Process id (initial namespace) → number of the target. Twice the bound keeps a hash map's
+ * free list from running dry while entries are deleted and added at once. */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 2 * ECHION_MAX_TARGETS);
+    __type(key, __u32);
+    __type(value, __u32);
+} targets SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, ECHION_MAX_TARGETS);
+    __type(key, __u32);
+    __type(value, struct echion_target_config);
+} target_configs SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, ECHION_MAX_TARGETS);
+    __type(key, __u32);
+    __type(value, struct echion_target_state);
+} target_states SEC(".maps");
+
+/* One ring per target: an agent sees only what was read from its own process. */
+struct snapshot_ring {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, ECHION_SNAPSHOT_RING_BYTES);
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+    __uint(max_entries, ECHION_MAX_TARGETS);
+    __type(key, __u32);
+    __array(values, struct snapshot_ring);
+} snapshot_rings SEC(".maps");
+
+/* Where a snapshot is put together: too large for the stack. A tick is not interrupted by another
+ * on the same CPU. `raw` has room for a load of 8 bytes at any offset below ECHION_FRAME_BYTES. */
+struct snapshot_scratch {
+    struct echion_snapshot head;
+    struct echion_frame frames[ECHION_SNAPSHOT_FRAMES];
+    __u8 raw[ECHION_FRAME_BYTES + 8];
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct snapshot_scratch);
+} scratch SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, ECHION_COUNTERS);
+    __type(key, __u32);
+    __type(value, __u64);
+} counters SEC(".maps");
+
+static __always_inline void count(__u32 counter) {
+    __u64* value = bpf_map_lookup_elem(&counters, &counter);
+    if (value) {
+        *value += 1;
+    }
+}
+
+static __always_inline union entry* find_entry(__u32 index) {
+    return bpf_map_lookup_elem(&state, &index);
+}
+
+static __always_inline struct echion_table* find_table(void) {
+    union entry* entry = find_entry(0);
+    return entry ? &entry->table : 0;
+}
+
+static __always_inline struct echion_thread* find_thread(__u32 slot) {
+    union entry* entry = find_entry(first_thread_entry + slot);
+    return entry ? &entry->thread : 0;
+}
+
+static __always_inline __u32* find_stamp(__u32 slot) {
+    union entry* entry = find_entry(first_stamp_entry + slot / ECHION_STAMPS_PER_ENTRY);
+    return entry ? &entry->stamps.stamp[slot % ECHION_STAMPS_PER_ENTRY] : 0;
+}
+
+#endif

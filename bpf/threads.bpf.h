@@ -1,0 +1,204 @@
+/* Threads of the targets: who they are, and the slots that they are given. */
+#ifndef ECHION_THREADS_BPF_H
+#define ECHION_THREADS_BPF_H
+
+#include "maps.bpf.h"
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+/* Levels that PID namespaces may be nested in (MAX_PID_NS_LEVEL, include/linux/pid_namespace.h). */
+#define MAX_PID_NAMESPACE_LEVEL 32
+
+/* Plain loads and stores that the compiler may neither drop nor merge. */
+#define LOAD(lvalue) (*(volatile typeof(lvalue)*)&(lvalue))
+#define STORE(lvalue, value) (*(volatile typeof(lvalue)*)&(lvalue) = (value))
+/* Order of stores as seen by another CPU: on x86 the compiler's order is enough. */
+#define STORE_BARRIER() asm volatile("" ::: "memory")
+
+/* Numbers of one task in the namespace of the command-line program and in its own. */
+struct task_numbers {
+    __u32 here;
+    __u32 innermost;
+};
+
+static __always_inline struct task_numbers read_numbers(struct task_struct* task) {
+    struct task_numbers result = {0, 0};
+    struct pid* pid = BPF_CORE_READ(task, thread_pid);
+    if (!pid) {
+        return result;
+    }
+    const __u32 level = BPF_CORE_READ(pid, level);
+    const void* numbers = __builtin_preserve_access_index(&pid->numbers);
+    for (__u32 i = 0; i <= MAX_PID_NAMESPACE_LEVEL; i++) {
+        const struct upid* upid = numbers + i * bpf_core_type_size(struct upid);
+        if (i > level) {
+            break;
+        }
+        const __u32 number = BPF_CORE_READ(upid, nr);
+        if (BPF_CORE_READ(upid, ns, ns.inum) == pid_namespace_inode) {
+            result.here = number;
+        }
+        result.innermost = number;
+    }
+    return result;
+}
+
+/* What the task is to us, or null. Two loads for most tasks of a machine: they have no task storage
+ * at all. */
+static __always_inline struct membership* find_member(struct task_struct* task) {
+    struct membership* member;
+    if (has_task_storage) {
+        if (!task->bpf_storage) {
+            return 0;
+        }
+        member = bpf_task_storage_get(&members, task, 0, 0);
+    } else {
+        __u32 tid = task->pid;
+        member = bpf_map_lookup_elem(&members_by_tid, &tid);
+    }
+    return member && member->slot ? member : 0;
+}
+
+/* Makes the stamp differ from every earlier value, odd for on CPU. */
+static __always_inline void touch_stamp(__u32 slot, bool on_cpu) {
+    __u32* stamp = find_stamp(slot);
+    if (stamp) {
+        const __u32 odd = LOAD(*stamp) | 1;
+        STORE(*stamp, on_cpu ? odd + 2 : odd + 1);
+    }
+}
+
+static __always_inline void begin_write(struct echion_thread* thread) {
+    STORE(thread->sequence, LOAD(thread->sequence) + 1);
+    STORE_BARRIER();
+}
+
+static __always_inline void end_write(struct echion_thread* thread) {
+    STORE_BARRIER();
+    STORE(thread->sequence, LOAD(thread->sequence) + 1);
+}
+
+static __always_inline void return_slot(__u32 slot, __u64 ended_ns) {
+    struct ended_slot ended = {.slot = slot, .ended_ns = ended_ns};
+    bpf_map_push_elem(&ended_slots, &ended, 0);
+}
+
+/* A slot that no thread has, as its number plus one; 0 when there is none. Ended ones come first,
+ * oldest first, so that the part of the table in use stays as small as it can. */
+static __always_inline __u32 take_slot(struct echion_table* table, __u64 now) {
+    struct ended_slot ended;
+    if (!bpf_map_peek_elem(&ended_slots, &ended) && now - ended.ended_ns >= quarantine_ns &&
+        !bpf_map_pop_elem(&ended_slots, &ended)) {
+        /* Another CPU may have taken the one that was looked at. */
+        if (now - ended.ended_ns >= quarantine_ns) {
+            return ended.slot + 1;
+        }
+        return_slot(ended.slot, ended.ended_ns);
+    }
+    if (LOAD(table->threads_used) >= thread_capacity) {
+        return 0;
+    }
+    const __u32 slot = __sync_fetch_and_add(&table->threads_used, 1);
+    if (slot >= thread_capacity) {
+        __sync_fetch_and_sub(&table->threads_used, 1);
+        return 0;
+    }
+    return slot + 1;
+}
+
+static __always_inline void fill_slot(struct echion_thread* thread, struct task_struct* task,
+                                      __u32 target, __u64 now) {
+    const struct task_numbers tid = read_numbers(task);
+    const struct task_numbers pid = read_numbers(BPF_CORE_READ(task, group_leader));
+    const __u64 cpu_ns = BPF_CORE_READ(task, se.sum_exec_runtime);
+    begin_write(thread);
+    thread->generation += 1;
+    thread->on_cpu_ns = cpu_ns;
+    thread->on_cpu_since_ns = ECHION_SINCE_UNKNOWN;
+    thread->off_cpu_since_ns = 0;
+    thread->run_count = 0;
+    thread->voluntary = BPF_CORE_READ(task, nvcsw);
+    thread->involuntary = BPF_CORE_READ(task, nivcsw);
+    thread->cpu = 0;
+    thread->state = ECHION_THREAD_LIVE;
+    thread->off_reason = ECHION_OFF_UNKNOWN;
+    thread->target = (__u16)target;
+    thread->tid = tid.here;
+    thread->pid = pid.here;
+    thread->target_tid = tid.innermost;
+    thread->target_pid = pid.innermost;
+    thread->start_cpu_ns = cpu_ns;
+    thread->started_ns = now;
+    thread->ended_ns = 0;
+    end_write(thread);
+}
+
+/* Enters the task's number into whatever find_member() looks at. False if another CPU was first. */
+static __always_inline bool publish_member(struct task_struct* task, __u32 slot, __u32 target) {
+    if (has_task_storage) {
+        struct membership* member =
+            bpf_task_storage_get(&members, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+        if (!member) {
+            return false;
+        }
+        STORE(member->target, target);
+        return __sync_val_compare_and_swap(&member->slot, 0, slot + 1) == 0;
+    }
+    const __u32 tid = task->pid;
+    const struct membership member = {slot + 1, target};
+    return bpf_map_update_elem(&members_by_tid, &tid, &member, BPF_NOEXIST) == 0;
+}
+
+/* Gives the task a slot, unless it has one. */
+static __always_inline void enter_thread(struct task_struct* task, __u32 target) {
+    if (find_member(task)) {
+        return;
+    }
+    struct echion_table* table = find_table();
+    if (!table) {
+        return;
+    }
+    const __u64 now = bpf_ktime_get_ns();
+    const __u32 taken = take_slot(table, now);
+    struct echion_thread* thread = taken ? find_thread(taken - 1) : 0;
+    if (!thread) {
+        __sync_fetch_and_add(&table->threads_refused, 1);
+        count(ECHION_COUNT_THREADS_REFUSED);
+        return;
+    }
+    const __u32 slot = taken - 1;
+    fill_slot(thread, task, target, now);
+    if (!publish_member(task, slot, target)) {
+        STORE(thread->state, ECHION_THREAD_ENDED);
+        STORE(thread->on_cpu_since_ns, 0);
+        touch_stamp(slot, false);
+        return_slot(slot, 0);
+        return;
+    }
+    /* From here on the switches are seen. One that came first has told more than on_cpu can. */
+    const bool running = bpf_core_field_exists(task->on_cpu) && BPF_CORE_READ(task, on_cpu);
+    const bool first = __sync_val_compare_and_swap(&thread->on_cpu_since_ns, ECHION_SINCE_UNKNOWN,
+                                                   running ? now : 0) == ECHION_SINCE_UNKNOWN;
+    if (first) {
+        touch_stamp(slot, running);
+    }
+    __sync_fetch_and_add(&table->threads_started, 1);
+}
+
+/* Makes the process a target under the given number. False when it is one already. */
+static __always_inline bool enter_target(struct task_struct* task, __u32 target) {
+    const __u32 kernel_pid = BPF_CORE_READ(task, tgid);
+    const struct task_numbers pid = read_numbers(BPF_CORE_READ(task, group_leader));
+    struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &target);
+    if (!target_state || bpf_map_update_elem(&targets, &kernel_pid, &target, BPF_NOEXIST)) {
+        return false;
+    }
+    target_state->target_pid = pid.innermost;
+    target_state->kernel_pid = kernel_pid;
+    target_state->pending = 0;
+    STORE(target_state->pid, pid.here);
+    return true;
+}
+
+#endif
