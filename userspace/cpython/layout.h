@@ -21,9 +21,9 @@ struct Version {
 
 /// How a frame stores where it is in its code.
 enum class InstructionKind : std::uint8_t {
-    kByteIndex,       ///< f_lasti counts bytes (3.8, 3.9).
-    kCodeUnitIndex,   ///< f_lasti counts two-byte code units (3.10).
-    kCodePointer,     ///< prev_instr / instr_ptr points into co_code_adaptive (3.11 and later).
+    kByteIndex,      ///< f_lasti counts bytes (3.8, 3.9).
+    kCodeUnitIndex,  ///< f_lasti counts two-byte code units (3.10).
+    kCodePointer,    ///< prev_instr / instr_ptr points into co_code_adaptive (3.11 and later).
 };
 
 /// How co_linetable (co_lnotab) is encoded.
@@ -35,51 +35,51 @@ enum class LineTableKind : std::uint8_t {
 
 // Each structure below is named after CPython's own; each field after CPython's field.
 
-struct RuntimeLayout {          // _PyRuntimeState
-    Offset size;                // enough bytes to cover the fields below
-    Offset initialized;         // int: Py_Initialize() is done
-    Offset finalizing;          // PyThreadState*: the thread that runs Py_Finalize()
-    Offset interpreters_head;   // PyInterpreterState*
-    Offset interpreters_main;   // PyInterpreterState*
-    Offset main_thread;         // unsigned long: pthread of the main thread
-    Offset ceval_gil;           // struct _gil_runtime_state, in place (3.8-3.11)
-    Offset gc_collecting;       // int (3.8 only; later it is in the interpreter)
-    Offset debug_offsets;       // struct _Py_DebugOffsets, in place (3.13 and later)
+struct RuntimeLayout {         // _PyRuntimeState
+    Offset size;               // enough bytes to cover the fields below
+    Offset initialized;        // int: Py_Initialize() is done
+    Offset finalizing;         // PyThreadState*: the thread that runs Py_Finalize()
+    Offset interpreters_head;  // PyInterpreterState*
+    Offset interpreters_main;  // PyInterpreterState*
+    Offset main_thread;        // unsigned long: pthread of the main thread
+    Offset ceval_gil;          // struct _gil_runtime_state, in place (3.8-3.11)
+    Offset gc_collecting;      // int (3.8 only; later it is in the interpreter)
+    Offset debug_offsets;      // struct _Py_DebugOffsets, in place (3.13 and later)
 };
 
-struct InterpreterLayout {      // PyInterpreterState
-    Offset size;                // enough bytes to cover the fields below
-    Offset id;                  // int64_t
-    Offset next;                // PyInterpreterState*
-    Offset threads_head;        // PyThreadState*
-    Offset modules;             // PyObject*: sys.modules
-    Offset ceval_gil;           // struct _gil_runtime_state* (3.12 and later)
-    Offset gc_collecting;       // int (3.9 and later)
+struct InterpreterLayout {  // PyInterpreterState
+    Offset size;            // enough bytes to cover the fields below
+    Offset id;              // int64_t
+    Offset next;            // PyInterpreterState*
+    Offset threads_head;    // PyThreadState*
+    Offset modules;         // PyObject*: sys.modules
+    Offset ceval_gil;       // struct _gil_runtime_state* (3.12 and later)
+    Offset gc_collecting;   // int (3.9 and later)
 };
 
-struct GilLayout {              // struct _gil_runtime_state
-    Offset size;                // enough bytes to cover the fields below
-    Offset last_holder;         // PyThreadState*
-    Offset locked;              // int: 1 taken, 0 free, -1 not created yet
-    Offset switch_number;       // unsigned long: times that last_holder changed
+struct GilLayout {         // struct _gil_runtime_state
+    Offset size;           // enough bytes to cover the fields below
+    Offset last_holder;    // PyThreadState*
+    Offset locked;         // int: 1 taken, 0 free, -1 not created yet
+    Offset switch_number;  // unsigned long: times that last_holder changed
 };
 
-struct ThreadStateLayout {      // PyThreadState
-    Offset size;                // enough bytes to cover the fields below
-    Offset prev;                // PyThreadState*
-    Offset next;                // PyThreadState*
-    Offset interp;              // PyInterpreterState*
-    Offset frame;               // PyFrameObject* (3.8-3.10), _PyInterpreterFrame* (3.13 and later)
-    Offset cframe;              // _PyCFrame* (3.11, 3.12)
-    Offset thread_id;           // unsigned long: pthread_t
-    Offset native_thread_id;    // unsigned long: gettid() (3.11 and later)
-    Offset id;                  // uint64_t: unique in its interpreter
-    Offset datastack_chunk;     // _PyStackChunk* (3.11 and later)
-    Offset datastack_top;       // PyObject** (3.11 and later)
+struct ThreadStateLayout {    // PyThreadState
+    Offset size;              // enough bytes to cover the fields below
+    Offset prev;              // PyThreadState*
+    Offset next;              // PyThreadState*
+    Offset interp;            // PyInterpreterState*
+    Offset frame;             // PyFrameObject* (3.8-3.10), _PyInterpreterFrame* (3.13 and later)
+    Offset cframe;            // _PyCFrame* (3.11, 3.12)
+    Offset thread_id;         // unsigned long: pthread_t
+    Offset native_thread_id;  // unsigned long: gettid() (3.11 and later)
+    Offset id;                // uint64_t: unique in its interpreter
+    Offset datastack_chunk;   // _PyStackChunk* (3.11 and later)
+    Offset datastack_top;     // PyObject** (3.11 and later)
 };
 
-struct CFrameLayout {           // _PyCFrame (3.11, 3.12)
-    Offset current_frame;       // _PyInterpreterFrame*
+struct CFrameLayout {      // _PyCFrame (3.11, 3.12)
+    Offset current_frame;  // _PyInterpreterFrame*
 };
 
 struct FrameLayout {            // PyFrameObject (3.8-3.10), _PyInterpreterFrame (3.11 and later)
@@ -94,78 +94,78 @@ struct FrameLayout {            // PyFrameObject (3.8-3.10), _PyInterpreterFrame
     InstructionKind instruction_kind;
 };
 
-struct StackChunkLayout {       // _PyStackChunk (3.11 and later)
-    Offset previous;            // _PyStackChunk*
-    Offset size;                // size_t: bytes of the chunk, this header included
-    Offset top;                 // size_t: in PyObject*, valid when a newer chunk is in use
-    Offset data;                // PyObject*[]
+struct StackChunkLayout {  // _PyStackChunk (3.11 and later)
+    Offset previous;       // _PyStackChunk*
+    Offset size;           // size_t: bytes of the chunk, this header included
+    Offset top;            // size_t: in PyObject*, valid when a newer chunk is in use
+    Offset data;           // PyObject*[]
 };
 
-struct CodeLayout {             // PyCodeObject
-    Offset size;                // bytes of the fixed part, up to the code itself
-    Offset filename;            // PyObject* (str)
-    Offset name;                // PyObject* (str)
-    Offset qualname;            // PyObject* (str) (3.11 and later)
-    Offset linetable;           // PyObject* (bytes): co_lnotab / co_linetable
-    Offset firstlineno;         // int
-    Offset code_adaptive;       // char[]: the instructions, in place (3.11 and later)
+struct CodeLayout {        // PyCodeObject
+    Offset size;           // bytes of the fixed part, up to the code itself
+    Offset filename;       // PyObject* (str)
+    Offset name;           // PyObject* (str)
+    Offset qualname;       // PyObject* (str) (3.11 and later)
+    Offset linetable;      // PyObject* (bytes): co_lnotab / co_linetable
+    Offset firstlineno;    // int
+    Offset code_adaptive;  // char[]: the instructions, in place (3.11 and later)
     LineTableKind line_table_kind;
 };
 
-struct ObjectLayout {           // PyObject, PyVarObject
-    Offset size;                // sizeof(PyObject)
-    Offset ob_type;             // PyTypeObject*
-    Offset ob_size;             // Py_ssize_t, of a PyVarObject
+struct ObjectLayout {  // PyObject, PyVarObject
+    Offset size;       // sizeof(PyObject)
+    Offset ob_type;    // PyTypeObject*
+    Offset ob_size;    // Py_ssize_t, of a PyVarObject
 };
 
-struct TypeLayout {             // PyTypeObject, PyHeapTypeObject
-    Offset size;                // enough bytes to cover the tp_ fields below
-    Offset tp_name;             // const char*
-    Offset tp_basicsize;        // Py_ssize_t
-    Offset tp_flags;            // unsigned long
-    Offset tp_dictoffset;       // Py_ssize_t
-    Offset ht_cached_keys;      // PyDictKeysObject* of a heap type; not covered by `size`
+struct TypeLayout {         // PyTypeObject, PyHeapTypeObject
+    Offset size;            // enough bytes to cover the tp_ fields below
+    Offset tp_name;         // const char*
+    Offset tp_basicsize;    // Py_ssize_t
+    Offset tp_flags;        // unsigned long
+    Offset tp_dictoffset;   // Py_ssize_t
+    Offset ht_cached_keys;  // PyDictKeysObject* of a heap type; not covered by `size`
 };
 
-struct BytesLayout {            // PyBytesObject
-    Offset ob_size;             // Py_ssize_t
-    Offset ob_sval;             // char[]
+struct BytesLayout {  // PyBytesObject
+    Offset ob_size;   // Py_ssize_t
+    Offset ob_sval;   // char[]
 };
 
-struct UnicodeLayout {          // PyASCIIObject, PyCompactUnicodeObject, PyUnicodeObject
-    Offset length;              // Py_ssize_t, in code points
-    Offset state;               // uint32_t bit field: kind, compact, ascii (bit places below)
+struct UnicodeLayout {  // PyASCIIObject, PyCompactUnicodeObject, PyUnicodeObject
+    Offset length;      // Py_ssize_t, in code points
+    Offset state;       // uint32_t bit field: kind, compact, ascii (bit places below)
     std::uint8_t kind_shift, kind_bits;
     std::uint8_t compact_shift;
     std::uint8_t ascii_shift;
-    Offset ascii_data;          // sizeof(PyASCIIObject): data of an ASCII string
-    Offset compact_data;        // sizeof(PyCompactUnicodeObject): data of the other compact strings
-    Offset data_any;            // void*: data of a string that is not compact
+    Offset ascii_data;    // sizeof(PyASCIIObject): data of an ASCII string
+    Offset compact_data;  // sizeof(PyCompactUnicodeObject): data of the other compact strings
+    Offset data_any;      // void*: data of a string that is not compact
 };
 
-struct IntegerLayout {          // PyLongObject
-    Offset ob_size;             // Py_ssize_t (3.8-3.11): number of digits, negative below zero
-    Offset lv_tag;              // uintptr_t (3.12 and later): digits << 3, sign in the low bits
-    Offset ob_digit;            // digit[], the least significant first
-    std::uint8_t digit_bits;    // used bits of a digit: 30, or 15 (32-bit builds before 3.12)
-    std::uint8_t digit_bytes;   // 4 or 2
+struct IntegerLayout {         // PyLongObject
+    Offset ob_size;            // Py_ssize_t (3.8-3.11): number of digits, negative below zero
+    Offset lv_tag;             // uintptr_t (3.12 and later): digits << 3, sign in the low bits
+    Offset ob_digit;           // digit[], the least significant first
+    std::uint8_t digit_bits;   // used bits of a digit: 30, or 15 (32-bit builds before 3.12)
+    std::uint8_t digit_bytes;  // 4 or 2
 };
 
-struct DictLayout {             // PyDictObject
-    Offset size;                // sizeof(PyDictObject)
-    Offset ma_used;             // Py_ssize_t
-    Offset ma_keys;             // PyDictKeysObject*
-    Offset ma_values;           // values of a split table, or null
+struct DictLayout {    // PyDictObject
+    Offset size;       // sizeof(PyDictObject)
+    Offset ma_used;    // Py_ssize_t
+    Offset ma_keys;    // PyDictKeysObject*
+    Offset ma_values;  // values of a split table, or null
 };
 
-struct DictKeysLayout {         // PyDictKeysObject
-    Offset dk_size;             // Py_ssize_t: slots of the index table (3.8-3.10)
-    Offset dk_log2_size;        // uint8_t (3.11 and later)
-    Offset dk_log2_index_bytes; // uint8_t (3.11 and later)
-    Offset dk_kind;             // uint8_t (3.11 and later): 0 general, 1 unicode, 2 split
-    Offset dk_nentries;         // Py_ssize_t
-    Offset dk_indices;          // char[]: the index table, then the entries
-    Offset general_entry_size;  // sizeof(PyDictKeyEntry)
+struct DictKeysLayout {          // PyDictKeysObject
+    Offset dk_size;              // Py_ssize_t: slots of the index table (3.8-3.10)
+    Offset dk_log2_size;         // uint8_t (3.11 and later)
+    Offset dk_log2_index_bytes;  // uint8_t (3.11 and later)
+    Offset dk_kind;              // uint8_t (3.11 and later): 0 general, 1 unicode, 2 split
+    Offset dk_nentries;          // Py_ssize_t
+    Offset dk_indices;           // char[]: the index table, then the entries
+    Offset general_entry_size;   // sizeof(PyDictKeyEntry)
     Offset general_entry_key;
     Offset general_entry_value;
     Offset unicode_entry_size;  // sizeof(PyDictUnicodeEntry) (3.11 and later)
@@ -175,25 +175,25 @@ struct DictKeysLayout {         // PyDictKeysObject
 
 /// Where an instance of a Python class keeps its attributes.
 enum class InstanceDictKind : std::uint8_t {
-    kDictOffset,      ///< A dict at tp_dictoffset (3.8-3.10).
+    kDictOffset,           ///< A dict at tp_dictoffset (3.8-3.10).
     kManagedPreObject311,  ///< Values pointer at -4 words, dict pointer at -3 words (3.11).
     kManagedPreObject312,  ///< One word at -3: dict or tagged values (3.12).
-    kInlineValues313, ///< Dict pointer at -3 words; values after the object (3.13).
+    kInlineValues313,      ///< Dict pointer at -3 words; values after the object (3.13).
 };
 
 struct InstanceLayout {
     InstanceDictKind kind;
-    Offset managed_dict;        // (signed, from the object) of the dict or dict-or-values word
-    Offset managed_values;      // (signed) of the values pointer (3.11)
+    Offset managed_dict;    // (signed, from the object) of the dict or dict-or-values word
+    Offset managed_values;  // (signed) of the values pointer (3.11)
     std::uint32_t managed_dict_flag;   // Py_TPFLAGS_MANAGED_DICT, 0 where it does not exist
     std::uint32_t inline_values_flag;  // Py_TPFLAGS_INLINE_VALUES, 0 where it does not exist
-    Offset values_start;        // offset of the first value in a PyDictValues
-    Offset inline_capacity;     // uint8_t: offset of `capacity` in a PyDictValues (3.13)
-    Offset inline_valid;        // uint8_t: offset of `valid` in a PyDictValues (3.13)
+    Offset values_start;               // offset of the first value in a PyDictValues
+    Offset inline_capacity;            // uint8_t: offset of `capacity` in a PyDictValues (3.13)
+    Offset inline_valid;               // uint8_t: offset of `valid` in a PyDictValues (3.13)
 };
 
-struct ModuleLayout {           // PyModuleObject
-    Offset md_dict;             // PyObject* (dict)
+struct ModuleLayout {  // PyModuleObject
+    Offset md_dict;    // PyObject* (dict)
 };
 
 /// What Echion has to know of one CPython minor version in one ABI. Data only: scripts/

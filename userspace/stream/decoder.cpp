@@ -9,8 +9,6 @@
 namespace echion::stream {
 namespace {
 
-using model::FrameLocation;
-
 constexpr std::uint64_t kNanosPerDay = 86'400'000'000'000;
 /// A tick, or CPU time since the last report, longer than this is a lie.
 constexpr std::uint64_t kMaxDeltaNs = 366 * kNanosPerDay;
