@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <memory>
 
 #include "cpython/attributes.h"
+#include "cpython/debug_offsets.h"
 #include "cpython/dicts.h"
 #include "cpython/layout.h"
 #include "cpython/objects.h"
@@ -203,6 +205,14 @@ TEST_P(ObjectsLive, TheLayoutLeadsFromTheRuntimeToTheModules) {
         ASSERT_TRUE(main_thread.has_value());
         EXPECT_EQ(*main_thread, to_number(fact[3]));
         EXPECT_EQ(memory_.read_value<int>(runtime + layout_->runtime.initialized).value_or(0), 1);
+    });
+}
+
+TEST_P(ObjectsLive, TheRuntimesOwnOffsetsAgreeWithTheRow) {
+    for_each("runtime", [&](Address runtime, const auto&) {
+        auto layout = read_debug_offsets(memory_, runtime, *layout_);
+        ASSERT_TRUE(layout.has_value()) << layout.error().what;
+        EXPECT_EQ(std::memcmp(&*layout, layout_, sizeof(Layout)), 0);
     });
 }
 
