@@ -49,6 +49,11 @@ class Mapping {
     [[nodiscard]] std::byte* data() const { return static_cast<std::byte*>(data_); }
     [[nodiscard]] std::size_t size_bytes() const { return size_bytes_; }
     [[nodiscard]] explicit operator bool() const { return data_ != nullptr; }
+    /// Gives up ownership; the caller unmaps.
+    [[nodiscard]] void* release() {
+        size_bytes_ = 0;
+        return std::exchange(data_, nullptr);
+    }
     void reset() {
         if (data_ != nullptr) {
             ::munmap(data_, size_bytes_);

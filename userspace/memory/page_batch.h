@@ -80,6 +80,7 @@ class PageBatch {
     const std::byte* fetch(MemoryReader& reader, Address from, std::size_t size_bytes);
 
     [[nodiscard]] std::size_t free_bytes() const { return arena_.capacity() - used_; }
+    [[nodiscard]] std::size_t free_requests() const { return kMaxRequests - count_; }
 
   private:
     FixedArray<std::byte> arena_;

@@ -27,9 +27,9 @@ enum class Counter : std::uint32_t {
     kSyscalls,
     kFollowMoves,
     kSamplerCpuNs,
+    kSamplerTickNs,
     kSamplerReadNs,
-    kSamplerWalkNs,
-    kSamplerEncodeNs,
+    kWaits,
     kCount,
 };
 
@@ -62,9 +62,9 @@ constexpr std::array<CounterInfo, kCounterCount> kCounters{{
     {Counter::kSyscalls, "syscalls", "system calls made by the sampler"},
     {Counter::kFollowMoves, "follow_moves", "times the sampler moved to the GIL holder's CPU"},
     {Counter::kSamplerCpuNs, "sampler_cpu_ns", "CPU time used by the sampler thread"},
-    {Counter::kSamplerReadNs, "sampler_read_ns", "time spent copying target memory"},
-    {Counter::kSamplerWalkNs, "sampler_walk_ns", "time spent walking the copies"},
-    {Counter::kSamplerEncodeNs, "sampler_encode_ns", "time spent writing to the ring"},
+    {Counter::kSamplerTickNs, "sampler_tick_ns", "time spent in ticks, from wake-up to wait"},
+    {Counter::kSamplerReadNs, "sampler_read_ns", "of it, time spent copying target memory"},
+    {Counter::kWaits, "waits", "system calls made to wait for the next tick"},
 }};
 
 namespace detail {

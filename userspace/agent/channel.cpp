@@ -1,0 +1,168 @@
+#include "agent/channel.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/clock.h"
+
+namespace echion::agent {
+namespace {
+
+template <typename Message>
+void fill_header(Message& message, control::MessageType type) {
+    message.header = {control::kMagic, control::kVersion, type, sizeof(Message)};
+}
+
+template <typename Message>
+bool is_message(const Message& message, std::size_t size_bytes, control::MessageType type) {
+    return size_bytes == sizeof(Message) && message.header.magic == control::kMagic &&
+           message.header.version == control::kVersion && message.header.type == type &&
+           message.header.size_bytes == sizeof(Message);
+}
+
+}  // namespace
+
+int Channel::find_rendezvous() {
+    const char* value = std::getenv(control::kRendezvousVariable);
+    int fd = -1;
+    unsigned long long inode = 0;
+    struct stat status {};
+    if (value == nullptr || std::sscanf(value, "%d:%llu", &fd, &inode) != 2 || fd < 0 ||
+        fstat(fd, &status) != 0 || !S_ISSOCK(status.st_mode) || status.st_ino != inode) {
+        return -1;
+    }
+    return fd;
+}
+
+Result<UniqueFd> Channel::connect(int rendezvous_fd) {
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
+        return fail(ErrorKind::kSystem, "make a control channel", errno);
+    }
+    UniqueFd own(pair[0]);
+    UniqueFd other(pair[1]);
+    control::Connect message{};
+    fill_header(message, control::MessageType::kConnect);
+    alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))] = {};
+    iovec data{&message, sizeof(message)};
+    msghdr packet{};
+    packet.msg_iov = &data;
+    packet.msg_iovlen = 1;
+    packet.msg_control = ancillary;
+    packet.msg_controllen = sizeof(ancillary);
+    cmsghdr* rights = CMSG_FIRSTHDR(&packet);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int));
+    const int fd = other.get();
+    std::memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
+    if (sendmsg(rendezvous_fd, &packet, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        return fail(ErrorKind::kSystem, "send the control channel", errno);
+    }
+    return own;
+}
+
+template <typename Message>
+Status Channel::send(Message& message, control::MessageType type) {
+    fill_header(message, type);
+    if (::send(socket_.get(), &message, sizeof(message), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        return fail(ErrorKind::kSystem, "send a control message", errno);
+    }
+    return {};
+}
+
+Status Channel::send_hello() {
+    control::Hello message{};
+    std::snprintf(message.agent_version, sizeof(message.agent_version), "%s", ECHION_VERSION);
+    message.pid = static_cast<std::uint32_t>(getpid());
+    message.pointer_bytes = sizeof(void*);
+    return send(message, control::MessageType::kHello);
+}
+
+void Channel::send_started(std::uint32_t python_version, std::uint32_t sampler_tid) {
+    control::Started message{};
+    message.python_version = python_version;
+    message.sampler_tid = sampler_tid;
+    (void)send(message, control::MessageType::kStarted);
+}
+
+void Channel::send_failed(const Error& error) {
+    control::Failed message{};
+    message.error_kind = static_cast<std::uint32_t>(error.kind);
+    message.system_errno = error.system_errno;
+    std::snprintf(message.what, sizeof(message.what), "%s", error.what);
+    (void)send(message, control::MessageType::kFailed);
+}
+
+void Channel::send_stopped() {
+    control::Stopped message{};
+    (void)send(message, control::MessageType::kStopped);
+}
+
+Result<control::Configure> Channel::receive_configure() {
+    control::Configure message{};
+    alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int) * control::kMaxFds)];
+    iovec data{&message, sizeof(message)};
+    msghdr packet{};
+    packet.msg_iov = &data;
+    packet.msg_iovlen = 1;
+    packet.msg_control = ancillary;
+    packet.msg_controllen = sizeof(ancillary);
+    ssize_t size = 0;
+    do {
+        size = recvmsg(socket_.get(), &packet, MSG_CMSG_CLOEXEC);
+    } while (size < 0 && errno == EINTR);
+    std::size_t fd_count = 0;
+    for (cmsghdr* part = size >= 0 ? CMSG_FIRSTHDR(&packet) : nullptr; part != nullptr;
+         part = CMSG_NXTHDR(&packet, part)) {
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) {
+            continue;
+        }
+        const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (std::size_t i = 0; i < count && fd_count < fds_.size(); ++i) {
+            int fd = -1;
+            std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
+            fds_[fd_count++].reset(fd);
+        }
+    }
+    if (size <= 0 ||
+        !is_message(message, static_cast<std::size_t>(size), control::MessageType::kConfigure) ||
+        message.fd_count != fd_count || (packet.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) != 0) {
+        return fail(ErrorKind::kProtocol, "receive the configuration");
+    }
+    return message;
+}
+
+int Channel::find_fd(const control::Configure& configure, control::FdKind kind) const {
+    for (std::size_t i = 0; i < configure.fd_count && i < fds_.size(); ++i) {
+        if (configure.fd_kinds[i] == kind) {
+            return fds_[i].get();
+        }
+    }
+    return -1;
+}
+
+bool Channel::wait_for_stop(std::int64_t timeout_ns) {
+    pollfd poll_fd{socket_.get(), POLLIN, 0};
+    const timespec timeout = make_timespec(timeout_ns > 0 ? timeout_ns : 0);
+    if (ppoll(&poll_fd, 1, &timeout, nullptr) <= 0) {
+        return false;
+    }
+    control::Stop message{};
+    const ssize_t size = recv(socket_.get(), &message, sizeof(message), MSG_DONTWAIT);
+    if (size < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return false;
+    }
+    // An empty read is a hang-up. There is no other message that the agent expects here, so that
+    // whatever has come, it is the end.
+    return true;
+}
+
+}  // namespace echion::agent

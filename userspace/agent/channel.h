@@ -1,0 +1,48 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "stream/control.h"
+
+namespace echion::agent {
+
+/// The agent's end of the control channel. Sampler thread only, except open_rendezvous().
+class Channel {
+  public:
+    explicit Channel(UniqueFd socket) : socket_(std::move(socket)) {}
+
+    /// The rendezvous socket that kRendezvousVariable names, if it still is that socket: its
+    /// descriptor, which stays the environment's, or -1.
+    static int find_rendezvous();
+    /// Makes a channel and sends its other end over the rendezvous socket.
+    static Result<UniqueFd> connect(int rendezvous_fd);
+
+    [[nodiscard]] int fd() const { return socket_.get(); }
+
+    Status send_hello();
+    /// Waits for the configuration, for ever. Descriptors that come with it are in `fds`, at the
+    /// places that `fd_kinds` names. kProtocol when the other side hung up or is not one of ours.
+    Result<control::Configure> receive_configure();
+    void send_started(std::uint32_t python_version, std::uint32_t sampler_tid);
+    void send_failed(const Error& error);
+    void send_stopped();
+
+    /// The descriptor of a kind that came with the configuration, or -1. Owned by the channel.
+    [[nodiscard]] int find_fd(const control::Configure& configure, control::FdKind kind) const;
+
+    /// Whether the other side has asked to stop, or has hung up. Waits until then or until
+    /// `timeout_ns` have passed; 0 looks only.
+    bool wait_for_stop(std::int64_t timeout_ns);
+
+  private:
+    template <typename Message>
+    Status send(Message& message, control::MessageType type);
+
+    UniqueFd socket_;
+    std::array<UniqueFd, control::kMaxFds> fds_;
+};
+
+}  // namespace echion::agent

@@ -1,0 +1,153 @@
+// How the agent comes into a process: preloaded (the constructor), or injected (echion_attach).
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "agent/channel.h"
+#include "agent/guest.h"
+#include "agent/sampler.h"
+#include "base/mapping.h"
+#include "cpython/locate.h"
+#include "platform/process_modules.h"
+#include "platform/process_reader.h"
+
+namespace echion::agent {
+namespace {
+
+// Room for the deepest call of the sampler (some 40 KiB), whatever `ulimit -s` or a small default
+// of the C library says.
+constexpr std::size_t kStackBytes = 256 * 1024;
+
+/// The state of the agent in this process. The one global there is: constructors, fork handlers and
+/// entry points have nowhere else to find it.
+struct Agent {
+    std::atomic<bool> is_active{false};  // a sampler thread exists, or is being made
+    std::atomic<int> channel_fd{-1};     // its control channel, for the child of a fork to close
+    std::atomic<bool> handles_fork{false};
+};
+Agent g_agent;
+
+struct Assignment {
+    GuestFacts facts;
+    int channel_fd;
+};
+
+void* sampler_main(void* argument) {
+    prctl(PR_SET_NAME, "echion");
+    {
+        // The assignment lies in a mapping of its own, which ends with this block.
+        Mapping memory(argument, sizeof(Assignment));
+        auto& assignment = *static_cast<Assignment*>(argument);
+        Channel channel{UniqueFd(assignment.channel_fd)};
+        run_sampler(channel, assignment.facts);
+        // Before the channel closes: its number may then be somebody else's.
+        g_agent.channel_fd.store(-1);
+    }
+    g_agent.is_active.store(false);
+    return nullptr;
+}
+
+// In the child there is no sampler, and the ring and the sampler's memory were not inherited. The
+// channel was: as long as a copy of it is open, the parent's end would not be seen to hang up.
+void handle_fork_in_child() {
+    const int fd = g_agent.channel_fd.exchange(-1);
+    if (fd >= 0) {
+        close(fd);
+    }
+    g_agent.is_active.store(false);
+}
+
+/// Starts the sampler thread with a control channel, which it owns from then on. 0 or an errno;
+/// EBUSY when there is one already.
+int start_sampler(UniqueFd channel) {
+    if (g_agent.is_active.exchange(true)) {
+        return EBUSY;
+    }
+    if (!g_agent.handles_fork.exchange(true)) {
+        pthread_atfork(nullptr, nullptr, handle_fork_in_child);
+    }
+    auto memory = Mapping::make_anonymous(sizeof(Assignment));
+    if (!memory) {
+        g_agent.is_active.store(false);
+        return ENOMEM;
+    }
+    auto* assignment = new (memory->data()) Assignment{collect_guest_facts(), channel.get()};
+
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(
+        &attributes,
+        std::max(kStackBytes, kStackBytes / 2 + static_cast<std::size_t>(PTHREAD_STACK_MIN)));
+    // The thread is born with all signals blocked: none that is meant for the target's threads is
+    // ever handled on it.
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    g_agent.channel_fd.store(channel.get());
+    pthread_t thread;
+    const int result = pthread_create(&thread, &attributes, sampler_main, assignment);
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    pthread_attr_destroy(&attributes);
+    if (result != 0) {
+        g_agent.channel_fd.store(-1);
+        g_agent.is_active.store(false);
+        return result;
+    }
+    (void)channel.release();  // the thread's now, as is the assignment
+    (void)memory->release();
+    return 0;
+}
+
+// Whether this library was preloaded, and not opened later by an injection into a process that
+// still has the environment of an earlier launch.
+bool is_preloaded() {
+    const char* preload = std::getenv("LD_PRELOAD");
+    Dl_info info{};
+    return preload != nullptr && dladdr(reinterpret_cast<const void*>(&is_preloaded), &info) != 0 &&
+           info.dli_fname != nullptr && std::strstr(preload, info.dli_fname) != nullptr;
+}
+
+bool is_python() {
+    ProcessReader reader;
+    cpython::LocatedRuntime located;
+    if (!reader.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&located)))) {
+        return true;  // the sampler will say what is wrong
+    }
+    const Status status = cpython::locate_runtime(reader, kOwnProcess, located);
+    return status || status.error().kind != ErrorKind::kNotPython;
+}
+
+__attribute__((constructor)) void on_load() {
+    const int rendezvous = Channel::find_rendezvous();
+    // In a program that is not Python the agent does nothing, and is inherited by what it starts.
+    if (rendezvous < 0 || !is_preloaded() || !is_python()) {
+        return;
+    }
+    if (auto channel = Channel::connect(rendezvous)) {
+        start_sampler(std::move(*channel));
+    }
+}
+
+}  // namespace
+}  // namespace echion::agent
+
+/// Entry point for an injection: starts sampling for the program at the other end of `control_fd`,
+/// a SOCK_SEQPACKET socket that belongs to the agent from then on (it is closed also on failure).
+/// Returns at once: 0, or an errno (EBUSY: already sampling). Any thread, in no lock of the C
+/// library or its loader.
+extern "C" __attribute__((visibility("default"))) int echion_attach(int control_fd) {
+    return echion::agent::start_sampler(echion::UniqueFd(control_fd));
+}

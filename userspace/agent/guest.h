@@ -1,0 +1,31 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "memory/address.h"
+
+namespace echion::agent {
+
+/// What the agent learns from the dynamic loader about the process that it is a guest of. Asked
+/// once, on a thread of the target and before the sampler exists: the sampler itself never takes
+/// the loader's locks, so that a fork cannot leave one of them taken in the child.
+struct GuestFacts {
+    struct Segment {
+        Address begin;
+        std::size_t size_bytes;
+    };
+    /// Writable segments of the objects that were loaded then: static data, mapped as long as the
+    /// object is.
+    std::array<Segment, 256> segments{};
+    std::size_t segment_count = 0;
+    std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
+
+    /// The static data from `address` to the end of its segment; 0 when it is in none.
+    [[nodiscard]] std::size_t static_bytes_from(Address address) const;
+};
+
+GuestFacts collect_guest_facts();
+
+}  // namespace echion::agent

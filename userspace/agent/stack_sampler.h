@@ -1,0 +1,175 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "agent/code_registry.h"
+#include "agent/guest.h"
+#include "agent/thread_table.h"
+#include "cpython/frame_walker.h"
+#include "cpython/runtime_view.h"
+#include "memory/page_batch.h"
+#include "platform/process_reader.h"
+#include "platform/same_cpu.h"
+#include "stream/encoder.h"
+#include "stream/ring.h"
+
+namespace echion::agent {
+
+/// Below this interval the sampler does not follow the GIL holder: it takes some 10 us a tick, and
+/// the thread that it follows would get none of what remains.
+constexpr std::uint64_t kLeastFollowIntervalNs = 25'000;
+
+/// What the command-line program asked for.
+struct SamplerOptions {
+    std::uint64_t interval_ns = 1'000'000;
+    std::size_t max_frames = 2048;
+    bool cpu_mode = false;  ///< also report the CPU time of each thread
+    bool follow = true;     ///< go to the GIL holder's CPU to read its stack
+};
+
+/// Looks at all Python threads of this process once a tick and writes what has changed.
+///
+/// Whose stack can have changed? Only that of a thread that held the GIL since the last tick. The
+/// GIL says who holds it or held it last, and counts how often it went to another thread, so:
+///     no switch       the last holder's
+///     one switch      the last holder's, and the one's before it
+///     more            any
+/// All others keep the stack they had, and cost nothing.
+///
+/// Is a copy consistent? Nobody changes the last holder's stack but that thread itself, so it is
+/// enough that it did not run while it was copied (SameCpu). For the others it is enough that the
+/// GIL did not change hands meanwhile. What cannot be proved is read again, a few times, then
+/// written as an invalid stack and counted.
+///
+/// One tick in the steady state is one system call. All memory is reserved by start(). Sampler
+/// thread only.
+class StackSampler {
+  public:
+    StackSampler() = default;
+
+    /// Reserves all memory and starts the stream. `view`'s layout must outlive this object. To be
+    /// called by the thread that will call tick(), as ticks are proved by where that thread runs.
+    Status start(const cpython::RuntimeView& view, const SamplerOptions& options,
+                 const GuestFacts& facts, stream::RingProducer& ring, std::int64_t now_ns);
+    /// Takes one sample of every thread at `now_ns`.
+    void tick(std::int64_t now_ns);
+    /// Ends what start() began.
+    void stop();
+
+    [[nodiscard]] std::size_t thread_count() const { return threads_.size(); }
+
+  private:
+    Status reserve();
+    // A GIL and the interpreters that share it (3.8-3.11: all of them).
+    struct Gil {
+        Address address;
+        cpython::GilState sampled;  // when the stacks were last read
+        bool is_known;              // `sampled` holds something
+        Address unknown_holder;     // a last holder that no list had: a thread that has ended
+    };
+    struct Interpreter {
+        cpython::InterpreterHead head;
+        std::uint32_t gil;
+        Address threads_head;  // as last read
+        bool list_changed;     // walk its list of threads
+        PageBatch::Handle threads_head_copy;
+        PageBatch::Handle collecting_copy;
+        bool is_collecting;
+    };
+    // Copies of one stretch of reading, and what proves them.
+    struct Round {
+        std::span<TrackedThread*> group;
+        TrackedThread* holder;  // the last holder of the GIL, when it is in the group
+        PageBatch::Handle gil_before;
+        PageBatch::Handle gil_after;
+        PageBatch::Handle holder_cpu;
+        PageBatch::Handle holder_state_after;
+        PageBatch::Handle holder_cframe_after;
+    };
+    struct WalkedStack {
+        std::size_t first;  // in raw_
+        cpython::Walk walk;
+        Address head;      // newest frame
+        bool is_readable;  // the thread state was still this thread's
+    };
+    enum class Verdict { kProved, kUnproved, kRetry };
+
+    static constexpr std::size_t kGroup = 64;
+    static constexpr int kAttempts = 4;
+    static constexpr std::int64_t kListPeriodNs = 250'000'000;
+
+    std::size_t find_native_id_offset();
+    void refresh_interpreters(std::int64_t now_ns);
+    void replace_interpreters(std::span<const cpython::InterpreterHead> heads);
+    void walk_thread_list(std::uint32_t interpreter);
+    TrackedThread* meet_thread(std::uint32_t interpreter, Address state,
+                               const cpython::ThreadHead& head);
+    void describe_thread(TrackedThread& thread);
+    void end_thread(TrackedThread& thread);
+    void end_all_threads();
+
+    void sample_gil(std::uint32_t gil_index);
+    bool walk_changed_lists(std::uint32_t gil_index);
+    void mark(TrackedThread& thread);
+    void mark_all(std::uint32_t gil_index);
+    void mark_changed(std::uint32_t gil_index, const cpython::GilState& now);
+    std::span<TrackedThread*> select_changed(std::uint32_t gil_index);
+    void forget_processed();
+    std::size_t read_group(std::uint32_t gil_index, std::span<TrackedThread*> group,
+                           Address* last_holder, bool is_last);
+    void read_interpreter_copies();
+    void accept(TrackedThread& thread, const WalkedStack& stack, Verdict verdict, bool holds_gil);
+    bool request(Round& round, std::uint32_t gil_index);
+    bool walk_one(TrackedThread& thread, WalkedStack& out, std::size_t* raw_used);
+    Verdict prove_holder(Round& round, const WalkedStack& stack, bool was_cold);
+    bool read_gil(Address gil, cpython::GilState* out);
+
+    void define_unknown_code();
+    void announce(TrackedThread& thread);
+    void write_stack(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
+                     std::uint8_t flags);
+    bool assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
+                     std::size_t* kept);
+    void write_cpu(TrackedThread& thread);
+    void commit();
+    void publish_counts();
+
+    cpython::RuntimeView view_;
+    SamplerOptions options_;
+    ProcessReader reader_;
+    SameCpu same_cpu_;
+    PageBatch batch_;
+    ThreadTable threads_;
+    CodeRegistry codes_;
+    FixedArray<cpython::RawFrame> raw_;
+    FixedArray<TrackedThread*> changed_;   // threads whose may_have_changed is set
+    FixedArray<TrackedThread*> selected_;  // those of one GIL
+    std::size_t changed_count_ = 0;
+    FixedArray<Interpreter> interpreters_;
+    FixedArray<Gil> gils_;
+    std::uint32_t interpreter_count_ = 0;
+    std::uint32_t gil_count_ = 0;
+    Address interpreters_head_;
+    std::uint32_t visit_ = 0;
+    std::uintptr_t main_thread_id_ = 0;
+    std::size_t native_id_offset_ = 0;
+
+    stream::RingProducer* ring_ = nullptr;
+    std::optional<stream::Encoder> encoder_;
+    std::int64_t now_ns_ = 0;
+    std::int64_t previous_ns_ = 0;
+    std::int64_t lists_walked_ns_ = 0;
+    std::int64_t read_ns_ = 0;
+    bool can_follow_ = false;
+
+    struct Tally {
+        std::uint64_t torn_retried, torn_marked, unproved, truncated, invalid, read_failures;
+        std::uint64_t follow_moves, table_full;
+    };
+    Tally tally_{};
+    std::uint64_t clock_reads_ = 0;
+};
+
+}  // namespace echion::agent

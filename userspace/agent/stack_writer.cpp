@@ -1,0 +1,181 @@
+// The part of StackSampler that compares stacks with the last ones and writes what is new.
+
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+#include "agent/stack_sampler.h"
+#include "base/clock.h"
+
+namespace echion::agent {
+namespace {
+
+using stream::Counter;
+
+// A tick that grows beyond this goes on in another batch.
+constexpr std::size_t kBatchBytes = stream::kMaxBatchBytes / 4;
+// A stack is looked up again when a code object changes its id meanwhile; rarely more than once.
+constexpr int kLookups = 4;
+
+// The clock of another thread of this process (Linux, include/linux/posix-timers_types.h:
+// CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED).
+clockid_t thread_cpu_clock(std::uint32_t native_id) {
+    return static_cast<clockid_t>((~native_id << 3) | 6U);
+}
+
+}  // namespace
+
+void StackSampler::define_unknown_code() {
+    encoder_->label(CodeRegistry::kUnknownCode, "<unknown>");
+}
+
+void StackSampler::announce(TrackedThread& thread) {
+    std::string_view name;
+    char made_up[32];
+    if (name.empty()) {
+        // Not known to `threading`: its main thread before the import, or a thread from C.
+        const int length =
+            thread.is_main ? std::snprintf(made_up, sizeof(made_up), "MainThread")
+                           : std::snprintf(made_up, sizeof(made_up), "thread-%u", thread.native_id);
+        name = {made_up, static_cast<std::size_t>(length)};
+    }
+    name = name.substr(0, sizeof(thread.name));
+    if (thread.is_announced && name == std::string_view(thread.name, thread.name_bytes)) {
+        return;
+    }
+    std::memcpy(thread.name, name.data(), name.size());
+    thread.name_bytes = static_cast<std::uint32_t>(name.size());
+    thread.is_announced = true;
+    encoder_->thread(thread.id, interpreters_[thread.interpreter].head.id, thread.native_id, name);
+}
+
+bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
+                               std::size_t* kept) {
+    const std::uint32_t epoch = codes_.epoch();
+    const std::size_t count = raw.size();
+    const std::size_t common = std::min<std::size_t>(count, thread.frame_count);
+    const bool is_fresh =
+        thread.codes_epoch == epoch && now_ns_ - thread.codes_checked_ns < CodeRegistry::kSoftAgeNs;
+    std::size_t i = 0;
+    if (is_fresh) {
+        while (i < common && thread.codes[i] == raw[count - 1 - i].code &&
+               thread.refs[i].offset == raw[count - 1 - i].offset) {
+            ++i;
+        }
+    }
+    *kept = i;
+    codes_.glance(reader_, raw.first(count - i));
+    if (codes_.epoch() != epoch) {
+        thread.codes_epoch = 0;  // the frames that are kept may have changed their names, too
+        return false;
+    }
+    bool all_fresh = true;
+    for (; i < count; ++i) {
+        const cpython::RawFrame& frame = raw[count - 1 - i];
+        stream::FrameRef ref{0, frame.offset};
+        if (i > 0 && thread.codes[i - 1] == frame.code && i - 1 >= *kept) {
+            ref.code_id = thread.refs[i - 1].code_id;  // recursion
+        } else {
+            ref.code_id = codes_.find_id(reader_, *encoder_, frame.code, &all_fresh);
+        }
+        if (*kept == i && i < common && thread.refs[i] == ref) {
+            ++*kept;
+        }
+        thread.codes[i] = frame.code;
+        thread.refs[i] = ref;
+    }
+    if (codes_.epoch() != epoch) {
+        thread.codes_epoch = 0;  // what has been assigned may be outdated: once more
+        return false;
+    }
+    if (!is_fresh && all_fresh) {
+        thread.codes_checked_ns = now_ns_;
+    }
+    thread.codes_epoch = epoch;
+    return true;
+}
+
+void StackSampler::write_stack(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
+                               std::uint8_t flags) {
+    if (!thread.is_announced) {
+        announce(thread);
+    }
+    std::size_t kept = 0;
+    std::size_t least_kept = raw.size();
+    for (int lookup = 0; lookup < kLookups; ++lookup) {
+        const bool is_done = assign_refs(thread, raw, &kept);
+        least_kept = std::min(least_kept, kept);
+        if (is_done) {
+            break;
+        }
+    }
+    // `kept` of a later lookup compares with what an earlier one has written over.
+    kept = thread.must_resend ? 0 : least_kept;
+    const bool is_same = kept == raw.size() && kept == thread.frame_count &&
+                         flags == thread.flags && !thread.must_resend;
+    thread.frame_count = static_cast<std::uint32_t>(raw.size());
+    thread.flags = flags;
+    if (is_same) {
+        return;
+    }
+    thread.must_resend = false;
+    encoder_->stack(thread.id, flags, static_cast<std::uint32_t>(kept),
+                    {thread.refs + kept, raw.size() - kept});
+    if (encoder_->batch_bytes() > kBatchBytes) {
+        commit();
+        encoder_->begin_tick(0);
+    }
+}
+
+void StackSampler::write_cpu(TrackedThread& thread) {
+    if (thread.native_id == 0) {
+        return;
+    }
+    const std::int64_t cpu_ns = read_clock_ns(thread_cpu_clock(thread.native_id));
+    ++clock_reads_;
+    if (cpu_ns > thread.cpu_ns) {
+        // The first reading is a start, unless the thread began after us.
+        if (thread.cpu_ns != 0) {
+            encoder_->cpu(thread.id, static_cast<std::uint64_t>(cpu_ns - thread.cpu_ns));
+        }
+        thread.cpu_ns = cpu_ns;
+    }
+}
+
+void StackSampler::commit() {
+    if (encoder_->commit()) {
+        return;
+    }
+    // Everything in the batch is void: say it all again, in the next one that has room.
+    codes_.forget_batch();
+    for (std::size_t i = 0; i < threads_.slots(); ++i) {
+        TrackedThread& thread = threads_.slot(i);
+        if (thread.in_use) {
+            thread.is_announced = false;
+            thread.must_resend = true;
+            mark(thread);
+        }
+    }
+}
+
+void StackSampler::publish_counts() {
+    const CodeRegistry::Counts& codes = codes_.counts();
+    ring_->set(Counter::kTornRetried, tally_.torn_retried);
+    ring_->set(Counter::kTornMarked, tally_.torn_marked);
+    ring_->set(Counter::kUnproved, tally_.unproved);
+    ring_->set(Counter::kTruncated, tally_.truncated);
+    ring_->set(Counter::kInvalid, tally_.invalid);
+    ring_->set(Counter::kReadFailures, tally_.read_failures);
+    ring_->set(Counter::kFollowMoves, tally_.follow_moves);
+    ring_->set(Counter::kCodeRevalidated, codes.revalidated);
+    ring_->set(Counter::kCodeReplaced, codes.replaced);
+    ring_->set(Counter::kTableFull, tally_.table_full + codes.table_full);
+    ring_->set(Counter::kNamesFailed, codes.names_failed);
+    ring_->set(Counter::kSamplerReadNs, static_cast<std::uint64_t>(read_ns_));
+    ring_->set(Counter::kSyscalls,
+               reader_.system_calls() + same_cpu_.system_calls() + clock_reads_);
+}
+
+}  // namespace echion::agent

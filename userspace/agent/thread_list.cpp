@@ -1,0 +1,225 @@
+// The part of StackSampler that follows interpreters and threads as they come and go.
+
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+#include "agent/stack_sampler.h"
+
+namespace echion::agent {
+namespace {
+
+using cpython::has;
+using cpython::Offset;
+
+// How far into a struct pthread the thread's number is looked for (glibc 2.36, x86-64: 720).
+constexpr std::size_t kPthreadBytes = 2048;
+
+std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
+
+}  // namespace
+
+std::size_t StackSampler::find_native_id_offset() {
+    // 3.8-3.10 keep the pthread_t only. glibc and musl have the kernel's number of the thread in
+    // the structure that it points to; where, shows in the calling thread's own.
+    const auto own_id = static_cast<std::uint32_t>(syscall(SYS_gettid));
+    const auto self = reinterpret_cast<std::uintptr_t>(pthread_self());
+    for (std::size_t offset = 0; offset < kPthreadBytes; offset += sizeof(std::uint32_t)) {
+        const auto value = reader_.read_value<std::uint32_t>(Address(self + offset));
+        if (!value) {
+            break;
+        }
+        if (*value == own_id) {
+            return offset;
+        }
+    }
+    return 0;
+}
+
+void StackSampler::refresh_interpreters(std::int64_t now_ns) {
+    const Address head_at = view_.runtime + at(view_.layout->runtime.interpreters_head);
+    const auto head = reader_.read_pointer(head_at);
+    const bool is_due = now_ns - lists_walked_ns_ >= kListPeriodNs;
+    if (!head || (*head == interpreters_head_ && !is_due)) {
+        return;
+    }
+    lists_walked_ns_ = now_ns;
+    interpreters_head_ = *head;
+    std::array<cpython::InterpreterHead, cpython::kMaxInterpreters> heads;
+    const auto count = cpython::read_interpreters(reader_, view_, heads);
+    if (!count) {
+        if (count.error().kind == ErrorKind::kNotReady) {
+            end_all_threads();  // finalised
+        } else {
+            ++tally_.read_failures;
+        }
+        return;
+    }
+    bool same = *count == interpreter_count_;
+    for (std::size_t i = 0; same && i < *count; ++i) {
+        same = heads[i].interpreter == interpreters_[i].head.interpreter &&
+               heads[i].id == interpreters_[i].head.id && heads[i].gil == interpreters_[i].head.gil;
+    }
+    if (!same) {
+        replace_interpreters({heads.data(), *count});
+    }
+    for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
+        interpreters_[i].list_changed = true;
+    }
+}
+
+void StackSampler::replace_interpreters(std::span<const cpython::InterpreterHead> heads) {
+    // Threads refer to their interpreter by its place in the list: those of interpreters that are
+    // still there move over, the others end.
+    std::array<std::uint32_t, cpython::kMaxInterpreters> moved;
+    moved.fill(cpython::kMaxInterpreters);
+    for (std::uint32_t old = 0; old < interpreter_count_; ++old) {
+        for (std::uint32_t i = 0; i < heads.size(); ++i) {
+            if (heads[i].interpreter == interpreters_[old].head.interpreter &&
+                heads[i].id == interpreters_[old].head.id) {
+                moved[old] = i;
+            }
+        }
+    }
+    for (std::size_t i = 0; i < threads_.slots(); ++i) {
+        TrackedThread& thread = threads_.slot(i);
+        if (!thread.in_use) {
+            continue;
+        }
+        const std::uint32_t place = moved[thread.interpreter];
+        if (place == cpython::kMaxInterpreters) {
+            end_thread(thread);
+        } else {
+            thread.interpreter = place;
+        }
+    }
+    interpreter_count_ = static_cast<std::uint32_t>(heads.size());
+    gil_count_ = 0;
+    for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
+        std::uint32_t gil = 0;
+        while (gil < gil_count_ && gils_[gil].address != heads[i].gil) {
+            ++gil;
+        }
+        if (gil == gil_count_) {
+            gils_[gil_count_++] = Gil{heads[i].gil, {}, false, Address()};
+        }
+        interpreters_[i] = Interpreter{};
+        interpreters_[i].head = heads[i];
+        interpreters_[i].gil = gil;
+    }
+}
+
+void StackSampler::walk_thread_list(std::uint32_t index) {
+    Interpreter& interpreter = interpreters_[index];
+    interpreter.list_changed = false;
+    const auto first = cpython::read_threads_head(reader_, view_, interpreter.head.interpreter);
+    if (!first) {
+        ++tally_.read_failures;
+        return;
+    }
+    interpreter.threads_head = *first;
+    const std::uint32_t visit = ++visit_;
+
+    // The states that are known are copied together; the list then mostly leads from one to the
+    // next among the copies.
+    batch_.reset();
+    for (std::size_t i = 0; i < threads_.slots(); ++i) {
+        TrackedThread& thread = threads_.slot(i);
+        thread.state_copy = PageBatch::kNone;
+        if (thread.in_use && thread.interpreter == index) {
+            thread.state_copy = batch_.add(thread.state, at(view_.layout->thread_state.size));
+        }
+    }
+    batch_.run(reader_);
+
+    Address previous;
+    std::size_t steps = 0;
+    for (Address state = *first; state; ++steps) {
+        TrackedThread* thread = threads_.find(state);
+        const std::byte* copy = thread != nullptr ? batch_.copy(thread->state_copy) : nullptr;
+        cpython::ThreadHead head;
+        if (copy != nullptr) {
+            head = cpython::parse_thread_head(*view_.layout, copy);
+        } else if (const auto read = cpython::read_thread_head(reader_, view_, state)) {
+            head = *read;
+        } else {
+            ++tally_.read_failures;
+            return;
+        }
+        // The list changes while it is walked; what does not fit together is left to the next walk.
+        if (steps == cpython::kMaxThreadStates || head.prev != previous ||
+            head.interpreter != interpreter.head.interpreter) {
+            ++tally_.read_failures;
+            lists_walked_ns_ = 0;
+            return;
+        }
+        if (thread != nullptr && (thread->head.id != head.id || thread->interpreter != index)) {
+            end_thread(*thread);  // another thread's state in the same place
+            thread = nullptr;
+        }
+        if (thread == nullptr) {
+            thread = meet_thread(index, state, head);
+        }
+        if (thread != nullptr) {
+            thread->visit = visit;
+            thread->head.prev = head.prev;
+            thread->head.next = head.next;
+        }
+        previous = state;
+        state = head.next;
+    }
+    for (std::size_t i = 0; i < threads_.slots(); ++i) {
+        TrackedThread& thread = threads_.slot(i);
+        if (thread.in_use && thread.interpreter == index && thread.visit != visit) {
+            end_thread(thread);
+        }
+    }
+}
+
+TrackedThread* StackSampler::meet_thread(std::uint32_t interpreter, Address state,
+                                         const cpython::ThreadHead& head) {
+    TrackedThread* thread = threads_.add(state);
+    if (thread == nullptr) {
+        ++tally_.table_full;
+        return nullptr;
+    }
+    thread->head = head;
+    thread->interpreter = interpreter;
+    describe_thread(*thread);
+    mark(*thread);
+    return thread;
+}
+
+void StackSampler::describe_thread(TrackedThread& thread) {
+    thread.is_main = thread.head.thread_id == main_thread_id_;
+    thread.native_id = thread.head.native_id;
+    if (!has(view_.layout->thread_state.native_thread_id) && native_id_offset_ != 0 &&
+        thread.head.thread_id != 0) {
+        const auto id =
+            reader_.read_value<std::uint32_t>(Address(thread.head.thread_id + native_id_offset_));
+        thread.native_id = id ? *id : 0;
+    }
+    thread.is_announced = false;
+}
+
+void StackSampler::end_thread(TrackedThread& thread) {
+    if (thread.is_announced) {
+        encoder_->thread_end(thread.id);
+    }
+    threads_.remove(thread);
+}
+
+void StackSampler::end_all_threads() {
+    for (std::size_t i = 0; i < threads_.slots(); ++i) {
+        if (threads_.slot(i).in_use) {
+            end_thread(threads_.slot(i));
+        }
+    }
+    interpreter_count_ = 0;
+    gil_count_ = 0;
+}
+
+}  // namespace echion::agent

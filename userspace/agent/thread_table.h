@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/mapping.h"
+#include "cpython/runtime_view.h"
+#include "memory/address_map.h"
+#include "memory/page_batch.h"
+#include "stream/encoder.h"
+
+namespace echion::agent {
+
+/// What the sampler remembers of one thread state. Plain data in memory of its own, followed by the
+/// thread's last stack.
+struct TrackedThread {
+    Address state;                  ///< PyThreadState
+    cpython::ThreadHead head;       ///< as last read
+    std::uint32_t id;               ///< in the stream
+    std::uint32_t interpreter;      ///< index of its interpreter in the sampler's list
+    std::uint32_t native_id;        ///< gettid(); 0 unknown
+    std::uint32_t visit;            ///< number of the last list walk that met it
+    PageBatch::Handle state_copy;   ///< of `state`, in the round that is being read
+    PageBatch::Handle cframe_copy;  ///< of the _PyCFrame expected, likewise
+    bool in_use;
+    bool is_main;
+    bool is_announced;              ///< defined in the stream
+    bool may_have_changed;          ///< its stack has to be read in this tick
+    bool must_resend;               ///< its stack has to be written in full
+    std::uint8_t flags;             ///< stream::StackFlag of the last stack
+    std::uint32_t walk;             ///< number of the last walk, the age of `pages`
+    std::uint32_t codes_epoch;      ///< CodeRegistry::epoch() that `refs` belong to
+    std::int64_t codes_checked_ns;  ///< when all codes of the stack were last known to be fresh
+    std::int64_t cpu_ns;            ///< CPU clock when last read
+    std::uint32_t frame_count;
+    std::uint32_t name_bytes;
+    char name[256];  ///< UTF-8, as announced
+    PageSet pages;
+    Address* codes;          ///< last stack, root first: code objects…
+    stream::FrameRef* refs;  ///< …and how they are called in the stream
+};
+
+/// The threads that are being sampled. Fixed bounds; memory is taken when a thread appears and
+/// kept for the next one when it goes. Sampler thread only.
+class ThreadTable {
+  public:
+    static Result<ThreadTable> make(std::size_t max_frames);
+
+    /// The thread whose state is at `state`, or null.
+    [[nodiscard]] TrackedThread* find(Address state);
+    /// Takes a new thread in, zeroed but for `state` and `id`. Null when the table is full.
+    TrackedThread* add(Address state);
+    void remove(TrackedThread& thread);
+
+    [[nodiscard]] std::size_t size() const { return index_.size(); }
+    /// Slots 0..slots() hold a thread or nothing (in_use).
+    [[nodiscard]] std::size_t slots() const { return slot_count_; }
+    [[nodiscard]] TrackedThread& slot(std::size_t index) { return *blocks_[index]; }
+
+  private:
+    AddressMap index_;
+    FixedArray<TrackedThread*> blocks_;
+    Mapping pool_;  // address space for all blocks; pages are taken as they are touched
+    std::size_t block_bytes_ = 0;
+    std::size_t max_frames_ = 0;
+    std::size_t slot_count_ = 0;
+    std::size_t free_hint_ = 0;
+};
+
+}  // namespace echion::agent

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+
+#include "base/error.h"
+#include "memory/address.h"
+
+namespace echion {
+
+/// Proves that another thread of this process stood still while the calling thread copied its
+/// stack: as long as this thread runs on the CPU that the other one belongs to, the other one does
+/// not run.
+///
+/// The proof, for a thread T and a stretch of this thread's time between arm() and undisturbed():
+///   1. undisturbed() is true: this thread was neither preempted nor moved, so nothing else ran
+///      on this CPU.
+///   2. A read of T's CPU number, taken last, gives this CPU. The kernel writes the number before T
+///      returns to user code on another CPU (rseq(2)); had T run user code elsewhere in between, it
+///      would show that CPU, and it cannot have come back here, where this thread was running.
+///
+/// Linux: both come from the rseq areas that glibc 2.35 and later register for every thread.
+/// Without them, preemption is told from getrusage(RUSAGE_THREAD), and the CPU is not known
+/// (has_cpu_numbers() is false). Used by the sampler thread only; nothing allocates.
+class SameCpu {
+  public:
+    /// Where threads of this process have their rseq area, as a distance from their pthread_t; 0
+    /// when they have none. Asks the dynamic loader: not for the sampler thread.
+    static std::intptr_t find_rseq_offset();
+
+    /// To be called by the thread that will use this object. `rseq_offset` as found before.
+    void open(std::intptr_t rseq_offset);
+
+    /// Begins a stretch.
+    void arm();
+    /// Whether this thread has kept its CPU since arm(). May be asked repeatedly.
+    [[nodiscard]] bool undisturbed();
+
+    /// Whether cpu_number_address() works.
+    [[nodiscard]] bool has_cpu_numbers() const { return rseq_offset_ != 0; }
+    /// Where the CPU number (uint32_t) of the thread with pthread `thread_id` stands.
+    [[nodiscard]] Address cpu_number_address(std::uintptr_t thread_id) const;
+    /// The CPU of the calling thread.
+    [[nodiscard]] std::uint32_t own_cpu() const;
+    /// Moves the calling thread to `cpu` and keeps it there. kRefused where it may not run there.
+    Status move_to(std::uint32_t cpu);
+    /// Lets the calling thread run anywhere again.
+    void release();
+
+    /// System calls made so far.
+    [[nodiscard]] std::uint64_t system_calls() const { return system_calls_; }
+
+  private:
+    std::int64_t switches();
+
+    std::intptr_t rseq_offset_ = 0;  // from a thread's pthread_t to its rseq area
+    void* own_rseq_ = nullptr;
+    bool can_mark_ = false;  // rseq_cs serves as a mark that preemption clears
+    bool pinned_ = false;
+    std::int64_t armed_switches_ = 0;
+    std::uint64_t system_calls_ = 0;
+};
+
+}  // namespace echion
