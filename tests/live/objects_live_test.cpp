@@ -10,6 +10,7 @@
 #include "cpython/debug_offsets.h"
 #include "cpython/dicts.h"
 #include "cpython/layout.h"
+#include "cpython/locate.h"
 #include "cpython/objects.h"
 #include "live_python.h"
 #include "platform/process_reader.h"
@@ -213,6 +214,17 @@ TEST_P(ObjectsLive, TheRuntimesOwnOffsetsAgreeWithTheRow) {
         auto layout = read_debug_offsets(memory_, runtime, *layout_);
         ASSERT_TRUE(layout.has_value()) << layout.error().what;
         EXPECT_EQ(std::memcmp(&*layout, layout_, sizeof(Layout)), 0);
+    });
+}
+
+TEST_P(ObjectsLive, TheRuntimeIsLocatedFromOutside) {
+    for_each("runtime", [&](Address runtime, const auto&) {
+        LocatedRuntime located;
+        const Status status = locate_runtime(memory_, python_->pid(), located);
+        ASSERT_TRUE(status.has_value()) << status.error().what;
+        EXPECT_EQ(located.view.runtime, runtime);
+        EXPECT_EQ(located.view.layout, layout_);
+        EXPECT_TRUE(located.is_ready);
     });
 }
 

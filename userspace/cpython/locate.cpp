@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "cpython/debug_offsets.h"
 #include "platform/elf_image.h"
 #include "platform/process_modules.h"
 
@@ -151,6 +152,15 @@ Status complete(MemoryReader& reader, const ElfImage& image, const Found& found,
     if (out.view.layout == nullptr) {
         return fail(ErrorKind::kUnsupportedVersion, "no layout for this CPython version");
     }
+    const auto stated = read_debug_offsets(reader, found.runtime, *out.view.layout);
+    if (!stated) {
+        return tl::unexpected(stated.error());
+    }
+    if (std::memcmp(&*stated, out.view.layout, sizeof(Layout)) != 0) {
+        out.own_layout = *stated;
+        out.has_own_layout = true;
+        out.view.layout = &out.own_layout;
+    }
     out.is_ready = static_cast<bool>(check_ready(reader, out.view));
     return {};
 }
@@ -179,6 +189,9 @@ Status search(MemoryReader& reader, pid_t pid, LocatedRuntime& out, bool& has_fo
         const Status status = complete(reader, *image, *found, candidate);
         if (!has_found || candidate.is_ready) {
             out = candidate;
+            if (out.has_own_layout) {
+                out.view.layout = &out.own_layout;
+            }
             keep_path(range.path, out);
             outcome = status;
             has_found = true;

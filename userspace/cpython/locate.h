@@ -13,7 +13,10 @@ namespace echion::cpython {
 
 /// Where a process keeps its CPython, and how that was found out.
 struct LocatedRuntime {
-    RuntimeView view;
+    RuntimeView view;  ///< `view.layout` may point to `own_layout`: to be kept where it is
+    /// The layout that the runtime states itself, where that is not the version's row.
+    Layout own_layout{};
+    bool has_own_layout = false;
     Address module_base;    ///< first byte of the executable or library that holds the runtime
     bool is_ready = false;  ///< the runtime was initialised when it was looked at
     /// How _PyRuntime was found: "dynamic symbol", "symbol table" or "section".
