@@ -36,6 +36,19 @@ TEST(ParseVersionText, RefusesWhatOnlyLooksLikeIt) {
     }
 }
 
+TEST(LocatedRuntime, ACopyPointsToItsOwnLayout) {
+    LocatedRuntime copy;
+    {
+        LocatedRuntime original;
+        original.own_layout = *find_layout({3, 13, 0});
+        original.has_own_layout = true;
+        original.view.layout = &original.own_layout;
+        copy = original;
+    }
+    EXPECT_EQ(copy.view.layout, &copy.own_layout);
+    EXPECT_EQ(copy.view.layout->minor, 13);
+}
+
 TEST(LocateRuntime, AProcessWithoutPythonHasNone) {
     ProcessReader reader;
     ASSERT_TRUE(reader.open(getpid(), Address()));

@@ -189,9 +189,6 @@ Status search(MemoryReader& reader, pid_t pid, LocatedRuntime& out, bool& has_fo
         const Status status = complete(reader, *image, *found, candidate);
         if (!has_found || candidate.is_ready) {
             out = candidate;
-            if (out.has_own_layout) {
-                out.view.layout = &out.own_layout;
-            }
             keep_path(range.path, out);
             outcome = status;
             has_found = true;
@@ -201,6 +198,20 @@ Status search(MemoryReader& reader, pid_t pid, LocatedRuntime& out, bool& has_fo
 }
 
 }  // namespace
+
+LocatedRuntime& LocatedRuntime::operator=(const LocatedRuntime& other) {
+    view = other.view;
+    own_layout = other.own_layout;
+    has_own_layout = other.has_own_layout;
+    if (has_own_layout) {
+        view.layout = &own_layout;
+    }
+    module_base = other.module_base;
+    is_ready = other.is_ready;
+    method = other.method;
+    std::memcpy(module_path, other.module_path, sizeof(module_path));
+    return *this;
+}
 
 Result<Version> parse_version_text(const char* copy, std::size_t size_bytes) {
     const std::string_view text(copy, size_bytes);

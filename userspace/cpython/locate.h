@@ -13,7 +13,12 @@ namespace echion::cpython {
 
 /// Where a process keeps its CPython, and how that was found out.
 struct LocatedRuntime {
-    RuntimeView view;  ///< `view.layout` may point to `own_layout`: to be kept where it is
+    LocatedRuntime() = default;
+    LocatedRuntime(const LocatedRuntime& other) { *this = other; }
+    LocatedRuntime& operator=(const LocatedRuntime& other);
+    ~LocatedRuntime() = default;
+
+    RuntimeView view;  ///< `view.layout` may point to `own_layout`: it lives as long as this
     /// The layout that the runtime states itself, where that is not the version's row.
     Layout own_layout{};
     bool has_own_layout = false;
