@@ -11,6 +11,7 @@
 
 #include "agent/stack_sampler.h"
 #include "base/clock.h"
+#include "cpython/debug_offsets.h"
 #include "cpython/locate.h"
 #include "platform/process_modules.h"
 #include "platform/process_reader.h"
@@ -151,8 +152,16 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     if (!located) {
         return tl::unexpected(located.error());
     }
-    cpython::Layout layout = *located->view.layout;
-    located->view.layout = &layout;
+    ProcessReader reader;
+    if (auto status = reader.open(getpid(), Address()); !status) {
+        return status;
+    }
+    const auto layout =
+        cpython::read_debug_offsets(reader, located->view.runtime, *located->view.layout);
+    if (!layout) {
+        return tl::unexpected(layout.error());
+    }
+    located->view.layout = &*layout;
 
     SamplerOptions options;
     options.interval_ns = configure->interval_ns;

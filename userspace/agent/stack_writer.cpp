@@ -99,6 +99,9 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
 
 void StackSampler::write_stack(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
                                std::uint8_t flags) {
+    if (thread.head.thread_id == 0) {
+        return;  // made, but not begun: it will hold the GIL when it does
+    }
     if (!thread.is_announced) {
         announce(thread);
     }
