@@ -11,7 +11,6 @@
 
 #include "agent/stack_sampler.h"
 #include "base/clock.h"
-#include "cpython/debug_offsets.h"
 #include "cpython/locate.h"
 #include "platform/process_modules.h"
 #include "platform/process_reader.h"
@@ -28,10 +27,10 @@ constexpr std::int64_t kHousekeepingNs = 20'000'000;
 constexpr std::int64_t kMinReadyWaitNs = 500'000;
 constexpr std::int64_t kMaxReadyWaitNs = 20'000'000;
 
-/// Asks the scheduler for the shortest time slice. The sampler shares a CPU with the busy thread that
-/// it follows; since Linux 6.12 a thread that wakes with a shorter slice than the running one's takes
-/// over at once, instead of when that one has had its share (kernel/sched/fair.c, PREEMPT_SHORT).
-/// Needs no privilege. Older kernels ignore the request or refuse it.
+/// Asks the scheduler for the shortest time slice. The sampler shares a CPU with the busy thread
+/// that it follows; since Linux 6.12 a thread that wakes with a shorter slice than the running
+/// one's takes over at once, instead of when that one has had its share (kernel/sched/fair.c,
+/// PREEMPT_SHORT). Needs no privilege. Older kernels ignore the request or refuse it.
 void request_short_slice() {
     constexpr std::uint64_t kShortestSliceNs = 100'000;
     struct {
@@ -152,17 +151,6 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     if (!located) {
         return tl::unexpected(located.error());
     }
-    ProcessReader reader;
-    if (auto status = reader.open(getpid(), Address()); !status) {
-        return status;
-    }
-    const auto layout =
-        cpython::read_debug_offsets(reader, located->view.runtime, *located->view.layout);
-    if (!layout) {
-        return tl::unexpected(layout.error());
-    }
-    located->view.layout = &*layout;
-
     SamplerOptions options;
     options.interval_ns = configure->interval_ns;
     options.max_frames = configure->max_frames;
