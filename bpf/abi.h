@@ -37,9 +37,9 @@
 #define ECHION_DEFAULT_THREADS 16384u
 /* The largest table: 8 MiB, which keeps every index in 17 bits. */
 #define ECHION_MAX_THREADS 65536u
-/* Processes of one session: the target and, if asked, its descendants. Each has a snapshot ring of
- * its own, so this bounds memory. */
-#define ECHION_MAX_TARGETS 64u
+/* Processes of one session at a time: the target and, if asked, its living descendants. A server
+ * that keeps more workers than this is sampled in part, and that is counted. */
+#define ECHION_MAX_TARGETS 512u
 /* A slot is given to another thread no sooner than this after its thread has ended, so that the
  * agent, which looks at every tick, has read the final figures. */
 #define ECHION_SLOT_QUARANTINE_NS 1000000000ull
@@ -114,7 +114,9 @@ struct echion_thread {
     __u64 start_cpu_ns; /* on_cpu_ns when the thread was entered */
     __u64 started_ns;   /* CLOCK_MONOTONIC when it was entered */
     __u64 ended_ns;     /* CLOCK_MONOTONIC of its last switch; 0 while it lives */
-    __u64 reserved[3];
+    __u32 creator_tid;  /* of the thread that started it, as `tid`; 0: found running */
+    __u32 reserved32;
+    __u64 reserved[2];
 };
 
 ECHION_ABI_ASSERT(sizeof(struct echion_table) == ECHION_ENTRY_BYTES, "table entry");
@@ -198,14 +200,18 @@ ECHION_ABI_ASSERT(sizeof(struct echion_snapshot) == 56, "snapshot");
 struct echion_target_config {
     __u32 sampler_tid; /* in the PID namespace of the command-line program; 0: not known yet */
     __u32 max_pending; /* tick signals that may wait for the sampler; more are swallowed */
+    __u32 thread_ticks_signal; /* 1: ticks of the target's threads send signals; 0: they only take
+                                * snapshots, and the wall clock's ticks send signals */
+    __u32 reserved;
     struct echion_snapshot_layout snapshot;
 };
 
 /* What the programs know of one target. */
 struct echion_target_state {
-    __u32 pid;        /* in the PID namespace of the command-line program; 0: gone, or never used */
+    __u32 pid;        /* in the PID namespace of the command-line program; 0: it has ended */
     __u32 target_pid; /* in its own */
-    __u32 kernel_pid; /* in the initial namespace: the key in the map of targets */
+    __u32 kernel_pid; /* in the initial namespace: the key in the map of targets; 0: this place in
+                       * the table is free */
     __u32 pending;    /* tick signals sent since the sampler last went to sleep */
 };
 
@@ -225,7 +231,7 @@ enum echion_counter {
     ECHION_COUNTERS
 };
 
-ECHION_ABI_ASSERT(sizeof(struct echion_target_config) == 48, "target config");
+ECHION_ABI_ASSERT(sizeof(struct echion_target_config) == 56, "target config");
 ECHION_ABI_ASSERT(sizeof(struct echion_target_state) == 16, "target state");
 
 #endif

@@ -28,12 +28,9 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define TASK_STOPPED_OR_TRACED 0x0c
 #define TASK_DEAD 0x80
 
-/* The process that enter_threads is about, by its number in the command-line program's namespace,
- * and the target number it is to have. Written before each run of the iterator. */
+/* The process that enter_threads is about, by its number in the command-line program's namespace.
+ * Written before each run of the iterator. */
 __u32 entering_pid = 0;
-__u32 entering_target = 0;
-/* The next number for a process that is followed; the command-line program takes numbers too. */
-__u32 next_target = 0;
 
 static __always_inline __u32 read_state(struct task_struct* task) {
     if (bpf_core_field_exists(task->__state)) {
@@ -136,18 +133,19 @@ int BPF_PROG(on_fork, struct task_struct* parent, struct task_struct* child) {
     if (!target) {
         return 0;
     }
-    __u32 child_target = *target;
     if (child_pid != parent_pid) {
         if (!follow_children) {
             return 0;
         }
-        child_target = __sync_fetch_and_add(&next_target, 1);
-        if (child_target >= ECHION_MAX_TARGETS || !enter_target(child, child_target)) {
-            count(ECHION_COUNT_TARGETS_REFUSED);
+        enter_target(child);
+        target = bpf_map_lookup_elem(&targets, &child_pid);
+        if (!target) {
             return 0;
         }
     }
-    enter_thread(child, child_target);
+    struct membership* creator = find_member(parent);
+    const struct echion_thread* creator_thread = creator ? find_thread(creator->slot - 1) : 0;
+    enter_thread(child, *target, creator_thread ? creator_thread->tid : 0);
     return 0;
 }
 
@@ -196,10 +194,15 @@ int BPF_PROG(on_exit, struct task_struct* task) {
     }
     const __u32 number = *target;
     struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &number);
-    if (target_state) {
-        STORE(target_state->pid, 0);
-    }
+    const struct echion_target_config* config = bpf_map_lookup_elem(&target_configs, &number);
     bpf_map_delete_elem(&targets, &pid);
+    if (target_state && config) {
+        STORE(target_state->pid, 0);
+        if (!config->sampler_tid) {
+            /* It never had an agent, so the command-line program keeps nothing for it. */
+            STORE(target_state->kernel_pid, 0);
+        }
+    }
     return 0;
 }
 
@@ -210,11 +213,11 @@ int enter_threads(struct bpf_iter__task* ctx) {
     if (!task || !pid || read_numbers(BPF_CORE_READ(task, group_leader)).here != pid) {
         return 0;
     }
-    enter_target(task, LOAD(entering_target));
+    enter_target(task);
     const __u32 kernel_pid = task->tgid;
     const __u32* target = bpf_map_lookup_elem(&targets, &kernel_pid);
     if (target) {
-        enter_thread(task, *target);
+        enter_thread(task, *target, 0);
     }
     return 0;
 }
@@ -265,7 +268,7 @@ int on_thread_tick(void* ctx) {
         touch_stamp(member->slot - 1, true);
     }
     take_snapshot(thread, member->slot - 1, target, &config->snapshot);
-    return may_signal(target, config);
+    return config->thread_ticks_signal && may_signal(target, config);
 }
 
 /* A tick of the wall clock, on whatever CPU the event is; its cookie is the target's number. */

@@ -16,6 +16,9 @@
 /* Order of stores as seen by another CPU: on x86 the compiler's order is enough. */
 #define STORE_BARRIER() asm volatile("" ::: "memory")
 
+/* Where to look next for a free place for a target. */
+__u32 next_target = 0;
+
 /* Numbers of one task in the namespace of the command-line program and in its own. */
 struct task_numbers {
     __u32 here;
@@ -108,7 +111,7 @@ static __always_inline __u32 take_slot(struct echion_table* table, __u64 now) {
 }
 
 static __always_inline void fill_slot(struct echion_thread* thread, struct task_struct* task,
-                                      __u32 target, __u64 now) {
+                                      __u32 target, __u32 creator_tid, __u64 now) {
     const struct task_numbers tid = read_numbers(task);
     const struct task_numbers pid = read_numbers(BPF_CORE_READ(task, group_leader));
     const __u64 cpu_ns = BPF_CORE_READ(task, se.sum_exec_runtime);
@@ -131,6 +134,7 @@ static __always_inline void fill_slot(struct echion_thread* thread, struct task_
     thread->start_cpu_ns = cpu_ns;
     thread->started_ns = now;
     thread->ended_ns = 0;
+    thread->creator_tid = creator_tid;
     end_write(thread);
 }
 
@@ -150,8 +154,10 @@ static __always_inline bool publish_member(struct task_struct* task, __u32 slot,
     return bpf_map_update_elem(&members_by_tid, &tid, &member, BPF_NOEXIST) == 0;
 }
 
-/* Gives the task a slot, unless it has one. */
-static __always_inline void enter_thread(struct task_struct* task, __u32 target) {
+/* Gives the task a slot, unless it has one. `creator_tid`: in the command-line program's namespace;
+ * 0 if not known. */
+static __always_inline void enter_thread(struct task_struct* task, __u32 target,
+                                         __u32 creator_tid) {
     if (find_member(task)) {
         return;
     }
@@ -168,7 +174,7 @@ static __always_inline void enter_thread(struct task_struct* task, __u32 target)
         return;
     }
     const __u32 slot = taken - 1;
-    fill_slot(thread, task, target, now);
+    fill_slot(thread, task, target, creator_tid, now);
     if (!publish_member(task, slot, target)) {
         STORE(thread->state, ECHION_THREAD_ENDED);
         STORE(thread->on_cpu_since_ns, 0);
@@ -186,19 +192,42 @@ static __always_inline void enter_thread(struct task_struct* task, __u32 target)
     __sync_fetch_and_add(&table->threads_started, 1);
 }
 
-/* Makes the process a target under the given number. False when it is one already. */
-static __always_inline bool enter_target(struct task_struct* task, __u32 target) {
-    const __u32 kernel_pid = BPF_CORE_READ(task, tgid);
-    const struct task_numbers pid = read_numbers(BPF_CORE_READ(task, group_leader));
-    struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &target);
-    if (!target_state || bpf_map_update_elem(&targets, &kernel_pid, &target, BPF_NOEXIST)) {
-        return false;
+/* Places that are looked at for a new target: most are free, and a fork must not wait. */
+#define TARGET_ATTEMPTS 32
+
+/* Claims a number for the process; ECHION_MAX_TARGETS when there is none. */
+static __always_inline __u32 claim_target(__u32 kernel_pid) {
+    for (__u32 attempt = 0; attempt < TARGET_ATTEMPTS; attempt++) {
+        const __u32 target = __sync_fetch_and_add(&next_target, 1) % ECHION_MAX_TARGETS;
+        struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &target);
+        if (target_state &&
+            __sync_val_compare_and_swap(&target_state->kernel_pid, 0, kernel_pid) == 0) {
+            return target;
+        }
     }
+    return ECHION_MAX_TARGETS;
+}
+
+/* Makes the task's process a target, unless it is one. */
+static __always_inline void enter_target(struct task_struct* task) {
+    const __u32 kernel_pid = BPF_CORE_READ(task, tgid);
+    if (bpf_map_lookup_elem(&targets, &kernel_pid)) {
+        return;
+    }
+    const __u32 target = claim_target(kernel_pid);
+    struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &target);
+    if (!target_state) {
+        count(ECHION_COUNT_TARGETS_REFUSED);
+        return;
+    }
+    const struct task_numbers pid = read_numbers(BPF_CORE_READ(task, group_leader));
     target_state->target_pid = pid.innermost;
-    target_state->kernel_pid = kernel_pid;
     target_state->pending = 0;
     STORE(target_state->pid, pid.here);
-    return true;
+    if (bpf_map_update_elem(&targets, &kernel_pid, &target, BPF_NOEXIST)) {
+        STORE(target_state->pid, 0);
+        STORE(target_state->kernel_pid, 0);
+    }
 }
 
 #endif

@@ -92,6 +92,9 @@ Result<CpuState> CpuStateMap::read(std::uint32_t slot) const {
         state.generation = from.generation;
         state.tid = from.target_tid;
         state.pid = from.target_pid;
+        state.session_tid = from.tid;
+        state.session_pid = from.pid;
+        state.creator_session_tid = from.creator_tid;
         state.cpu = from.cpu;
         state.target = from.target;
         state.ended = from.state == ECHION_THREAD_ENDED;
@@ -100,6 +103,7 @@ Result<CpuState> CpuStateMap::read(std::uint32_t slot) const {
         state.on_cpu_since_ns = from.on_cpu_since_ns;
         state.off_cpu_since_ns = from.off_cpu_since_ns;
         state.start_cpu_ns = from.start_cpu_ns;
+        state.started_ns = from.started_ns;
         state.run_count = from.run_count;
         state.voluntary = from.voluntary;
         state.involuntary = from.involuntary;

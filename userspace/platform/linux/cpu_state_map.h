@@ -12,17 +12,21 @@ namespace echion {
 
 /// What the kernel knows of one thread of the target, copied in one piece.
 struct CpuState {
-    std::uint32_t generation = 0;  ///< of the slot: another one is another thread
-    std::uint32_t tid = 0;         ///< as the thread sees itself (gettid)
-    std::uint32_t pid = 0;         ///< as the thread sees itself (getpid)
-    std::uint32_t cpu = 0;         ///< where it runs, or ran last
-    std::uint16_t target = 0;      ///< which process of the session
-    bool ended = false;            ///< its figures are final
+    std::uint32_t generation = 0;   ///< of the slot: another one is another thread
+    std::uint32_t tid = 0;          ///< as the thread sees itself (gettid)
+    std::uint32_t pid = 0;          ///< as the thread sees itself (getpid)
+    std::uint32_t session_tid = 0;  ///< as the command-line program sees it; 0: it cannot
+    std::uint32_t session_pid = 0;
+    std::uint32_t creator_session_tid = 0;  ///< of the thread that started it; 0: not known
+    std::uint32_t cpu = 0;                  ///< where it runs, or ran last
+    std::uint16_t target = 0;               ///< which process of the session
+    bool ended = false;                     ///< its figures are final
     echion_off_reason off_reason = ECHION_OFF_UNKNOWN;  ///< of the last switch away
     std::uint64_t on_cpu_ns = 0;         ///< CPU time up to the last switch, since it began
     std::uint64_t on_cpu_since_ns = 0;   ///< CLOCK_MONOTONIC; 0 while off CPU
     std::uint64_t off_cpu_since_ns = 0;  ///< CLOCK_MONOTONIC; 0 if it has not left a CPU yet
     std::uint64_t start_cpu_ns = 0;      ///< CPU time that it had used when it came under watch
+    std::uint64_t started_ns = 0;        ///< CLOCK_MONOTONIC of when it came under watch
     std::uint64_t run_count = 0;         ///< times switched in since it came under watch
     std::uint64_t voluntary = 0;         ///< switches away since it began, by cause
     std::uint64_t involuntary = 0;

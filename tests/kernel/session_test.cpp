@@ -1,0 +1,485 @@
+// Slots, namespaces, who may do what with the map, and what is left behind.
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <cstring>
+#include <set>
+#include <thread>
+
+#include "kernel_test.h"
+
+namespace echion::test {
+namespace {
+
+class Session : public SessionTest {
+  protected:
+    [[nodiscard]] int living() const {
+        int count = 0;
+        for (std::uint32_t slot = 0; slot < states_->used(); ++slot) {
+            const auto state = states_->read(slot);
+            count += state && !state->ended ? 1 : 0;
+        }
+        return count;
+    }
+};
+
+// The child: starts and ends so many threads one after the other for each number it receives.
+void thread_factory(const Child::Channel& channel) {
+    while (const int count = channel.receive<int>()) {
+        for (int i = 0; i < count; ++i) {
+            std::thread([] {}).join();
+        }
+        channel.send(count);
+    }
+}
+
+TEST_F(Session, GivesSlotsBackWhenThreadsEnd) {
+    open({.thread_capacity = 8, .quarantine_ns = 0});
+    const Child child(thread_factory);
+    ASSERT_TRUE(session_->add_target(child.pid()));
+    child.send(500);
+    child.receive<int>();
+    EXPECT_EQ(session_->threads_refused(), 0U);
+    std::uint32_t generations = 0;
+    for (std::uint32_t slot = 0; slot < states_->used(); ++slot) {
+        generations += states_->read(slot)->generation;
+    }
+    EXPECT_EQ(generations, 501U);
+}
+
+TEST_F(Session, KeepsTheFiguresOfEndedThreadsForAWhile) {
+    open({.thread_capacity = 64});
+    const Child child(thread_factory);
+    ASSERT_TRUE(session_->add_target(child.pid()));
+    child.send(60);
+    child.receive<int>();
+    EXPECT_EQ(states_->used(), 61U);  // each of the 60 had a slot of its own
+    EXPECT_EQ(session_->threads_refused(), 0U);
+}
+
+TEST_F(Session, CountsTheThreadsThatAFullTableRefuses) {
+    open({.thread_capacity = 4});
+    const Child child([](const Child::Channel& channel) {
+        channel.receive<char>();
+        std::vector<std::thread> threads;
+        for (int i = 0; i < 10; ++i) {
+            threads.emplace_back([] { ::pause(); });
+        }
+        channel.send('d');
+        channel.rest();
+    });
+    ASSERT_TRUE(session_->add_target(child.pid()));
+    child.send('g');
+    child.receive<char>();
+    EXPECT_EQ(session_->threads_refused(), 7U);
+    EXPECT_EQ(living(), 4);
+    EXPECT_TRUE(find(static_cast<std::uint32_t>(child.pid())));  // not overwritten
+    for (std::uint32_t slot = 0; slot < 4; ++slot) {
+        EXPECT_EQ(states_->read(slot)->generation, 1U);
+    }
+}
+
+TEST_F(Session, EntersAllThreadsThatAreThereAlready) {
+    open();
+    const Child child([](const Child::Channel& channel) {
+        std::vector<std::thread> threads;
+        for (int i = 0; i < 300; ++i) {
+            threads.emplace_back([] { ::pause(); });
+        }
+        channel.send('d');
+        channel.rest();
+    });
+    child.receive<char>();
+    ASSERT_TRUE(session_->add_target(child.pid()));
+    EXPECT_EQ(living(), 301);
+}
+
+TEST_F(Session, SaysWhenAProcessDoesNotExist) {
+    open();
+    Child child([](const Child::Channel&) {});
+    const pid_t pid = child.pid();
+    child.wait();
+    const auto target = session_->add_target(pid);
+    ASSERT_FALSE(target);
+    EXPECT_EQ(target.error().system_errno, ESRCH);
+}
+
+// The child: forks once for each byte it receives, and says who that was.
+void fork_on_demand(const Child::Channel& channel) {
+    for (;;) {
+        channel.receive<char>();
+        const pid_t pid = ::fork();
+        if (pid == 0) {
+            ::pause();
+        }
+        channel.send(pid);
+    }
+}
+
+TEST_F(Session, LeavesForkedChildrenAloneUnlessAsked) {
+    open();
+    const Child child(fork_on_demand);
+    ASSERT_TRUE(session_->add_target(child.pid()));
+    child.send('f');
+    const auto pid = child.receive<pid_t>();
+    EXPECT_FALSE(session_->find_target(pid));
+    EXPECT_EQ(living(), 1);
+    ::kill(pid, SIGKILL);
+}
+
+TEST_F(Session, FollowsForkedChildrenIfAsked) {
+    open({.follow_children = true});
+    const Child child(fork_on_demand);
+    const auto parent = session_->add_target(child.pid());
+    ASSERT_TRUE(parent);
+    child.send('f');
+    const auto pid = child.receive<pid_t>();
+    const auto target = session_->find_target(pid);
+    ASSERT_TRUE(target);
+    EXPECT_NE(*target, *parent);
+    const auto state = find(static_cast<std::uint32_t>(pid));
+    ASSERT_TRUE(state);
+    EXPECT_EQ(state->target, *target);
+    ::kill(pid, SIGKILL);
+    while (session_->find_target(pid)) {  // ends: without an agent nothing keeps its number
+        ::usleep(1000);
+    }
+}
+
+TEST_F(Session, SurvivesManyForksWithoutRunningOutOfNumbers) {
+    open({.follow_children = true});
+    const Child child([](const Child::Channel& channel) {
+        const int count = channel.receive<int>();
+        for (int i = 0; i < count; ++i) {
+            const pid_t pid = ::fork();
+            if (pid == 0) {
+                ::_exit(0);
+            }
+            ::waitpid(pid, nullptr, 0);
+        }
+        channel.send('d');
+        channel.rest();
+    });
+    ASSERT_TRUE(session_->add_target(child.pid()));
+    child.send(int{ECHION_MAX_TARGETS + 200});
+    child.receive<char>();
+    EXPECT_EQ(session_->counters()[ECHION_COUNT_TARGETS_REFUSED], 0U);
+}
+
+TEST_F(Session, FollowsAThreadThatExecsUnderItsNewNumber) {
+    open();
+    const Child child([](const Child::Channel& channel) {
+        channel.receive<char>();
+        std::thread([&] {
+            channel.send(current_tid());
+            channel.receive<char>();
+            ::execl("/bin/sleep", "sleep", "1000", nullptr);
+        }).join();
+    });
+    ASSERT_TRUE(session_->add_target(child.pid()));
+    child.send('t');
+    child.receive<pid_t>();
+    child.send('x');
+    const std::string exe = "/proc/" + std::to_string(child.pid()) + "/exe";
+    char path[256] = {};
+    while (::readlink(exe.c_str(), path, sizeof(path) - 1) > 0 &&
+           std::strstr(path, "sleep") == nullptr) {
+        ::usleep(1000);
+    }
+    const auto slot = states_->find_slot(static_cast<std::uint32_t>(child.pid()),
+                                         static_cast<std::uint32_t>(child.pid()));
+    ASSERT_TRUE(slot);
+    EXPECT_EQ(living(), 1);
+}
+
+TEST_F(Session, GivesTheNumbersOfANestedPidNamespace) {
+    open();
+    const Child child([](const Child::Channel& channel) {
+        if (::unshare(CLONE_NEWPID) != 0) {
+            ::_exit(9);
+        }
+        const pid_t inner = ::fork();
+        if (inner == 0) {
+            std::thread thread([] { ::pause(); });
+            channel.rest();
+        }
+        channel.send(inner);
+        ::waitpid(inner, nullptr, 0);
+    });
+    const auto inner = child.receive<pid_t>();
+    ASSERT_TRUE(session_->add_target(inner));
+    const auto state = find(static_cast<std::uint32_t>(inner));
+    ASSERT_TRUE(state);
+    EXPECT_EQ(state->tid, 1U);
+    EXPECT_EQ(state->pid, 1U);
+    EXPECT_EQ(state->session_pid, static_cast<std::uint32_t>(inner));
+    EXPECT_TRUE(states_->find_slot(1, 1));
+    EXPECT_TRUE(states_->find_slot(1, 2));
+    ::kill(inner, SIGKILL);
+}
+
+TEST_F(Session, WorksFromInsideAPidNamespace) {
+    Child outer([](const Child::Channel&) {
+        if (::unshare(CLONE_NEWPID) != 0) {
+            ::_exit(9);
+        }
+        const pid_t pid = ::fork();
+        if (pid != 0) {
+            int status = 0;
+            ::waitpid(pid, &status, 0);
+            ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 10);
+        }
+        // Number 1 here. Its child is 2.
+        auto session = cli::BpfSession::open({});
+        if (!session) {
+            ::_exit(11);
+        }
+        const Child target([](const Child::Channel& channel) { channel.rest(); });
+        const auto states = CpuStateMap::open((*session)->state_fd());
+        if (target.pid() != 2 || !(*session)->add_target(2) || !states) {
+            ::_exit(12);
+        }
+        const auto slot = states->find_slot(2, 2);
+        const auto state = slot ? states->read(*slot) : tl::unexpected(slot.error());
+        ::_exit(state && state->session_tid == 2 ? 0 : 13);
+    });
+    EXPECT_EQ(outer.wait(), 0);
+}
+
+TEST_F(Session, TwoAtOnceDoNotSeeEachOthersTargets) {
+    open();
+    auto other = BpfSession::open({});
+    ASSERT_TRUE(other);
+    const auto other_states = CpuStateMap::open((*other)->state_fd());
+    ASSERT_TRUE(other_states);
+    const Child one([](const Child::Channel& channel) { channel.rest(); });
+    const Child two([](const Child::Channel& channel) { channel.rest(); });
+    ASSERT_TRUE(session_->add_target(one.pid()));
+    ASSERT_TRUE((*other)->add_target(two.pid()));
+    const auto pid_one = static_cast<std::uint32_t>(one.pid());
+    const auto pid_two = static_cast<std::uint32_t>(two.pid());
+    EXPECT_TRUE(states_->find_slot(pid_one, pid_one));
+    EXPECT_FALSE(states_->find_slot(pid_two, pid_two));
+    EXPECT_TRUE(other_states->find_slot(pid_two, pid_two));
+    other->reset();
+    const Child three([](const Child::Channel& channel) { channel.rest(); });
+    ASSERT_TRUE(session_->add_target(three.pid()));  // the first still works
+}
+
+TEST_F(Session, TheSameProcessCanBeInTwoSessions) {
+    open();
+    auto other = BpfSession::open({});
+    ASSERT_TRUE(other);
+    const Child child([](const Child::Channel& channel) { channel.rest(); });
+    ASSERT_TRUE(session_->add_target(child.pid()));
+    ASSERT_TRUE((*other)->add_target(child.pid()));
+}
+
+TEST_F(Session, AForgottenTargetIsNoTargetAnyMore) {
+    open();
+    const Child child([](const Child::Channel& channel) { channel.rest(); });
+    const auto target = session_->add_target(child.pid());
+    ASSERT_TRUE(target);
+    ASSERT_TRUE(session_->snapshot_fd(*target));
+    session_->remove_target(*target);
+    EXPECT_FALSE(session_->find_target(child.pid()));
+    ASSERT_TRUE(session_->add_target(child.pid()));
+}
+
+/// Sends one descriptor over a socket.
+bool send_fd(int socket, int fd) {
+    char byte = 'f';
+    iovec data{&byte, 1};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+    return ::sendmsg(socket, &message, 0) == 1;
+}
+
+int receive_fd(int socket) {
+    char byte = 0;
+    iovec data{&byte, 1};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    int fd = -1;
+    if (::recvmsg(socket, &message, 0) == 1 && CMSG_FIRSTHDR(&message) != nullptr) {
+        std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
+    }
+    return fd;
+}
+
+/// What a process of another user tried with the map, by errno; 0: it worked.
+struct Attempts {
+    int map_writable;
+    int make_writable;
+    int map_private_readable;
+    int update;
+    int freeze_again;
+    int read;
+};
+
+Attempts try_to_write(int fd) {
+    Attempts result{};
+    const std::size_t page = 4096;
+    void* memory = ::mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    result.map_writable = memory == MAP_FAILED ? errno : 0;
+    memory = ::mmap(nullptr, page, PROT_READ, MAP_SHARED, fd, 0);
+    result.make_writable = ::mprotect(memory, page, PROT_READ | PROT_WRITE) != 0 ? errno : 0;
+    memory = ::mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    result.map_private_readable = memory == MAP_FAILED ? errno : 0;
+    std::uint32_t key = 0;
+    unsigned char value[ECHION_ENTRY_BYTES] = {};
+    bpf_attr attributes{};
+    attributes.map_fd = static_cast<std::uint32_t>(fd);
+    attributes.key = reinterpret_cast<std::uintptr_t>(&key);
+    attributes.value = reinterpret_cast<std::uintptr_t>(value);
+    result.update =
+        ::syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &attributes, sizeof(attributes)) != 0 ? errno : 0;
+    bpf_attr freeze{};
+    freeze.map_fd = static_cast<std::uint32_t>(fd);
+    result.freeze_again =
+        ::syscall(SYS_bpf, BPF_MAP_FREEZE, &freeze, sizeof(freeze)) != 0 ? errno : 0;
+    result.read = CpuStateMap::open(fd).has_value() ? 0 : EIO;
+    return result;
+}
+
+class ReceivedMap : public Session, public ::testing::WithParamInterface<uid_t> {};
+
+TEST_P(ReceivedMap, CanBeReadButNotWritten) {
+    open();
+    int sockets[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), 0);
+    const uid_t uid = GetParam();
+    const Child receiver([&](const Child::Channel& channel) {
+        if (uid != 0 && (::setgid(uid) != 0 || ::setuid(uid) != 0)) {
+            ::_exit(9);
+        }
+        channel.send(try_to_write(receive_fd(sockets[0])));
+    });
+    ASSERT_TRUE(send_fd(sockets[1], session_->state_fd()));
+    const auto attempts = receiver.receive<Attempts>();
+    EXPECT_NE(attempts.map_writable, 0);
+    EXPECT_NE(attempts.make_writable, 0);
+    EXPECT_NE(attempts.map_private_readable, 0);
+    EXPECT_NE(attempts.update, 0);
+    EXPECT_NE(attempts.freeze_again, 0);
+    EXPECT_EQ(attempts.read, 0);
+    ::close(sockets[0]);
+    ::close(sockets[1]);
+}
+
+// Another user, and root itself: the map is frozen, not just guarded by rights.
+INSTANTIATE_TEST_SUITE_P(ByUser, ReceivedMap, ::testing::Values(65534U, 0U));
+
+/// The programs that the kernel holds, by their ids, which are not used twice.
+std::set<std::uint32_t> list_programs() {
+    std::set<std::uint32_t> ids;
+    bpf_attr next{};
+    while (::syscall(SYS_bpf, BPF_PROG_GET_NEXT_ID, &next, sizeof(next)) == 0) {
+        ids.insert(next.next_id);
+        next.start_id = next.next_id;
+    }
+    return ids;
+}
+
+TEST_F(Session, NothingIsLeftWhenItsProcessIsKilled) {
+    const std::set<std::uint32_t> before = list_programs();
+    std::set<std::uint32_t> added;
+    {
+        const Child holder([](const Child::Channel& channel) {
+            const auto session = cli::BpfSession::open({});
+            channel.send(session.has_value());
+            channel.rest();
+        });
+        ASSERT_TRUE(holder.receive<bool>());
+        for (const std::uint32_t id : list_programs()) {
+            if (before.count(id) == 0) {
+                added.insert(id);
+            }
+        }
+        EXPECT_GE(added.size(), 6U);
+    }  // SIGKILL
+    // The kernel frees programs a grace period after their last reference.
+    std::size_t left = added.size();
+    for (int i = 0; i < 2000 && left != 0; ++i) {
+        const std::set<std::uint32_t> now = list_programs();
+        left = 0;
+        for (const std::uint32_t id : added) {
+            left += now.count(id);
+        }
+        ::usleep(5000);
+    }
+    EXPECT_EQ(left, 0U);
+}
+
+TEST_F(Session, SaysWhyAnOrdinaryUserCannotHaveOne) {
+    Child user([](const Child::Channel& channel) {
+        if (::setuid(65534) != 0) {
+            ::_exit(9);
+        }
+        const auto session = cli::BpfSession::open({});
+        if (session) {
+            ::_exit(8);
+        }
+        const std::string text = session.error().text();
+        char line[512] = {};
+        std::snprintf(line, sizeof(line), "%s", text.c_str());
+        channel.send(line);
+    });
+    struct Line {
+        char text[512];
+    };
+    const auto line = user.receive<Line>();
+    EXPECT_NE(std::strstr(line.text, "CAP_BPF and CAP_PERFMON"), nullptr) << line.text;
+    EXPECT_NE(std::strstr(line.text, "setcap"), nullptr) << line.text;
+}
+
+TEST(SnapshotLayout, IsRefusedWithFieldsOutOfBounds) {
+    if (!cli::bpf_is_built_in()) {
+        GTEST_SKIP() << "a build without BPF";
+    }
+    echion_snapshot_layout good{};
+    good.thread_refs = 4096;
+    good.pointer_mask = ~0ULL;
+    good.cframe_head = ECHION_ABSENT;
+    good.frame_bytes = 72;
+    good.frame_instruction = 56;
+    good.owner_without_code = ECHION_ABSENT;
+    EXPECT_TRUE(cli::is_valid(good));
+    auto bad = good;
+    bad.frame_bytes = ECHION_FRAME_BYTES + 1;
+    EXPECT_FALSE(cli::is_valid(bad));
+    bad = good;
+    bad.frame_previous = 65;
+    EXPECT_FALSE(cli::is_valid(bad));
+    bad = good;
+    bad.frame_owner = 72;
+    EXPECT_FALSE(cli::is_valid(bad));
+    bad = good;
+    bad.instruction_shift = 33;
+    EXPECT_FALSE(cli::is_valid(bad));
+    bad = good;
+    bad.pointer_mask = 0xff;
+    EXPECT_FALSE(cli::is_valid(bad));
+    bad = good;
+    bad.head = 5000;
+    EXPECT_FALSE(cli::is_valid(bad));
+}
+
+}  // namespace
+}  // namespace echion::test

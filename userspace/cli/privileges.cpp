@@ -1,0 +1,224 @@
+#include "cli/privileges.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include "platform/linux/perf_event.h"
+
+namespace echion::cli {
+namespace {
+
+// The inode of the first PID namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
+constexpr ino_t kInitialPidNamespace = 0xEFFFFFFC;
+
+std::string read_file(const char* path) {
+    const std::ifstream file(path);
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
+}
+
+int read_int(const char* path, int absent) {
+    const std::string text = read_file(path);
+    char* end = nullptr;
+    const long value = std::strtol(text.c_str(), &end, 10);
+    return end == text.c_str() ? absent : static_cast<int>(value);
+}
+
+std::string missing_capabilities(const Privileges& privileges) {
+    std::string missing;
+    for (const Capability capability : {Capability::kBpf, Capability::kPerfmon}) {
+        if (!privileges.has(capability) && !privileges.has(Capability::kSysAdmin)) {
+            missing += (missing.empty() ? "" : " and ");
+            missing += capability_name(capability);
+        }
+    }
+    return missing;
+}
+
+void explain_missing(Unavailable& result, const std::string& missing,
+                     const Privileges& privileges) {
+    result.why = "needs " + missing + ", which this process does not have";
+    const bool out_of_reach = !privileges.may_have(Capability::kPerfmon);
+    if (out_of_reach) {
+        result.why += " and cannot get (bounding set)";
+        result.remedy = "start the container with --cap-add BPF --cap-add PERFMON";
+    } else if (privileges.no_new_privileges) {
+        result.why += " and cannot gain (no_new_privs)";
+        result.remedy = "allow privilege escalation for this process, or start it as root";
+    } else {
+        result.remedy = "run as root, or once: " + setcap_command();
+    }
+}
+
+}  // namespace
+
+std::string Unavailable::text() const {
+    std::string line = "cannot " + what;
+    if (system_errno != 0) {
+        line += std::string(": ") + std::strerror(system_errno);
+    }
+    if (!why.empty()) {
+        line += "; " + why;
+    }
+    if (!remedy.empty()) {
+        line += "; remedy: " + remedy;
+    }
+    return line;
+}
+
+const char* capability_name(Capability capability) {
+    switch (capability) {
+        case Capability::kSysPtrace:
+            return "CAP_SYS_PTRACE";
+        case Capability::kSysAdmin:
+            return "CAP_SYS_ADMIN";
+        case Capability::kSysResource:
+            return "CAP_SYS_RESOURCE";
+        case Capability::kPerfmon:
+            return "CAP_PERFMON";
+        case Capability::kBpf:
+            return "CAP_BPF";
+    }
+    return "?";
+}
+
+void parse_status(const std::string& text, Privileges& into) {
+    std::istringstream lines(text);
+    std::string line;
+    while (std::getline(lines, line)) {
+        const std::size_t colon = line.find(':');
+        if (colon == std::string::npos) {
+            continue;
+        }
+        const std::string name = line.substr(0, colon);
+        const char* value = line.c_str() + colon + 1;
+        if (name == "CapEff") {
+            into.effective_capabilities = std::strtoull(value, nullptr, 16);
+        } else if (name == "CapBnd") {
+            into.bounding_capabilities = std::strtoull(value, nullptr, 16);
+        } else if (name == "NoNewPrivs") {
+            into.no_new_privileges = std::strtol(value, nullptr, 10) != 0;
+        } else if (name == "Seccomp") {
+            into.seccomp_mode = static_cast<int>(std::strtol(value, nullptr, 10));
+        }
+    }
+}
+
+std::string parse_lockdown(const std::string& text) {
+    const std::size_t open = text.find('[');
+    const std::size_t close = text.find(']', open == std::string::npos ? 0 : open);
+    if (open == std::string::npos || close == std::string::npos) {
+        return "";
+    }
+    return text.substr(open + 1, close - open - 1);
+}
+
+bool is_initial_uid_map(const std::string& text) {
+    std::istringstream words(text);
+    unsigned long long inside = 1;
+    unsigned long long outside = 1;
+    unsigned long long length = 0;
+    // A namespace may map everything onto itself too: then nothing is lost by taking it for the
+    // first one.
+    return (words >> inside >> outside >> length) && inside == 0 && outside == 0 &&
+           length == 4294967295ULL;
+}
+
+Privileges read_privileges() {
+    Privileges result;
+    result.effective_uid = ::geteuid();
+    parse_status(read_file("/proc/self/status"), result);
+    result.in_initial_user_namespace = is_initial_uid_map(read_file("/proc/self/uid_map"));
+    struct stat pid_namespace {};
+    result.in_initial_pid_namespace = ::stat("/proc/self/ns/pid", &pid_namespace) == 0 &&
+                                      pid_namespace.st_ino == kInitialPidNamespace;
+    const perf::Limits limits = perf::read_limits();
+    result.perf_event_paranoid = limits.paranoid;
+    result.perf_max_rate = limits.max_ticks_per_second;
+    result.yama_ptrace_scope = read_int("/proc/sys/kernel/yama/ptrace_scope", -1);
+    result.unprivileged_bpf_disabled = read_int("/proc/sys/kernel/unprivileged_bpf_disabled", -1);
+    result.lockdown = parse_lockdown(read_file("/sys/kernel/security/lockdown"));
+    utsname name{};
+    if (::uname(&name) == 0) {
+        result.kernel_release = name.release;
+    }
+    result.kernel_has_btf = ::access("/sys/kernel/btf/vmlinux", R_OK) == 0;
+    return result;
+}
+
+std::string setcap_command() {
+    std::array<char, 4096> path{};
+    const ssize_t size = ::readlink("/proc/self/exe", path.data(), path.size() - 1);
+    return "sudo setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_sys_resource=ep " +
+           std::string(size > 0 ? path.data() : "echion");
+}
+
+Unavailable explain_bpf(std::string what, int system_errno, const Privileges& privileges) {
+    Unavailable result{std::move(what), system_errno, "", ""};
+    const std::string missing = missing_capabilities(privileges);
+    if (!privileges.kernel_has_btf) {
+        result.why = "kernel " + privileges.kernel_release +
+                     " does not describe its types (/sys/kernel/btf/vmlinux)";
+        result.remedy = "use a kernel built with CONFIG_DEBUG_INFO_BTF";
+    } else if (system_errno == EPERM && !missing.empty()) {
+        explain_missing(result, missing, privileges);
+    } else if (system_errno == EPERM && !privileges.in_initial_user_namespace) {
+        result.why = "capabilities of a user namespace do not count for BPF";
+        result.remedy = "run echion outside, on the host";
+    } else if (system_errno == EPERM && privileges.lockdown == "confidentiality") {
+        result.why = "kernel lockdown is in confidentiality mode";
+        result.remedy = "boot with lockdown=integrity or without it";
+    } else if ((system_errno == EPERM || system_errno == ENOSYS) && privileges.seccomp_mode != 0) {
+        result.why = "a seccomp filter forbids bpf(2)";
+        result.remedy = "start the container with a seccomp profile that allows bpf";
+    } else if (system_errno == EPERM) {
+        result.why = "a security module forbids it, or memory may not be locked (RLIMIT_MEMLOCK)";
+        result.remedy = "ulimit -l unlimited";
+    } else if (system_errno == ENOSYS) {
+        result.why = "kernel " + privileges.kernel_release + " has no BPF";
+        result.remedy = "use a kernel built with CONFIG_BPF_SYSCALL";
+    } else if (system_errno == ENOMEM) {
+        result.why = "memory ran out, or may not be locked (RLIMIT_MEMLOCK)";
+        result.remedy = "ulimit -l unlimited";
+    } else {
+        result.why = "kernel " + privileges.kernel_release + " does not take these programs";
+        result.remedy = "use kernel 5.12 or later";
+    }
+    return result;
+}
+
+Unavailable explain_perf(std::string what, int system_errno, const Privileges& privileges) {
+    Unavailable result{std::move(what), system_errno, "", ""};
+    if (system_errno == EACCES || system_errno == EPERM) {
+        if (privileges.seccomp_mode != 0 && privileges.has(Capability::kPerfmon)) {
+            result.why = "a seccomp filter forbids perf_event_open(2)";
+            result.remedy = "start the container with a seccomp profile that allows it";
+        } else {
+            result.why = "perf_event_paranoid is " +
+                         std::to_string(privileges.perf_event_paranoid) +
+                         " and this process does not have CAP_PERFMON";
+            result.remedy = "run as root, or once: " + setcap_command();
+        }
+    } else if (system_errno == ENOSYS) {
+        result.why = "kernel " + privileges.kernel_release + " has no perf events";
+        result.remedy = "use a kernel built with CONFIG_PERF_EVENTS";
+    } else if (system_errno == EMFILE || system_errno == ENFILE) {
+        result.why = "too many open files: one is needed for each thread of the target";
+        result.remedy = "ulimit -n 65536";
+    } else {
+        result.why = "the kernel refuses it";
+    }
+    return result;
+}
+
+}  // namespace echion::cli

@@ -1,0 +1,224 @@
+#include "cli/tick_timers.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "platform/linux/perf_event.h"
+
+namespace echion::cli {
+namespace {
+
+// Passes over the list of threads until one finds nothing new. Each is left with those started
+// during the one before; a target that outruns this many keeps some of its newest uncovered.
+constexpr int kMaxPasses = 8;
+
+// CPUs that this process may run on: online ones, and none that were set apart from ordinary work.
+std::vector<int> usable_cpus() {
+    cpu_set_t* set = CPU_ALLOC(CPU_SETSIZE * 8);
+    const std::size_t set_bytes = CPU_ALLOC_SIZE(CPU_SETSIZE * 8);
+    std::vector<int> result;
+    if (set != nullptr && ::sched_getaffinity(0, set_bytes, set) == 0) {
+        for (int cpu = 0; cpu < CPU_SETSIZE * 8; ++cpu) {
+            if (CPU_ISSET_S(cpu, set_bytes, set)) {
+                result.push_back(cpu);
+            }
+        }
+    }
+    CPU_FREE(set);
+    if (result.empty()) {
+        result.push_back(0);
+    }
+    return result;
+}
+
+// A link carries the cookie; PERF_EVENT_IOC_SET_BPF has no room for one.
+Result<UniqueFd> link_program(int program_fd, int event_fd, std::uint64_t cookie) {
+    bpf_attr attributes;
+    std::memset(&attributes, 0, sizeof(attributes));
+    attributes.link_create.prog_fd = static_cast<std::uint32_t>(program_fd);
+    attributes.link_create.target_fd = static_cast<std::uint32_t>(event_fd);
+    attributes.link_create.attach_type = BPF_PERF_EVENT;
+    attributes.link_create.perf_event.bpf_cookie = cookie;
+    const long fd = ::syscall(SYS_bpf, BPF_LINK_CREATE, &attributes, sizeof(attributes));
+    if (fd < 0) {
+        return fail(ErrorKind::kSystem, "attach the program to the event", errno);
+    }
+    return UniqueFd(static_cast<int>(fd));
+}
+
+}  // namespace
+
+std::vector<pid_t> list_threads(pid_t pid) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/task";
+    const auto close = [](DIR* directory) { ::closedir(directory); };
+    const std::unique_ptr<DIR, decltype(close)> directory(::opendir(path.c_str()), close);
+    std::vector<pid_t> result;
+    while (directory != nullptr) {
+        const dirent* entry = ::readdir(directory.get());
+        if (entry == nullptr) {
+            break;
+        }
+        const long tid = std::strtol(entry->d_name, nullptr, 10);
+        if (tid > 0) {
+            result.push_back(static_cast<pid_t>(tid));
+        }
+    }
+    return result;
+}
+
+Result<TickTimers> TickTimers::start(const TickRequest& request, const CpuStateMap& states) {
+    TickTimers timers(request);
+    if (request.wall) {
+        if (auto status = timers.open_wall_clock(); !status) {
+            return tl::unexpected(status.error());
+        }
+    }
+    if (request.thread_events) {
+        if (auto status = timers.open_threads(states); !status) {
+            return tl::unexpected(status.error());
+        }
+        for (const UniqueFd& event : timers.thread_events_) {
+            if (auto status = perf::enable(event); !status) {
+                return tl::unexpected(status.error());
+            }
+        }
+    }
+    if (request.wall) {
+        if (auto status = perf::enable(timers.wall_event_); !status) {
+            return tl::unexpected(status.error());
+        }
+    }
+    return timers;
+}
+
+Status TickTimers::open_wall_clock() {
+    const std::vector<int> cpus = usable_cpus();
+    Error error{ErrorKind::kSystem, ENODEV, "open a wall clock event"};
+    // The last first: interrupts tend to be handled by the first.
+    for (auto cpu = cpus.rbegin(); cpu != cpus.rend(); ++cpu) {
+        auto event = perf::open_cpu_timer(*cpu, {.interval_ns = request_.interval_ns});
+        if (!event) {
+            error = event.error();
+            continue;
+        }
+        wall_link_.reset();
+        wall_event_ = std::move(*event);
+        wall_cpu_ = *cpu;
+        if (auto status = attach_wall_program(); !status) {
+            return status;
+        }
+        return perf::signal_thread(wall_event_, request_.sampler_tid, request_.signal);
+    }
+    return tl::unexpected(error);
+}
+
+Status TickTimers::attach_wall_program() {
+    if (request_.wall_program_fd < 0) {
+        return {};
+    }
+    auto link = link_program(request_.wall_program_fd, wall_event_.get(), request_.target);
+    if (!link) {
+        return tl::unexpected(link.error());
+    }
+    wall_link_ = std::move(*link);
+    return {};
+}
+
+Status TickTimers::open_thread(pid_t tid) {
+    const auto inherit =
+        request_.follow_children ? perf::Inherit::kChildren : perf::Inherit::kThreads;
+    auto event = perf::open_task_timer(tid, inherit, {.interval_ns = request_.interval_ns});
+    if (!event) {
+        return tl::unexpected(event.error());
+    }
+    if (auto status = perf::run_program(*event, request_.thread_program_fd); !status) {
+        return status;
+    }
+    if (!request_.wall) {
+        auto status = perf::signal_thread(*event, request_.sampler_tid, request_.signal);
+        if (!status) {
+            return status;
+        }
+    }
+    thread_events_.push_back(std::move(*event));
+    return {};
+}
+
+Status TickTimers::open_threads(const CpuStateMap& states) {
+    Error error{ErrorKind::kSystem, ESRCH, "open the target's events"};
+    covered_since_[request_.sampler_tid] = ~std::uint64_t{0};  // it gets none
+    for (int pass = 0; pass < kMaxPasses; ++pass) {
+        // Who started whom, and when: a thread whose creator was covered then has inherited it.
+        struct Origin {
+            pid_t creator;
+            std::uint64_t started_ns;
+        };
+        std::unordered_map<pid_t, Origin> origins;
+        for (std::uint32_t slot = 0; pass > 0 && slot < states.used(); ++slot) {
+            const auto state = states.read(slot);
+            if (state && !state->ended) {
+                origins[static_cast<pid_t>(state->session_tid)] = {
+                    static_cast<pid_t>(state->creator_session_tid), state->started_ns};
+            }
+        }
+        bool found_new = false;
+        for (const pid_t tid : list_threads(request_.pid)) {
+            if (covered_since_.count(tid) != 0) {
+                continue;
+            }
+            found_new = true;
+            const auto origin = origins.find(tid);
+            if (origin != origins.end()) {
+                const auto creator = covered_since_.find(origin->second.creator);
+                if (creator != covered_since_.end() &&
+                    creator->second <= origin->second.started_ns) {
+                    covered_since_[tid] = origin->second.started_ns;
+                    continue;
+                }
+            }
+            auto status = open_thread(tid);
+            covered_since_[tid] = static_cast<std::uint64_t>(monotonic_ns());
+            if (!status && status.error().system_errno != ESRCH) {
+                error = status.error();
+                ++refused_;
+            }
+        }
+        if (!found_new) {
+            break;
+        }
+    }
+    if (thread_events_.empty()) {
+        return tl::unexpected(error);
+    }
+    return {};
+}
+
+Status TickTimers::keep_ticking() {
+    if (wall_cpu_ < 0) {
+        return {};
+    }
+    const std::string path = "/sys/devices/system/cpu/cpu" + std::to_string(wall_cpu_) + "/online";
+    char online = '1';
+    // CPUs that cannot be taken offline have no such file.
+    const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file || ::read(file.get(), &online, 1) != 1 || online != '0') {
+        return {};
+    }
+    if (auto status = open_wall_clock(); !status) {
+        return status;
+    }
+    return perf::enable(wall_event_);
+}
+
+}  // namespace echion::cli

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "platform/linux/cpu_state_map.h"
+
+namespace echion::cli {
+
+/// What makes the ticks of one target. All numbers of threads are this process's.
+struct TickRequest {
+    pid_t pid = 0;
+    pid_t sampler_tid = 0;
+    int signal = 0;
+    std::int64_t interval_ns = 1'000'000;
+    bool wall = true;  ///< A tick every interval; else after so much CPU time of a thread.
+    bool follow_children = false;
+    bool thread_events = true;  ///< False: no events on the threads (wall mode without snapshots).
+    std::uint32_t target = 0;   ///< number of the target: the wall program's cookie
+    int thread_program_fd = -1;
+    int wall_program_fd = -1;  ///< -1: every tick of the wall clock sends a signal
+};
+
+/// The perf events of one target. They tick, and signal the sampler, as long as this lives; its
+/// descriptors are the only ones.
+///
+/// Threads that the target starts later inherit the events of the thread that started them.
+class TickTimers {
+  public:
+    /// Opens and starts them. kSystem with the errno of perf_event_open when not even one could be
+    /// opened.
+    static Result<TickTimers> start(const TickRequest& request, const CpuStateMap& states);
+
+    /// Moves the wall clock's event to another CPU if its own has gone offline. To be called now
+    /// and then (a second); does nothing in CPU mode.
+    Status keep_ticking();
+
+    /// Threads that got an event of their own.
+    [[nodiscard]] std::size_t thread_events() const { return thread_events_.size(); }
+    /// Threads of the target for which none could be opened (too many open files).
+    [[nodiscard]] std::size_t threads_without_event() const { return refused_; }
+    /// CPU of the wall clock's event; -1 in CPU mode.
+    [[nodiscard]] int wall_cpu() const { return wall_cpu_; }
+
+  private:
+    explicit TickTimers(const TickRequest& request) : request_(request) {}
+
+    Status open_wall_clock();
+    Status open_threads(const CpuStateMap& states);
+    Status open_thread(pid_t tid);
+    Status attach_wall_program();
+
+    TickRequest request_;
+    UniqueFd wall_event_;
+    UniqueFd wall_link_;
+    int wall_cpu_ = -1;
+    std::vector<UniqueFd> thread_events_;
+    // When the thread's event was open, CLOCK_MONOTONIC ns: what it started later has inherited it.
+    std::unordered_map<pid_t, std::uint64_t> covered_since_;
+    std::size_t refused_ = 0;
+};
+
+/// Tids of a process, from /proc/PID/task. Empty when it has gone.
+std::vector<pid_t> list_threads(pid_t pid);
+
+}  // namespace echion::cli
