@@ -1,5 +1,6 @@
 #include "agent/channel.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -84,6 +85,41 @@ Status Channel::send_hello() {
     message.pid = static_cast<std::uint32_t>(getpid());
     message.pointer_bytes = sizeof(void*);
     return send(message, control::MessageType::kHello);
+}
+
+Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, int signal,
+                                    const void* snapshot_layout, std::size_t layout_bytes) {
+    control::Arm request{};
+    request.sampler_tid = sampler_tid;
+    request.signal = signal;
+    if (layout_bytes != sizeof(request.snapshot_layout)) {
+        return fail(ErrorKind::kProtocol, "a snapshot layout of another size");
+    }
+    std::memcpy(request.snapshot_layout, snapshot_layout, layout_bytes);
+    if (auto status = send(request, control::MessageType::kArm); !status) {
+        return tl::unexpected(status.error());
+    }
+    control::Armed answer{};
+    ssize_t size = 0;
+    do {
+        size = recv(socket_.get(), &answer, sizeof(answer), 0);
+    } while (size < 0 && errno == EINTR);
+    if (size <= 0 ||
+        !is_message(answer, static_cast<std::size_t>(size), control::MessageType::kArmed)) {
+        return fail(ErrorKind::kProtocol, "receive the answer about ticks");
+    }
+    return answer;
+}
+
+Status Channel::signal_arrivals(int signal, pid_t tid) {
+    const f_owner_ex owner{F_OWNER_TID, tid};
+    const int flags = fcntl(socket_.get(), F_GETFL);
+    if (flags < 0 || fcntl(socket_.get(), F_SETSIG, signal) != 0 ||
+        fcntl(socket_.get(), F_SETOWN_EX, &owner) != 0 ||
+        fcntl(socket_.get(), F_SETFL, flags | O_ASYNC) != 0) {
+        return fail(ErrorKind::kSystem, "be told of control messages", errno);
+    }
+    return {};
 }
 
 void Channel::send_started(std::uint32_t python_version, std::uint32_t sampler_tid) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <array>
 #include <cstddef>
 
@@ -26,6 +28,13 @@ class Channel {
     /// Waits for the configuration, for ever. Descriptors that come with it are in `fds`, at the
     /// places that `fd_kinds` names. kProtocol when the other side hung up or is not one of ours.
     Result<control::Configure> receive_configure();
+    /// Tells the other side that the sampler, with `signal` blocked, is ready for ticks, and waits
+    /// for the answer. kProtocol when it is none.
+    Result<control::Armed> arm(std::uint32_t sampler_tid, int signal, const void* snapshot_layout,
+                               std::size_t layout_bytes);
+    /// From now on also tells of a message, or a hang-up, by `signal` to the thread `tid`, with the
+    /// channel's descriptor as its si_fd.
+    Status signal_arrivals(int signal, pid_t tid);
     void send_started(std::uint32_t python_version, std::uint32_t sampler_tid);
     void send_failed(const Error& error);
     void send_stopped();

@@ -70,7 +70,7 @@ void handle_fork_in_child() {
 
 /// Starts the sampler thread with a control channel, which it owns from then on. 0 or an errno;
 /// EBUSY when there is one already.
-int start_sampler(UniqueFd channel) {
+int start_sampler(UniqueFd channel, bool is_launch) {
     if (g_agent.is_active.exchange(true)) {
         return EBUSY;
     }
@@ -84,6 +84,7 @@ int start_sampler(UniqueFd channel) {
     }
     auto* assignment = new (memory->data()) Assignment{collect_guest_facts(), channel.get()};
 
+    assignment->facts.is_launch = is_launch;
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
@@ -137,7 +138,7 @@ __attribute__((constructor)) void on_load() {
         return;
     }
     if (auto channel = Channel::connect(rendezvous)) {
-        start_sampler(std::move(*channel));
+        start_sampler(std::move(*channel), true);
     }
 }
 
@@ -149,5 +150,5 @@ __attribute__((constructor)) void on_load() {
 /// Returns at once: 0, or an errno (EBUSY: already sampling). Any thread, in no lock of the C
 /// library or its loader.
 extern "C" __attribute__((visibility("default"))) int echion_attach(int control_fd) {
-    return echion::agent::start_sampler(echion::UniqueFd(control_fd));
+    return echion::agent::start_sampler(echion::UniqueFd(control_fd), false);
 }

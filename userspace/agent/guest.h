@@ -20,6 +20,7 @@ struct GuestFacts {
     /// object is.
     std::array<Segment, 256> segments{};
     std::size_t segment_count = 0;
+    bool is_launch = false;         ///< the agent was there from the process's first moment
     std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
 
     /// The static data from `address` to the end of its segment; 0 when it is in none.

@@ -1,15 +1,13 @@
 #include "agent/sampler.h"
 
-#include <sched.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <optional>
 
 #include "agent/stack_sampler.h"
+#include "agent/tick_timer.h"
 #include "base/clock.h"
 #include "cpython/locate.h"
 #include "platform/process_modules.h"
@@ -21,83 +19,9 @@ namespace {
 
 using stream::Counter;
 
-// How often the sampler looks whether it has been told to stop, and reads its own CPU clock.
-constexpr std::int64_t kHousekeepingNs = 20'000'000;
 // Waits for Python's start: short at first, as most programs start it at once.
 constexpr std::int64_t kMinReadyWaitNs = 500'000;
 constexpr std::int64_t kMaxReadyWaitNs = 20'000'000;
-
-/// Asks the scheduler for the shortest time slice. The sampler shares a CPU with the busy thread
-/// that it follows; since Linux 6.12 a thread that wakes with a shorter slice than the running
-/// one's takes over at once, instead of when that one has had its share (kernel/sched/fair.c,
-/// PREEMPT_SHORT). Needs no privilege. Older kernels ignore the request or refuse it.
-void request_short_slice() {
-    constexpr std::uint64_t kShortestSliceNs = 100'000;
-    struct {
-        std::uint32_t size;
-        std::uint32_t policy;
-        std::uint64_t flags;
-        std::int32_t nice;
-        std::uint32_t priority;
-        std::uint64_t runtime_ns;
-        std::uint64_t deadline_ns;
-        std::uint64_t period_ns;
-    } attributes{};  // struct sched_attr, version 0 (sched_setattr(2))
-    attributes.size = sizeof(attributes);
-    if (syscall(SYS_sched_getattr, 0, &attributes, sizeof(attributes), 0U) == 0 &&
-        attributes.policy == SCHED_OTHER) {
-        attributes.runtime_ns = kShortestSliceNs;
-        (void)syscall(SYS_sched_setattr, 0, &attributes, 0U);
-    }
-}
-
-/// Absolute deadlines, one interval apart; those that have passed are skipped and counted.
-class TickTimer {
-  public:
-    TickTimer(std::int64_t interval_ns, std::int64_t now_ns)
-        : interval_ns_(interval_ns), deadline_ns_(now_ns) {
-        // Without this the kernel may let a wake-up slip by 50 us to join it with others.
-        prctl(PR_SET_TIMERSLACK, 1UL);
-        request_short_slice();
-    }
-
-    /// Waits for the next deadline. False when the channel said stop instead.
-    bool wait(Channel& channel) {
-        deadline_ns_ += interval_ns_;
-        std::int64_t now_ns = monotonic_ns();
-        if (now_ns >= deadline_ns_) {
-            const std::int64_t passed = (now_ns - deadline_ns_) / interval_ns_;
-            missed_ += static_cast<std::uint64_t>(passed);
-            deadline_ns_ += passed * interval_ns_;
-            late_ += now_ns - deadline_ns_ > interval_ns_ / 2;
-            return true;
-        }
-        while (deadline_ns_ - now_ns > kHousekeepingNs) {
-            ++system_calls_;
-            if (channel.wait_for_stop(deadline_ns_ - now_ns)) {
-                return false;
-            }
-            now_ns = monotonic_ns();
-        }
-        const timespec deadline = make_timespec(deadline_ns_);
-        ++system_calls_;
-        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, nullptr) != 0) {
-        }
-        late_ += monotonic_ns() - deadline_ns_ > interval_ns_ / 2;
-        return true;
-    }
-
-    [[nodiscard]] std::uint64_t late() const { return late_; }
-    [[nodiscard]] std::uint64_t missed() const { return missed_; }
-    [[nodiscard]] std::uint64_t system_calls() const { return system_calls_; }
-
-  private:
-    std::int64_t interval_ns_;
-    std::int64_t deadline_ns_;
-    std::uint64_t late_ = 0;
-    std::uint64_t missed_ = 0;
-    std::uint64_t system_calls_ = 0;
-};
 
 Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
     ProcessReader reader;
@@ -124,12 +48,38 @@ Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
 }
 
 /// The figures that only the thread's own loop knows.
-void publish_timing(stream::RingProducer& ring, const TickTimer& timer) {
-    ring.set(Counter::kLateTicks, timer.late());
-    ring.set(Counter::kMissedTicks, timer.missed());
-    ring.set(Counter::kWaits, timer.system_calls());
+void publish_timing(stream::RingProducer& ring, const TimerCounts& timer) {
+    ring.set(Counter::kLateTicks, timer.late);
+    ring.set(Counter::kMissedTicks, timer.missed);
+    ring.set(Counter::kWaits, timer.system_calls);
     ring.set(Counter::kSamplerCpuNs,
              static_cast<std::uint64_t>(read_clock_ns(CLOCK_THREAD_CPUTIME_ID)));
+}
+
+std::uint32_t own_tid() { return static_cast<std::uint32_t>(syscall(SYS_gettid)); }
+
+/// With the kernel's programs at work: asks for their ticks, in place of the sampler's own clock.
+Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, const SamplerOptions& options,
+                        std::optional<SignalTimer>& timer) {
+    if (!sampler.watch().is_open()) {
+        return {};
+    }
+    const int signal = SignalTimer::pick_signal();
+    const echion_snapshot_layout layout = sampler.watch_layout();
+    const auto armed = channel.arm(own_tid(), signal, &layout, sizeof(layout));
+    if (!armed) {
+        return tl::unexpected(armed.error());
+    }
+    if (armed->armed == 0) {
+        return {};
+    }
+    if (auto status = channel.signal_arrivals(signal, static_cast<pid_t>(own_tid())); !status) {
+        return status;
+    }
+    timer.emplace(signal, static_cast<std::int64_t>(armed->interval_ns), !options.cpu_mode,
+                  monotonic_ns());
+    sampler.use_kernel_ticks(static_cast<std::int64_t>(armed->interval_ns));
+    return {};
 }
 
 Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
@@ -158,33 +108,37 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     // Flat out, following would leave the thread that is followed no time to run.
     options.follow = (configure->flags & control::kNoFollow) == 0 &&
                      configure->interval_ns >= kLeastFollowIntervalNs;
-    const auto interval_ns = static_cast<std::int64_t>(configure->interval_ns);
-    TickTimer timer(interval_ns, monotonic_ns());
+    options.state_fd = channel.find_fd(*configure, control::FdKind::kBpfState);
+    options.snapshots_fd = channel.find_fd(*configure, control::FdKind::kBpfSnapshots);
+    become_prompt();
     StackSampler sampler;
     if (auto status = sampler.start(located->view, options, facts, ring, monotonic_ns()); !status) {
+        return status;
+    }
+    const auto interval_ns = static_cast<std::int64_t>(options.interval_ns);
+    std::optional<SignalTimer> signal_timer;
+    if (auto status = arm_kernel_ticks(channel, sampler, options, signal_timer); !status) {
         return status;
     }
     sampler.tick(monotonic_ns());
     const cpython::Version version = located->view.version;
     channel.send_started(
         static_cast<std::uint32_t>(version.major << 16 | version.minor << 8 | version.micro),
-        static_cast<std::uint32_t>(syscall(SYS_gettid)));
+        own_tid());
 
-    std::int64_t housekeeping_ns = monotonic_ns();
+    ClockTimer clock_timer(interval_ns, monotonic_ns());
+    TickTimer& timer = signal_timer ? static_cast<TickTimer&>(*signal_timer) : clock_timer;
+    std::int64_t published_ns = 0;
     while (timer.wait(channel)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
-        if (now_ns - housekeeping_ns >= kHousekeepingNs) {
-            housekeeping_ns = now_ns;
-            publish_timing(ring, timer);
-            if (channel.wait_for_stop(0)) {
-                break;
-            }
+        if (now_ns - published_ns >= kHousekeepingNs) {
+            published_ns = now_ns;
+            publish_timing(ring, timer.counts());
         }
     }
-    sampler.tick(monotonic_ns());
-    sampler.stop();
-    publish_timing(ring, timer);
+    sampler.stop(monotonic_ns());
+    publish_timing(ring, timer.counts());
     return {};
 }
 

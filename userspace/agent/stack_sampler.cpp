@@ -1,5 +1,6 @@
 #include "agent/stack_sampler.h"
 
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -35,7 +36,12 @@ Status StackSampler::reserve() {
     auto selected = FixedArray<TrackedThread*>::make(2 * cpython::kMaxThreadStates);
     auto interpreters = FixedArray<Interpreter>::make(cpython::kMaxInterpreters);
     auto gils = FixedArray<Gil>::make(cpython::kMaxInterpreters);
-    if (!batch || !threads || !codes || !raw || !changed || !selected || !interpreters || !gils) {
+    auto names = cpython::ThreadNames::make();
+    auto snapshot_raw = FixedArray<cpython::RawFrame>::make(kMinRawFrames);
+    auto ran = FixedArray<TrackedThread*>::make(cpython::kMaxThreadStates);
+    auto strangers = FixedArray<Stranger>::make(ECHION_MAX_THREADS);
+    if (!names || !snapshot_raw || !ran || !strangers || !batch || !threads || !codes || !raw ||
+        !changed || !selected || !interpreters || !gils) {
         return fail(ErrorKind::kNoSpace, "reserve memory for the sampler");
     }
     batch_ = std::move(*batch);
@@ -46,6 +52,10 @@ Status StackSampler::reserve() {
     selected_ = std::move(*selected);
     interpreters_ = std::move(*interpreters);
     gils_ = std::move(*gils);
+    names_ = std::move(*names);
+    snapshot_raw_ = std::move(*snapshot_raw);
+    ran_ = std::move(*ran);
+    strangers_ = std::move(*strangers);
     return {};
 }
 
@@ -70,6 +80,13 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
             view_.runtime + at(view_.layout->runtime.main_thread))) {
         main_thread_id_ = *main;
     }
+    if (options.state_fd >= 0) {
+        // Without it the sampler does as well as it can by itself.
+        (void)watch_.open(options.state_fd, options.snapshots_fd,
+                          static_cast<std::uint32_t>(syscall(SYS_gettid)));
+    }
+    counts_from_birth_ = facts.is_launch;
+    tick_interval_ns_ = static_cast<std::int64_t>(options.interval_ns);
     ring_ = &ring;
     encoder_.emplace(ring);
     now_ns_ = previous_ns_ = now_ns;
@@ -82,30 +99,57 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     return {};
 }
 
-void StackSampler::stop() { same_cpu_.release(); }
+void StackSampler::use_kernel_ticks(std::int64_t interval_ns) {
+    has_kernel_ticks_ = true;
+    tick_interval_ns_ = interval_ns;
+}
 
-void StackSampler::tick(std::int64_t now_ns) {
-    now_ns_ = now_ns;
-    encoder_->begin_tick(static_cast<std::uint64_t>(now_ns - previous_ns_));
-    previous_ns_ = now_ns;
-    codes_.begin_tick(now_ns);
+void StackSampler::begin(std::int64_t at_ns) {
+    at_ns = std::max(at_ns, previous_ns_);
+    encoder_->begin_tick(static_cast<std::uint64_t>(at_ns - previous_ns_));
+    previous_ns_ = at_ns;
+}
 
-    refresh_interpreters(now_ns);
-    for (std::uint32_t gil = 0; gil < gil_count_; ++gil) {
-        sample_gil(gil);
-    }
-    if (options_.cpu_mode) {
-        for (std::size_t i = 0; i < threads_.slots(); ++i) {
-            if (threads_.slot(i).in_use) {
-                write_cpu(threads_.slot(i));
-            }
-        }
-    }
-    ring_->count(Counter::kSamples, threads_.size());
+void StackSampler::finish(std::int64_t began_ns) {
+    has_ticked_ = true;
     commit();
     publish_counts();
     ring_->count(Counter::kTicks);
-    ring_->count(Counter::kSamplerTickNs, static_cast<std::uint64_t>(monotonic_ns() - now_ns));
+    ring_->count(Counter::kSamplerTickNs, static_cast<std::uint64_t>(monotonic_ns() - began_ns));
+}
+
+void StackSampler::tick(std::int64_t now_ns) {
+    now_ns_ = now_ns;
+    codes_.begin_tick(now_ns);
+    if (has_kernel_ticks_ && options_.cpu_mode) {
+        tick_for_events(now_ns);
+        return;
+    }
+    begin(now_ns);
+    if (watch_.is_open()) {
+        look_at_cpus();
+        keep_snapshots();
+    }
+    refresh_interpreters(now_ns);
+    for (std::uint32_t gil = 0; gil < gil_count_; ++gil) {
+        sample_gil(gil, Marking::kByGil);
+    }
+    refresh_names();
+    if (options_.cpu_mode) {
+        write_all_cpu();
+    }
+    ring_->count(Counter::kSamples, threads_.size());
+    finish(now_ns);
+}
+
+void StackSampler::stop(std::int64_t now_ns) {
+    tick(now_ns);
+    if (options_.cpu_mode && watch_.is_open()) {
+        begin(now_ns);
+        write_all_cpu();
+        finish(monotonic_ns());
+    }
+    same_cpu_.release();
 }
 
 bool StackSampler::read_gil(Address gil, GilState* out) {
@@ -128,7 +172,8 @@ void StackSampler::mark(TrackedThread& thread) {
 void StackSampler::mark_all(std::uint32_t gil_index) {
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         TrackedThread& thread = threads_.slot(i);
-        if (thread.in_use && interpreters_[thread.interpreter].gil == gil_index) {
+        if (thread.in_use && !thread.has_left &&
+            interpreters_[thread.interpreter].gil == gil_index) {
             mark(thread);
         }
     }
@@ -160,10 +205,15 @@ std::span<TrackedThread*> StackSampler::select_changed(std::uint32_t gil_index) 
     std::size_t count = 0;
     for (std::size_t i = 0; i < changed_count_; ++i) {
         TrackedThread* thread = changed_[i];
-        if (thread->in_use && thread->may_have_changed &&
-            interpreters_[thread->interpreter].gil == gil_index) {
-            selected_[count++] = thread;
+        if (!thread->in_use || !thread->may_have_changed || thread->has_left ||
+            interpreters_[thread->interpreter].gil != gil_index) {
+            continue;
         }
+        if (thread->slot != TrackedThread::kNoSlot && !thread->has_run && !thread->must_resend) {
+            thread->may_have_changed = false;  // it has not run: its stack is what it was
+            continue;
+        }
+        selected_[count++] = thread;
     }
     return {selected_.data(), count};
 }
@@ -189,17 +239,23 @@ bool StackSampler::walk_changed_lists(std::uint32_t gil_index) {
     return any;
 }
 
-void StackSampler::sample_gil(std::uint32_t gil_index) {
+void StackSampler::sample_gil(std::uint32_t gil_index, Marking marking) {
     walk_changed_lists(gil_index);
     // A round of reading can find that threads have come or gone; then there is another one.
     for (int round = 0; round < kAttempts; ++round) {
+        if (marking == Marking::kMarkedOnly && changed_count_ == 0) {
+            return;
+        }
         GilState now;
         if (!read_gil(gils_[gil_index].address, &now)) {
             return;
         }
-        mark_changed(gil_index, now);
-        if (walk_changed_lists(gil_index)) {
-            continue;
+        if (marking == Marking::kByGil) {
+            mark_changed(gil_index, now);
+            if (walk_changed_lists(gil_index)) {
+                continue;
+            }
+            use_snapshots();
         }
         std::span<TrackedThread*> changed = select_changed(gil_index);
         Address last_holder = now.last_holder;
@@ -468,6 +524,8 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
 void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack, Verdict verdict,
                           bool holds_gil) {
     thread.may_have_changed = false;
+    thread.has_run = false;
+    thread.was_read_ns = now_ns_;
     if (verdict == Verdict::kRetry) {
         ++tally_.torn_marked;
         write_stack(thread, {}, stream::kStackInvalid);  // no stack rather than a wrong one

@@ -5,10 +5,12 @@
 #include <span>
 
 #include "agent/code_registry.h"
+#include "agent/cpu_watch.h"
 #include "agent/guest.h"
 #include "agent/thread_table.h"
 #include "cpython/frame_walker.h"
 #include "cpython/runtime_view.h"
+#include "cpython/thread_names.h"
 #include "memory/page_batch.h"
 #include "platform/process_reader.h"
 #include "platform/same_cpu.h"
@@ -27,6 +29,8 @@ struct SamplerOptions {
     std::size_t max_frames = 2048;
     bool cpu_mode = false;  ///< also report the CPU time of each thread
     bool follow = true;     ///< go to the GIL holder's CPU to read its stack
+    int state_fd = -1;      ///< CPU state map of the BPF programs; -1: there are none
+    int snapshots_fd = -1;  ///< their ring of snapshots; -1: none
 };
 
 /// Looks at all Python threads of this process once a tick and writes what has changed.
@@ -37,6 +41,9 @@ struct SamplerOptions {
 ///     one switch      the last holder's, and the one's before it
 ///     more            any
 /// All others keep the stack they had, and cost nothing.
+///
+/// With BPF the kernel says which threads have run at all, and only those are considered; of the
+/// threads that it interrupts it has copied the stack while they stood still.
 ///
 /// Is a copy consistent? Nobody changes the last holder's stack but that thread itself, so it is
 /// enough that it did not run while it was copied (SameCpu). For the others it is enough that the
@@ -53,10 +60,18 @@ class StackSampler {
     /// called by the thread that will call tick(), as ticks are proved by where that thread runs.
     Status start(const cpython::RuntimeView& view, const SamplerOptions& options,
                  const GuestFacts& facts, stream::RingProducer& ring, std::int64_t now_ns);
+    /// Ticks come from the kernel, `interval_ns` apart: in CPU mode each for a thread that has used
+    /// so much CPU time, and only those threads are looked at.
+    void use_kernel_ticks(std::int64_t interval_ns);
     /// Takes one sample of every thread at `now_ns`.
     void tick(std::int64_t now_ns);
-    /// Ends what start() began.
-    void stop();
+    /// Takes the last sample, and ends what start() began.
+    void stop(std::int64_t now_ns);
+
+    [[nodiscard]] const CpuWatch& watch() const { return watch_; }
+    [[nodiscard]] echion_snapshot_layout watch_layout() const {
+        return watch_.make_snapshot_layout(*view_.layout);
+    }
 
     [[nodiscard]] std::size_t thread_count() const { return threads_.size(); }
 
@@ -108,9 +123,27 @@ class StackSampler {
                                const cpython::ThreadHead& head);
     void describe_thread(TrackedThread& thread);
     void end_thread(TrackedThread& thread);
+    void forget_thread(TrackedThread& thread);
+    void adopt_stranger(TrackedThread& thread);
+    void scan_names();
+    void refresh_names();
     void end_all_threads();
 
-    void sample_gil(std::uint32_t gil_index);
+    void begin(std::int64_t at_ns);
+    void finish(std::int64_t began_ns);
+    void look_at_cpus();
+    void meet_stranger(std::uint32_t slot);
+    void end_slot(TrackedThread& thread, const CpuState& state);
+    void keep_snapshots();
+    bool convert(const SnapshotView& snapshot, std::span<cpython::RawFrame> out,
+                 std::size_t* count);
+    void use_snapshots();
+    void tick_for_events(std::int64_t now_ns);
+    void catch_up();
+    [[nodiscard]] std::uint8_t gc_flag(const TrackedThread& thread);
+
+    enum class Marking { kByGil, kMarkedOnly };
+    void sample_gil(std::uint32_t gil_index, Marking marking);
     bool walk_changed_lists(std::uint32_t gil_index);
     void mark(TrackedThread& thread);
     void mark_all(std::uint32_t gil_index);
@@ -133,6 +166,9 @@ class StackSampler {
     bool assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
                      std::size_t* kept);
     void write_cpu(TrackedThread& thread);
+    void write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns);
+    void write_stranger_cpu(std::uint32_t slot, const CpuState& state);
+    void write_all_cpu();
     void commit();
     void publish_counts();
 
@@ -143,7 +179,20 @@ class StackSampler {
     PageBatch batch_;
     ThreadTable threads_;
     CodeRegistry codes_;
+    CpuWatch watch_;
+    cpython::ThreadNames names_;
     FixedArray<cpython::RawFrame> raw_;
+    FixedArray<cpython::RawFrame> snapshot_raw_;  // stacks that have come in this tick
+    std::size_t snapshot_raw_used_ = 0;
+    // Threads of this process that Python does not know, by their slot in the kernel's table.
+    struct Stranger {
+        std::uint32_t generation;
+        bool is_announced;
+        std::int64_t cpu_ns;  // accounted for
+    };
+    FixedArray<Stranger> strangers_;
+    FixedArray<TrackedThread*> ran_;  // threads that have run since the last tick
+    std::size_t ran_count_ = 0;
     FixedArray<TrackedThread*> changed_;   // threads whose may_have_changed is set
     FixedArray<TrackedThread*> selected_;  // those of one GIL
     std::size_t changed_count_ = 0;
@@ -164,9 +213,17 @@ class StackSampler {
     std::int64_t read_ns_ = 0;
     bool can_follow_ = false;
 
+    std::int64_t names_scanned_ns_ = 0;
+    std::int64_t nameless_ns_ = 0;  // when a thread without a name last appeared
+    std::int64_t tick_interval_ns_ = 0;
+    bool has_kernel_ticks_ = false;
+    bool counts_from_birth_ = false;
+    bool has_ticked_ = false;
+
     struct Tally {
         std::uint64_t torn_retried, torn_marked, unproved, truncated, invalid, read_failures;
         std::uint64_t follow_moves, table_full;
+        std::uint64_t snapshots, snapshots_unused;
     };
     Tally tally_{};
     std::uint64_t clock_reads_ = 0;

@@ -32,10 +32,16 @@ void StackSampler::define_unknown_code() {
 }
 
 void StackSampler::announce(TrackedThread& thread) {
-    std::string_view name;
+    const std::int64_t interpreter_id = interpreters_[thread.interpreter].head.id;
+    std::string_view name = names_.find(interpreter_id, thread.head.thread_id);
+    if (name.empty() && !thread.is_announced) {
+        scan_names();
+        name = names_.find(interpreter_id, thread.head.thread_id);
+    }
     char made_up[32];
     if (name.empty()) {
-        // Not known to `threading`: its main thread before the import, or a thread from C.
+        nameless_ns_ = thread.is_announced ? nameless_ns_ : now_ns_;
+        // Not known to `threading`: the main thread before its import, or a thread from C.
         const int length =
             thread.is_main ? std::snprintf(made_up, sizeof(made_up), "MainThread")
                            : std::snprintf(made_up, sizeof(made_up), "thread-%u", thread.native_id);
@@ -48,7 +54,7 @@ void StackSampler::announce(TrackedThread& thread) {
     std::memcpy(thread.name, name.data(), name.size());
     thread.name_bytes = static_cast<std::uint32_t>(name.size());
     thread.is_announced = true;
-    encoder_->thread(thread.id, interpreters_[thread.interpreter].head.id, thread.native_id, name);
+    encoder_->thread(thread.id, interpreter_id, thread.native_id, name);
 }
 
 bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
@@ -132,19 +138,62 @@ void StackSampler::write_stack(TrackedThread& thread, std::span<const cpython::R
     }
 }
 
+void StackSampler::write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns) {
+    if (cpu_ns <= thread.cpu_ns) {
+        return;
+    }
+    if (!thread.is_announced) {
+        announce(thread);
+    }
+    encoder_->cpu(thread.id, static_cast<std::uint64_t>(cpu_ns - thread.cpu_ns));
+    thread.cpu_ns = cpu_ns;
+}
+
 void StackSampler::write_cpu(TrackedThread& thread) {
+    if (thread.slot != TrackedThread::kNoSlot) {
+        if (const auto state = watch_.read(thread.slot);
+            state && state->generation == thread.slot_generation) {
+            write_cpu_up_to(thread, static_cast<std::int64_t>(
+                                        state->cpu_ns_at(static_cast<std::uint64_t>(now_ns_))));
+        }
+        return;
+    }
     if (thread.native_id == 0) {
         return;
     }
     const std::int64_t cpu_ns = read_clock_ns(thread_cpu_clock(thread.native_id));
     ++clock_reads_;
-    if (cpu_ns > thread.cpu_ns) {
-        // The first reading is a start, unless the thread began after us.
-        if (thread.cpu_ns != 0) {
-            encoder_->cpu(thread.id, static_cast<std::uint64_t>(cpu_ns - thread.cpu_ns));
-        }
-        thread.cpu_ns = cpu_ns;
+    if (thread.cpu_ns == 0 && !thread.began_under_watch) {
+        thread.cpu_ns = cpu_ns;  // what it used before is not this profile's
     }
+    write_cpu_up_to(thread, cpu_ns);
+}
+
+void StackSampler::write_all_cpu() {
+    for (std::size_t i = 0; i < threads_.slots(); ++i) {
+        if (threads_.slot(i).in_use) {
+            write_cpu(threads_.slot(i));
+        }
+    }
+}
+
+void StackSampler::write_stranger_cpu(std::uint32_t slot, const CpuState& state) {
+    // Numbers behind those of the threads that Python knows.
+    const auto id = static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot);
+    Stranger& stranger = strangers_[slot];
+    const auto cpu_ns =
+        static_cast<std::int64_t>(state.cpu_ns_at(static_cast<std::uint64_t>(now_ns_)));
+    if (id >= stream::kMaxThreads || cpu_ns <= stranger.cpu_ns) {
+        return;
+    }
+    if (!stranger.is_announced) {
+        char name[32];
+        const int length = std::snprintf(name, sizeof(name), "thread-%u", state.tid);
+        encoder_->thread(id, 0, state.tid, {name, static_cast<std::size_t>(length)});
+        stranger.is_announced = true;
+    }
+    encoder_->cpu(id, static_cast<std::uint64_t>(cpu_ns - stranger.cpu_ns));
+    stranger.cpu_ns = cpu_ns;
 }
 
 void StackSampler::commit() {
@@ -161,6 +210,9 @@ void StackSampler::commit() {
             mark(thread);
         }
     }
+    for (std::size_t slot = 0; slot < strangers_.capacity() && watch_.is_open(); ++slot) {
+        strangers_[slot].is_announced = false;
+    }
 }
 
 void StackSampler::publish_counts() {
@@ -176,6 +228,8 @@ void StackSampler::publish_counts() {
     ring_->set(Counter::kCodeReplaced, codes.replaced);
     ring_->set(Counter::kTableFull, tally_.table_full + codes.table_full);
     ring_->set(Counter::kNamesFailed, codes.names_failed);
+    ring_->set(Counter::kSnapshots, tally_.snapshots);
+    ring_->set(Counter::kSnapshotsUnused, tally_.snapshots_unused + watch_.lost_snapshots());
     ring_->set(Counter::kSamplerReadNs, static_cast<std::uint64_t>(read_ns_));
     ring_->set(Counter::kSyscalls,
                reader_.system_calls() + same_cpu_.system_calls() + clock_reads_);

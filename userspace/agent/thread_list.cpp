@@ -17,6 +17,12 @@ using cpython::Offset;
 
 // How far into a struct pthread the thread's number is looked for (glibc 2.36, x86-64: 720).
 constexpr std::size_t kPthreadBytes = 2048;
+// How often names are looked at again, and how many are read at most each time.
+constexpr std::int64_t kNamesPeriodNs = 250'000'000;
+constexpr std::size_t kNamesPerScan = 64;
+// The same after a thread without a name has appeared, for so long.
+constexpr std::int64_t kNamelessPeriodNs = 1'000'000;
+constexpr std::int64_t kNamelessNs = 20'000'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
@@ -86,7 +92,7 @@ void StackSampler::replace_interpreters(std::span<const cpython::InterpreterHead
     }
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         TrackedThread& thread = threads_.slot(i);
-        if (!thread.in_use) {
+        if (!thread.in_use || thread.has_left) {
             continue;
         }
         const std::uint32_t place = moved[thread.interpreter];
@@ -129,7 +135,7 @@ void StackSampler::walk_thread_list(std::uint32_t index) {
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         TrackedThread& thread = threads_.slot(i);
         thread.state_copy = PageBatch::kNone;
-        if (thread.in_use && thread.interpreter == index) {
+        if (thread.in_use && !thread.has_left && thread.interpreter == index) {
             thread.state_copy = batch_.add(thread.state, at(view_.layout->thread_state.size));
         }
     }
@@ -173,7 +179,8 @@ void StackSampler::walk_thread_list(std::uint32_t index) {
     }
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         TrackedThread& thread = threads_.slot(i);
-        if (thread.in_use && thread.interpreter == index && thread.visit != visit) {
+        if (thread.in_use && !thread.has_left && thread.interpreter == index &&
+            thread.visit != visit) {
             end_thread(thread);
         }
     }
@@ -188,6 +195,7 @@ TrackedThread* StackSampler::meet_thread(std::uint32_t interpreter, Address stat
     }
     thread->head = head;
     thread->interpreter = interpreter;
+    thread->began_under_watch = counts_from_birth_ || has_ticked_;
     describe_thread(*thread);
     mark(*thread);
     return thread;
@@ -203,23 +211,76 @@ void StackSampler::describe_thread(TrackedThread& thread) {
         thread.native_id = id ? *id : 0;
     }
     thread.is_announced = false;
+    if (thread.slot == TrackedThread::kNoSlot) {
+        watch_.attach(thread);
+        adopt_stranger(thread);
+    }
+    names_.forget(interpreters_[thread.interpreter].head.id, thread.head.thread_id);
 }
 
 void StackSampler::end_thread(TrackedThread& thread) {
+    if (options_.cpu_mode && thread.slot != TrackedThread::kNoSlot && !thread.has_left) {
+        // The thread itself goes on for a moment, and what CPU it uses there is its own.
+        thread.has_left = true;
+        thread.may_have_changed = false;
+        threads_.forget_state(thread);
+        return;
+    }
+    if (options_.cpu_mode) {
+        write_cpu(thread);
+    }
+    forget_thread(thread);
+}
+
+void StackSampler::forget_thread(TrackedThread& thread) {
+    watch_.detach(thread);
     if (thread.is_announced) {
         encoder_->thread_end(thread.id);
     }
     threads_.remove(thread);
 }
 
+void StackSampler::scan_names() {
+    if (names_scanned_ns_ == now_ns_) {
+        return;
+    }
+    names_scanned_ns_ = now_ns_;
+    cpython::ObjectReader objects(reader_, *view_.layout);
+    for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
+        const cpython::InterpreterHead& head = interpreters_[i].head;
+        const auto modules =
+            reader_.read_pointer(head.interpreter + at(view_.layout->interpreter.modules));
+        if (modules && !modules->is_null()) {
+            (void)names_.scan(objects, head.id, *modules, kNamesPerScan);
+        }
+    }
+}
+
+void StackSampler::refresh_names() {
+    // A thread is found some microseconds before it enters its name.
+    const bool is_waiting = now_ns_ - nameless_ns_ < kNamelessNs;
+    if (now_ns_ - names_scanned_ns_ < (is_waiting ? kNamelessPeriodNs : kNamesPeriodNs)) {
+        return;
+    }
+    scan_names();
+    for (std::size_t i = 0; i < threads_.slots(); ++i) {
+        TrackedThread& thread = threads_.slot(i);
+        if (thread.in_use && !thread.has_left && thread.is_announced) {
+            announce(thread);  // says something only when the name has changed
+        }
+    }
+}
+
 void StackSampler::end_all_threads() {
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
-        if (threads_.slot(i).in_use) {
-            end_thread(threads_.slot(i));
+        TrackedThread& thread = threads_.slot(i);
+        if (thread.in_use && !thread.has_left) {
+            end_thread(thread);
         }
     }
     interpreter_count_ = 0;
     gil_count_ = 0;
+    interpreters_head_ = Address();
 }
 
 }  // namespace echion::agent

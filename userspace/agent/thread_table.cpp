@@ -61,13 +61,20 @@ TrackedThread* ThreadTable::add(Address state) {
     thread.state = state;
     thread.id = static_cast<std::uint32_t>(slot);
     thread.must_resend = true;
+    thread.slot = TrackedThread::kNoSlot;
     thread.codes = reinterpret_cast<Address*>(block + sizeof(TrackedThread));
     thread.refs = reinterpret_cast<stream::FrameRef*>(thread.codes + max_frames_);
     return &thread;
 }
 
+void ThreadTable::forget_state(TrackedThread& thread) {
+    if (find(thread.state) == &thread) {
+        index_.erase(thread.state);
+    }
+}
+
 void ThreadTable::remove(TrackedThread& thread) {
-    index_.erase(thread.state);
+    forget_state(thread);
     thread.in_use = false;
     if (thread.id < free_hint_) {
         free_hint_ = thread.id;

@@ -15,6 +15,8 @@ namespace echion::agent {
 /// What the sampler remembers of one thread state. Plain data in memory of its own, followed by the
 /// thread's last stack.
 struct TrackedThread {
+    static constexpr std::uint32_t kNoSlot = ~0U;
+
     Address state;                  ///< PyThreadState
     cpython::ThreadHead head;       ///< as last read
     std::uint32_t id;               ///< in the stream
@@ -25,9 +27,20 @@ struct TrackedThread {
     PageBatch::Handle cframe_copy;  ///< of the _PyCFrame expected, likewise
     bool in_use;
     bool is_main;
-    bool is_announced;              ///< defined in the stream
-    bool may_have_changed;          ///< its stack has to be read in this tick
-    bool must_resend;               ///< its stack has to be written in full
+    bool is_announced;       ///< defined in the stream
+    bool may_have_changed;   ///< its stack has to be read in this tick
+    bool must_resend;        ///< its stack has to be written in full
+    bool has_run;            ///< on a CPU since its stack was last read (CpuWatch)
+    bool is_on_cpu;          ///< when CpuWatch last looked
+    bool has_left;           ///< its thread state is gone; CPU time may still come
+    bool began_under_watch;  ///< after the sampler: all its CPU time counts
+    bool has_snapshot;       ///< a stack from the kernel, of this tick
+    std::uint32_t slot;      ///< in the kernel's table, or kNoSlot
+    std::uint32_t slot_generation;
+    std::int64_t snapshot_tick_ns;  ///< of the tick that the snapshot came in
+    std::int64_t was_read_ns;       ///< tick in which the stack was last read by the sampler
+    std::size_t snapshot_first;     ///< where that stack stands
+    std::size_t snapshot_count;
     std::uint8_t flags;             ///< stream::StackFlag of the last stack
     std::uint32_t walk;             ///< number of the last walk, the age of `pages`
     std::uint32_t codes_epoch;      ///< CodeRegistry::epoch() that `refs` belong to
@@ -51,6 +64,8 @@ class ThreadTable {
     [[nodiscard]] TrackedThread* find(Address state);
     /// Takes a new thread in, zeroed but for `state` and `id`. Null when the table is full.
     TrackedThread* add(Address state);
+    /// Keeps the thread, but finds it no more by its thread state.
+    void forget_state(TrackedThread& thread);
     void remove(TrackedThread& thread);
 
     [[nodiscard]] std::size_t size() const { return index_.size(); }

@@ -5,39 +5,37 @@ namespace {
 
 // No code object is larger: the compiler's own jump offsets end before. Farther away, the pointer
 // does not point into this code.
-constexpr std::uintptr_t kMaxCodeBytes = 1U << 28;
+constexpr std::intptr_t kMaxCodeBytes = 1U << 28;
 
-// Where the frame is in its code, in bytes; nothing when the frame cannot be what it should.
-bool parse_offset(const Layout& layout, const std::byte* frame, Address code,
-                  std::int32_t* offset) {
-    const auto at = static_cast<std::size_t>(layout.frame.instruction);
+}  // namespace
+
+bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instruction, RawFrame* out) {
+    if (!code || !code.is_aligned(sizeof(void*))) {
+        return false;
+    }
+    std::intptr_t offset = 0;
     switch (layout.frame.instruction_kind) {
         case InstructionKind::kByteIndex:
-            *offset = load<std::int32_t>(frame, at);
+            offset = instruction;
             break;
-        case InstructionKind::kCodeUnitIndex: {
-            const auto index = load<std::int32_t>(frame, at);
-            if (index > static_cast<std::int32_t>(kMaxCodeBytes / 2)) {
-                return false;
-            }
-            *offset = index < 0 ? -1 : index * 2;
+        case InstructionKind::kCodeUnitIndex:
+            offset =
+                instruction < 0 || instruction >= kMaxCodeBytes ? instruction : 2 * instruction;
             break;
-        }
         case InstructionKind::kCodePointer: {
-            // 3.11 and 3.12 point one unit before the first instruction of a frame not started yet.
-            const Address start = code + static_cast<std::size_t>(layout.code.code_adaptive) - 2;
-            const std::size_t distance = load_address(frame, at) - start;
-            if (distance > kMaxCodeBytes) {
-                return false;
-            }
-            *offset = static_cast<std::int32_t>(distance) - 2;
+            const Address start = code + static_cast<std::size_t>(layout.code.code_adaptive);
+            offset = static_cast<std::intptr_t>(Address(static_cast<std::uintptr_t>(instruction)) -
+                                                start);
             break;
         }
     }
-    return *offset >= -2 && *offset < static_cast<std::int32_t>(kMaxCodeBytes);
+    // Before the first instruction: -1, or one unit before it (3.11, 3.12).
+    if (offset < -2 || offset >= kMaxCodeBytes) {
+        return false;
+    }
+    *out = {code, static_cast<std::int32_t>(offset)};
+    return true;
 }
-
-}  // namespace
 
 Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::span<RawFrame> out) {
     const FrameLayout& fields = layout_.frame;
@@ -87,10 +85,13 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
             !has(fields.owner) ||
             load<std::int8_t>(copy, static_cast<std::size_t>(fields.owner)) != fields.owner_cstack;
         if (has_code) {
-            RawFrame& raw = out[result.count];
-            raw.code = load_address(copy, static_cast<std::size_t>(fields.code));
-            if (!raw.code || !raw.code.is_aligned(sizeof(void*)) ||
-                !parse_offset(layout_, copy, raw.code, &raw.offset)) {
+            const auto at = static_cast<std::size_t>(fields.instruction);
+            const std::intptr_t instruction =
+                fields.instruction_kind == InstructionKind::kCodePointer
+                    ? load<std::intptr_t>(copy, at)
+                    : load<std::int32_t>(copy, at);
+            const Address code = load_address(copy, static_cast<std::size_t>(fields.code));
+            if (!make_raw_frame(layout_, code, instruction, &out[result.count])) {
                 result.broken = true;
                 return result;
             }

@@ -20,6 +20,10 @@ struct RawFrame {
     [[nodiscard]] bool operator==(const RawFrame&) const = default;
 };
 
+/// Puts a frame together from its code object and its instruction field, as the frame has it (an
+/// index or a pointer). False when the two cannot belong together. Pure.
+bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instruction, RawFrame* out);
+
 /// Outcome of one walk.
 struct Walk {
     std::size_t count = 0;                ///< frames written, newest first

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "agent/thread_table.h"
+#include "base/mapping.h"
+#include "cpython/layout.h"
+#include "platform/linux/cpu_state_map.h"
+#include "platform/linux/snapshot_ring.h"
+
+namespace echion::agent {
+
+/// What the BPF programs tell the sampler: which threads have run since the last tick, how much CPU
+/// time each has used, and the stacks that they have seen. Closed until open(); then every thread
+/// of the process has a slot in the kernel's table, and the threads that the sampler knows are
+/// found by it. Sampler thread only; nothing allocates after open().
+class CpuWatch {
+  public:
+    /// `snapshots_fd`: -1 for none. `sampler_tid`: whose slot is nobody's.
+    Status open(int state_fd, int snapshots_fd, std::uint32_t sampler_tid);
+    [[nodiscard]] bool is_open() const { return is_open_; }
+
+    /// The layout of this version for the tick's program; all zero when there are no snapshots.
+    [[nodiscard]] echion_snapshot_layout make_snapshot_layout(const cpython::Layout& layout) const;
+
+    /// Gives a thread its slot, if the kernel has one for it.
+    void attach(TrackedThread& thread);
+    void detach(TrackedThread& thread);
+
+    /// Looks which threads have run: sets `has_run` of those that the sampler knows, and calls
+    /// `visit_stranger(slot)` for slots that belong to none of them, at each change;
+    /// `visit_ran(thread)`, and `visit_ended(thread, state)` for one whose slot has become final.
+    template <typename VisitStranger, typename VisitRan, typename VisitEnded>
+    void look(VisitStranger&& visit_stranger, VisitRan&& visit_ran, VisitEnded&& visit_ended) {
+        states_.for_each_changed(stamps(), [&](std::uint32_t slot, CpuStateMap::Stamp stamp) {
+            if (slot == own_slot_) {
+                return;
+            }
+            TrackedThread* thread = owners_[slot];
+            if (thread == nullptr) {
+                visit_stranger(slot);
+                return;
+            }
+            thread->has_run = true;
+            thread->is_on_cpu = CpuStateMap::is_running(stamp);
+            visit_ran(*thread);
+            if (!thread->is_on_cpu) {
+                const auto state = states_.read(slot);
+                if (state && (state->ended || state->generation != thread->slot_generation)) {
+                    visit_ended(*thread, *state);
+                }
+            }
+        });
+    }
+
+    /// Calls visit(thread, snapshot) for each stack that has come, oldest first; those of threads
+    /// that are not known (any more) are counted as lost.
+    template <typename Visit>
+    void drain(Visit&& visit) {
+        if (!has_snapshots_) {
+            return;
+        }
+        const auto drained = ring_.drain([&](const SnapshotView& snapshot) {
+            const std::uint32_t slot = snapshot.head.slot;
+            TrackedThread* thread = slot < states_.capacity() ? owners_[slot] : nullptr;
+            if (thread == nullptr || thread->slot_generation != snapshot.head.generation ||
+                thread->state.value() != snapshot.head.thread_state) {
+                ++lost_;
+                return;
+            }
+            visit(*thread, snapshot);
+        });
+        lost_ += !drained;
+    }
+
+    [[nodiscard]] Result<CpuState> read(std::uint32_t slot) const { return states_.read(slot); }
+    /// The same, of a slot of this process; kInvalid for another's.
+    [[nodiscard]] Result<CpuState> read_own(std::uint32_t slot) const;
+    [[nodiscard]] std::uint64_t lost_snapshots() const { return lost_; }
+
+  private:
+    std::span<CpuStateMap::Stamp> stamps() { return {stamps_.data(), stamps_.capacity()}; }
+
+    bool is_open_ = false;
+    bool has_snapshots_ = false;
+    std::uint32_t own_slot_ = TrackedThread::kNoSlot;
+    std::uint32_t pid_ = 0;
+    CpuStateMap states_;
+    SnapshotRing ring_;
+    ThreadRefTable refs_;
+    FixedArray<CpuStateMap::Stamp> stamps_;
+    FixedArray<TrackedThread*> owners_;  // by slot
+    std::uint64_t lost_ = 0;
+};
+
+}  // namespace echion::agent

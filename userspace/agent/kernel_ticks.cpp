@@ -1,0 +1,201 @@
+// The part of StackSampler that lives on what the BPF programs tell it.
+
+#include <algorithm>
+
+#include "agent/stack_sampler.h"
+#include "base/clock.h"
+
+namespace echion::agent {
+namespace {
+
+using cpython::has;
+using stream::Counter;
+
+}  // namespace
+
+void StackSampler::look_at_cpus() {
+    ran_count_ = 0;
+    watch_.look([&](std::uint32_t slot) { meet_stranger(slot); },
+                [&](TrackedThread& thread) {
+                    if (ran_count_ < ran_.capacity()) {
+                        ran_[ran_count_++] = &thread;
+                    }
+                },
+                [&](TrackedThread& thread, const CpuState& state) { end_slot(thread, state); });
+}
+
+void StackSampler::meet_stranger(std::uint32_t slot) {
+    Stranger& stranger = strangers_[slot];
+    const auto state = watch_.read_own(slot);
+    if (!state) {
+        return;
+    }
+    if (state->generation != stranger.generation) {
+        stranger = {state->generation, false, static_cast<std::int64_t>(state->start_cpu_ns)};
+        // A thread that has just begun: Python's own, most likely.
+        for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
+            interpreters_[i].list_changed = true;
+        }
+    }
+    const std::int64_t unaccounted_ns =
+        static_cast<std::int64_t>(state->cpu_ns_at(static_cast<std::uint64_t>(now_ns_))) -
+        stranger.cpu_ns;
+    // Not at once: the next walk of the lists may tell whose thread it is.
+    if (options_.cpu_mode && (state->ended || unaccounted_ns > 10 * tick_interval_ns_)) {
+        write_stranger_cpu(slot, *state);
+        if (state->ended && stranger.is_announced) {
+            encoder_->thread_end(static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot));
+            stranger.is_announced = false;
+        }
+    }
+}
+
+void StackSampler::adopt_stranger(TrackedThread& thread) {
+    if (thread.slot == TrackedThread::kNoSlot) {
+        return;
+    }
+    Stranger& stranger = strangers_[thread.slot];
+    if (stranger.generation != thread.slot_generation) {
+        return;
+    }
+    thread.cpu_ns = std::max(thread.cpu_ns, stranger.cpu_ns);
+    if (stranger.is_announced) {
+        encoder_->thread_end(static_cast<std::uint32_t>(cpython::kMaxThreadStates + thread.slot));
+        stranger.is_announced = false;
+    }
+}
+
+void StackSampler::end_slot(TrackedThread& thread, const CpuState& state) {
+    if (options_.cpu_mode && state.generation == thread.slot_generation) {
+        write_cpu_up_to(thread, static_cast<std::int64_t>(state.on_cpu_ns));
+    }
+    if (thread.has_left) {
+        forget_thread(thread);
+        return;
+    }
+    watch_.detach(thread);
+    interpreters_[thread.interpreter].list_changed = true;
+}
+
+bool StackSampler::convert(const SnapshotView& snapshot, std::span<cpython::RawFrame> out,
+                           std::size_t* count) {
+    ++tally_.snapshots;
+    *count = 0;
+    bool is_usable = snapshot.head.end == ECHION_SNAPSHOT_COMPLETE &&
+                     snapshot.frames.size() <= std::min(out.size(), options_.max_frames);
+    for (std::size_t i = 0; is_usable && i < snapshot.frames.size(); ++i) {
+        const echion_frame& frame = snapshot.frames[i];
+        is_usable =
+            cpython::make_raw_frame(*view_.layout, Address(static_cast<std::uintptr_t>(frame.code)),
+                                    static_cast<std::intptr_t>(frame.instruction), &out[i]);
+        ++*count;
+    }
+    tally_.snapshots_unused += !is_usable;
+    return is_usable;
+}
+
+std::uint8_t StackSampler::gc_flag(const TrackedThread& thread) {
+    const cpython::Layout& layout = *view_.layout;
+    const Address base = interpreters_[thread.interpreter].head.interpreter;
+    Address field;
+    if (has(layout.interpreter.gc_collecting)) {
+        field = base + static_cast<std::size_t>(layout.interpreter.gc_collecting);
+    } else if (has(layout.runtime.gc_collecting)) {
+        field = view_.runtime + static_cast<std::size_t>(layout.runtime.gc_collecting);
+    } else {
+        return 0;
+    }
+    const auto collecting = reader_.read_value<std::int32_t>(field);
+    if (!collecting || *collecting == 0) {
+        return 0;
+    }
+    cpython::GilState gil;
+    const Address gil_address = gils_[interpreters_[thread.interpreter].gil].address;
+    const bool holds_gil =
+        read_gil(gil_address, &gil) && gil.locked > 0 && gil.last_holder == thread.state;
+    return holds_gil ? std::uint8_t{stream::kStackInGc} : std::uint8_t{0};
+}
+
+void StackSampler::keep_snapshots() {
+    snapshot_raw_used_ = 0;
+    watch_.drain([&](TrackedThread& thread, const SnapshotView& snapshot) {
+        std::size_t count = 0;
+        const std::span out(snapshot_raw_.data() + snapshot_raw_used_,
+                            snapshot_raw_.capacity() - snapshot_raw_used_);
+        thread.has_snapshot = convert(snapshot, out, &count);
+        thread.snapshot_first = snapshot_raw_used_;
+        thread.snapshot_count = count;
+        thread.snapshot_tick_ns = now_ns_;
+        snapshot_raw_used_ += count;
+    });
+}
+
+void StackSampler::use_snapshots() {
+    for (std::size_t i = 0; i < changed_count_; ++i) {
+        TrackedThread& thread = *changed_[i];
+        const bool is_current = thread.has_snapshot && thread.snapshot_tick_ns == now_ns_;
+        // Of a thread that has left its CPU since, the stack can be read as it is now.
+        if (thread.in_use && !thread.has_left && thread.may_have_changed && is_current &&
+            thread.is_on_cpu) {
+            thread.may_have_changed = false;
+            thread.has_run = false;
+            write_stack(thread,
+                        {snapshot_raw_.data() + thread.snapshot_first, thread.snapshot_count},
+                        gc_flag(thread));
+        }
+        thread.has_snapshot = false;
+    }
+}
+
+void StackSampler::tick_for_events(std::int64_t now_ns) {
+    // Each snapshot is a sample at its own moment.
+    watch_.drain([&](TrackedThread& thread, const SnapshotView& snapshot) {
+        std::size_t count = 0;
+        if (!convert(snapshot, {snapshot_raw_.data(), snapshot_raw_.capacity()}, &count)) {
+            return;  // its CPU time is still to be accounted for: see catch_up()
+        }
+        begin(static_cast<std::int64_t>(snapshot.head.time_ns));
+        write_stack(thread, {snapshot_raw_.data(), count}, gc_flag(thread));
+        write_cpu_up_to(thread, static_cast<std::int64_t>(snapshot.head.cpu_ns));
+        ring_->count(Counter::kSamples);
+        commit();
+    });
+    begin(now_ns);
+    look_at_cpus();
+    refresh_interpreters(now_ns);
+    catch_up();
+    refresh_names();
+    finish(now_ns);
+}
+
+void StackSampler::catch_up() {
+    // Threads that have used CPU time without a snapshot to attribute it to: new ones, deep stacks,
+    // pages that the program could not read. They are read the plain way.
+    for (std::size_t i = 0; i < ran_count_; ++i) {
+        TrackedThread& thread = *ran_[i];
+        if (!thread.in_use || thread.has_left || thread.slot == TrackedThread::kNoSlot) {
+            continue;
+        }
+        const auto state = watch_.read(thread.slot);
+        const std::int64_t used_ns =
+            state
+                ? static_cast<std::int64_t>(state->cpu_ns_at(static_cast<std::uint64_t>(now_ns_))) -
+                      thread.cpu_ns
+                : 0;
+        if (used_ns > tick_interval_ns_ + tick_interval_ns_ / 2) {
+            mark(thread);
+        }
+    }
+    for (std::uint32_t gil = 0; gil < gil_count_; ++gil) {
+        sample_gil(gil, Marking::kMarkedOnly);
+    }
+    for (std::size_t i = 0; i < ran_count_; ++i) {
+        TrackedThread& thread = *ran_[i];
+        if (thread.in_use && thread.was_read_ns == now_ns_) {
+            write_cpu(thread);
+            ring_->count(Counter::kSamples);
+        }
+    }
+}
+
+}  // namespace echion::agent

@@ -1,0 +1,111 @@
+#include "agent/tick_timer.h"
+
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+namespace echion::agent {
+
+ClockTimer::ClockTimer(std::int64_t interval_ns, std::int64_t now_ns)
+    : interval_ns_(interval_ns), deadline_ns_(now_ns), looked_ns_(now_ns) {}
+
+bool ClockTimer::wait(Channel& channel) {
+    deadline_ns_ += interval_ns_;
+    std::int64_t now_ns = monotonic_ns();
+    if (now_ns - looked_ns_ >= kHousekeepingNs) {
+        looked_ns_ = now_ns;
+        ++counts_.system_calls;
+        if (channel.wait_for_stop(0)) {
+            return false;
+        }
+    }
+    if (now_ns >= deadline_ns_) {
+        const std::int64_t passed = (now_ns - deadline_ns_) / interval_ns_;
+        counts_.missed += static_cast<std::uint64_t>(passed);
+        deadline_ns_ += passed * interval_ns_;
+        counts_.late += now_ns - deadline_ns_ > interval_ns_ / 2;
+        return true;
+    }
+    while (deadline_ns_ - now_ns > kHousekeepingNs) {
+        ++counts_.system_calls;
+        if (channel.wait_for_stop(deadline_ns_ - now_ns)) {
+            return false;
+        }
+        looked_ns_ = now_ns = monotonic_ns();
+    }
+    const timespec deadline = make_timespec(deadline_ns_);
+    ++counts_.system_calls;
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, nullptr) != 0) {
+    }
+    counts_.late += monotonic_ns() - deadline_ns_ > interval_ns_ / 2;
+    return true;
+}
+
+SignalTimer::SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, std::int64_t now_ns)
+    : interval_ns_(interval_ns), is_regular_(is_regular), last_ns_(now_ns) {
+    sigemptyset(&signals_);
+    sigaddset(&signals_, signal);
+    // What the kernel sends when its queue of real-time signals is full.
+    sigaddset(&signals_, SIGIO);
+}
+
+bool SignalTimer::wait(Channel& channel) {
+    for (;;) {
+        siginfo_t info{};
+        ++counts_.system_calls;
+        const int signal = sigwaitinfo(&signals_, &info);
+        if (signal < 0) {
+            continue;
+        }
+        if (signal == SIGIO || info.si_fd == channel.fd()) {
+            ++counts_.system_calls;
+            if (channel.wait_for_stop(0)) {
+                return false;
+            }
+            if (signal != SIGIO) {
+                continue;
+            }
+        }
+        const std::int64_t now_ns = monotonic_ns();
+        const std::int64_t late_ns = now_ns - last_ns_ - interval_ns_;
+        if (is_regular_ && late_ns > 0) {
+            counts_.late += late_ns > interval_ns_ / 2;
+            counts_.missed +=
+                static_cast<std::uint64_t>((late_ns + interval_ns_ / 2) / interval_ns_);
+        }
+        last_ns_ = now_ns;
+        return true;
+    }
+}
+
+void become_prompt() {
+    // Without this the kernel may let a wake-up slip by 50 us to join it with others.
+    prctl(PR_SET_TIMERSLACK, 1UL);
+    // The sampler shares a CPU with the busy thread that it follows; since Linux 6.12 a thread that
+    // wakes with a shorter slice than the running one's takes over at once, instead of when that
+    // one has had its share (kernel/sched/fair.c, PREEMPT_SHORT). Needs no privilege. Older kernels
+    // ignore the request or refuse it.
+    constexpr std::uint64_t kShortestSliceNs = 100'000;
+    struct {
+        std::uint32_t size;
+        std::uint32_t policy;
+        std::uint64_t flags;
+        std::int32_t nice;
+        std::uint32_t priority;
+        std::uint64_t runtime_ns;
+        std::uint64_t deadline_ns;
+        std::uint64_t period_ns;
+    } attributes{};  // struct sched_attr, version 0 (sched_setattr(2))
+    attributes.size = sizeof(attributes);
+    if (syscall(SYS_sched_getattr, 0, &attributes, sizeof(attributes), 0U) == 0 &&
+        attributes.policy == SCHED_OTHER) {
+        attributes.runtime_ns = kShortestSliceNs;
+        (void)syscall(SYS_sched_setattr, 0, &attributes, 0U);
+    }
+}
+
+}  // namespace echion::agent
