@@ -125,11 +125,16 @@ ECHION_ABI_ASSERT(sizeof(struct echion_thread) == ECHION_ENTRY_BYTES, "thread en
 
 /* ---- snapshots -------------------------------------------------------------------------- */
 
-/* Frames of one snapshot: the walk is unrolled by the verifier at load time, and takes 20 to 30 ns
- * a frame of the interrupted thread's time. Deeper stacks are completed by the agent. */
+/* Frames of one snapshot: it has to end, and takes some 15 to 70 ns a frame of the interrupted
+ * thread's time. Deeper stacks are completed by the agent. */
 #define ECHION_SNAPSHOT_FRAMES 128u
 /* The part of a frame object that holds the fields below; the largest (3.8) needs 108. */
 #define ECHION_FRAME_BYTES 128u
+/* The part of a PyThreadState that holds the fields below; the largest (3.11) needs 256. */
+#define ECHION_THREAD_STATE_BYTES 256u
+/* Of the data stack (3.11 and later) so much is copied at a time: 25 to 40 frames, for what six
+ * reads of single ones cost. */
+#define ECHION_WINDOW_BYTES 4096u
 /* An offset that the version does not have. */
 #define ECHION_ABSENT 0xffffu
 /* Bytes of one target's ring: 20 ms of 128-frame stacks at 10,000 ticks a second. A power of two
@@ -146,20 +151,26 @@ struct echion_thread_ref {
 };
 
 /* How to get from a thread state to its frames: echion::cpython::Layout in short. Made so that the
- * program needs no branch for what differs between versions. */
+ * program needs few branches for what differs between versions. */
 struct echion_snapshot_layout {
     __u64 thread_refs;    /* address in the target of its echion_thread_ref array; 0: off */
     __u64 pointer_mask;   /* the bits that a pointer of the target has */
-    __u16 head;           /* in PyThreadState: the newest frame, or the _PyCFrame */
+    __u16 state_from;     /* of PyThreadState this part is copied, */
+    __u16 state_bytes;    /* at most ECHION_THREAD_STATE_BYTES; the next three are in it, */
+    __u16 head;           /* counted from state_from: the newest frame, or the _PyCFrame */
+    __u16 stack_chunk;    /* the data stack's newest chunk; ECHION_ABSENT: frames are objects */
+    __u16 stack_top;      /* the first free byte in it; ECHION_ABSENT: likewise */
     __u16 cframe_head;    /* in _PyCFrame: the newest frame; ECHION_ABSENT: head is the frame */
+    __u16 chunk_data;     /* in _PyStackChunk: where the frames begin */
     __u16 frame_bytes;    /* to copy of each frame; at most ECHION_FRAME_BYTES */
     __u16 frame_previous; /* these four: below frame_bytes */
     __u16 frame_code;
     __u16 frame_instruction;
     __u16 frame_owner;        /* of a byte */
     __u16 owner_without_code; /* value of that byte for frames to leave out; ECHION_ABSENT: none */
-    __u32 instruction_shift;  /* 64 less the bits of the instruction field (f_lasti: 32) */
-    __u32 reserved;
+    __u16 instruction_shift;  /* 64 less the bits of the instruction field (f_lasti: 32) */
+    __u16 reserved16[2];
+    __u64 reserved[2];
 };
 
 struct echion_frame {
@@ -190,7 +201,7 @@ struct echion_snapshot {
 };
 
 ECHION_ABI_ASSERT(sizeof(struct echion_thread_ref) == 16, "thread ref");
-ECHION_ABI_ASSERT(sizeof(struct echion_snapshot_layout) == 40, "snapshot layout");
+ECHION_ABI_ASSERT(sizeof(struct echion_snapshot_layout) == 64, "snapshot layout");
 ECHION_ABI_ASSERT(sizeof(struct echion_frame) == 24, "frame");
 ECHION_ABI_ASSERT(sizeof(struct echion_snapshot) == 56, "snapshot");
 
@@ -231,7 +242,7 @@ enum echion_counter {
     ECHION_COUNTERS
 };
 
-ECHION_ABI_ASSERT(sizeof(struct echion_target_config) == 56, "target config");
+ECHION_ABI_ASSERT(sizeof(struct echion_target_config) == 80, "target config");
 ECHION_ABI_ASSERT(sizeof(struct echion_target_state) == 16, "target state");
 
 #endif

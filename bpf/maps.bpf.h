@@ -107,11 +107,18 @@ struct {
 } snapshot_rings SEC(".maps");
 
 /* Where a snapshot is put together: too large for the stack. A tick is not interrupted by another
- * on the same CPU. `raw` has room for a load of 8 bytes at any offset below ECHION_FRAME_BYTES. */
+ * on the same CPU. */
 struct snapshot_scratch {
     struct echion_snapshot head;
     struct echion_frame frames[ECHION_SNAPSHOT_FRAMES];
-    __u8 raw[ECHION_FRAME_BYTES + 8];
+    /* Here and below, room for a load of 8 bytes at the last offset. */
+    __u8 thread_state[ECHION_THREAD_STATE_BYTES + 8];
+    __u64 window_base;  /* address that `window` was copied from */
+    __u64 window_bytes; /* that were copied; 0: none */
+    __u64 stack_base;   /* where the frames of the data stack's newest chunk begin */
+    __u8 window[ECHION_WINDOW_BYTES];
+    __u8 single[ECHION_FRAME_BYTES]; /* a frame that lies elsewhere */
+    __u8 room[ECHION_FRAME_BYTES + 8];
 };
 
 struct {

@@ -14,10 +14,51 @@ static __always_inline bool read_pointer(__u64 address, __u64 mask, __u64* into)
     return status == 0;
 }
 
-/* Eight bytes of the frame in the scratch buffer. The mask is for the verifier: the command-line
- * program has checked the offsets. */
-static __always_inline __u64 load_field(const struct snapshot_scratch* buffer, __u32 offset) {
-    return *(const __u64*)&buffer->raw[offset & (ECHION_FRAME_BYTES - 1)];
+/* Where in window[] the copy of a single frame is: right behind it. */
+#define SINGLE ECHION_WINDOW_BYTES
+
+/* Eight bytes of the frame at this place of window[]. The masks are for the verifier: the
+ * command-line program has checked the offsets. */
+static __always_inline __u64 load_field(const struct snapshot_scratch* buffer, __u32 place,
+                                        __u32 offset) {
+    return *(const __u64*)&buffer->window[place + (offset & (ECHION_FRAME_BYTES - 1))];
+}
+
+/* Copies the part of the data stack that ends at `end`, as far down as there is room. */
+static __always_inline bool copy_window(struct snapshot_scratch* buffer, __u64 end) {
+    __u64 bytes = end - buffer->stack_base;
+    if (bytes > ECHION_WINDOW_BYTES) {
+        bytes = ECHION_WINDOW_BYTES;
+    }
+    buffer->window_base = end - bytes;
+    buffer->window_bytes = 0;
+    if (bpf_probe_read_user(buffer->window, bytes, (const void*)(end - bytes))) {
+        return false;
+    }
+    buffer->window_bytes = bytes;
+    return true;
+}
+
+/* Brings the frame into the scratch buffer, unless it is there. Its place in window[], or a number
+ * above SINGLE if it cannot be read. */
+static __always_inline __u32 find_frame(struct snapshot_scratch* buffer, __u64 frame,
+                                        __u32 frame_bytes) {
+    __u64 offset = frame - buffer->window_base;
+    if (buffer->window_bytes && frame >= buffer->stack_base && frame < buffer->window_base) {
+        /* Farther down in the same chunk. */
+        if (!copy_window(buffer, frame + frame_bytes)) {
+            return SINGLE + 1;
+        }
+        offset = frame - buffer->window_base;
+    }
+    if (offset < ECHION_WINDOW_BYTES && offset + frame_bytes <= buffer->window_bytes) {
+        return (__u32)offset;
+    }
+    if (frame_bytes > ECHION_FRAME_BYTES) {
+        frame_bytes = ECHION_FRAME_BYTES;
+    }
+    return bpf_probe_read_user(buffer->single, frame_bytes, (const void*)frame) ? SINGLE + 1
+                                                                                : SINGLE;
 }
 
 /* Follows the chain from buffer->head.next, and leaves there where it ended. The count of frames
@@ -30,31 +71,66 @@ static __always_inline void walk_frames(struct snapshot_scratch* buffer,
     STORE(head->frame_count, 0);
     STORE(head->end, ECHION_SNAPSHOT_MORE);
     for (__u32 step = 0; step < ECHION_SNAPSHOT_FRAMES && frame; step++) {
-        __u32 frame_bytes = layout->frame_bytes;
-        if (frame_bytes > ECHION_FRAME_BYTES) {
-            frame_bytes = ECHION_FRAME_BYTES;
-        }
-        if (bpf_probe_read_user(buffer->raw, frame_bytes, (const void*)frame)) {
+        const __u32 place = find_frame(buffer, frame, layout->frame_bytes);
+        if (place > SINGLE) {
             STORE(head->end, ECHION_SNAPSHOT_FAULT);
             break;
         }
         const __u32 index = LOAD(head->frame_count);
-        const __u8 owner = buffer->raw[layout->frame_owner & (ECHION_FRAME_BYTES - 1)];
+        const __u8 owner = buffer->window[place + (layout->frame_owner & (ECHION_FRAME_BYTES - 1))];
         if (index < ECHION_SNAPSHOT_FRAMES && owner != layout->owner_without_code) {
             struct echion_frame* out = &buffer->frames[index];
             const __u32 shift = layout->instruction_shift & 63;
             out->frame = frame;
-            out->code = load_field(buffer, layout->frame_code) & pointer_mask;
+            out->code = load_field(buffer, place, layout->frame_code) & pointer_mask;
             out->instruction =
-                (__s64)(load_field(buffer, layout->frame_instruction) << shift) >> shift;
+                (__s64)(load_field(buffer, place, layout->frame_instruction) << shift) >> shift;
             STORE(head->frame_count, (__u16)(index + 1));
         }
-        frame = load_field(buffer, layout->frame_previous) & pointer_mask;
+        frame = load_field(buffer, place, layout->frame_previous) & pointer_mask;
     }
     if (!frame) {
         STORE(head->end, ECHION_SNAPSHOT_COMPLETE);
     }
     head->next = frame;
+}
+
+static __always_inline __u64 load_state(const struct snapshot_scratch* buffer, __u32 offset) {
+    return *(const __u64*)&buffer->thread_state[offset & (ECHION_THREAD_STATE_BYTES - 1)];
+}
+
+/* Copies what counts of the thread state, and the top of the data stack. False when the first
+ * cannot be read; without the second the frames are read one by one. */
+static __always_inline bool read_heads(struct snapshot_scratch* buffer,
+                                       const struct echion_snapshot_layout* layout,
+                                       __u64 thread_state, __u64* newest_frame) {
+    const __u64 mask = layout->pointer_mask;
+    __u32 state_bytes = layout->state_bytes;
+    if (state_bytes > ECHION_THREAD_STATE_BYTES) {
+        state_bytes = ECHION_THREAD_STATE_BYTES;
+    }
+    buffer->window_base = 0;
+    buffer->window_bytes = 0;
+    buffer->stack_base = 0;
+    if (bpf_probe_read_user(buffer->thread_state, state_bytes,
+                            (const void*)(thread_state + layout->state_from))) {
+        return false;
+    }
+    __u64 head = load_state(buffer, layout->head) & mask;
+    if (layout->cframe_head != ECHION_ABSENT && head &&
+        !read_pointer(head + layout->cframe_head, mask, &head)) {
+        return false;
+    }
+    *newest_frame = head;
+    if (head && layout->stack_chunk != ECHION_ABSENT) {
+        const __u64 chunk = load_state(buffer, layout->stack_chunk) & mask;
+        const __u64 top = load_state(buffer, layout->stack_top) & mask;
+        if (chunk && top > chunk + layout->chunk_data) {
+            buffer->stack_base = chunk + layout->chunk_data;
+            copy_window(buffer, top);
+        }
+    }
+    return true;
 }
 
 static __always_inline void take_snapshot(struct echion_thread* thread, __u32 slot, __u32 target,
@@ -73,10 +149,7 @@ static __always_inline void take_snapshot(struct echion_thread* thread, __u32 sl
         count(ECHION_COUNT_SNAPSHOT_UNKNOWN);
         return;
     }
-    const __u64 mask = layout->pointer_mask;
-    if (!read_pointer(ref.thread_state + layout->head, mask, &head) ||
-        (layout->cframe_head != ECHION_ABSENT && head &&
-         !read_pointer(head + layout->cframe_head, mask, &head))) {
+    if (!read_heads(buffer, layout, ref.thread_state, &head)) {
         count(ECHION_COUNT_SNAPSHOT_FAULT);
         return;
     }

@@ -183,16 +183,14 @@ TEST_F(Session, FollowsAThreadThatExecsUnderItsNewNumber) {
     child.send('t');
     child.receive<pid_t>();
     child.send('x');
-    const std::string exe = "/proc/" + std::to_string(child.pid()) + "/exe";
-    char path[256] = {};
-    while (::readlink(exe.c_str(), path, sizeof(path) - 1) > 0 &&
-           std::strstr(path, "sleep") == nullptr) {
+    // It has become the process's first thread, and the only one.
+    const auto pid = static_cast<std::uint32_t>(child.pid());
+    while (living() != 1 || !states_->find_slot(pid, pid)) {
         ::usleep(1000);
     }
-    const auto slot = states_->find_slot(static_cast<std::uint32_t>(child.pid()),
-                                         static_cast<std::uint32_t>(child.pid()));
-    ASSERT_TRUE(slot);
-    EXPECT_EQ(living(), 1);
+    const auto state = find(pid);
+    ASSERT_TRUE(state);
+    EXPECT_EQ(state->creator_session_tid, pid);  // not the thread that was the first before
 }
 
 TEST_F(Session, GivesTheNumbersOfANestedPidNamespace) {
@@ -456,6 +454,10 @@ TEST(SnapshotLayout, IsRefusedWithFieldsOutOfBounds) {
     echion_snapshot_layout good{};
     good.thread_refs = 4096;
     good.pointer_mask = ~0ULL;
+    good.state_bytes = 256;
+    good.head = 248;
+    good.stack_chunk = ECHION_ABSENT;
+    good.stack_top = ECHION_ABSENT;
     good.cframe_head = ECHION_ABSENT;
     good.frame_bytes = 72;
     good.frame_instruction = 56;
@@ -477,7 +479,13 @@ TEST(SnapshotLayout, IsRefusedWithFieldsOutOfBounds) {
     bad.pointer_mask = 0xff;
     EXPECT_FALSE(cli::is_valid(bad));
     bad = good;
-    bad.head = 5000;
+    bad.head = 249;
+    EXPECT_FALSE(cli::is_valid(bad));
+    bad = good;
+    bad.state_bytes = 257;
+    EXPECT_FALSE(cli::is_valid(bad));
+    bad = good;
+    bad.stack_chunk = 256;
     EXPECT_FALSE(cli::is_valid(bad));
 }
 

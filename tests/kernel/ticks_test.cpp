@@ -143,7 +143,11 @@ TEST_F(Ticks, OfCpuTimeComeOneForEachIntervalUsed) {
     const auto counters = session_->counters();
     const double ticks = static_cast<double>(counters[ECHION_COUNT_TICKS]);
     EXPECT_NEAR(ticks, 500, 100);  // the machine's host takes some
-    EXPECT_GE(shared_->signals, ticks * 0.8);
+    // Each sent its signal, unless so many waited already (on a machine that is busy elsewhere).
+    EXPECT_EQ(counters[ECHION_COUNT_SIGNALS] + counters[ECHION_COUNT_SAMPLER_BUSY],
+              counters[ECHION_COUNT_TICKS]);
+    EXPECT_GE(shared_->signals + 10, counters[ECHION_COUNT_SIGNALS]);
+    EXPECT_GT(shared_->signals, 0U);
     EXPECT_EQ(counters[ECHION_COUNT_OWN_TICKS], 0U);
     std::printf("  %.0f ticks, %lu signals for 500 intervals\n", ticks,
                 static_cast<unsigned long>(shared_->signals.load()));
@@ -258,29 +262,43 @@ TEST_F(Ticks, AreRefusedToARequestThatBreaksTheRules) {
     EXPECT_TRUE(session_->start_timer(*target, good));
 }
 
-/// Frames and thread state of an imaginary interpreter, as the program is told to read them.
+/// Frames and thread state of an imaginary interpreter, as the program is told to read them. Its
+/// frames lie in a data stack, one behind the other; the program may be told so, or not.
 struct FakeFrame {
     std::uint64_t previous;
     std::uint64_t code;
     std::int32_t instruction;
     std::uint8_t owner;
     std::uint8_t padding[3];
+    std::uint64_t locals[12];
+};
+constexpr std::uint16_t kFrameBytes = offsetof(FakeFrame, locals);
+struct FakeChunk {
+    std::uint64_t header[3];
+    FakeFrame frames[256];
 };
 struct FakeThreadState {
     std::uint64_t unused[3];
     std::uint64_t cframe;
+    FakeChunk* chunk;
+    FakeFrame* top;
 };
 
 constexpr std::uint64_t kDepths[] = {1, 5, 20, 100, 200};
 constexpr std::uint64_t kCodeBase = 0x1000000;
 
-echion_snapshot_layout fake_layout(std::uint64_t thread_refs) {
+echion_snapshot_layout fake_layout(std::uint64_t thread_refs, bool in_data_stack = false) {
     echion_snapshot_layout layout{};
     layout.thread_refs = thread_refs;
     layout.pointer_mask = ~0ULL;
-    layout.head = offsetof(FakeThreadState, cframe);
+    layout.state_from = offsetof(FakeThreadState, cframe);
+    layout.state_bytes = sizeof(FakeThreadState) - layout.state_from;
+    layout.head = 0;
+    layout.stack_chunk = in_data_stack ? 8 : ECHION_ABSENT;
+    layout.stack_top = in_data_stack ? 16 : ECHION_ABSENT;
+    layout.chunk_data = offsetof(FakeChunk, frames);
     layout.cframe_head = 8;
-    layout.frame_bytes = sizeof(FakeFrame);
+    layout.frame_bytes = kFrameBytes;
     layout.frame_previous = offsetof(FakeFrame, previous);
     layout.frame_code = offsetof(FakeFrame, code);
     layout.frame_instruction = offsetof(FakeFrame, instruction);
@@ -303,10 +321,12 @@ void run_snapshot_target(const Child::Channel& channel, std::uint32_t capacity) 
     auto refs = ThreadRefTable::make(capacity);
     static FakeThreadState state{};
     static std::uint64_t cframe[2]{};
-    static FakeFrame frames[256]{};
+    static FakeChunk chunk{};
+    FakeFrame* frames = chunk.frames;
+    state.chunk = &chunk;
     state.cframe = reinterpret_cast<std::uintptr_t>(cframe);
     std::atomic<pid_t> worker_tid{0};
-    std::thread worker([&] {
+    std::thread worker([&, frames] {
         worker_tid = current_tid();
         for (std::uint64_t round = 0;; ++round) {
             const std::uint64_t depth = kDepths[round % std::size(kDepths)];
@@ -317,6 +337,7 @@ void run_snapshot_target(const Child::Channel& channel, std::uint32_t capacity) 
                 // An entry frame without code stands at the root of the deeper ones.
                 frames[i].owner = i == 0 && depth > 1 ? 3 : 0;
             }
+            __atomic_store_n(&state.top, &frames[depth], __ATOMIC_RELEASE);
             __atomic_store_n(&cframe[1], reinterpret_cast<std::uintptr_t>(&frames[depth - 1]),
                              __ATOMIC_RELEASE);
             for (int spin = 0; spin < 300; ++spin) {
@@ -342,7 +363,9 @@ void run_snapshot_target(const Child::Channel& channel, std::uint32_t capacity) 
     sampler.join();
 }
 
-TEST_F(Ticks, TakeSnapshotsOfStacksThatStoodStill) {
+class Snapshots : public Ticks, public ::testing::WithParamInterface<bool> {};
+
+TEST_P(Snapshots, ShowStacksThatStoodStill) {
     open();
     ASSERT_TRUE(session_->enable_stats());
     const std::uint32_t capacity = states_->capacity();
@@ -363,7 +386,7 @@ TEST_F(Ticks, TakeSnapshotsOfStacksThatStoodStill) {
                   .interval_ns = 50'000,
                   .sampler_tid = static_cast<std::uint32_t>(hello.hello.sampler_tid),
                   .signal = hello.hello.signal,
-                  .snapshot = fake_layout(hello.thread_refs)});
+                  .snapshot = fake_layout(hello.thread_refs, GetParam())});
     ASSERT_TRUE(report);
     EXPECT_TRUE(report->snapshots);
     child.send(std::array<std::uint32_t, 2>{*slot, states_->read(*slot)->generation});
@@ -374,15 +397,12 @@ TEST_F(Ticks, TakeSnapshotsOfStacksThatStoodStill) {
     std::size_t empty = 0;
     std::size_t impossible = 0;
     std::uint64_t frames = 0;
-    std::uint64_t last_cpu_ns = 0;
     while (count < kWanted) {
         const auto drained = ring->drain([&](const SnapshotView& view) {
             ++count;
             EXPECT_EQ(view.head.slot, *slot);
             EXPECT_EQ(view.head.target_tid, static_cast<std::uint32_t>(hello.worker_tid));
             EXPECT_EQ(view.head.thread_state, hello.thread_state);
-            EXPECT_GT(view.head.cpu_ns + 1'000'000, last_cpu_ns);
-            last_cpu_ns = view.head.cpu_ns;
             frames += view.frames.size();
             if (view.frames.empty()) {
                 empty += view.head.end == ECHION_SNAPSHOT_COMPLETE ? 1 : 0;
@@ -418,6 +438,11 @@ TEST_F(Ticks, TakeSnapshotsOfStacksThatStoodStill) {
     }
 }
 
+// Frames read one by one, as those of 3.8 to 3.10, and by copies of the data stack.
+INSTANTIATE_TEST_SUITE_P(ByPlace, Snapshots, ::testing::Values(false, true), [](const auto& place) {
+    return std::string(place.param ? "DataStack" : "Objects");
+});
+
 TEST_F(Ticks, CountSnapshotsThatCannotBeTaken) {
     open({.snapshot_ring_bytes = 4096});
     const std::uint32_t capacity = states_->capacity();
@@ -444,8 +469,7 @@ TEST_F(Ticks, CountSnapshotsThatCannotBeTaken) {
     child.send(std::array<std::uint32_t, 2>{*slot, states_->read(*slot)->generation});
     child.receive<char>();
     wait_for(ECHION_COUNT_SNAPSHOT_FULL);  // nobody reads
-    request.snapshot.cframe_head = 4000;   // points to nothing that can be read as a frame
-    request.snapshot.head = 4088;
+    request.snapshot.state_from = 4000;    // points to something that is no thread state
     ASSERT_TRUE(session_->start_timer(*target, request));
     // Whatever stands there: nothing hangs and nothing is read but the target's memory.
     request.snapshot = fake_layout(0x1000);  // not mapped

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "bpf/abi.h"
@@ -19,7 +20,22 @@ inline echion_snapshot_layout make_snapshot_layout(const cpython::Layout& layout
     echion_snapshot_layout result{};
     result.thread_refs = thread_refs;
     result.pointer_mask = layout.pointer_bytes == 4 ? 0xffffffffULL : ~0ULL;
-    result.head = u16(by_cframe ? layout.thread_state.cframe : layout.thread_state.frame);
+    // One copy brings the head and, where there is a data stack, where that is.
+    const cpython::ThreadStateLayout& state = layout.thread_state;
+    const cpython::Offset head = by_cframe ? state.cframe : state.frame;
+    const bool has_stack = cpython::has(state.datastack_chunk);
+    cpython::Offset from = head;
+    cpython::Offset last = head;
+    if (has_stack) {
+        from = std::min({head, state.datastack_chunk, state.datastack_top});
+        last = std::max({head, state.datastack_chunk, state.datastack_top});
+    }
+    result.state_from = u16(from);
+    result.state_bytes = u16(last - from + layout.pointer_bytes);
+    result.head = u16(head - from);
+    result.stack_chunk = has_stack ? u16(state.datastack_chunk - from) : ECHION_ABSENT;
+    result.stack_top = has_stack ? u16(state.datastack_top - from) : ECHION_ABSENT;
+    result.chunk_data = has_stack ? u16(layout.stack_chunk.data) : std::uint16_t{0};
     result.cframe_head = by_cframe ? u16(layout.cframe.current_frame) : ECHION_ABSENT;
     result.frame_bytes = u16(frame.size);
     result.frame_previous = u16(frame.previous);

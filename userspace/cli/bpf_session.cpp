@@ -16,6 +16,7 @@
 #include "cli/tick_timers.h"
 #include "platform/linux/cpu_state_map.h"
 #include "platform/linux/perf_event.h"
+#include "stream/control.h"
 
 namespace echion::cli {
 namespace {
@@ -24,6 +25,8 @@ namespace {
 // followed up; few, so that a stopped target does not use up its user's quota of queued signals
 // (RLIMIT_SIGPENDING).
 constexpr std::uint32_t kMaxPendingTicks = 8;
+
+static_assert(sizeof(control::Arm::snapshot_layout) == sizeof(echion_snapshot_layout));
 
 constexpr std::uint32_t stamp_entries(std::uint32_t thread_capacity) {
     return (thread_capacity + ECHION_STAMPS_PER_ENTRY - 1) / ECHION_STAMPS_PER_ENTRY;
@@ -276,9 +279,15 @@ bool is_valid(const echion_snapshot_layout& layout) {
     const bool narrow = layout.pointer_mask == 0xffffffffU;
     const std::uint32_t pointer_bytes = narrow ? 4 : 8;
     const std::uint32_t instruction_bytes = layout.instruction_shift == 32 ? 4 : 8;
-    return (narrow || layout.pointer_mask == ~std::uint64_t{0}) && frame_bytes >= 16 &&
-           frame_bytes <= ECHION_FRAME_BYTES && layout.head < 4096 &&
-           (layout.cframe_head < 4096 || layout.cframe_head == ECHION_ABSENT) &&
+    const auto in_state = [&](std::uint32_t offset) {
+        return offset + pointer_bytes <= layout.state_bytes;
+    };
+    const bool has_stack = layout.stack_chunk != ECHION_ABSENT;
+    return (narrow || layout.pointer_mask == ~std::uint64_t{0}) &&
+           layout.state_bytes <= ECHION_THREAD_STATE_BYTES && in_state(layout.head) &&
+           (has_stack ? in_state(layout.stack_chunk) && in_state(layout.stack_top)
+                      : layout.stack_top == ECHION_ABSENT) &&
+           frame_bytes >= 16 && frame_bytes <= ECHION_FRAME_BYTES &&
            (layout.instruction_shift == 0 || layout.instruction_shift == 32) &&
            fits(layout.frame_previous, pointer_bytes) && fits(layout.frame_code, pointer_bytes) &&
            fits(layout.frame_instruction, instruction_bytes) && fits(layout.frame_owner, 1);

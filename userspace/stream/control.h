@@ -105,7 +105,7 @@ struct Arm {
     std::uint32_t sampler_tid;  // as the target sees it
     std::int32_t signal;        // a real-time signal, SIGRTMIN to SIGRTMAX
     /// echion_snapshot_layout of bpf/abi.h; all zero: no snapshots.
-    std::uint8_t snapshot_layout[40];
+    std::uint8_t snapshot_layout[64];
 };
 
 /// CLI → agent: the answer. When not armed, the agent keeps time by itself.
@@ -145,7 +145,7 @@ static_assert(sizeof(Header) == 16);
 static_assert(sizeof(Connect) == 16);
 static_assert(sizeof(Hello) == 56);
 static_assert(sizeof(Configure) == 296);
-static_assert(sizeof(Arm) == 64);
+static_assert(sizeof(Arm) == 88);
 static_assert(sizeof(Armed) == 40);
 static_assert(sizeof(Started) == 24);
 static_assert(sizeof(Failed) == 136);
