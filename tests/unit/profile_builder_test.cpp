@@ -19,6 +19,7 @@ class Samples final : public StackSink {
   public:
     std::vector<std::string> lines;
 
+    void process(PythonVersion /*version*/) override {}
     void thread(std::uint32_t id, std::int64_t /*interpreter*/, std::string_view name) override {
         threads_.resize(std::max<std::size_t>(threads_.size(), id + 1));
         threads_[id].name = name;

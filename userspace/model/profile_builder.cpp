@@ -50,7 +50,10 @@ ProfileBuilder::ProfileBuilder(StackSink& sink, Metric metric, LineResolver reso
 
 ProfileBuilder::~ProfileBuilder() = default;
 
-void ProfileBuilder::start(std::uint64_t /*now_ns*/, PythonVersion version) { version_ = version; }
+void ProfileBuilder::start(std::uint64_t /*now_ns*/, PythonVersion version) {
+    version_ = version;
+    sink_.process(version);
+}
 
 void ProfileBuilder::tick(std::uint64_t ns) {
     if (ns == 0 || finished_) {

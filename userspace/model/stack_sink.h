@@ -23,6 +23,8 @@ class StackSink {
   public:
     virtual ~StackSink() = default;
 
+    /// Comes once, in front of everything else.
+    virtual void process(PythonVersion version) = 0;
     /// A thread begins, with an empty stack, or is renamed (its stack stays).
     virtual void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
                         std::string_view name) = 0;

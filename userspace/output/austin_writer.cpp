@@ -73,6 +73,13 @@ class AustinWriter::Process final : public model::StackSink {
   public:
     Process(AustinWriter& writer, std::int64_t pid) : writer_(writer), pid_(pid) {}
 
+    void process(model::PythonVersion version) override {
+        std::string text(Digits(version.major).view());
+        text.append(".").append(Digits(version.minor).view());
+        text.append(".").append(Digits(version.micro).view());
+        writer_.add_header("python", text);
+    }
+
     void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
                 std::string_view name) override {
         if (thread_id >= threads_.size()) {

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "stream/control.h"
+
+namespace echion::cli {
+
+/// One message as it came, with the descriptors that came with it.
+struct Packet {
+    alignas(8) std::byte bytes[512];
+    std::size_t size_bytes = 0;
+    std::vector<UniqueFd> fds;
+    pid_t sender_pid = 0;  ///< From the kernel, in this process's namespace; 0 if it did not say.
+
+    /// The type that the header claims; nothing if magic, version or size are wrong.
+    [[nodiscard]] std::optional<control::MessageType> type() const;
+
+    /// The packet as a message of a type whose size it must have exactly.
+    template <typename T>
+    [[nodiscard]] std::optional<T> as(control::MessageType expected) const {
+        if (type() != expected || size_bytes != sizeof(T)) {
+            return std::nullopt;
+        }
+        T message;
+        std::memcpy(&message, bytes, sizeof(T));
+        return message;
+    }
+};
+
+/// This program's end of a SOCK_SEQPACKET socket: control channel or rendezvous. Never blocks.
+class Channel {
+  public:
+    Channel() = default;
+    explicit Channel(UniqueFd fd) : fd_(std::move(fd)) {}
+
+    /// Takes a descriptor that came from elsewhere, if it is a connected SOCK_SEQPACKET Unix
+    /// socket.
+    static Result<Channel> adopt(UniqueFd fd);
+
+    [[nodiscard]] int fd() const { return fd_.get(); }
+    [[nodiscard]] bool is_open() const { return static_cast<bool>(fd_); }
+    void close() { fd_.reset(); }
+
+    /// Sends one message with its descriptors. kSystem with EAGAIN when the other side does not
+    /// read, with EPIPE when it is gone.
+    Status send(const void* message, std::size_t size_bytes, std::span<const int> fds = {});
+
+    /// The next packet; nothing when there is none now. kSystem with ECONNRESET when the other side
+    /// has hung up and everything has been read, kProtocol for a packet that is too large or brings
+    /// too many descriptors.
+    Result<std::optional<Packet>> receive();
+
+  private:
+    UniqueFd fd_;
+};
+
+/// A header for a message of type T.
+template <typename T>
+control::Header make_header(control::MessageType type) {
+    return {control::kMagic, control::kVersion, type, sizeof(T)};
+}
+
+}  // namespace echion::cli

@@ -1,0 +1,312 @@
+// Launch: the command runs as a child with the agent preloaded. Every Python process among its
+// descendants knocks at the rendezvous socket, which they all inherit, and gets a session.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <climits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/channel.h"
+#include "cli/command.h"
+#include "cli/event_loop.h"
+#include "cli/message.h"
+#include "cli/modes.h"
+#include "cli/program_facts.h"
+#include "cli/sampling.h"
+#include "stream/control.h"
+
+namespace echion::cli {
+namespace {
+
+constexpr char kAgentName[] = "libechion.so";
+constexpr std::string_view kPreloadVariable = "LD_PRELOAD";
+
+/// Signals that are passed on to the command; echion itself ends when the command does.
+constexpr int kPassedSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
+
+/// The agent beside this program, or in the lib folder beside this program's; empty if neither.
+std::string find_agent() {
+    std::array<char, PATH_MAX> buffer;
+    const ssize_t size = readlink("/proc/self/exe", buffer.data(), buffer.size());
+    if (size <= 0 || static_cast<std::size_t>(size) == buffer.size()) {
+        return {};
+    }
+    const std::string program(buffer.data(), static_cast<std::size_t>(size));
+    const std::string folder = program.substr(0, program.rfind('/'));
+    for (const std::string& candidate :
+         {folder + "/" + kAgentName, folder + "/../lib/" + kAgentName}) {
+        if (access(candidate.c_str(), R_OK) == 0) {
+            return candidate;
+        }
+    }
+    return {};
+}
+
+struct Rendezvous {
+    Channel ours;
+    UniqueFd theirs;
+};
+
+/// The socket at which agents knock. Its other end gets a high number, where it is in nobody's way:
+/// shells and daemons hand out and close the low ones.
+Result<Rendezvous> make_rendezvous() {
+    int fds[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) != 0) {
+        return fail(ErrorKind::kSystem, "make the rendezvous socket", errno);
+    }
+    UniqueFd ours(fds[0]);
+    UniqueFd theirs(fds[1]);
+    const int yes = 1;
+    if (setsockopt(ours.get(), SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes)) != 0) {
+        return fail(ErrorKind::kSystem, "learn who knocks (SO_PASSCRED)", errno);
+    }
+    for (const int lowest : {900, 200, 50}) {  // the limit may be low
+        if (const int moved = fcntl(theirs.get(), F_DUPFD_CLOEXEC, lowest); moved >= 0) {
+            theirs.reset(moved);
+            break;
+        }
+    }
+    return Rendezvous{Channel(std::move(ours)), std::move(theirs)};
+}
+
+std::vector<std::string> make_environment(const std::string& agent, int rendezvous_fd) {
+    struct stat info {};
+    fstat(rendezvous_fd, &info);
+    std::string preload = fmt::format("{}={}", kPreloadVariable, agent);
+    std::vector<std::string> environment;
+    for (char** variable = environ; *variable != nullptr; ++variable) {
+        const std::string_view text(*variable);
+        const std::string_view name = text.substr(0, text.find('='));
+        if (name == kPreloadVariable) {
+            const std::string_view value = text.substr(std::min(name.size() + 1, text.size()));
+            if (!value.empty()) {
+                preload += fmt::format(":{}", value);
+            }
+        } else if (name != control::kRendezvousVariable) {
+            environment.emplace_back(text);
+        }
+    }
+    environment.push_back(preload);
+    environment.push_back(
+        fmt::format("{}={}:{}", control::kRendezvousVariable, rendezvous_fd, info.st_ino));
+    return environment;
+}
+
+/// The command could not be executed: says why, and returns the status that a shell would.
+int report_not_executed(const std::string& name, int error) {
+    const bool not_found = error == ENOENT;
+    if (not_found && access(name.c_str(), F_OK) == 0 && name.find('/') != name.npos) {
+        say("cannot run {}: the interpreter or loader that it asks for is not there", name);
+    } else if (not_found) {
+        say("cannot run {}: command not found", name);
+    } else {
+        say("cannot run {}: {}", name, describe({ErrorKind::kSystem, error, "not executable"}));
+    }
+    return not_found ? kExitNotFound : kExitCannotExecute;
+}
+
+class Launch {
+  public:
+    explicit Launch(const Options& options) : options_(options) {}
+
+    int run();
+
+  private:
+    Status prepare(const std::string& agent);
+    void on_signal(const signalfd_siginfo& info);
+    void on_knock();
+    void on_command_end();
+    void on_profile_written();
+    void close_rendezvous();
+    int finish();
+
+    const Options& options_;
+    std::optional<EventLoop> loop_;
+    std::optional<Signals> signals_;
+    Rendezvous rendezvous_;
+    EventLoop::Source rendezvous_source_ = 0;
+    std::optional<Command> command_;
+    std::unique_ptr<Sampling> sampling_;
+    std::optional<int> command_status_;
+    bool profile_is_good_ = true;
+};
+
+Status Launch::prepare(const std::string& agent) {
+    auto loop = EventLoop::make();
+    if (!loop) {
+        return tl::unexpected(loop.error());
+    }
+    loop_.emplace(std::move(*loop));
+
+    sigset_t set;
+    sigemptyset(&set);
+    for (const int number : kPassedSignals) {
+        sigaddset(&set, number);
+    }
+    sigaddset(&set, SIGCHLD);
+    // Blocked rather than ignored: a write to a closed pipe then fails with EPIPE, and the command
+    // still inherits the disposition that this program was started with.
+    sigaddset(&set, SIGPIPE);
+    auto signals = Signals::make(*loop_, set, [this](const auto& info) { on_signal(info); });
+    if (!signals) {
+        return tl::unexpected(signals.error());
+    }
+    signals_.emplace(std::move(*signals));
+
+    auto rendezvous = make_rendezvous();
+    if (!rendezvous) {
+        return tl::unexpected(rendezvous.error());
+    }
+    rendezvous_ = std::move(*rendezvous);
+    auto source = loop_->add(rendezvous_.ours.fd(), [this] { on_knock(); });
+    if (!source) {
+        return tl::unexpected(source.error());
+    }
+    rendezvous_source_ = *source;
+
+    auto command =
+        Command::fork(options_.command, make_environment(agent, rendezvous_.theirs.get()),
+                      rendezvous_.theirs.get(), signals_->original_mask());
+    if (!command) {
+        return tl::unexpected(command.error());
+    }
+    command_.emplace(std::move(*command));
+    rendezvous_.theirs.reset();
+    return {};
+}
+
+int Launch::run() {
+    const std::string agent = find_agent();
+    if (agent.empty()) {
+        say("{} is not beside this program nor in ../lib: the installation is not complete",
+            kAgentName);
+        return kExitFailure;
+    }
+    if (agent.find_first_of(" :") != agent.npos) {
+        // The dynamic loader splits LD_PRELOAD there and knows no quoting.
+        say("{} cannot be preloaded: its path contains a space or a colon", agent);
+        return kExitFailure;
+    }
+    if (auto status = prepare(agent); !status) {
+        say("cannot start: {}", describe(status.error()));
+        if (command_) {
+            command_->abandon();
+        }
+        return kExitFailure;
+    }
+    auto sampling = Sampling::make(*loop_, options_, command_->pid());
+    if (!sampling) {
+        say("cannot write {}: {}", expand_output(options_.output, command_->pid()),
+            describe(sampling.error()));
+        command_->abandon();
+        return kExitFailure;
+    }
+    sampling_ = std::move(*sampling);
+    sampling_->on_finished([this] { on_profile_written(); });
+    if (auto status = command_->execute(); !status) {
+        sampling_->stop();  // leaves no file
+        return report_not_executed(options_.command.front(), status.error().system_errno);
+    }
+    if (options_.verbose) {
+        say("process {} runs the command, with {}", command_->pid(), agent);
+    }
+    if (auto status = loop_->run(); !status) {
+        say("stopped early: {}", describe(status.error()));
+        return kExitFailure;
+    }
+    return finish();
+}
+
+void Launch::on_signal(const signalfd_siginfo& info) {
+    const auto number = static_cast<int>(info.ssi_signo);
+    if (number == SIGCHLD) {
+        on_command_end();
+    } else if (number != SIGPIPE && info.ssi_code != SI_KERNEL) {
+        // A signal from the kernel comes from the terminal, which sends it to the command as well.
+        command_->signal(number);
+    }
+}
+
+void Launch::on_knock() {
+    for (;;) {
+        auto packet = rendezvous_.ours.receive();
+        if (!packet) {
+            if (packet.error().kind == ErrorKind::kProtocol) {
+                continue;  // one that is no agent's
+            }
+            close_rendezvous();  // nobody is left that could knock
+            return;
+        }
+        if (!packet->has_value()) {
+            return;
+        }
+        if (!(*packet)->as<control::Connect>(control::MessageType::kConnect) ||
+            (*packet)->fds.size() != 1) {
+            continue;
+        }
+        if (auto channel = Channel::adopt(std::move((*packet)->fds.front()))) {
+            sampling_->add_agent(std::move(*channel), (*packet)->sender_pid);
+        }
+    }
+}
+
+void Launch::close_rendezvous() {
+    if (rendezvous_.ours.is_open()) {
+        loop_->remove(rendezvous_source_);
+        rendezvous_.ours.close();
+    }
+}
+
+void Launch::on_command_end() {
+    command_status_ = command_->try_wait();
+    if (!command_status_) {
+        return;  // stopped or continued, or a child that this program inherited
+    }
+    if (rendezvous_.ours.is_open()) {
+        on_knock();  // so that one who came and went is known of
+        close_rendezvous();
+    }
+    if (sampling_->has_finished()) {
+        loop_->stop();
+    } else {
+        sampling_->stop();
+    }
+}
+
+void Launch::on_profile_written() {
+    if (!command_status_ && !sampling_->agents_seen()) {
+        return;  // the command could not be executed
+    }
+    profile_is_good_ = sampling_->write_summary();
+    close_rendezvous();
+    if (command_status_) {
+        loop_->stop();
+    }
+}
+
+int Launch::finish() {
+    if (sampling_->agents_seen() == 0) {
+        say("{}", explain_no_python(options_.command.front()));
+        return *command_status_;
+    }
+    if (!profile_is_good_) {
+        return *command_status_ != 0 ? *command_status_ : kExitFailure;
+    }
+    return *command_status_;
+}
+
+}  // namespace
+
+int run_launch(const Options& options) { return Launch(options).run(); }
+
+}  // namespace echion::cli

@@ -1,0 +1,331 @@
+#include "cli/options.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+
+#include "stream/record.h"
+
+namespace echion::cli {
+namespace {
+
+constexpr pid_t kMaxPid = 1 << 22;  // PID_MAX_LIMIT of a 64-bit kernel
+
+constexpr std::string_view kUsage =
+    "echion [options] command [argument...]\n"
+    "       echion [options] -p PID\n"
+    "       echion [-x SECONDS] -w PID";
+
+constexpr std::string_view kFooter =
+    "Times take a unit: us, ms or s. Options end at the first word that is none of them, or at "
+    "--;\n"
+    "the command's own options are left to it.\n"
+    "\n"
+    "The exit status is the command's, or 128 + N when signal N ended it; 126 and 127 when it "
+    "could\n"
+    "not be run or found; 1 when Echion failed; 2 when its command line makes no sense.\n";
+
+class HelpFormatter final : public CLI::Formatter {
+  public:
+    HelpFormatter() { column_width(28); }
+    std::string make_usage(const CLI::App* /*app*/, std::string /*name*/) const override {
+        return fmt::format("Usage: {}\n", kUsage);
+    }
+};
+
+/// What CLI11 stores of the options that need more than its own conversions.
+struct Words {
+    std::optional<std::string> interval;
+    std::optional<std::string> exposure;
+    std::optional<std::string> output;
+    std::optional<std::string> attach_pid;
+    std::optional<std::string> where_pid;
+    std::optional<std::string> max_frames;
+};
+
+void declare(CLI::App& app, Options& options, Words& words) {
+    app.formatter(std::make_shared<HelpFormatter>());
+    app.footer(std::string(kFooter));
+    app.set_help_flag("-h,--help", "Show this help and exit");
+    app.set_version_flag("-V,--version", "echion " ECHION_VERSION, "Show the version and exit");
+    app.add_option("-i,--interval", words.interval,
+                   "Time between samples, in microseconds or with a unit (default: 1000)")
+        ->type_name("TIME");
+    app.add_flag("-c,--cpu", options.cpu,
+                 "Sample the threads that are on a CPU, and measure their CPU time");
+    app.add_option("-x,--exposure", words.exposure,
+                   "Stop sampling after so many seconds; a launched command goes on")
+        ->type_name("TIME");
+    app.add_flag("-m,--memory", options.memory,
+                 "Record the memory that Python objects allocate and do not free");
+    app.add_flag("-n,--native", options.native, "Include the frames of native code");
+    app.add_option("-o,--output", words.output,
+                   fmt::format("File for the profile; %(pid) stands for the process id "
+                               "(default: {})",
+                               kDefaultOutput))
+        ->type_name("FILE");
+    app.add_option("-p,--pid", words.attach_pid, "Sample the running process PID")
+        ->type_name("PID");
+    app.add_flag("-s,--stealth", options.stealth,
+                 "Leave the sampler's own CPU time out of the profile");
+    app.add_option("-w,--where", words.where_pid,
+                   "Show where the threads of process PID are, and exit; with -x follow them")
+        ->type_name("PID");
+    app.add_flag("--json", options.json, "With -w: one JSON document on standard output");
+    app.add_option("--max-frames", words.max_frames,
+                   fmt::format("Frames of one stack, counted from the leaf (default: {})",
+                               kDefaultMaxFrames))
+        ->type_name("N");
+    app.add_flag("--doctor", options.doctor,
+                 "Show what this machine allows a profiler to do, and exit");
+    app.add_flag("-v,--verbose", options.verbose, "Say more on standard error");
+}
+
+/// The arguments in front of the command, with every value tied to its option (`--long=value`), so
+/// that a value like `-5` is never taken for an option.
+struct Split {
+    std::vector<std::string> own;
+    std::vector<std::string> command;
+};
+
+bool takes_value(const CLI::App& app, const std::string& name) {
+    const CLI::Option* option = app.get_option_no_throw(name);
+    return option != nullptr && option->get_items_expected_max() > 0;
+}
+
+Split split_arguments(const CLI::App& app, const std::vector<std::string>& arguments) {
+    Split split;
+    std::size_t at = 0;
+    const auto take_value = [&](const std::string& option) {
+        const std::string& long_name = app.get_option(option)->get_lnames().front();
+        // Without a value CLI11 says so.
+        split.own.push_back(at < arguments.size() ? "--" + long_name + "=" + arguments[at++]
+                                                  : option);
+    };
+    while (at < arguments.size()) {
+        const std::string& word = arguments[at];
+        if (word == "--") {
+            ++at;
+            break;
+        }
+        if (word.size() < 2 || word[0] != '-') {
+            break;
+        }
+        ++at;
+        if (word.starts_with("--")) {
+            if (word.find('=') == word.npos && takes_value(app, word)) {
+                take_value(word);
+            } else {
+                split.own.push_back(word);
+            }
+            continue;
+        }
+        for (std::size_t letter = 1; letter < word.size(); ++letter) {
+            const std::string option = {'-', word[letter]};
+            if (!takes_value(app, option)) {
+                split.own.push_back(option);
+                continue;
+            }
+            if (letter + 1 < word.size()) {
+                split.own.push_back("--" + app.get_option(option)->get_lnames().front() + "=" +
+                                    word.substr(letter + 1));
+            } else {
+                take_value(option);
+            }
+            break;
+        }
+    }
+    split.command.assign(arguments.begin() + static_cast<std::ptrdiff_t>(at), arguments.end());
+    return split;
+}
+
+std::optional<std::uint64_t> parse_whole(std::string_view text, std::uint64_t low,
+                                         std::uint64_t high) {
+    std::uint64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size() || value < low || value > high) {
+        return std::nullopt;
+    }
+    return value;
+}
+
+/// Turns the words into values; the complaint about the first that makes no sense, or nothing.
+std::string convert(const Words& words, Options& options) {
+    if (words.interval) {
+        const auto ns = parse_duration_ns(*words.interval, 1'000);
+        if (!ns || *ns < kMinIntervalNs || *ns > kMaxIntervalNs) {
+            return fmt::format(
+                "-i {}: expected a time between 1us and 1h, such as 500, 500us, 1.5ms or 1s",
+                *words.interval);
+        }
+        options.interval_ns = *ns;
+    }
+    if (words.exposure) {
+        options.exposure_ns = parse_duration_ns(*words.exposure, 1'000'000'000);
+        if (!options.exposure_ns || *options.exposure_ns == 0 ||
+            *options.exposure_ns > kMaxExposureNs) {
+            return fmt::format("-x {}: expected a time in seconds, such as 30, 0.5 or 500ms",
+                               *words.exposure);
+        }
+    }
+    if (words.output) {
+        options.output = *words.output;
+        if (options.output.empty()) {
+            return "-o: the name of the output is empty";
+        }
+    }
+    if (words.max_frames) {
+        const auto frames = parse_whole(*words.max_frames, 1, stream::kMaxFrames);
+        if (!frames) {
+            return fmt::format("--max-frames {}: expected a number from 1 to {}", *words.max_frames,
+                               stream::kMaxFrames);
+        }
+        options.max_frames = static_cast<std::uint32_t>(*frames);
+    }
+    for (const auto& [flag, word, pid] : {std::tuple{"-p", &words.attach_pid, &options.attach_pid},
+                                          std::tuple{"-w", &words.where_pid, &options.where_pid}}) {
+        if (*word) {
+            const auto value = parse_whole(**word, 1, kMaxPid);
+            if (!value) {
+                return fmt::format("{} {}: expected the id of a process", flag, **word);
+            }
+            *pid = static_cast<pid_t>(*value);
+        }
+    }
+    return {};
+}
+
+/// What cannot go together; nothing when all is well.
+std::string find_contradiction(const Options& options, const Words& words) {
+    const bool has_command = !options.command.empty();
+    const auto clash = [](const char* one, const char* other) {
+        return fmt::format("{} and {} cannot go together", one, other);
+    };
+    if (options.doctor) {
+        return has_command || options.attach_pid || options.where_pid
+                   ? "--doctor looks at the machine only: it takes no command and no process"
+                   : "";
+    }
+    if (options.attach_pid && options.where_pid) {
+        return clash("-p", "-w");
+    }
+    if (has_command && options.attach_pid) {
+        return clash("-p", "a command");
+    }
+    if (has_command && options.where_pid) {
+        return clash("-w", "a command");
+    }
+    if (!has_command && !options.attach_pid && !options.where_pid) {
+        return "nothing to sample: give a command, -p PID or -w PID";
+    }
+    if (options.memory && options.cpu) {
+        return clash("-m", "-c");
+    }
+    if (options.json && !options.where_pid) {
+        return "--json goes with -w only";
+    }
+    if (options.where_pid) {
+        const std::pair<bool, const char*> others[] = {{options.memory, "-m"},
+                                                       {options.cpu, "-c"},
+                                                       {options.stealth, "-s"},
+                                                       {words.output.has_value(), "-o"}};
+        for (const auto& [given, flag] : others) {
+            if (given) {
+                return clash("-w", flag);
+            }
+        }
+    }
+    return {};
+}
+
+ParsedOptions refuse(const std::string& complaint) {
+    return {std::nullopt,
+            kExitUsage,
+            {},
+            fmt::format("echion: {} (echion --help shows how)\n", complaint)};
+}
+
+}  // namespace
+
+std::optional<std::uint64_t> parse_duration_ns(std::string_view text,
+                                               std::uint64_t default_unit_ns) {
+    const std::size_t digits = text.find_first_not_of("0123456789.");
+    const std::string number(text.substr(0, digits));
+    const std::string_view unit = digits == text.npos ? "" : text.substr(digits);
+    double unit_ns = 0;
+    if (unit.empty()) {
+        unit_ns = static_cast<double>(default_unit_ns);
+    } else if (unit == "us" || unit == "µs") {
+        unit_ns = 1e3;
+    } else if (unit == "ms") {
+        unit_ns = 1e6;
+    } else if (unit == "s") {
+        unit_ns = 1e9;
+    } else {
+        return std::nullopt;
+    }
+    double value = 0;
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
+    if (error != std::errc() || end != number.data() + number.size()) {
+        return std::nullopt;
+    }
+    const double ns = std::round(value * unit_ns);
+    if (!(ns < static_cast<double>(std::numeric_limits<std::int64_t>::max()))) {
+        return std::nullopt;
+    }
+    return static_cast<std::uint64_t>(ns);
+}
+
+std::string expand_output(std::string_view pattern, pid_t pid) {
+    constexpr std::string_view kPid = "%(pid)";
+    std::string result;
+    while (!pattern.empty()) {
+        if (pattern.starts_with("%%(pid)")) {
+            pattern.remove_prefix(1);
+        }
+        if (pattern.starts_with(kPid)) {
+            result += std::to_string(pid);
+            pattern.remove_prefix(kPid.size());
+        } else {
+            result += pattern.front();
+            pattern.remove_prefix(1);
+        }
+    }
+    return result;
+}
+
+ParsedOptions parse_options(const std::vector<std::string>& arguments) {
+    Options options;
+    Words words;
+    CLI::App app("Samples the stacks of a Python program from within, without stopping it.",
+                 "echion");
+    declare(app, options, words);
+    if (arguments.empty()) {
+        return {std::nullopt, kExitFailure, {}, app.help()};
+    }
+    Split split = split_arguments(app, arguments);
+    options.command = std::move(split.command);
+    try {
+        std::vector<std::string> reversed(split.own.rbegin(), split.own.rend());
+        app.parse(reversed);  // CLI11 takes a vector from its end
+    } catch (const CLI::CallForHelp&) {
+        return {std::nullopt, 0, app.help(), {}};
+    } catch (const CLI::CallForVersion&) {
+        return {std::nullopt, 0, "echion " ECHION_VERSION "\n", {}};
+    } catch (const CLI::ParseError& error) {
+        return refuse(error.what());
+    }
+    if (const std::string complaint = convert(words, options); !complaint.empty()) {
+        return refuse(complaint);
+    }
+    if (const std::string complaint = find_contradiction(options, words); !complaint.empty()) {
+        return refuse(complaint);
+    }
+    return {std::move(options), 0, {}, {}};
+}
+
+}  // namespace echion::cli

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+/// What the user asked for. Parsing touches nothing but the argument strings.
+namespace echion::cli {
+
+constexpr int kExitFailure = 1;  ///< Echion itself failed.
+constexpr int kExitUsage = 2;    ///< The command line makes no sense.
+constexpr int kExitCannotExecute = 126;
+constexpr int kExitNotFound = 127;
+constexpr int kExitSignalBase = 128;  ///< Plus the number of the signal that ended the command.
+
+constexpr std::uint64_t kDefaultIntervalNs = 1'000'000;
+constexpr std::uint64_t kMinIntervalNs = 1'000;
+constexpr std::uint64_t kMaxIntervalNs = 3'600'000'000'000;
+constexpr std::uint64_t kMaxExposureNs = 366ULL * 86'400'000'000'000;
+constexpr std::uint32_t kDefaultMaxFrames = 2048;
+constexpr std::string_view kDefaultOutput = "%(pid).echion";
+
+struct Options {
+    std::uint64_t interval_ns = kDefaultIntervalNs;
+    std::optional<std::uint64_t> exposure_ns;
+    std::uint32_t max_frames = kDefaultMaxFrames;
+    std::string output{kDefaultOutput};
+    bool cpu = false;
+    bool memory = false;
+    bool native = false;
+    bool stealth = false;
+    bool verbose = false;
+    bool json = false;
+    bool doctor = false;
+    std::optional<pid_t> attach_pid;
+    std::optional<pid_t> where_pid;
+    std::vector<std::string> command;
+};
+
+/// Either options to act on, or an exit status with what to print first.
+struct ParsedOptions {
+    std::optional<Options> options;
+    int exit_status = 0;
+    std::string output;  ///< For standard output: help, version.
+    std::string error;   ///< For standard error.
+};
+
+/// Parses the arguments behind the program's name. Options end at the first word that is none, or
+/// at
+/// `--`: the rest is the command with its own options.
+ParsedOptions parse_options(const std::vector<std::string>& arguments);
+
+/// Parses a time such as `500`, `500us`, `1.5ms`, `2s`; a bare number counts `default_unit_ns`.
+/// Nothing when it is no such thing, negative, or beyond what 64 bits of nanoseconds hold.
+std::optional<std::uint64_t> parse_duration_ns(std::string_view text,
+                                               std::uint64_t default_unit_ns);
+
+/// Replaces `%(pid)` and `%%(pid)` by the process id.
+std::string expand_output(std::string_view pattern, pid_t pid);
+
+}  // namespace echion::cli

@@ -1,0 +1,71 @@
+#include "cli/profile.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <utility>
+
+namespace echion::cli {
+namespace {
+
+constexpr char kSamplerThread[] = "echion.core.sampler";
+
+/// Sums of what hostile processes claim must not wrap.
+std::uint64_t add_capped(std::uint64_t a, std::uint64_t b) {
+    return b > std::numeric_limits<std::uint64_t>::max() - a
+               ? std::numeric_limits<std::uint64_t>::max()
+               : a + b;
+}
+
+/// Intervals below a microsecond or between two of them keep their fraction.
+std::string format_micros(std::uint64_t ns) {
+    std::string text = std::to_string(ns / 1000);
+    if (ns % 1000 != 0) {
+        std::string fraction = std::to_string(1000 + ns % 1000).substr(1);
+        fraction.erase(fraction.find_last_not_of('0') + 1);
+        text += "." + fraction;
+    }
+    return text;
+}
+
+}  // namespace
+
+Profile::Profile(output::OutputFile file, const ProfileSettings& settings)
+    : file_(std::move(file)), writer_(file_), settings_(settings) {
+    writer_.add_header("mode", settings.metric == model::Metric::kCpuTime ? "cpu" : "wall");
+    writer_.add_header("interval", format_micros(settings.interval_ns));
+    writer_.add_header("sampler", "echion " ECHION_VERSION);
+}
+
+void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
+    ++processes_;
+    totals_.duration_ns = std::max(totals_.duration_ns, figures.duration_ns);
+    totals_.lost_ns = add_capped(totals_.lost_ns, figures.lost_ns);
+    for (std::size_t i = 0; i < totals_.counters.size(); ++i) {
+        totals_.counters[i] = add_capped(totals_.counters[i], figures.counters[i]);
+    }
+    const std::uint64_t cpu_us =
+        figures.counters[static_cast<std::size_t>(stream::Counter::kSamplerCpuNs)] / 1000;
+    if (!settings_.stealth && cpu_us != 0 &&
+        cpu_us <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
+        const auto sampler = writer_.add_process(pid);
+        sampler->thread(0, 0, kSamplerThread);
+        sampler->sample(0, static_cast<std::int64_t>(cpu_us));
+    }
+}
+
+Status Profile::finish() {
+    if (processes_ == 0) {
+        file_.discard();
+        return {};
+    }
+    writer_.add_footer("duration", std::to_string(totals_.duration_ns / 1000));
+    writer_.add_footer("processes", std::to_string(processes_));
+    writer_.add_footer("lost_ns", std::to_string(totals_.lost_ns));
+    for (const stream::CounterInfo& info : stream::kCounters) {
+        writer_.add_footer(info.name, std::to_string(total(info.counter)));
+    }
+    return file_.close();
+}
+
+}  // namespace echion::cli

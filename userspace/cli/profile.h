@@ -1,0 +1,70 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+#include "model/profile_builder.h"
+#include "model/stack_sink.h"
+#include "output/austin_writer.h"
+#include "output/output_file.h"
+#include "stream/counters.h"
+
+namespace echion::cli {
+
+/// What one agent's sampling amounted to.
+struct ProcessFigures {
+    std::uint64_t duration_ns = 0;
+    std::uint64_t lost_ns = 0;
+    std::array<std::uint64_t, stream::kCounterCount> counters{};
+};
+
+/// What the header of a profile says beside what is measured.
+struct ProfileSettings {
+    model::Metric metric = model::Metric::kWallTime;
+    std::uint64_t interval_ns = 0;
+    bool stealth = false;  ///< The sampler's own CPU time stays out.
+};
+
+/// The profile of one run of Echion: one output file that the samples of any number of processes go
+/// to, with a header in front and the sums of all figures behind.
+class Profile {
+  public:
+    /// `file` is open, with nothing written to it yet.
+    Profile(output::OutputFile file, const ProfileSettings& settings);
+
+    /// Names in the header what makes the ticks and tells CPU time. In front of the first process.
+    void set_engine(std::string_view engine) { writer_.add_header("engine", engine); }
+    /// The receiver of a process's samples; it lives no longer than the profile.
+    std::unique_ptr<model::StackSink> add_process(pid_t pid) { return writer_.add_process(pid); }
+    /// Adds up what a process that has ended amounted to, and puts the sampler's own CPU time into
+    /// the profile unless stealth was asked for.
+    void finish_process(pid_t pid, const ProcessFigures& figures);
+
+    /// Writes out what is buffered, so that a reader of the unfinished file sees it.
+    void flush() { file_.flush(); }
+    /// Writes the footer and closes the file; if no process was ever finished, leaves no file.
+    Status finish();
+
+    [[nodiscard]] const std::string& path() const { return file_.path(); }
+    [[nodiscard]] const ProfileSettings& settings() const { return settings_; }
+    [[nodiscard]] std::uint64_t processes() const { return processes_; }
+    [[nodiscard]] const ProcessFigures& totals() const { return totals_; }
+    [[nodiscard]] std::uint64_t total(stream::Counter counter) const {
+        return totals_.counters[static_cast<std::size_t>(counter)];
+    }
+
+  private:
+    output::OutputFile file_;
+    output::AustinWriter writer_;
+    ProfileSettings settings_;
+    ProcessFigures totals_;
+    std::uint64_t processes_ = 0;
+};
+
+}  // namespace echion::cli

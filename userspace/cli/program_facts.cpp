@@ -1,0 +1,150 @@
+#include "cli/program_facts.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+#include "base/unique_fd.h"
+#include "cli/message.h"
+
+namespace echion::cli {
+namespace {
+
+/// The kernel follows so many `#!` lines (fs/exec.c).
+constexpr int kMaxInterpreters = 5;
+/// Of a script's first line the kernel reads so many bytes (BINPRM_BUF_SIZE), and the program
+/// headers of any real program lie within a page.
+constexpr std::size_t kHeadBytes = 4096;
+constexpr std::size_t kScriptLineBytes = 256;
+
+std::string find_in_path(const std::string& name) {
+    if (name.find('/') != name.npos) {
+        return access(name.c_str(), X_OK) == 0 ? name : "";
+    }
+    const char* variable = getenv("PATH");
+    std::string_view rest = variable != nullptr ? variable : "/bin:/usr/bin";
+    for (;;) {
+        const std::size_t end = rest.find(':');
+        const std::string_view folder = rest.substr(0, end);
+        const std::string path = fmt::format("{}/{}", folder.empty() ? "." : folder, name);
+        struct stat info {};
+        if (access(path.c_str(), X_OK) == 0 && stat(path.c_str(), &info) == 0 &&
+            S_ISREG(info.st_mode)) {
+            return path;
+        }
+        if (end == rest.npos) {
+            return {};
+        }
+        rest.remove_prefix(end + 1);
+    }
+}
+
+bool is_privileged(int fd) {
+    struct stat info {};
+    if (fstat(fd, &info) != 0) {
+        return false;
+    }
+    const bool other_user = (info.st_mode & S_ISUID) != 0 && info.st_uid != geteuid();
+    const bool other_group = (info.st_mode & S_ISGID) != 0 && info.st_gid != getegid();
+    const bool capable = geteuid() != 0 && fgetxattr(fd, "security.capability", nullptr, 0) > 0;
+    return other_user || other_group || capable;
+}
+
+template <typename Header, typename ProgramHeader>
+bool has_interpreter(std::string_view head) {
+    Header elf;
+    if (head.size() < sizeof(elf)) {
+        return true;  // cannot tell
+    }
+    std::memcpy(&elf, head.data(), sizeof(elf));
+    for (std::size_t i = 0; i < elf.e_phnum; ++i) {
+        const std::size_t at = static_cast<std::size_t>(elf.e_phoff) + i * sizeof(ProgramHeader);
+        ProgramHeader program;
+        if (at > head.size() || head.size() - at < sizeof(program)) {
+            return true;
+        }
+        std::memcpy(&program, head.data() + at, sizeof(program));
+        if (program.p_type == PT_INTERP) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/// The program that a script's first line names; for `/usr/bin/env name`, that name.
+std::string find_interpreter(std::string_view head) {
+    std::string_view line = head.substr(2, kScriptLineBytes);
+    line = line.substr(0, line.find('\n'));
+    const auto next_word = [&] {
+        line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
+        const std::string_view word = line.substr(0, line.find_first_of(" \t\r"));
+        line.remove_prefix(word.size());
+        return word;
+    };
+    const std::string_view program = next_word();
+    const std::string_view argument = next_word();
+    if (program.ends_with("/env") && !argument.empty() && argument[0] != '-') {
+        return std::string(argument);
+    }
+    return std::string(program);
+}
+
+}  // namespace
+
+ProgramFacts inspect_program(const std::string& name) {
+    ProgramFacts facts;
+    std::string next = name;
+    for (int i = 0; i < kMaxInterpreters; ++i) {
+        facts.path = find_in_path(next);
+        const UniqueFd fd(open(facts.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+        std::array<char, kHeadBytes> buffer;
+        const ssize_t size = fd ? pread(fd.get(), buffer.data(), buffer.size(), 0) : -1;
+        if (size < 0) {
+            return facts;
+        }
+        const std::string_view head(buffer.data(), static_cast<std::size_t>(size));
+        if (head.starts_with("#!")) {
+            next = find_interpreter(head);
+            continue;
+        }
+        facts.is_privileged = is_privileged(fd.get());
+        if (head.size() > EI_CLASS && head.starts_with(ELFMAG)) {
+            const bool is_64_bit = head[EI_CLASS] == ELFCLASS64;
+            facts.is_other_word_size = is_64_bit != (sizeof(void*) == 8);
+            facts.is_static = !(is_64_bit ? has_interpreter<Elf64_Ehdr, Elf64_Phdr>(head)
+                                          : has_interpreter<Elf32_Ehdr, Elf32_Phdr>(head));
+        }
+        return facts;
+    }
+    return facts;
+}
+
+std::string explain_no_python(const std::string& name) {
+    const ProgramFacts facts = inspect_program(name);
+    std::string_view why =
+        "it ran none, or in a way that does not pass LD_PRELOAD and open descriptors on (sudo and "
+        "containers do not); a running one can be sampled with -p";
+    if (facts.is_privileged) {
+        why =
+            "it runs with more rights than yours (set-uid, set-gid or capabilities), and such "
+            "programs load no agent; sample it with -p as root";
+    } else if (facts.is_static) {
+        why = "it is linked statically and loads no agent; sample it with -p";
+    } else if (facts.is_other_word_size) {
+        why = fmt::format("it is a {}-bit program: use the {}-bit build of Echion",
+                          sizeof(void*) == 8 ? 32 : 64, sizeof(void*) == 8 ? 32 : 64);
+    }
+    return fmt::format("no Python was seen in {}, so there is no profile: {}",
+                       make_printable(facts.path.empty() ? name : facts.path), why);
+}
+
+}  // namespace echion::cli

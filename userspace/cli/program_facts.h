@@ -1,0 +1,23 @@
+#pragma once
+
+#include <string>
+
+namespace echion::cli {
+
+/// What can be known of a program without running it: why the dynamic loader may have left the
+/// agent out.
+struct ProgramFacts {
+    std::string path;  ///< As found in PATH; empty if it was not.
+    bool is_static = false;
+    bool is_privileged = false;  ///< Set-uid, set-gid or with capabilities that the user has not.
+    bool is_other_word_size = false;
+};
+
+/// Looks a command up as execvp does, and into its file; for a script, into its interpreter's. What
+/// cannot be read stays false.
+ProgramFacts inspect_program(const std::string& name);
+
+/// One line for the user of a command in which no Python was seen.
+std::string explain_no_python(const std::string& name);
+
+}  // namespace echion::cli

@@ -1,0 +1,256 @@
+#include "cli/sampling.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/clock.h"
+#include "cli/message.h"
+#include "stream/counters.h"
+
+namespace echion::cli {
+namespace {
+
+constexpr std::uint64_t kMs = 1'000'000;
+
+// How often rings are looked at: rarely while they stay nearly empty, more often as they fill.
+constexpr std::uint64_t kMinDrainDelayNs = 1 * kMs;
+constexpr std::uint64_t kFirstDrainDelayNs = 10 * kMs;
+constexpr std::uint64_t kMaxDrainDelayNs = 50 * kMs;
+constexpr unsigned kNearlyEmptyPercent = 2;
+constexpr unsigned kFillingPercent = 20;
+/// Of one ring in one go, then the others have their turn.
+constexpr std::size_t kDrainBytes = std::size_t{4} << 20;
+constexpr std::int64_t kFlushEveryNs = kNanosPerSecond;
+/// An agent needs a tick or two to stop. One whose process is stopped or starved never answers, and
+/// finds the channel hung up when it runs again.
+constexpr std::uint64_t kStopDeadlineNs = 2'000 * kMs;
+/// More at a time is no program that somebody profiles; each costs a ring's address space and two
+/// descriptors, of which there are 1024 by default.
+constexpr std::size_t kMaxAgents = 256;
+
+}  // namespace
+
+struct Sampling::Agent {
+    explicit Agent(Session new_session) : session(std::move(new_session)) {}
+
+    Session session;
+    EventLoop::Source channel_source = 0;
+    UniqueFd pidfd;
+    EventLoop::Source pidfd_source = 0;
+};
+
+Sampling::Sampling(EventLoop& loop, const Options& options) : loop_(loop), options_(options) {}
+
+Sampling::~Sampling() = default;
+
+Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options& options,
+                                                 pid_t pid_for_name) {
+    std::unique_ptr<Sampling> sampling(new Sampling(loop, options));
+    Sampling* self = sampling.get();
+    const std::pair<std::optional<Timer>*, EventLoop::Handler> timers[] = {
+        {&self->drain_timer_, [self] { self->drain_all(); }},
+        {&self->exposure_timer_, [self] { self->stop(); }},
+        {&self->deadline_timer_, [self] {
+             for (const auto& agent : self->agents_) {
+                 agent->session.end();
+             }
+             self->remove_ended();
+         }}};
+    for (const auto& [timer, handler] : timers) {
+        auto made = Timer::make(loop, handler);
+        if (!made) {
+            return tl::unexpected(made.error());
+        }
+        timer->emplace(std::move(*made));
+    }
+    if (auto status = sampling->open_profile(pid_for_name); !status) {
+        return tl::unexpected(status.error());
+    }
+    return sampling;
+}
+
+Status Sampling::open_profile(pid_t pid_for_name) {
+    auto file = output::OutputFile::open(expand_output(options_.output, pid_for_name));
+    if (!file) {
+        return tl::unexpected(file.error());
+    }
+    ProfileSettings profile_settings;
+    profile_settings.metric = options_.cpu ? model::Metric::kCpuTime : model::Metric::kWallTime;
+    profile_settings.interval_ns = options_.interval_ns;
+    profile_settings.stealth = options_.stealth;
+    profile_ = std::make_unique<Profile>(std::move(*file), profile_settings);
+
+    settings_.interval_ns = options_.interval_ns;
+    settings_.mode = options_.cpu ? control::Mode::kCpu : control::Mode::kWall;
+    settings_.flags = options_.stealth ? control::kStealth : 0U;
+    settings_.max_frames = options_.max_frames;
+    return {};
+}
+
+void Sampling::add_agent(Channel channel, pid_t pid) {
+    ++agents_seen_;
+    if (stopping_ || agents_.size() >= kMaxAgents) {
+        if (!stopping_) {
+            say("process {} is not sampled: there are {} already", pid, agents_.size());
+        }
+        return;  // closing the channel tells it
+    }
+    if (agents_seen_ == 1) {
+        profile_->set_engine(engine_);
+    }
+    agents_.push_back(std::make_unique<Agent>(
+        Session(*profile_, settings_, std::move(channel), pid, extra_fds_)));
+    Agent& agent = *agents_.back();
+    const auto on_event = [this, &agent] {
+        agent.session.on_readable();
+        after_event(agent);
+    };
+    if (auto source = loop_.add(agent.session.fd(), on_event)) {
+        agent.channel_source = *source;
+    }
+    // A child that was forked without the C library's knowledge keeps the channel open behind its
+    // parent: the process itself tells its end. Without pidfds (Linux 5.3) the channel has to do.
+    agent.pidfd.reset(pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, pid, 0)) : -1);
+    if (agent.pidfd) {
+        auto source = loop_.add(agent.pidfd.get(), [this, &agent] {
+            agent.session.on_readable();  // its last words
+            agent.session.end();
+            after_event(agent);
+        });
+        agent.pidfd_source = source.value_or(0);
+    }
+    if (options_.verbose) {
+        say("process {}: an agent has connected", pid);
+    }
+    if (drain_delay_ns_ == 0) {
+        drain_delay_ns_ = kFirstDrainDelayNs;
+        drain_timer_->arm(drain_delay_ns_);
+    }
+}
+
+void Sampling::after_event(Agent& agent) {
+    if (agent.session.has_ended()) {
+        remove(agent);
+        return;
+    }
+    if (agent.session.was_sampled() && !std::exchange(exposure_begun_, true) &&
+        options_.exposure_ns) {
+        exposure_timer_->arm(*options_.exposure_ns);
+    }
+}
+
+void Sampling::drain_all() {
+    unsigned fullest = 0;
+    for (const auto& agent : agents_) {
+        fullest = std::max(fullest, agent->session.drain(kDrainBytes));
+    }
+    if (const std::int64_t now = monotonic_ns(); now >= next_flush_ns_) {
+        profile_->flush();
+        next_flush_ns_ = now + kFlushEveryNs;
+    }
+    if (fullest >= kFillingPercent) {
+        drain_delay_ns_ = std::max(drain_delay_ns_ / 2, kMinDrainDelayNs);
+    } else if (fullest < kNearlyEmptyPercent) {
+        drain_delay_ns_ = std::min(drain_delay_ns_ * 2, kMaxDrainDelayNs);
+    }
+    remove_ended();
+    if (agents_.empty()) {
+        drain_delay_ns_ = 0;  // nothing to look at until the next one comes
+    } else {
+        drain_timer_->arm(drain_delay_ns_);
+    }
+}
+
+void Sampling::remove_ended() {
+    for (std::size_t i = agents_.size(); i-- > 0;) {
+        if (agents_[i]->session.has_ended()) {
+            remove(*agents_[i]);
+        }
+    }
+}
+
+void Sampling::remove(Agent& agent) {
+    const Session& session = agent.session;
+    agents_sampled_ += session.was_sampled() ? 1 : 0;
+    if (!session.complaint().empty()) {
+        say("process {} {}: {}", session.pid(),
+            session.was_sampled() ? "was not sampled to its end" : "cannot be sampled",
+            session.complaint());
+    } else if (options_.verbose) {
+        say("process {}: {}", session.pid(),
+            session.was_sampled() ? "sampling has ended" : "ended before its first sample");
+    }
+    loop_.remove(agent.channel_source);
+    loop_.remove(agent.pidfd_source);
+    std::erase_if(agents_, [&](const auto& one) { return one.get() == &agent; });
+    if (gone_handler_) {
+        gone_handler_();
+    }
+    if (stopping_ && agents_.empty()) {
+        finish();
+    }
+}
+
+void Sampling::stop() {
+    if (std::exchange(stopping_, true)) {
+        return;
+    }
+    exposure_timer_->disarm();
+    for (const auto& agent : agents_) {
+        agent->session.request_stop();
+    }
+    deadline_timer_->arm(kStopDeadlineNs);
+    if (agents_.empty()) {
+        finish();
+    } else {
+        remove_ended();
+    }
+}
+
+void Sampling::finish() {
+    if (std::exchange(finished_, true)) {
+        return;
+    }
+    drain_timer_->disarm();
+    deadline_timer_->disarm();
+    profile_status_ = profile_->finish();
+    if (finished_handler_) {
+        finished_handler_();
+    }
+}
+
+bool Sampling::write_summary() {
+    const ProcessFigures& totals = profile_->totals();
+    if (!profile_status_) {
+        say("the profile {} is not complete: {}", profile_->path(),
+            describe(profile_status_.error()));
+        return false;
+    }
+    if (profile_->processes() == 0) {
+        return agents_seen_ == 0;
+    }
+    if (options_.verbose || isatty(STDERR_FILENO) != 0) {
+        std::string lacks;
+        for (const stream::CounterInfo& info : stream::kCounters) {
+            if (const std::uint64_t count = profile_->total(info.counter);
+                info.is_defect && count != 0) {
+                lacks += fmt::format("{} {} {}", lacks.empty() ? ";" : ",", count, info.name);
+            }
+        }
+        say("{} samples in {:.2f} s of {} process{}, in {}{}",
+            profile_->total(stream::Counter::kSamples),
+            static_cast<double>(totals.duration_ns) / 1e9, profile_->processes(),
+            profile_->processes() == 1 ? "" : "es", profile_->path(), lacks);
+    }
+    if (options_.verbose) {
+        for (const stream::CounterInfo& info : stream::kCounters) {
+            say("  {:<20} {:>12}  {}", info.name, profile_->total(info.counter), info.description);
+        }
+    }
+    return true;
+}
+
+}  // namespace echion::cli

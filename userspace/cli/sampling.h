@@ -1,0 +1,98 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "cli/event_loop.h"
+#include "cli/options.h"
+#include "cli/profile.h"
+#include "cli/session.h"
+
+namespace echion::cli {
+
+/// The sampling part of a run, for launch and attach alike: takes agents in as they come, drains
+/// their rings from the event loop, ends after the exposure time or when told to, and leaves a
+/// finished profile.
+///
+///     Sampling::make(loop, options, pid for the file's name)   the output is open from here on
+///     add_agent(channel, pid) …                                any number, at any time
+///     stop()            asks all agents to stop; when the last has, or after a bounded wait,
+///                       the handler given to on_finished() runs, once
+///     write_summary()   what the user should know, on standard error
+class Sampling {
+  public:
+    /// Opens the output; fails before anything else has happened if it cannot be written.
+    static Result<std::unique_ptr<Sampling>> make(EventLoop& loop, const Options& options,
+                                                  pid_t pid_for_name);
+    ~Sampling();
+    Sampling(const Sampling&) = delete;
+    Sampling& operator=(const Sampling&) = delete;
+
+    /// Descriptors that agents get beside the ring; asked for each agent.
+    void set_extra_fds(Session::FdSource source) { extra_fds_ = std::move(source); }
+    /// Name of the engine for the header, if it is not the default; before the first agent.
+    void set_engine(std::string engine) { engine_ = std::move(engine); }
+    /// Runs when sampling has finished and the profile is written.
+    void on_finished(std::function<void()> handler) { finished_handler_ = std::move(handler); }
+
+    /// Takes in an agent: `pid` is its process as the kernel says. After stop() it is turned away.
+    void add_agent(Channel channel, pid_t pid);
+    /// Begins the end: all agents are told to stop. Once; any number of calls.
+    void stop();
+
+    [[nodiscard]] bool has_finished() const { return finished_; }
+    [[nodiscard]] bool is_stopping() const { return stopping_; }
+    /// Agents that said they are there, whatever became of them.
+    [[nodiscard]] std::uint64_t agents_seen() const { return agents_seen_; }
+    /// Agents that are still sampling or about to.
+    [[nodiscard]] std::size_t agents_alive() const { return agents_.size(); }
+    /// Runs each time an agent has gone: for attach, whose only one it is.
+    void on_agent_gone(std::function<void()> handler) { gone_handler_ = std::move(handler); }
+
+    /// After the end: complaints always, the summary if `verbose` or a terminal reads it. Returns
+    /// whether all went well: the profile was written, and at least one agent could sample if any
+    /// was seen.
+    bool write_summary();
+
+  private:
+    struct Agent;
+
+    Sampling(EventLoop& loop, const Options& options);
+    Status open_profile(pid_t pid_for_name);
+    void drain_all();
+    void after_event(Agent& agent);
+    void remove(Agent& agent);
+    void remove_ended();
+    void finish();
+
+    EventLoop& loop_;
+    Options options_;
+    SessionSettings settings_;
+    std::unique_ptr<Profile> profile_;
+    Session::FdSource extra_fds_;
+    /// Absolute sleeps, and the threads' own CPU clocks: what needs no privilege.
+    std::string engine_ = "nanosleep";
+    std::vector<std::unique_ptr<Agent>> agents_;
+    std::optional<Timer> drain_timer_;
+    std::optional<Timer> exposure_timer_;
+    std::optional<Timer> deadline_timer_;
+    std::function<void()> finished_handler_;
+    std::function<void()> gone_handler_;
+    Status profile_status_;
+    std::uint64_t agents_seen_ = 0;
+    std::uint64_t agents_sampled_ = 0;
+    std::uint64_t drain_delay_ns_ = 0;
+    std::int64_t next_flush_ns_ = 0;
+    bool exposure_begun_ = false;
+    bool stopping_ = false;
+    bool finished_ = false;
+};
+
+}  // namespace echion::cli

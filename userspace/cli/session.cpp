@@ -1,0 +1,243 @@
+#include "cli/session.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "cli/message.h"
+#include "cpython/line_table.h"
+#include "stream/record.h"
+
+namespace echion::cli {
+namespace {
+
+std::uint32_t resolve_line(const model::CodeView& code, std::int32_t offset) {
+    // The kinds of code are those of line tables, in the same order.
+    static_assert(static_cast<int>(model::CodeKind::kLnotab) ==
+                  static_cast<int>(cpython::LineTableKind::kLnotab));
+    static_assert(static_cast<int>(model::CodeKind::kLinetable) ==
+                  static_cast<int>(cpython::LineTableKind::kLinetable));
+    static_assert(static_cast<int>(model::CodeKind::kLocations) ==
+                  static_cast<int>(cpython::LineTableKind::kLocations));
+    const auto position =
+        cpython::parse_line_table(static_cast<cpython::LineTableKind>(code.kind), code.line_table,
+                                  static_cast<std::int32_t>(code.first_line), offset);
+    // An instruction without a line stands for the function as a whole.
+    return position.line > 0 ? static_cast<std::uint32_t>(position.line) : code.first_line;
+}
+
+template <std::size_t N>
+std::string text_of(const char (&field)[N]) {
+    return make_printable({field, strnlen(field, N)});
+}
+
+constexpr char kBrokenStream[] = "the agent broke the stream's rules";
+
+/// The scratch memory of drain(), shared by all sessions: a batch is decoded at once.
+std::span<std::byte> batch_buffer() {
+    static std::vector<std::byte> buffer(stream::kMaxBatchBytes);
+    return buffer;
+}
+
+}  // namespace
+
+Session::Session(Profile& profile, const SessionSettings& settings, Channel channel, pid_t pid,
+                 FdSource extra_fds)
+    : profile_(profile),
+      settings_(settings),
+      channel_(std::move(channel)),
+      pid_(pid),
+      extra_fds_(std::move(extra_fds)) {}
+
+void Session::on_readable() {
+    while (!has_ended()) {
+        auto packet = channel_.receive();
+        if (!packet) {
+            // A hang-up is how a process ends; anything else is a fault.
+            const bool hung_up = packet.error().system_errno == ECONNRESET;
+            end_with(hung_up ? "" : describe(packet.error()));
+            return;
+        }
+        if (!packet->has_value()) {
+            return;
+        }
+        handle(**packet);
+    }
+}
+
+void Session::handle(const Packet& packet) {
+    const auto type = packet.type();
+    if (type == control::MessageType::kHello && state_ == State::kWaiting) {
+        handle_hello(packet);
+    } else if (type == control::MessageType::kStarted && state_ == State::kConfigured &&
+               packet.as<control::Started>(*type)) {
+        state_ = State::kSampling;
+        was_sampled_ = true;
+    } else if (type == control::MessageType::kStarted && state_ == State::kStopping) {
+        was_sampled_ = true;  // crossed our Stop
+    } else if (type == control::MessageType::kFailed) {
+        handle_failed(packet);
+    } else if (type == control::MessageType::kStopped && state_ == State::kStopping) {
+        end();
+    } else {
+        end_with("the agent sent a message that does not belong there");
+    }
+}
+
+void Session::handle_hello(const Packet& packet) {
+    const auto hello = packet.as<control::Hello>(control::MessageType::kHello);
+    if (!hello) {
+        end_with("the agent's first message is damaged");
+        return;
+    }
+    if (const std::string version = text_of(hello->agent_version); version != ECHION_VERSION) {
+        end_with(
+            fmt::format("the agent is of version {}, this program of {}", version, ECHION_VERSION));
+        return;
+    }
+    if (hello->pointer_bytes != sizeof(void*)) {
+        end_with("the process is of another word size: use the build of Echion for it");
+        return;
+    }
+    if (auto status = configure(); !status) {
+        end_with(describe(status.error()));
+    }
+}
+
+Status Session::configure() {
+    auto ring_fd = stream::make_ring(settings_.ring_bytes);
+    if (!ring_fd) {
+        return tl::unexpected(ring_fd.error());
+    }
+    auto mapping = stream::RingMapping::open(ring_fd->get());
+    if (!mapping) {
+        return tl::unexpected(mapping.error());
+    }
+    ring_.emplace(std::move(*mapping));
+    sink_ = profile_.add_process(pid_);
+    builder_ =
+        std::make_unique<model::ProfileBuilder>(*sink_, profile_.settings().metric, resolve_line);
+    decoder_ = std::make_unique<stream::Decoder>(*builder_);
+
+    control::Configure message{};
+    message.header = make_header<control::Configure>(control::MessageType::kConfigure);
+    message.interval_ns = settings_.interval_ns;
+    message.mode = settings_.mode;
+    message.flags = settings_.flags;
+    message.max_frames = settings_.max_frames;
+    std::vector<int> fds = {ring_fd->get()};
+    message.fd_kinds[0] = control::FdKind::kRing;
+    if (extra_fds_) {
+        for (const ExtraFd& extra : extra_fds_(pid_)) {
+            if (fds.size() < control::kMaxFds) {
+                message.fd_kinds[fds.size()] = extra.kind;
+                fds.push_back(extra.fd);
+            }
+        }
+    }
+    message.fd_count = static_cast<std::uint32_t>(fds.size());
+    if (auto status = channel_.send(&message, sizeof(message), fds); !status) {
+        return status;
+    }
+    state_ = State::kConfigured;
+    return {};
+}
+
+void Session::handle_failed(const Packet& packet) {
+    const auto failed = packet.as<control::Failed>(control::MessageType::kFailed);
+    if (!failed) {
+        end_with("the agent's message is damaged");
+        return;
+    }
+    std::string why = text_of(failed->what);
+    if (failed->system_errno > 0) {
+        why += fmt::format(": {}", strerror(failed->system_errno));
+    }
+    end_with(std::move(why));
+}
+
+Status Session::take_batches(std::size_t max_bytes) {
+    for (std::size_t taken = 0; taken < max_bytes;) {
+        const auto size_bytes = ring_->read_batch(batch_buffer());
+        if (!size_bytes) {
+            return tl::unexpected(size_bytes.error());
+        }
+        if (*size_bytes == 0) {
+            break;
+        }
+        taken += *size_bytes;
+        if (auto status = decoder_->decode(batch_buffer().first(*size_bytes)); !status) {
+            return status;
+        }
+    }
+    return {};
+}
+
+unsigned Session::drain(std::size_t max_bytes) {
+    if (!ring_) {
+        return 0;
+    }
+    const std::size_t readable = ring_->readable_bytes().value_or(0);
+    const auto percent = static_cast<unsigned>(readable * 100 / ring_->data_bytes());
+    if (auto status = take_batches(max_bytes); !status) {
+        end_with(fmt::format("{} ({})", kBrokenStream, status.error().what));
+    }
+    return percent;
+}
+
+void Session::request_stop() {
+    if (state_ == State::kWaiting) {
+        end();  // nothing has begun; the hang-up tells the agent
+        return;
+    }
+    if (state_ != State::kConfigured && state_ != State::kSampling) {
+        return;
+    }
+    const control::Stop stop{make_header<control::Stop>(control::MessageType::kStop)};
+    if (!channel_.send(&stop, sizeof(stop))) {
+        // It does not read any more. What it has sent still counts, and the hang-up stops it.
+        on_readable();
+        end();
+        return;
+    }
+    state_ = State::kStopping;
+}
+
+void Session::end() {
+    if (has_ended()) {
+        return;
+    }
+    state_ = State::kEnded;
+    channel_.close();
+    if (!ring_) {
+        return;
+    }
+    // A ring full is all that can be there in truth; an agent that goes on writing is not waited
+    // for. A stream that has gone wrong goes wrong again at once.
+    if (auto status = take_batches(ring_->data_bytes()); !status && complaint_.empty()) {
+        complaint_ = fmt::format("{} ({})", kBrokenStream, status.error().what);
+    }
+    builder_->finish();
+    was_sampled_ = was_sampled_ || decoder_->has_started();
+    if (was_sampled_) {
+        ProcessFigures figures;
+        figures.duration_ns = builder_->duration_ns();
+        figures.lost_ns = builder_->lost_ns();
+        for (std::size_t i = 0; i < figures.counters.size(); ++i) {
+            figures.counters[i] = ring_->counter(static_cast<stream::Counter>(i));
+        }
+        profile_.finish_process(pid_, figures);
+    }
+    decoder_.reset();
+    builder_.reset();
+    sink_.reset();
+    ring_.reset();
+}
+
+void Session::end_with(std::string complaint) {
+    complaint_ = std::move(complaint);
+    end();
+}
+
+}  // namespace echion::cli

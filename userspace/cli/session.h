@@ -1,0 +1,98 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "cli/channel.h"
+#include "cli/profile.h"
+#include "model/profile_builder.h"
+#include "stream/control.h"
+#include "stream/decoder.h"
+#include "stream/ring.h"
+
+namespace echion::cli {
+
+/// What every agent of a run is told.
+struct SessionSettings {
+    std::uint64_t interval_ns = 0;
+    control::Mode mode = control::Mode::kWall;
+    std::uint32_t flags = 0;  ///< Set of control::ConfigureFlag.
+    std::uint32_t max_frames = 0;
+    std::size_t ring_bytes = stream::kDefaultRingBytes;
+};
+
+/// A descriptor that goes to the agent with its settings, beside the ring. It stays the caller's.
+struct ExtraFd {
+    control::FdKind kind;
+    int fd;
+};
+
+/// One agent: its control channel, its ring, and the part of the profile that comes from it. The
+/// agent is a stranger: what it sends is checked, a broken rule ends the session.
+///
+///     waiting ──Hello/Configure──► configured ──Started──► sampling ──Stop──► stopping ──► ended
+///        └────────────────────────────┴─────────── hang-up, Failed, broken rule ────────────►┘
+///
+/// What the ring holds is taken out by drain(), at any time, and to the last by the end.
+class Session {
+  public:
+    enum class State { kWaiting, kConfigured, kSampling, kStopping, kEnded };
+
+    /// Descriptors that this agent is to get; asked when it says Hello.
+    using FdSource = std::function<std::vector<ExtraFd>(pid_t)>;
+
+    /// `pid` is the agent's process in this program's namespace, as the kernel says.
+    Session(Profile& profile, const SessionSettings& settings, Channel channel, pid_t pid,
+            FdSource extra_fds = {});
+
+    /// The control channel, for the event loop; on_readable() when it is. -1 once ended.
+    [[nodiscard]] int fd() const { return channel_.fd(); }
+    void on_readable();
+    /// Decodes what is in the ring, at most `max_bytes` of it, so that a fast writer cannot keep
+    /// the program from its other work. Returns how full the ring was, in percent.
+    unsigned drain(std::size_t max_bytes);
+    /// Asks the agent to stop; the session ends when it says that it has.
+    void request_stop();
+    /// Ends it now: takes what is in the ring, closes the channel.
+    void end();
+
+    [[nodiscard]] State state() const { return state_; }
+    [[nodiscard]] bool has_ended() const { return state_ == State::kEnded; }
+    /// Whether a first tick has been taken.
+    [[nodiscard]] bool was_sampled() const { return was_sampled_; }
+    [[nodiscard]] pid_t pid() const { return pid_; }
+    /// Why it ended, if it was not by rights: one line without the program's name in front.
+    [[nodiscard]] const std::string& complaint() const { return complaint_; }
+
+  private:
+    void handle(const Packet& packet);
+    void handle_hello(const Packet& packet);
+    void handle_failed(const Packet& packet);
+    Status configure();
+    Status take_batches(std::size_t max_bytes);
+    void end_with(std::string complaint);
+
+    Profile& profile_;
+    SessionSettings settings_;
+    Channel channel_;
+    pid_t pid_;
+    FdSource extra_fds_;
+    State state_ = State::kWaiting;
+    bool was_sampled_ = false;
+    std::string complaint_;
+
+    std::optional<stream::RingConsumer> ring_;
+    std::unique_ptr<model::StackSink> sink_;
+    std::unique_ptr<model::ProfileBuilder> builder_;
+    std::unique_ptr<stream::Decoder> decoder_;
+};
+
+}  // namespace echion::cli
