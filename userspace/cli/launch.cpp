@@ -299,10 +299,7 @@ int Launch::finish() {
         say("{}", explain_no_python(options_.command.front()));
         return *command_status_;
     }
-    if (!profile_is_good_) {
-        return *command_status_ != 0 ? *command_status_ : kExitFailure;
-    }
-    return *command_status_;
+    return profile_is_good_ ? *command_status_ : kExitFailure;
 }
 
 }  // namespace

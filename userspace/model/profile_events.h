@@ -29,7 +29,7 @@ struct CodeView {
     std::span<const std::byte> line_table;
 };
 
-/// Where one frame is: the instruction at `offset` bytes in a code, -1 before the first.
+/// Where one frame is: the instruction at `offset` bytes in a code, negative before the first.
 struct FrameLocation {
     std::uint32_t code_id = 0;
     std::int32_t offset = 0;

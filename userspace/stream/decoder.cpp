@@ -321,7 +321,8 @@ Status Decoder::decode_stack(Reader& reader) {
     for (std::uint64_t i = 0; i < count; ++i) {
         const std::uint64_t code_id = reader.varint();
         const std::int64_t offset = reader.svarint();
-        if (reader.is_bad() || offset < -1 || offset > std::numeric_limits<std::int32_t>::max()) {
+        if (reader.is_bad() || offset < std::numeric_limits<std::int32_t>::min() ||
+            offset > std::numeric_limits<std::int32_t>::max()) {
             return protocol_error("a stack record is damaged");
         }
         if (code_id >= codes_.size() || codes_[static_cast<std::size_t>(code_id)].bytes == 0) {

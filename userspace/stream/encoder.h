@@ -13,7 +13,7 @@ namespace echion::stream {
 /// One frame of a stack as it travels: where in which code.
 struct FrameRef {
     std::uint32_t code_id;
-    std::int32_t offset;  ///< Of the instruction, in bytes into the code; -1: before the first.
+    std::int32_t offset;  ///< Of the instruction, in bytes into the code; negative: before it.
 
     bool operator==(const FrameRef&) const = default;
 };

@@ -50,7 +50,8 @@ enum class RecordType : std::uint8_t {
     kThreadEnd = 5,
     /// varint thread id; u8 flags (StackFlag); varint number of root-side frames kept from the
     /// thread's previous stack; varint number of frames that follow; for each, root first: varint
-    /// code id, svarint byte offset of the instruction in the code (-1: before the first). Needed
+    /// code id, svarint byte offset of the instruction in the code (negative: before the first).
+    /// Needed
     /// only when something of it has changed.
     kStack = 6,
     /// varint thread id; varint CPU ns used since the last such record: belongs to the stack that
