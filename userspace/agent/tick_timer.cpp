@@ -6,6 +6,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/clock.h"
 
 namespace echion::agent {
@@ -46,7 +48,7 @@ bool ClockTimer::wait(Channel& channel) {
 }
 
 SignalTimer::SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, std::int64_t now_ns)
-    : interval_ns_(interval_ns), is_regular_(is_regular), last_ns_(now_ns) {
+    : interval_ns_(interval_ns), is_regular_(is_regular), began_ns_(now_ns) {
     sigemptyset(&signals_);
     sigaddset(&signals_, signal);
     // What the kernel sends when its queue of real-time signals is full.
@@ -70,16 +72,25 @@ bool SignalTimer::wait(Channel& channel) {
                 continue;
             }
         }
-        const std::int64_t now_ns = monotonic_ns();
-        const std::int64_t late_ns = now_ns - last_ns_ - interval_ns_;
-        if (is_regular_ && late_ns > 0) {
-            counts_.late += late_ns > interval_ns_ / 2;
-            counts_.missed +=
-                static_cast<std::uint64_t>((late_ns + interval_ns_ / 2) / interval_ns_);
+        if (is_regular_) {
+            count_due(monotonic_ns());
         }
-        last_ns_ = now_ns;
         return true;
     }
+}
+
+void SignalTimer::count_due(std::int64_t now_ns) {
+    // The kernel's ticks keep their distance on the whole, whenever each is seen: the number of
+    // those that were due by now says how many have not been seen.
+    if (last_due_ == 0) {
+        began_ns_ = now_ns - interval_ns_ / 2;
+    }
+    const std::int64_t due = (now_ns - began_ns_) / interval_ns_ + 1;
+    if (due > last_due_ + 1) {
+        ++counts_.late;
+        counts_.missed += static_cast<std::uint64_t>(due - last_due_ - 1);
+    }
+    last_due_ = std::max(due, last_due_);
 }
 
 void become_prompt() {

@@ -58,10 +58,13 @@ class SignalTimer final : public TickTimer {
     bool wait(Channel& channel) override;
 
   private:
+    void count_due(std::int64_t now_ns);
+
     sigset_t signals_{};
     std::int64_t interval_ns_;
     bool is_regular_;
-    std::int64_t last_ns_;
+    std::int64_t began_ns_;  // half an interval before the first tick was due
+    std::int64_t last_due_ = 0;
 };
 
 /// Asks the scheduler for the shortest time slice and exact wake-ups, for the calling thread.

@@ -45,6 +45,7 @@ struct Words {
     std::optional<std::string> attach_pid;
     std::optional<std::string> where_pid;
     std::optional<std::string> max_frames;
+    std::optional<std::string> engine;
 };
 
 void declare(CLI::App& app, Options& options, Words& words) {
@@ -80,6 +81,13 @@ void declare(CLI::App& app, Options& options, Words& words) {
                    fmt::format("Frames of one stack, counted from the leaf (default: {})",
                                kDefaultMaxFrames))
         ->type_name("N");
+    app.add_option("--engine", words.engine,
+                   "What makes the ticks: bpf (kernel), clock (own timer), or auto, the best that "
+                   "is allowed (default)")
+        ->type_name("NAME");
+    app.add_flag("--no-follow{false}", options.follow,
+                 "Read stacks from any CPU: the profiled threads run on meanwhile, and some stacks "
+                 "may be wrong (for measurements)");
     app.add_flag("--doctor", options.doctor,
                  "Show what this machine allows a profiler to do, and exit");
     app.add_flag("-v,--verbose", options.verbose, "Say more on standard error");
@@ -176,6 +184,17 @@ std::string convert(const Words& words, Options& options) {
         options.output = *words.output;
         if (options.output.empty()) {
             return "-o: the name of the output is empty";
+        }
+    }
+    if (words.engine) {
+        if (*words.engine == "auto") {
+            options.engine = Engine::kAuto;
+        } else if (*words.engine == "bpf") {
+            options.engine = Engine::kBpf;
+        } else if (*words.engine == "clock") {
+            options.engine = Engine::kClock;
+        } else {
+            return fmt::format("--engine {}: expected auto, bpf or clock", *words.engine);
         }
     }
     if (words.max_frames) {

@@ -24,6 +24,13 @@ constexpr std::uint64_t kMaxExposureNs = 366ULL * 86'400'000'000'000;
 constexpr std::uint32_t kDefaultMaxFrames = 2048;
 constexpr std::string_view kDefaultOutput = "%(pid).echion";
 
+/// What makes the ticks and tells CPU time.
+enum class Engine {
+    kAuto,   ///< The best that can be had.
+    kBpf,    ///< BPF and perf events, or an error.
+    kClock,  ///< The sampler's own clock.
+};
+
 struct Options {
     std::uint64_t interval_ns = kDefaultIntervalNs;
     std::optional<std::uint64_t> exposure_ns;
@@ -36,6 +43,8 @@ struct Options {
     bool verbose = false;
     bool json = false;
     bool doctor = false;
+    Engine engine = Engine::kAuto;
+    bool follow = true;  ///< Go to the CPU of the thread whose stack is read.
     std::optional<pid_t> attach_pid;
     std::optional<pid_t> where_pid;
     std::vector<std::string> command;

@@ -42,7 +42,8 @@ struct Sampling::Agent {
     EventLoop::Source pidfd_source = 0;
 };
 
-Sampling::Sampling(EventLoop& loop, const Options& options) : loop_(loop), options_(options) {}
+Sampling::Sampling(EventLoop& loop, const Options& options)
+    : loop_(loop), options_(options), kernel_(options_) {}
 
 Sampling::~Sampling() = default;
 
@@ -66,6 +67,10 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
         }
         timer->emplace(std::move(*made));
     }
+    if (self->kernel_.is_refused()) {
+        say("{}", self->kernel_.why_not());
+        return fail(ErrorKind::kRefused, "use BPF, as --engine bpf demands");
+    }
     if (auto status = sampling->open_profile(pid_for_name); !status) {
         return tl::unexpected(status.error());
     }
@@ -86,6 +91,7 @@ Status Sampling::open_profile(pid_t pid_for_name) {
     settings_.interval_ns = options_.interval_ns;
     settings_.mode = options_.cpu ? control::Mode::kCpu : control::Mode::kWall;
     settings_.flags = options_.stealth ? control::kStealth : 0U;
+    settings_.flags |= options_.follow ? 0U : control::kNoFollow;
     settings_.max_frames = options_.max_frames;
     return {};
 }
@@ -99,10 +105,14 @@ void Sampling::add_agent(Channel channel, pid_t pid) {
         return;  // closing the channel tells it
     }
     if (agents_seen_ == 1) {
-        profile_->set_engine(engine_);
+        profile_->set_engine(kernel_.engine());
     }
-    agents_.push_back(std::make_unique<Agent>(
-        Session(*profile_, settings_, std::move(channel), pid, extra_fds_)));
+    agents_.push_back(std::make_unique<Agent>(Session(
+        *profile_, settings_, std::move(channel), pid,
+        [this](pid_t process) { return kernel_.watch(process); },
+        [this](pid_t process, const control::Arm& request) {
+            return kernel_.arm(process, request);
+        })));
     Agent& agent = *agents_.back();
     const auto on_event = [this, &agent] {
         agent.session.on_readable();
@@ -149,6 +159,7 @@ void Sampling::drain_all() {
     }
     if (const std::int64_t now = monotonic_ns(); now >= next_flush_ns_) {
         profile_->flush();
+        kernel_.keep_ticking();
         next_flush_ns_ = now + kFlushEveryNs;
     }
     if (fullest >= kFillingPercent) {
@@ -183,6 +194,7 @@ void Sampling::remove(Agent& agent) {
         say("process {}: {}", session.pid(),
             session.was_sampled() ? "sampling has ended" : "ended before its first sample");
     }
+    kernel_.forget(session.pid());
     loop_.remove(agent.channel_source);
     loop_.remove(agent.pidfd_source);
     std::erase_if(agents_, [&](const auto& one) { return one.get() == &agent; });
@@ -248,6 +260,9 @@ bool Sampling::write_summary() {
     if (options_.verbose) {
         for (const stream::CounterInfo& info : stream::kCounters) {
             say("  {:<20} {:>12}  {}", info.name, profile_->total(info.counter), info.description);
+        }
+        for (const std::string& line : kernel_.report()) {
+            say("  {}", line);
         }
     }
     return true;

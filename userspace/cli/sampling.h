@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "cli/event_loop.h"
+#include "cli/kernel_side.h"
 #include "cli/options.h"
 #include "cli/profile.h"
 #include "cli/session.h"
@@ -28,17 +29,14 @@ namespace echion::cli {
 ///     write_summary()   what the user should know, on standard error
 class Sampling {
   public:
-    /// Opens the output; fails before anything else has happened if it cannot be written.
+    /// Opens the output and loads what goes into the kernel; fails before anything else has
+    /// happened if it cannot be written.
     static Result<std::unique_ptr<Sampling>> make(EventLoop& loop, const Options& options,
                                                   pid_t pid_for_name);
     ~Sampling();
     Sampling(const Sampling&) = delete;
     Sampling& operator=(const Sampling&) = delete;
 
-    /// Descriptors that agents get beside the ring; asked for each agent.
-    void set_extra_fds(Session::FdSource source) { extra_fds_ = std::move(source); }
-    /// Name of the engine for the header, if it is not the default; before the first agent.
-    void set_engine(std::string engine) { engine_ = std::move(engine); }
     /// Runs when sampling has finished and the profile is written.
     void on_finished(std::function<void()> handler) { finished_handler_ = std::move(handler); }
 
@@ -76,9 +74,7 @@ class Sampling {
     Options options_;
     SessionSettings settings_;
     std::unique_ptr<Profile> profile_;
-    Session::FdSource extra_fds_;
-    /// Absolute sleeps, and the threads' own CPU clocks: what needs no privilege.
-    std::string engine_ = "nanosleep";
+    KernelSide kernel_;
     std::vector<std::unique_ptr<Agent>> agents_;
     std::optional<Timer> drain_timer_;
     std::optional<Timer> exposure_timer_;

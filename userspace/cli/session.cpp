@@ -43,12 +43,13 @@ std::span<std::byte> batch_buffer() {
 }  // namespace
 
 Session::Session(Profile& profile, const SessionSettings& settings, Channel channel, pid_t pid,
-                 FdSource extra_fds)
+                 FdSource extra_fds, ArmHandler arm)
     : profile_(profile),
       settings_(settings),
       channel_(std::move(channel)),
       pid_(pid),
-      extra_fds_(std::move(extra_fds)) {}
+      extra_fds_(std::move(extra_fds)),
+      arm_(std::move(arm)) {}
 
 void Session::on_readable() {
     while (!has_ended()) {
@@ -70,6 +71,9 @@ void Session::handle(const Packet& packet) {
     const auto type = packet.type();
     if (type == control::MessageType::kHello && state_ == State::kWaiting) {
         handle_hello(packet);
+    } else if (type == control::MessageType::kArm && arm_ &&
+               (state_ == State::kConfigured || state_ == State::kStopping)) {
+        handle_arm(packet);
     } else if (type == control::MessageType::kStarted && state_ == State::kConfigured &&
                packet.as<control::Started>(*type)) {
         state_ = State::kSampling;
@@ -142,6 +146,18 @@ Status Session::configure() {
     }
     state_ = State::kConfigured;
     return {};
+}
+
+void Session::handle_arm(const Packet& packet) {
+    const auto request = packet.as<control::Arm>(control::MessageType::kArm);
+    if (!request) {
+        end_with("the agent's request for ticks is damaged");
+        return;
+    }
+    const control::Armed answer = arm_(pid_, *request);
+    if (auto status = channel_.send(&answer, sizeof(answer)); !status) {
+        end_with(describe(status.error()));
+    }
 }
 
 void Session::handle_failed(const Packet& packet) {

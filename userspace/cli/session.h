@@ -49,9 +49,12 @@ class Session {
     /// Descriptors that this agent is to get; asked when it says Hello.
     using FdSource = std::function<std::vector<ExtraFd>(pid_t)>;
 
+    /// Asked when this agent is ready for ticks from the kernel.
+    using ArmHandler = std::function<control::Armed(pid_t, const control::Arm&)>;
+
     /// `pid` is the agent's process in this program's namespace, as the kernel says.
     Session(Profile& profile, const SessionSettings& settings, Channel channel, pid_t pid,
-            FdSource extra_fds = {});
+            FdSource extra_fds = {}, ArmHandler arm = {});
 
     /// The control channel, for the event loop; on_readable() when it is. -1 once ended.
     [[nodiscard]] int fd() const { return channel_.fd(); }
@@ -75,6 +78,7 @@ class Session {
   private:
     void handle(const Packet& packet);
     void handle_hello(const Packet& packet);
+    void handle_arm(const Packet& packet);
     void handle_failed(const Packet& packet);
     Status configure();
     Status take_batches(std::size_t max_bytes);
@@ -85,6 +89,7 @@ class Session {
     Channel channel_;
     pid_t pid_;
     FdSource extra_fds_;
+    ArmHandler arm_;
     State state_ = State::kWaiting;
     bool was_sampled_ = false;
     std::string complaint_;

@@ -1,0 +1,117 @@
+#include "cli/kernel_side.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstring>
+
+#include "cli/message.h"
+
+namespace echion::cli {
+namespace {
+
+/// What the places of BpfSession::counters() count, in the order of enum echion_counter.
+constexpr std::array<const char*, ECHION_COUNTERS> kCounterNames = {
+    "ticks",         "own ticks",       "foreign ticks",    "signals",
+    "sampler busy",  "snapshots",       "snapshot unknown", "snapshot fault",
+    "snapshot full", "threads refused", "targets refused",
+};
+
+}  // namespace
+
+KernelSide::KernelSide(const Options& options)
+    : options_(options), is_required_(options.engine == Engine::kBpf) {
+    if (options.engine == Engine::kClock) {
+        return;
+    }
+    auto opened = BpfSession::open({});
+    if (opened) {
+        bpf_ = std::move(*opened);
+    } else {
+        why_not_ = opened.error().text();
+    }
+}
+
+std::vector<ExtraFd> KernelSide::watch(pid_t pid) {
+    if (!is_available()) {
+        return {};
+    }
+    const auto target = bpf_->add_target(pid);
+    if (!target) {
+        say("process {} is sampled without BPF: {}", pid, describe(target.error()));
+        return {};
+    }
+    std::vector<ExtraFd> fds = {{control::FdKind::kBpfState, bpf_->state_fd()}};
+    if (const auto ring = bpf_->snapshot_fd(*target)) {
+        fds.push_back({control::FdKind::kBpfSnapshots, *ring});
+    } else if (options_.verbose) {
+        say("process {} is sampled without snapshots: {}", pid, describe(ring.error()));
+    }
+    return fds;
+}
+
+control::Armed KernelSide::arm(pid_t pid, const control::Arm& request) {
+    control::Armed answer{};
+    answer.header = make_header<control::Armed>(control::MessageType::kArmed);
+    answer.interval_ns = options_.interval_ns;
+    const auto target = is_available() ? bpf_->find_target(pid) : std::nullopt;
+    if (!target) {
+        answer.system_errno = ESRCH;
+        return answer;
+    }
+    TimerRequest timer;
+    timer.wall = !options_.cpu;
+    timer.interval_ns = static_cast<std::int64_t>(options_.interval_ns);
+    timer.sampler_tid = request.sampler_tid;
+    timer.signal = request.signal;
+    static_assert(sizeof(timer.snapshot) == sizeof(request.snapshot_layout));
+    std::memcpy(&timer.snapshot, request.snapshot_layout, sizeof(timer.snapshot));
+    const auto started = bpf_->start_timer(*target, timer);
+    if (!started) {
+        say("process {} is not ticked by the kernel: {}", pid, describe(started.error()));
+        answer.system_errno = started.error().system_errno;
+        return answer;
+    }
+    if (options_.verbose && started->interval_ns > timer.interval_ns) {
+        say("process {}: the kernel allows one tick in {} us (kernel.perf_event_max_sample_rate)",
+            pid, started->interval_ns / 1000);
+    }
+    answer.armed = 1;
+    answer.snapshots = started->snapshots ? 1 : 0;
+    answer.interval_ns = static_cast<std::uint64_t>(started->interval_ns);
+    return answer;
+}
+
+void KernelSide::forget(pid_t pid) {
+    if (const auto target = is_available() ? bpf_->find_target(pid) : std::nullopt) {
+        bpf_->remove_target(*target);
+    }
+}
+
+void KernelSide::keep_ticking() {
+    if (is_available()) {
+        (void)bpf_->keep_ticking();
+    }
+}
+
+std::vector<std::string> KernelSide::report() const {
+    std::vector<std::string> lines;
+    if (!is_available()) {
+        if (!why_not_.empty()) {
+            lines.push_back(fmt::format("without BPF: {}", why_not_));
+        }
+        return lines;
+    }
+    if (const auto refused = bpf_->threads_refused(); refused != 0) {
+        lines.push_back(fmt::format("{} threads found no room in the kernel's table", refused));
+    }
+    const auto counters = bpf_->counters();
+    for (std::size_t i = 0; i < counters.size(); ++i) {
+        if (counters[i] != 0) {
+            lines.push_back(fmt::format("bpf {:<16} {:>12}", kCounterNames[i], counters[i]));
+        }
+    }
+    return lines;
+}
+
+}  // namespace echion::cli

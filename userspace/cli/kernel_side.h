@@ -1,0 +1,55 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/bpf_session.h"
+#include "cli/options.h"
+#include "cli/session.h"
+#include "stream/control.h"
+
+namespace echion::cli {
+
+/// The kernel's part of a run: BPF programs that account for the target's threads, and perf events
+/// that tick, where this machine and this user's rights have them. Where not, agents keep time by
+/// themselves and `why_not` says what stands in the way.
+///
+/// Owns everything that is in the kernel for this run; it goes with this object, or with the
+/// process.
+class KernelSide {
+  public:
+    /// Tries to load the programs, unless the options ask for another engine.
+    explicit KernelSide(const Options& options);
+
+    [[nodiscard]] bool is_available() const { return bpf_ != nullptr; }
+    /// For the profile's header.
+    [[nodiscard]] const char* engine() const { return is_available() ? "bpf" : "nanosleep"; }
+    /// One line, when it is not available though it was wanted; else empty.
+    [[nodiscard]] const std::string& why_not() const { return why_not_; }
+    /// Whether the options insist on it and it is not to be had.
+    [[nodiscard]] bool is_refused() const { return is_required_ && !is_available(); }
+
+    /// Puts an agent's process under watch: what its agent gets for it. Nothing on failure, which
+    /// is told to the user: that agent then does without.
+    std::vector<ExtraFd> watch(pid_t pid);
+    /// Starts the ticks for an agent that is ready for them. The request is not trusted.
+    control::Armed arm(pid_t pid, const control::Arm& request);
+    /// The agent's process is sampled no more.
+    void forget(pid_t pid);
+    /// To be called about once a second.
+    void keep_ticking();
+
+    /// Lines for -v: what the programs did and did not do.
+    [[nodiscard]] std::vector<std::string> report() const;
+
+  private:
+    const Options& options_;
+    std::unique_ptr<BpfSession> bpf_;
+    std::string why_not_;
+    bool is_required_ = false;
+};
+
+}  // namespace echion::cli
