@@ -1,0 +1,180 @@
+// What --doctor and -v say of a machine, from facts alone.
+#include "cli/doctor.h"
+
+#include <errno.h>
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+
+namespace echion::cli {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+Privileges with(std::initializer_list<Capability> capabilities) {
+    Privileges privileges;
+    privileges.kernel_has_btf = true;
+    privileges.kernel_release = "6.1.0";
+    privileges.perf_max_rate = 100'000;
+    privileges.bounding_capabilities = ~std::uint64_t{0};
+    for (const Capability capability : capabilities) {
+        privileges.effective_capabilities |= std::uint64_t{1} << static_cast<int>(capability);
+    }
+    return privileges;
+}
+
+Privileges without_any() { return with({}); }
+
+TEST(Privileges, AreParsedFromStatus) {
+    Privileges privileges;
+    parse_status(
+        "Name:\tcat\nCapInh:\t0000000000000000\nCapEff:\t000000c000080000\n"
+        "CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n",
+        privileges);
+    EXPECT_TRUE(privileges.has(Capability::kBpf));
+    EXPECT_TRUE(privileges.has(Capability::kPerfmon));
+    EXPECT_TRUE(privileges.has(Capability::kSysPtrace));
+    EXPECT_FALSE(privileges.has(Capability::kSysAdmin));
+    EXPECT_TRUE(privileges.may_have(Capability::kSysAdmin));
+    EXPECT_TRUE(privileges.no_new_privileges);
+    EXPECT_EQ(privileges.seccomp_mode, 2);
+}
+
+TEST(Privileges, SurviveAStatusThatIsNone) {
+    Privileges privileges;
+    for (const char* text : {"", ":", "CapEff", "CapEff:", "CapEff:\n\nSeccomp:\tx\n"}) {
+        parse_status(text, privileges);
+    }
+    EXPECT_EQ(privileges.effective_capabilities, 0U);
+    EXPECT_EQ(privileges.seccomp_mode, 0);
+}
+
+TEST(Lockdown, IsTheWordInBrackets) {
+    EXPECT_EQ(parse_lockdown("none [integrity] confidentiality\n"), "integrity");
+    EXPECT_EQ(parse_lockdown("[none] integrity confidentiality\n"), "none");
+    for (const char* text : {"", "none", "][", "[none", "none]"}) {
+        EXPECT_EQ(parse_lockdown(text), "") << text;
+    }
+}
+
+TEST(UserNamespace, IsTheInitialOneIfAllIdsMapToThemselves) {
+    EXPECT_TRUE(is_initial_uid_map("         0          0 4294967295\n"));
+    EXPECT_FALSE(is_initial_uid_map("         0       1000          1\n"));
+    EXPECT_FALSE(is_initial_uid_map("0 100000 65536\n"));
+    EXPECT_FALSE(is_initial_uid_map(""));
+}
+
+TEST(ExplainBpf, NamesTheMissingCapabilities) {
+    EXPECT_THAT(explain_bpf("load", EPERM, without_any()).text(),
+                HasSubstr("CAP_BPF and CAP_PERFMON"));
+    const std::string one = explain_bpf("load", EPERM, with({Capability::kBpf})).text();
+    EXPECT_THAT(one, HasSubstr("CAP_PERFMON"));
+    EXPECT_THAT(one, Not(HasSubstr("CAP_BPF and")));
+    EXPECT_THAT(one, HasSubstr("setcap"));
+}
+
+TEST(ExplainBpf, DoesNotSuggestSetcapWhereItCannotHelp) {
+    Privileges privileges = without_any();
+    privileges.no_new_privileges = true;
+    EXPECT_THAT(explain_bpf("load", EPERM, privileges).remedy, Not(HasSubstr("setcap")));
+    privileges = without_any();
+    privileges.bounding_capabilities = 0;
+    EXPECT_THAT(explain_bpf("load", EPERM, privileges).remedy, HasSubstr("--cap-add"));
+}
+
+TEST(ExplainBpf, TellsWhatElseStandsInTheWay) {
+    Privileges privileges = with({Capability::kBpf, Capability::kPerfmon});
+    privileges.lockdown = "confidentiality";
+    EXPECT_THAT(explain_bpf("load", EPERM, privileges).why, HasSubstr("lockdown"));
+    privileges.lockdown = "none";
+    privileges.in_initial_user_namespace = false;
+    EXPECT_THAT(explain_bpf("load", EPERM, privileges).why, HasSubstr("user namespace"));
+    privileges.in_initial_user_namespace = true;
+    privileges.seccomp_mode = 2;
+    EXPECT_THAT(explain_bpf("load", EPERM, privileges).why, HasSubstr("seccomp"));
+    privileges.kernel_has_btf = false;
+    EXPECT_THAT(explain_bpf("load", EPERM, privileges).why, HasSubstr("btf"));
+}
+
+TEST(DoctorPerf, IsFineWithAllRights) {
+    const Finding finding = judge_perf({}, with({Capability::kPerfmon}));
+    EXPECT_EQ(finding.verdict, Verdict::kYes);
+    EXPECT_EQ(finding.cost, "");
+    EXPECT_EQ(finding.remedy, "");
+}
+
+TEST(DoctorPerf, NamesTheRateLimitThatIsInTheWayOfShortIntervals) {
+    Privileges privileges = with({Capability::kPerfmon});
+    privileges.perf_max_rate = 4000;
+    const Finding finding = judge_perf({}, privileges);
+    EXPECT_THAT(finding.detail, HasSubstr("250 us"));
+    EXPECT_THAT(finding.remedy, HasSubstr("perf_event_max_sample_rate"));
+}
+
+TEST(DoctorPerf, IsLimitedToOwnThreadsForAnOrdinaryUser) {
+    const Finding finding = judge_perf({EACCES, EACCES, 0}, without_any());
+    EXPECT_EQ(finding.verdict, Verdict::kLimited);
+    EXPECT_THAT(finding.detail, HasSubstr("user mode only"));
+    EXPECT_THAT(finding.detail, HasSubstr("perf_event_paranoid is 2"));
+    EXPECT_NE(finding.cost, "");
+}
+
+TEST(DoctorPerf, IsAbsentWhereNothingOpens) {
+    EXPECT_EQ(judge_perf({EACCES, EACCES, EACCES}, without_any()).verdict, Verdict::kNo);
+    EXPECT_EQ(judge_perf({ENOSYS, ENOSYS, ENOSYS}, without_any()).verdict, Verdict::kNo);
+}
+
+TEST(DoctorAttach, KnowsThatAChildProvesNothingUnderYama) {
+    Privileges privileges = without_any();
+    privileges.yama_ptrace_scope = 0;
+    EXPECT_EQ(judge_attach({}, privileges).verdict, Verdict::kYes);
+    privileges.yama_ptrace_scope = 1;
+    const Finding finding = judge_attach({}, privileges);
+    EXPECT_EQ(finding.verdict, Verdict::kLimited);
+    EXPECT_THAT(finding.detail, HasSubstr("ptrace_scope is 1"));
+    EXPECT_THAT(finding.remedy, HasSubstr("setcap"));
+    privileges = with({Capability::kSysPtrace});
+    privileges.yama_ptrace_scope = 2;
+    EXPECT_EQ(judge_attach({}, privileges).verdict, Verdict::kYes);
+    privileges.yama_ptrace_scope = 3;
+    EXPECT_EQ(judge_attach({}, privileges).verdict, Verdict::kNo);
+}
+
+TEST(DoctorAttach, SaysThatWhereStillWorksWithoutPtrace) {
+    Privileges privileges = without_any();
+    privileges.seccomp_mode = 2;
+    const Finding finding = judge_attach({EPERM, 0, EPERM}, privileges);
+    EXPECT_EQ(finding.verdict, Verdict::kLimited);
+    EXPECT_THAT(finding.cost, HasSubstr("-w does"));
+    EXPECT_THAT(finding.remedy, HasSubstr("seccomp"));
+}
+
+TEST(DoctorAttach, NeedsACapabilityForOtherUsers) {
+    EXPECT_EQ(judge_other_users(without_any()).verdict, Verdict::kNo);
+    EXPECT_EQ(judge_other_users(with({Capability::kSysPtrace})).verdict, Verdict::kYes);
+    Privileges nested = with({Capability::kSysPtrace});
+    nested.in_initial_user_namespace = false;
+    EXPECT_EQ(judge_other_users(nested).verdict, Verdict::kLimited);
+}
+
+TEST(Doctor, GivesACostAndARemedyForWhateverIsMissing) {
+    const std::string text = format_findings(
+        without_any(), {{"thing", Verdict::kNo, "was tried", "it is slow", "buy one"}});
+    EXPECT_THAT(text, HasSubstr("thing"));
+    EXPECT_THAT(text, HasSubstr("without it: it is slow"));
+    EXPECT_THAT(text, HasSubstr("remedy: buy one"));
+}
+
+TEST(Doctor, ExaminesThisMachineAndLeavesNoChildBehind) {
+    const std::vector<Finding> findings = examine();
+    EXPECT_GE(findings.size(), 5U);
+    for (const Finding& finding : findings) {
+        EXPECT_NE(finding.detail, "") << finding.name;
+        EXPECT_EQ(finding.verdict != Verdict::kYes, finding.cost != "") << finding.name;
+    }
+    EXPECT_EQ(::waitpid(-1, nullptr, 0), -1);
+    EXPECT_EQ(errno, ECHILD);
+}
+
+}  // namespace
+}  // namespace echion::cli
