@@ -1,0 +1,410 @@
+#include "inject/loader.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "inject/helper_spawn.h"
+#include "inject/refusal.h"
+#include "inject/target_memory.h"
+#include "platform/process_info.h"
+#include "platform/process_reader.h"
+
+namespace echion::inject {
+namespace {
+
+// Enough for dlopen() of one library; the C library takes the thread-local data out of it.
+constexpr std::size_t kHelperStackBytes = std::size_t{256} << 10;
+constexpr std::int64_t kSpinNs = 200'000;
+constexpr std::int64_t kNapNs = 50'000;
+
+tl::unexpected<InjectFailure> failed(const Error& error, std::string text) {
+    return tl::unexpected(InjectFailure{error, std::move(text)});
+}
+
+/// A text of the target's, fit to be shown: it may try to control the terminal.
+std::string make_printable(std::string text) {
+    std::replace_if(
+        text.begin(), text.end(),
+        [](unsigned char c) { return c < 0x20 || c == 0x7f || (c >= 0x80 && c < 0xa0); }, '?');
+    return text;
+}
+
+/// Refuses what can be told before anything is touched.
+tl::expected<void, InjectFailure> check_target(pid_t pid) {
+    const auto info = read_process_info(pid);
+    if (!info) {
+        return failed(info.error(), "there is no process " + std::to_string(pid));
+    }
+    const std::string who = describe_process(pid);
+    const auto refuse = [&](const char* what, const std::string& text) {
+        return failed({ErrorKind::kRefused, 0, what}, text);
+    };
+    if (pid == getpid()) {
+        return refuse("own process", "cannot attach to echion itself");
+    }
+    if (info->state == 'Z' || info->state == 'X') {
+        return refuse("zombie", who + " has ended and waits for its parent; nothing runs in it");
+    }
+    if (!info->has_memory) {
+        return refuse("kernel thread", who + " is a kernel thread, not Python");
+    }
+    switch (read_program_class(pid)) {
+        case ProgramClass::kOtherWidth:
+            return refuse(
+                "other width",
+                who + (sizeof(void*) == 8 ? " is a 32-bit program; use the i686 build of echion"
+                                          : " is a 64-bit program; use the amd64 build of echion"));
+        case ProgramClass::kOtherMachine:
+            return refuse("other machine",
+                          who + " is a program for another kind of machine (an emulator?)");
+        case ProgramClass::kNative:
+        case ProgramClass::kUnknown:
+            break;
+    }
+    if (info->tracer_pid != 0) {
+        return failed({ErrorKind::kRefused, EPERM, "traced"}, explain_refusal(pid, EPERM));
+    }
+    if (info->state == 'T') {
+        return refuse("stopped", who + " is stopped; resume it first (kill -CONT " +
+                                     std::to_string(pid) + "), or use echion -w");
+    }
+    if (info->has_shadow_stack) {
+        return refuse("shadow stack", who +
+                                          " runs with a shadow stack, which cannot be borrowed; "
+                                          "start it with GLIBC_TUNABLES unset to turn that off");
+    }
+    return {};
+}
+
+/// The GNU build id in the bytes of an ELF file; empty when it has none.
+std::vector<std::byte> find_build_id(std::span<const std::byte> file) {
+    // Its note: u32 4, u32 length, u32 3 (NT_GNU_BUILD_ID), "GNU\0", id
+    static constexpr std::array<unsigned char, 8> kTypeAndName = {3, 0, 0, 0, 'G', 'N', 'U', 0};
+    const auto* bytes = reinterpret_cast<const unsigned char*>(file.data());
+    const std::size_t size = std::min<std::size_t>(file.size(), 8192);
+    for (std::size_t at = 8; at + 8 <= size; at += 4) {
+        if (std::memcmp(bytes + at, kTypeAndName.data(), kTypeAndName.size()) == 0) {
+            const std::size_t length = bytes[at - 4];
+            if (at + 8 + length <= size && length > 0 && bytes[at - 8] == 4) {
+                return {file.begin() + static_cast<std::ptrdiff_t>(at + 8),
+                        file.begin() + static_cast<std::ptrdiff_t>(at + 8 + length)};
+            }
+        }
+    }
+    return {};
+}
+
+/// The entry of an agent that this process already has: by the memory file's name, or (preloaded
+/// by a launch) by build id.
+Address find_loaded_agent(MemoryReader& reader, const TargetCode& code, const AgentImage& image) {
+    const std::string memory_file = "/memfd:" + image.name;
+    const std::vector<std::byte> wanted_id = find_build_id(image.bytes);
+    for (const TargetModule& module : code.modules()) {
+        bool is_same = module.path == memory_file;
+        std::array<std::byte, 32> id;
+        if (!is_same && !wanted_id.empty()) {
+            const auto length = module.image.read_build_id(reader, id.data(), id.size());
+            is_same = length && *length == wanted_id.size() &&
+                      std::equal(wanted_id.begin(), wanted_id.end(), id.begin());
+        }
+        if (is_same) {
+            const auto entry = module.image.find_symbol(reader, image.entry);
+            if (entry && entry->is_function) {
+                return entry->address;
+            }
+        }
+    }
+    return {};
+}
+
+template <std::size_t size>
+bool keep_text(const std::string& text, char (&into)[size]) {
+    if (text.size() >= size) {
+        return false;
+    }
+    std::memcpy(into, text.c_str(), text.size() + 1);
+    return true;
+}
+
+/// "/proc/self/fd/" in a spelling of its own each time: the dynamic loader takes a path that it has
+/// seen for the library that it loaded then, though the number now means another file.
+std::string make_library_path() {
+    std::string path = "/proc/self/fd/";
+    for (auto bits = static_cast<std::uint32_t>(monotonic_ns() / 1000); bits != 0; bits >>= 1) {
+        path += (bits & 1) != 0 ? "./" : "/";
+    }
+    return path;
+}
+
+tl::expected<StubParameters, InjectFailure> make_parameters(pid_t pid, MemoryReader& reader,
+                                                            const TargetCode& code,
+                                                            const AgentImage& image,
+                                                            Address entry) {
+    StubParameters parameters{};
+    struct Wanted {
+        const char* name;
+        std::uintptr_t StubParameters::*place;
+    };
+    static constexpr Wanted kWanted[] = {
+        {"pthread_attr_init", &StubParameters::attributes_init},
+        {"pthread_attr_setstacksize", &StubParameters::attributes_stack},
+        {"pthread_attr_setdetachstate", &StubParameters::attributes_detached},
+        {"pthread_create", &StubParameters::create_thread},
+        {"__errno_location", &StubParameters::errno_location},
+        {"dlopen", &StubParameters::open_library},
+        {"dlsym", &StubParameters::find_symbol},
+        {"dlerror", &StubParameters::last_error},
+        {"munmap", &StubParameters::unmap},
+    };
+    for (const Wanted& wanted : kWanted) {
+        const auto function = code.find_libc_function(reader, wanted.name);
+        if (!function) {
+            return failed(function.error(), describe_process(pid) +
+                                                " has no dynamic C library that could load the "
+                                                "agent (no " +
+                                                wanted.name + "); use echion -w");
+        }
+        parameters.*wanted.place = function->value();
+    }
+    parameters.entry = entry.value();
+    parameters.helper_stack_bytes = kHelperStackBytes;
+    parameters.channel_fd = -1;
+    parameters.image_fd = -1;
+    if (!keep_text(image.name, parameters.memory_file_name) ||
+        !keep_text(make_library_path(), parameters.library_path) ||
+        !keep_text(image.entry, parameters.entry_name)) {
+        return failed({ErrorKind::kNoSpace, 0, "a name is too long"}, "a name is too long");
+    }
+    return parameters;
+}
+
+/// The conversation with the helper thread through the region and the new channel.
+class Conversation {
+  public:
+    Conversation(pid_t pid, MemoryReader& reader, int pidfd, Address region,
+                 std::int64_t deadline_ns)
+        : pid_(pid),
+          reader_(reader),
+          pidfd_(pidfd),
+          parameters_(region + kStubCodeBytes),
+          deadline_ns_(deadline_ns) {}
+
+    /// Tells the helper, whatever happened, that the region may go.
+    ~Conversation() {
+        (void)write_target_value(pid_, parameters_ + offsetof(StubParameters, has_left),
+                                 std::uint32_t{1});
+    }
+    Conversation(const Conversation&) = delete;
+    Conversation& operator=(const Conversation&) = delete;
+
+    tl::expected<UniqueFd, InjectFailure> run(const AgentImage& image, bool reuse) {
+        auto ready = wait_for(kHelperReady);
+        if (!ready) {
+            return tl::unexpected(ready.error());
+        }
+        if (ready->helper_state == kHelperDone) {
+            return tl::unexpected(explain(*ready));
+        }
+        UniqueFd channel = fetch(ready->channel_fd);
+        if (!channel) {
+            const int cause = errno;
+            return failed({ErrorKind::kSystem, cause, "fetch a descriptor"},
+                          explain_refusal(pid_, cause));
+        }
+        if (!reuse) {
+            if (auto filled = fill(ready->image_fd, channel.get(), image); !filled) {
+                return tl::unexpected(filled.error());
+            }
+        } else if (!send_packet(channel.get())) {
+            return tl::unexpected(hung_up());
+        }
+        if (!send_packet(channel.get())) {
+            return tl::unexpected(hung_up());
+        }
+        auto done = wait_for(kHelperDone);
+        if (!done) {
+            return tl::unexpected(done.error());
+        }
+        if (static_cast<HelperStep>(done->helper_step) != HelperStep::kAttached) {
+            return tl::unexpected(explain(*done));
+        }
+        return channel;
+    }
+
+  private:
+    UniqueFd fetch(int number) const {
+        return UniqueFd(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd_, number, 0)));
+    }
+
+    static bool send_packet(int channel) {
+        const char byte = 0;
+        return send(channel, &byte, 1, MSG_NOSIGNAL) == 1;
+    }
+
+    InjectFailure hung_up() const {
+        return {{ErrorKind::kSystem, EPIPE, "the helper thread has ended"},
+                describe_process(pid_) + " ended while attaching"};
+    }
+
+    tl::expected<void, InjectFailure> fill(int number, int channel, const AgentImage& image) {
+        const UniqueFd file = fetch(number);
+        const int cause = errno;
+        // The first packet: the helper may close its copy of our end, and will see us hang up.
+        if (!send_packet(channel)) {
+            return tl::unexpected(hung_up());
+        }
+        if (!file) {
+            return failed({ErrorKind::kSystem, cause, "fetch a descriptor"},
+                          explain_refusal(pid_, cause));
+        }
+        std::size_t done = 0;
+        while (done < image.bytes.size()) {
+            const ssize_t written = pwrite(file.get(), image.bytes.data() + done,
+                                           image.bytes.size() - done, static_cast<off_t>(done));
+            if (written <= 0) {
+                if (written < 0 && errno == EINTR) {
+                    continue;
+                }
+                return failed({ErrorKind::kSystem, errno, "write the agent"},
+                              "could not copy the agent into " + describe_process(pid_) + ": " +
+                                  std::strerror(errno));
+            }
+            done += static_cast<std::size_t>(written);
+        }
+        return {};
+    }
+
+    /// Waits until the helper is at least as far as `state`.
+    tl::expected<StubParameters, InjectFailure> wait_for(std::uint32_t state) {
+        const std::int64_t since_ns = monotonic_ns();
+        for (;;) {
+            const auto now = reader_.read_value<StubParameters>(parameters_);
+            if (!now || has_ended()) {
+                return tl::unexpected(hung_up());
+            }
+            if (now->helper_state >= state) {
+                return *now;
+            }
+            if (monotonic_ns() >= deadline_ns_) {
+                return failed({ErrorKind::kSystem, ETIMEDOUT, "the helper does not answer"},
+                              "the agent could not be loaded into " + describe_process(pid_) +
+                                  " in time: " + describe_step(*now));
+            }
+            if (monotonic_ns() - since_ns > kSpinNs) {
+                const timespec pause = make_timespec(kNapNs);
+                nanosleep(&pause, nullptr);
+            } else {
+                sched_yield();
+            }
+        }
+    }
+
+    [[nodiscard]] bool has_ended() const {
+        pollfd entry{pidfd_, POLLIN, 0};
+        return poll(&entry, 1, 0) == 1;
+    }
+
+    static std::string describe_step(const StubParameters& state) {
+        switch (static_cast<HelperStep>(state.helper_step)) {
+            case HelperStep::kNone:
+                return "its new thread does not run (is the process stopped?); try again";
+            case HelperStep::kLoadLibrary:
+            case HelperStep::kFindEntry:
+                return "another thread keeps its dynamic loader locked; try again";
+            default:
+                return "it does not answer; try again";
+        }
+    }
+
+    InjectFailure explain(const StubParameters& state) const {
+        const int cause = state.helper_error;
+        const Error error{ErrorKind::kSystem, cause, "attach"};
+        const std::string who = describe_process(pid_);
+        char message[sizeof(state.message)];
+        std::memcpy(message, state.message, sizeof(message));
+        message[sizeof(message) - 1] = '\0';
+        switch (static_cast<HelperStep>(state.helper_step)) {
+            case HelperStep::kMakeChannel:
+                return {error, "could not make a socket in " + who + ": " + std::strerror(cause)};
+            case HelperStep::kMakeMemoryFile:
+                return {error,
+                        "could not make a memory file in " + who + ": " + std::strerror(cause)};
+            case HelperStep::kLoadLibrary:
+            case HelperStep::kFindEntry:
+                return {error, "the dynamic loader of " + who +
+                                   " refuses the agent: " + make_printable(message)};
+            case HelperStep::kCallEntry:
+                if (cause == EBUSY) {
+                    return {{ErrorKind::kRefused, EBUSY, "busy"},
+                            "another echion is already sampling " + who + "; wait until it ends"};
+                }
+                return {error, "the agent does not start in " + who + ": " + std::strerror(cause)};
+            default:
+                return {error, "the agent was not loaded into " + who + "; try again"};
+        }
+    }
+
+    pid_t pid_;
+    MemoryReader& reader_;
+    int pidfd_;
+    Address parameters_;
+    std::int64_t deadline_ns_;
+};
+
+}  // namespace
+
+tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage& image,
+                                                    const InjectLimits& limits) {
+    const std::int64_t since_ns = monotonic_ns();
+    if (auto checked = check_target(pid); !checked) {
+        return tl::unexpected(checked.error());
+    }
+    Injection injection;
+    injection.pidfd = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    if (!injection.pidfd) {
+        return failed({ErrorKind::kSystem, errno, "pidfd_open"},
+                      errno == ESRCH    ? "there is no process " + std::to_string(pid)
+                      : errno == EINVAL ? std::to_string(pid) + " is a thread, not a process"
+                                        : "attaching needs pidfd_open (Linux 5.3): " +
+                                              std::string(std::strerror(errno)));
+    }
+    ProcessReader reader;
+    (void)reader.open(pid, Address());
+    const auto code = TargetCode::read(reader, pid);
+    if (!code) {
+        if (code.error().kind == ErrorKind::kSystem) {
+            return failed(code.error(), explain_refusal(pid, code.error().system_errno));
+        }
+        return failed(code.error(), "cannot attach to " + describe_process(pid) + ": " +
+                                        code.error().what + "; use echion -w");
+    }
+    const Address entry = find_loaded_agent(reader, *code, image);
+    injection.reused = static_cast<bool>(entry);
+    const auto parameters = make_parameters(pid, reader, *code, image, entry);
+    if (!parameters) {
+        return tl::unexpected(parameters.error());
+    }
+    const SpawnRequest request{pid, reader, *code, *parameters, limits};
+    const auto region = spawn_helper(request, injection.cost);
+    if (!region) {
+        return tl::unexpected(region.error());
+    }
+    Conversation conversation(pid, reader, injection.pidfd.get(), *region,
+                              monotonic_ns() + limits.load_ns);
+    auto channel = conversation.run(image, injection.reused);
+    if (!channel) {
+        return tl::unexpected(channel.error());
+    }
+    injection.channel = std::move(*channel);
+    injection.cost.total_ns = monotonic_ns() - since_ns;
+    return injection;
+}
+
+}  // namespace echion::inject

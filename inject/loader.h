@@ -1,0 +1,71 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <tl/expected.hpp>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace echion::inject {
+
+/// A shared library to be loaded, and how it is known.
+struct AgentImage {
+    std::span<const std::byte> bytes;
+    /// Name of the memory file in the target's map. An agent that is already mapped under this very
+    /// name is taken to be this one, so it contains the image's version or hash. At most 60 bytes.
+    std::string name;
+    /// The exported function `int entry(int control_fd)`: 0, or an errno; it must not wait. On 0 it
+    /// has taken the descriptor over.
+    std::string entry = "echion_attach";
+};
+
+struct InjectLimits {
+    /// For finding a safe point. The target is let go untouched at the end of it.
+    std::int64_t safe_point_ns = 5 * kNanosPerSecond;
+    /// For the helper thread, from its start to the agent's answer.
+    std::int64_t load_ns = 20 * kNanosPerSecond;
+};
+
+/// What an injection cost the target.
+struct InjectCost {
+    std::int64_t pause_ns = 0;      ///< of the borrowed thread, from the stop to letting it go
+    std::int64_t probes_ns = 0;     ///< sum of the stops before it that found no safe point
+    std::int64_t max_probe_ns = 0;  ///< the longest of those
+    unsigned probes = 0;            ///< their number
+    std::int64_t total_ns = 0;      ///< from the call to the agent's answer
+    pid_t borrowed_tid = 0;
+    std::string borrowed_doing;  ///< what that thread was doing
+};
+
+struct Injection {
+    UniqueFd channel;  ///< our end of the control socket (SOCK_SEQPACKET)
+    UniqueFd pidfd;    ///< of the target; polls readable when it has ended
+    bool reused = false;
+    InjectCost cost;
+};
+
+/// Why it did not work. `text` is one line for the user, without "echion:", and says what to do.
+struct InjectFailure {
+    Error error;
+    std::string text;
+};
+
+/// Brings the agent into a running process and calls its entry with one end of a new control
+/// socket; returns the other end.
+///
+/// One thread of the target is stopped for some hundreds of microseconds, at a point where that is
+/// safe; it makes a helper thread, which loads the library by the target's own dynamic loader. No
+/// file is made, no other thread is stopped, the stopped thread goes on exactly where it was. If
+/// this process dies at any moment, the target goes on unharmed.
+///
+/// Call from one thread; it may take up to the limits' sum. The target is not waited for or reaped.
+tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage& image,
+                                                    const InjectLimits& limits = {});
+
+}  // namespace echion::inject

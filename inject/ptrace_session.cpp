@@ -1,0 +1,460 @@
+#include "inject/ptrace_session.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "base/clock.h"
+
+namespace echion::inject {
+namespace {
+
+using RequestKind = decltype(PTRACE_SEIZE);
+
+// Linux 5.13; glibc's <sys/ptrace.h> has it since 2.35, under a name for its C enumeration.
+constexpr int kGetRseqConfiguration = 0x420f;
+struct RseqConfiguration {
+    std::uint64_t area;
+    std::uint32_t size_bytes;
+    std::uint32_t signature;
+    std::uint32_t flags;
+    std::uint32_t padding;
+};
+
+// Longest wait without a look: for a SIGCHLD that went to another thread of this process.
+constexpr std::int64_t kNapNs = 2'000'000;
+// For the destructor: how long to try to put a thread back.
+constexpr std::int64_t kLastPatienceNs = 2 * kNanosPerSecond;
+
+constexpr std::uint64_t signal_bit(int number) { return std::uint64_t{1} << (number - 1); }
+
+// A fault of our own code must not wait: the kernel kills a process that faults with the signal
+// blocked, whatever its handlers.
+constexpr std::uint64_t kAllButFaults =
+    ~(signal_bit(SIGSEGV) | signal_bit(SIGBUS) | signal_bit(SIGILL) | signal_bit(SIGFPE) |
+      signal_bit(SIGTRAP) | signal_bit(SIGSYS));
+
+sigset_t child_signal() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    return set;
+}
+
+/// Waits for the kernel's word that a traced thread has changed its state; not for longer than a
+/// nap or until the deadline.
+void await_child_signal(std::int64_t deadline_ns) {
+    const std::int64_t left_ns = deadline_ns - monotonic_ns();
+    const timespec patience = make_timespec(std::clamp(left_ns, std::int64_t{0}, kNapNs));
+    const sigset_t set = child_signal();
+    sigtimedwait(&set, nullptr, &patience);
+}
+
+}  // namespace
+
+PromptTracer::PromptTracer() {
+    const sigset_t set = child_signal();
+    pthread_sigmask(SIG_BLOCK, &set, &kept_signals_);
+    kept_policy_ = sched_getscheduler(0);
+    sched_getparam(0, &kept_parameters_);
+    // A process that may not do this waits its turn like any other.
+    sched_param first{};
+    first.sched_priority = sched_get_priority_min(SCHED_RR);
+    has_priority_ = kept_policy_ == SCHED_OTHER &&
+                    sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &first) == 0;
+    kept_slack_ns_ = prctl(PR_GET_TIMERSLACK);
+    prctl(PR_SET_TIMERSLACK, 1);
+}
+
+PromptTracer::~PromptTracer() {
+    if (has_priority_) {
+        sched_setscheduler(0, kept_policy_, &kept_parameters_);
+    }
+    prctl(PR_SET_TIMERSLACK, kept_slack_ns_ > 0 ? kept_slack_ns_ : 0);
+    // Those of our own tracing, so that nobody takes them for a child's end.
+    const sigset_t set = child_signal();
+    const timespec now{};
+    while (sigtimedwait(&set, nullptr, &now) == SIGCHLD) {
+    }
+    pthread_sigmask(SIG_SETMASK, &kept_signals_, nullptr);
+}
+
+Result<PtraceSession> PtraceSession::seize(pid_t tid) {
+    if (ptrace(PTRACE_SEIZE, tid, nullptr, reinterpret_cast<void*>(PTRACE_O_TRACESYSGOOD)) != 0) {
+        return fail(ErrorKind::kSystem, "attach to a thread", errno);
+    }
+    PtraceSession session(tid);
+    const std::string path = "/proc/" + std::to_string(tid) + "/mem";
+    session.memory_.reset(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    return session;
+}
+
+PtraceSession::PtraceSession(PtraceSession&& other) noexcept
+    : tid_(other.tid_),
+      memory_(std::move(other.memory_)),
+      state_(std::exchange(other.state_, State::kDetached)),
+      fault_signal_(other.fault_signal_),
+      borrowed_(std::exchange(other.borrowed_, nullptr)),
+      has_blocked_signals_(other.has_blocked_signals_),
+      is_in_call_(other.is_in_call_) {}
+
+PtraceSession::~PtraceSession() {
+    const std::int64_t deadline_ns = monotonic_ns() + kLastPatienceNs;
+    if (state_ == State::kDetached || state_ == State::kGone) {
+        return;
+    }
+    if (borrowed_ != nullptr) {
+        (void)put_back(deadline_ns);
+    } else if (state_ == State::kRunning) {
+        // Only a stopped thread can be detached from.
+        (void)interrupt(deadline_ns);
+    }
+    detach();
+}
+
+Status PtraceSession::request(int operation, std::uintptr_t address, std::uintptr_t data,
+                              const char* what) {
+    if (ptrace(static_cast<RequestKind>(operation), tid_, reinterpret_cast<void*>(address),
+               reinterpret_cast<void*>(data)) == -1) {
+        const int cause = errno;
+        // A stopped thread that cannot be found has been killed.
+        if (cause == ESRCH && is_stopped()) {
+            state_ = State::kRunning;
+        }
+        return fail(ErrorKind::kSystem, what, cause);
+    }
+    return {};
+}
+
+Status PtraceSession::wait_for_stop(std::int64_t deadline_ns) {
+    int status = 0;
+    for (;;) {
+        const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
+        if (got == tid_) {
+            break;
+        }
+        if (got < 0 && errno != EINTR) {
+            state_ = State::kGone;
+            return fail(ErrorKind::kSystem, "wait for a thread to stop", ESRCH);
+        }
+        if (monotonic_ns() >= deadline_ns) {
+            return fail(ErrorKind::kSystem, "a thread did not stop in time", ETIMEDOUT);
+        }
+        await_child_signal(deadline_ns);
+    }
+    return note_stop(status);
+}
+
+Status PtraceSession::poll_stop() {
+    int status = 0;
+    const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
+    if (got == 0 || (got < 0 && errno == EINTR)) {
+        return {};
+    }
+    if (got < 0) {
+        state_ = State::kGone;
+        return fail(ErrorKind::kSystem, "the thread has ended", ESRCH);
+    }
+    return note_stop(status);
+}
+
+Status PtraceSession::note_stop(int status) {
+    if (!WIFSTOPPED(status)) {
+        state_ = State::kGone;
+        return fail(ErrorKind::kSystem, "the thread has ended", ESRCH);
+    }
+    const int number = WSTOPSIG(status);
+    const int event = status >> 16;
+    if (event == PTRACE_EVENT_STOP) {
+        state_ = number == SIGTRAP ? State::kInterrupted : State::kGroupStop;
+    } else if (number == (SIGTRAP | 0x80)) {
+        // Entry and exit look alike; which of them it is follows from the order.
+        is_in_call_ = !is_in_call_;
+        state_ = is_in_call_ ? State::kCallEntry : State::kCallExit;
+    } else if (borrowed_ != nullptr && was_sent()) {
+        // Somebody's kill(2), not an error of the borrowed code: kept for when it is itself again.
+        state_ = State::kSignalKept;
+        kept_signals_ |= signal_bit(number);
+    } else {
+        state_ = State::kFault;
+        fault_signal_ = number;
+    }
+    return {};
+}
+
+bool PtraceSession::was_sent() {
+    siginfo_t info{};
+    return request(PTRACE_GETSIGINFO, 0, reinterpret_cast<std::uintptr_t>(&info),
+                   "read a signal") &&
+           info.si_code <= 0;
+}
+
+Status PtraceSession::keep_call_undisturbed() {
+    if (borrowed_ != nullptr) {
+        return {};  // its registers are about to be restored
+    }
+    auto registers = read_registers();
+    if (!registers) {
+        return tl::unexpected(registers.error());
+    }
+    return arch::restart_instead_of_eintr(*registers) ? write_registers(*registers) : Status();
+}
+
+Status PtraceSession::interrupt(std::int64_t deadline_ns) {
+    if (state_ == State::kInterrupted || state_ == State::kGroupStop) {
+        return {};
+    }
+    for (;;) {
+        if (state_ == State::kInterrupted || state_ == State::kGroupStop) {
+            return keep_call_undisturbed();
+        }
+        // Again after every other stop: a stop of any kind uses the request up.
+        if (auto status = request(PTRACE_INTERRUPT, 0, 0, "stop a thread"); !status) {
+            return status;
+        }
+        if (state_ == State::kFault) {
+            // A signal of the program's own: it is delivered, and the thread stops behind that.
+            const auto number = static_cast<std::uintptr_t>(fault_signal_);
+            if (auto status = request(PTRACE_CONT, 0, number, "deliver a signal"); !status) {
+                return status;
+            }
+        } else if (is_stopped()) {
+            if (auto status = request(PTRACE_CONT, 0, 0, "resume a thread"); !status) {
+                return status;
+            }
+        }
+        state_ = State::kRunning;
+        if (auto status = wait_for_stop(deadline_ns); !status) {
+            return status;
+        }
+    }
+}
+
+Status PtraceSession::resume() {
+    // Out of a group stop the thread is let go by detaching only, so that it stays stopped.
+    if (auto status = request(PTRACE_CONT, 0, 0, "resume a thread"); !status) {
+        return status;
+    }
+    state_ = State::kRunning;
+    return {};
+}
+
+Result<arch::Registers> PtraceSession::read_registers() {
+    arch::Registers registers{};
+    iovec place{&registers, sizeof(registers)};
+    if (auto status = request(PTRACE_GETREGSET, 1 /* NT_PRSTATUS */,
+                              reinterpret_cast<std::uintptr_t>(&place), "read registers");
+        !status) {
+        return tl::unexpected(status.error());
+    }
+    return registers;
+}
+
+Status PtraceSession::write_registers(const arch::Registers& registers) {
+    arch::Registers copy = registers;
+    iovec place{&copy, sizeof(copy)};
+    return request(PTRACE_SETREGSET, 1 /* NT_PRSTATUS */, reinterpret_cast<std::uintptr_t>(&place),
+                   "write registers");
+}
+
+Result<arch::ThreadContext> PtraceSession::save_context() {
+    arch::ThreadContext context;
+    auto registers = read_registers();
+    if (!registers) {
+        return tl::unexpected(registers.error());
+    }
+    context.registers = *registers;
+    context.vector_state.resize(arch::kMaxVectorStateBytes);
+    iovec place{context.vector_state.data(), context.vector_state.size()};
+    if (auto status = request(PTRACE_GETREGSET, arch::kVectorStateSet,
+                              reinterpret_cast<std::uintptr_t>(&place), "read vector registers");
+        !status) {
+        return tl::unexpected(status.error());
+    }
+    context.vector_state.resize(place.iov_len);
+    if (auto status =
+            request(PTRACE_GETSIGMASK, sizeof(context.blocked_signals),
+                    reinterpret_cast<std::uintptr_t>(&context.blocked_signals), "read signal mask");
+        !status) {
+        return tl::unexpected(status.error());
+    }
+    return context;
+}
+
+Result<Address> PtraceSession::read_rseq_area() {
+    RseqConfiguration configuration{};
+    if (auto status =
+            request(kGetRseqConfiguration, sizeof(configuration),
+                    reinterpret_cast<std::uintptr_t>(&configuration), "read the rseq area");
+        !status) {
+        if (status.error().system_errno == ESRCH) {
+            return tl::unexpected(status.error());
+        }
+        return Address();
+    }
+    return Address(static_cast<std::uintptr_t>(configuration.area));
+}
+
+Status PtraceSession::write_memory(Address to, std::span<const std::byte> bytes) {
+    if (memory_ && pwrite(memory_.get(), bytes.data(), bytes.size(),
+                          static_cast<off_t>(to.value())) == static_cast<ssize_t>(bytes.size())) {
+        return {};
+    }
+    // A kernel that lets nobody write to read-only memory through /proc still lets a tracer.
+    for (std::size_t at = 0; at < bytes.size();) {
+        const std::uintptr_t place = (to.value() + at) & ~(sizeof(long) - 1);
+        const std::size_t offset = to.value() + at - place;
+        const std::size_t part = std::min(sizeof(long) - offset, bytes.size() - at);
+        errno = 0;
+        long word = ptrace(PTRACE_PEEKDATA, tid_, reinterpret_cast<void*>(place), nullptr);
+        if (errno != 0) {
+            return fail(ErrorKind::kUnreadable, "write the target's memory", errno);
+        }
+        std::memcpy(reinterpret_cast<std::byte*>(&word) + offset, bytes.data() + at, part);
+        if (auto status = request(PTRACE_POKEDATA, place, static_cast<std::uintptr_t>(word),
+                                  "write the target's memory");
+            !status) {
+            return status;
+        }
+        at += part;
+    }
+    return {};
+}
+
+Status PtraceSession::borrow(const arch::ThreadContext& context) {
+    if (state_ != State::kInterrupted) {
+        return fail(ErrorKind::kInvalid, "the thread is not stopped where it can be borrowed");
+    }
+    borrowed_ = &context;
+    return {};
+}
+
+Status PtraceSession::place_borrowed(const arch::Registers& registers) {
+    // Registers first: should this process die in between, the thread has its way back already,
+    // which restores the signal mask too. The reverse order could leave all signals blocked.
+    if (auto status = write_registers(registers); !status) {
+        return status;
+    }
+    if (!has_blocked_signals_) {
+        std::uint64_t mask = kAllButFaults;
+        if (auto status = request(PTRACE_SETSIGMASK, sizeof(mask),
+                                  reinterpret_cast<std::uintptr_t>(&mask), "block signals");
+            !status) {
+            return status;
+        }
+        has_blocked_signals_ = true;
+    }
+    return {};
+}
+
+Status PtraceSession::run(const arch::Registers& registers) {
+    if (auto status = place_borrowed(registers); !status) {
+        return status;
+    }
+    return resume();
+}
+
+Result<long> PtraceSession::run_system_call(const arch::Registers& registers,
+                                            std::int64_t deadline_ns) {
+    if (auto status = place_borrowed(registers); !status) {
+        return tl::unexpected(status.error());
+    }
+    for (const State wanted : {State::kCallEntry, State::kCallExit}) {
+        do {
+            // A stop of the whole process may come between; it takes effect when we detach.
+            if (auto status = request(PTRACE_SYSCALL, 0, 0, "run a system call"); !status) {
+                return tl::unexpected(status.error());
+            }
+            if (auto status = wait_for_stop(deadline_ns); !status) {
+                return tl::unexpected(status.error());
+            }
+            if (state_ == State::kFault) {
+                return fail(ErrorKind::kInvalid, "a fault in a borrowed thread");
+            }
+        } while (state_ != wanted);
+    }
+    const auto after = read_registers();
+    if (!after) {
+        return tl::unexpected(after.error());
+    }
+    return arch::system_call_result(*after);
+}
+
+Status PtraceSession::write_context(const arch::ThreadContext& context) {
+    // The general registers last, for the same reason as in run().
+    if (has_blocked_signals_) {
+        std::uint64_t mask = context.blocked_signals;
+        if (auto status = request(PTRACE_SETSIGMASK, sizeof(mask),
+                                  reinterpret_cast<std::uintptr_t>(&mask), "restore signal mask");
+            !status) {
+            return status;
+        }
+    }
+    iovec place{const_cast<std::byte*>(context.vector_state.data()), context.vector_state.size()};
+    if (auto status = request(PTRACE_SETREGSET, arch::kVectorStateSet,
+                              reinterpret_cast<std::uintptr_t>(&place), "restore vector registers");
+        !status) {
+        return status;
+    }
+    return write_registers(context.registers);
+}
+
+Status PtraceSession::put_back(std::int64_t deadline_ns) {
+    if (borrowed_ == nullptr) {
+        return {};
+    }
+    const arch::ThreadContext& context = *borrowed_;
+    // The kernel restarts an interrupted system call only for a thread that was stopped on its way
+    // through signal handling. Any other stop is led there first, with the registers in place so
+    // that nothing of ours runs on the way.
+    if (is_stopped() && state_ != State::kInterrupted && state_ != State::kGroupStop) {
+        arch::Registers registers = context.registers;
+        if (state_ == State::kCallEntry) {
+            // In front of a call, the registers choose it: the program's own must not run now.
+            arch::leave_system_call(registers);
+        }
+        if (auto status = write_registers(registers); !status) {
+            return status;
+        }
+        if (state_ == State::kFault) {
+            fault_signal_ = 0;  // our fault, not the program's: it is not delivered
+        }
+    }
+    if (auto status = interrupt(deadline_ns); !status) {
+        return status;
+    }
+    if (auto status = write_context(context); !status) {
+        return status;
+    }
+    borrowed_ = nullptr;
+    has_blocked_signals_ = false;
+    return {};
+}
+
+void PtraceSession::detach() {
+    if (is_stopped()) {
+        const auto number =
+            state_ == State::kFault ? static_cast<std::uintptr_t>(fault_signal_) : 0U;
+        (void)request(PTRACE_DETACH, 0, number, "detach");
+    }
+    state_ = State::kDetached;
+    for (int number = 1; kept_signals_ != 0; ++number, kept_signals_ >>= 1) {
+        if ((kept_signals_ & 1) != 0) {
+            syscall(SYS_tkill, tid_, number);
+        }
+    }
+}
+
+}  // namespace echion::inject

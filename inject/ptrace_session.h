@@ -1,0 +1,132 @@
+#pragma once
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "inject/arch.h"
+
+namespace echion::inject {
+
+/// Makes the calling thread one that keeps a stopped thread waiting as short as it can: it sleeps
+/// until the kernel tells of a stop (SIGCHLD is blocked and taken synchronously), and goes before
+/// others when it is woken, where it may (SCHED_RR). Undone by the destructor. One for all sessions
+/// of a thread; sessions work without it, slower.
+class PromptTracer {
+  public:
+    PromptTracer();
+    ~PromptTracer();
+    PromptTracer(const PromptTracer&) = delete;
+    PromptTracer& operator=(const PromptTracer&) = delete;
+
+  private:
+    sigset_t kept_signals_{};
+    sched_param kept_parameters_{};
+    int kept_policy_ = 0;
+    int kept_slack_ns_ = 0;
+    bool has_priority_ = false;
+};
+
+/// Hold on one thread of another process by ptrace(2). No other thread is stopped, and the thread's
+/// signals stay what they were: one that arrives while it is held is delivered when it goes on.
+///
+/// However a session ends, also by this process's death, the thread goes on where it was: the
+/// destructor puts it back and detaches, and the kernel detaches for a dead tracer.
+///
+/// All calls from the thread that made the session. Blocking calls end at their deadline
+/// (CLOCK_MONOTONIC, nanoseconds) with kSystem and ETIMEDOUT; ESRCH means that the thread is gone.
+class PtraceSession {
+  public:
+    enum class State : std::uint8_t {
+        kDetached,
+        kRunning,      ///< Attached, not stopped by us.
+        kInterrupted,  ///< Stopped by interrupt(), on its way back to user space.
+        kGroupStop,    ///< Stopped with its whole process (SIGSTOP, job control).
+        kCallEntry,    ///< Stopped in front of a system call that we let it make.
+        kCallExit,     ///< Stopped behind it.
+        kSignalKept,   ///< Stopped by a signal sent to it while borrowed; it gets it later.
+        kFault,        ///< Stopped by a signal for an error in the code that we made it run.
+        kGone,
+    };
+
+    /// Attaches without stopping (PTRACE_SEIZE). kSystem with errno.
+    static Result<PtraceSession> seize(pid_t tid);
+
+    PtraceSession(PtraceSession&& other) noexcept;
+    PtraceSession& operator=(PtraceSession&&) = delete;
+    PtraceSession(const PtraceSession&) = delete;
+    PtraceSession& operator=(const PtraceSession&) = delete;
+    ~PtraceSession();
+
+    [[nodiscard]] pid_t tid() const { return tid_; }
+    [[nodiscard]] State state() const { return state_; }
+
+    /// Stops the thread on its way to user space; signals that are due are delivered first. After
+    /// it the state is kInterrupted or kGroupStop. A system call that would notice the stop is made
+    /// not to, as far as that can be done (arch::restart_instead_of_eintr).
+    Status interrupt(std::int64_t deadline_ns);
+    /// Takes notice of a stop that has come about by itself, without waiting for one.
+    Status poll_stop();
+    /// Lets a stopped thread go on, still attached.
+    Status resume();
+
+    Result<arch::Registers> read_registers();
+    [[nodiscard]] bool is_stopped() const {
+        return state_ != State::kDetached && state_ != State::kRunning && state_ != State::kGone;
+    }
+    /// Copies what put_back() restores. The thread is stopped by interrupt().
+    Result<arch::ThreadContext> save_context();
+    /// Address and length of the thread's rseq(2) area; null when it has none or the kernel does
+    /// not tell.
+    Result<Address> read_rseq_area();
+
+    /// Writes to the stopped thread's memory, also where the program itself may not.
+    Status write_memory(Address to, std::span<const std::byte> bytes);
+
+    /// From here until put_back(), the session remembers that the thread is not itself.
+    Status borrow(const arch::ThreadContext& context);
+    /// Starts the borrowed thread with other registers; signals other than those of its own faults
+    /// stay pending.
+    Status run(const arch::Registers& registers);
+    /// Lets the borrowed thread make one system call, and stops it behind the call: its result.
+    Result<long> run_system_call(const arch::Registers& registers, std::int64_t deadline_ns);
+    /// Restores the thread exactly, including the system call it was in: the kernel restarts it as
+    /// if it had only been stopped. Interrupts it first where it runs.
+    Status put_back(std::int64_t deadline_ns);
+    /// The borrowed thread puts itself back; nothing is left to restore.
+    void forget_context() { borrowed_ = nullptr; }
+    /// Ends the session with the thread going on. It has been put back.
+    void detach();
+
+    /// Number of the signal of a kFault.
+    [[nodiscard]] int fault_signal() const { return fault_signal_; }
+
+  private:
+    explicit PtraceSession(pid_t tid) : tid_(tid), state_(State::kRunning) {}
+    Status wait_for_stop(std::int64_t deadline_ns);
+    Status request(int operation, std::uintptr_t address, std::uintptr_t data, const char* what);
+    Status write_registers(const arch::Registers& registers);
+    Status place_borrowed(const arch::Registers& registers);
+    Status write_context(const arch::ThreadContext& context);
+    Status note_stop(int status);
+    bool was_sent();
+    Status keep_call_undisturbed();
+
+    pid_t tid_ = 0;
+    UniqueFd memory_;  // /proc/TID/mem
+    State state_ = State::kDetached;
+    int fault_signal_ = 0;
+    /// The context of a borrowed thread, to be restored on whatever way the session ends.
+    const arch::ThreadContext* borrowed_ = nullptr;
+    std::uint64_t kept_signals_ = 0;  // bit n-1: signal n, to be sent again
+    bool has_blocked_signals_ = false;
+    bool is_in_call_ = false;  // between the two stops of a system call
+};
+
+}  // namespace echion::inject

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+
+namespace echion::inject {
+
+/// One line that says why process `pid` may not be traced or read, and the way out: which of
+/// another tracer, uid, CAP_SYS_PTRACE, Yama's ptrace_scope, seccomp, user namespace stands in the
+/// way, as far as it can be known from here.
+std::string explain_refusal(pid_t pid, int system_errno);
+
+/// "process 123 (name)".
+std::string describe_process(pid_t pid);
+
+}  // namespace echion::inject

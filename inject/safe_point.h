@@ -1,0 +1,48 @@
+#pragma once
+
+#include <string>
+
+#include "inject/arch.h"
+#include "inject/target_code.h"
+#include "inject/unwinder.h"
+#include "memory/reader.h"
+
+namespace echion::inject {
+
+/// Whether a thread may be borrowed where it is.
+struct SafePointVerdict {
+    bool is_safe = false;
+    std::string doing;  ///< what it is doing, for messages: "in malloc()", "waiting (futex)"
+};
+
+/// Judges where a stopped thread is. The borrowed thread makes a thread through the C library, so
+/// it must not be inside the allocator, the dynamic loader, or another function that holds a lock
+/// of the C library or has its data half changed.
+///
+/// Safe are: a thread blocked in a system call that waits for the outside world, whose callers up
+/// to the first frame of program code are none of those; and a thread interrupted in program code.
+/// A thread in a signal handler is judged by what the handler interrupted, too. Whatever cannot be
+/// followed counts as unsafe.
+class SafePoint {
+  public:
+    /// All outlive the judge.
+    SafePoint(MemoryReader& reader, const TargetCode& code, Unwinder& unwinder)
+        : reader_(reader), code_(code), unwinder_(unwinder) {}
+
+    /// `rseq_area`: the thread's rseq(2) area or null. The thread is stopped.
+    SafePointVerdict judge(const arch::Registers& registers, Address rseq_area);
+
+  private:
+    bool is_in_restartable_sequence(Address instruction, Address rseq_area);
+    bool is_lock_of_libc(Address futex) const;
+    bool has_signal_frame_mark(Address stack_pointer);
+    SafePointVerdict judge_frames(const arch::Registers& registers, bool is_waiting,
+                                  bool look_for_signal);
+    std::string describe(Address instruction) const;
+
+    MemoryReader& reader_;
+    const TargetCode& code_;
+    Unwinder& unwinder_;
+};
+
+}  // namespace echion::inject

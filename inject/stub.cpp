@@ -1,0 +1,275 @@
+#include "inject/stub.h"
+
+#include <dlfcn.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include <cerrno>
+
+#include "inject/stub_arch.h"
+
+// Everything below up to stub_code() is copied into another process. It may call nothing but the
+// functions whose addresses are in the parameters, and use no constant that the compiler would
+// place in another section: see the flags of this file in CMakeLists.txt, and its unit test, which
+// runs it from another place.
+
+#define ECHION_STUB __attribute__((section("echion_stub"), used))
+#define ECHION_STUB_INLINE __attribute__((always_inline)) inline
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8U
+#endif
+
+extern "C" {
+extern const char __start_echion_stub[] __attribute__((visibility("hidden")));
+extern const char __stop_echion_stub[] __attribute__((visibility("hidden")));
+}
+
+namespace echion::inject {
+namespace {
+
+constexpr long kNanosPerMilli = 1'000'000;
+constexpr long kMillisPerSecond = 1000;
+// Numbers below are left to standard input, output and error, also when the program closed them.
+constexpr int kLowestFd = 3;
+constexpr int kDuplicateAtOrAbove = 1030;  // F_DUPFD_CLOEXEC
+
+template <typename Function>
+ECHION_STUB_INLINE Function* target_function(std::uintptr_t address) {
+    return reinterpret_cast<Function*>(address);
+}
+
+template <typename T>
+ECHION_STUB_INLINE std::uintptr_t word(T* pointer) {
+    return reinterpret_cast<std::uintptr_t>(pointer);
+}
+
+template <typename T>
+ECHION_STUB_INLINE std::uintptr_t word(volatile T* pointer) {
+    return reinterpret_cast<std::uintptr_t>(pointer);
+}
+
+/// Waits without touching the state from which the kernel restarts an interrupted nanosleep, poll
+/// or futex: ppoll() is restarted from its arguments alone.
+ECHION_STUB_INLINE long wait_for(int fd, long milliseconds) {
+    timespec patience;
+    patience.tv_sec = milliseconds / kMillisPerSecond;
+    patience.tv_nsec = (milliseconds % kMillisPerSecond) * kNanosPerMilli;
+    pollfd entry;
+    entry.fd = fd;
+    entry.events = POLLIN;
+    entry.revents = 0;
+    return stub_call(SYS_ppoll, word(&entry), fd >= 0 ? 1 : 0, word(&patience), 0, 8);
+}
+
+/// Waits for one packet and takes it. False at the time's end or when the other side is gone.
+ECHION_STUB_INLINE bool take_packet(int fd, long milliseconds) {
+    if (wait_for(fd, milliseconds) != 1) {
+        return false;
+    }
+    char byte;
+    return stub_call(SYS_recvfrom, static_cast<std::uintptr_t>(fd), word(&byte), 1, MSG_DONTWAIT) ==
+           1;
+}
+
+ECHION_STUB_INLINE void close_fd(int fd) {
+    if (fd >= 0) {
+        stub_call(SYS_close, static_cast<std::uintptr_t>(fd));
+    }
+}
+
+/// The same descriptor with a number that no standard stream has.
+ECHION_STUB_INLINE int raise_fd(int fd) {
+    if (fd < 0 || fd >= kLowestFd) {
+        return fd;
+    }
+    const auto raised = static_cast<int>(
+        stub_call(SYS_fcntl, static_cast<std::uintptr_t>(fd), kDuplicateAtOrAbove, kLowestFd));
+    close_fd(fd);
+    return raised;
+}
+
+ECHION_STUB_INLINE void append_number(char* text, unsigned value) {
+    while (*text != '\0') {
+        ++text;
+    }
+    unsigned divisor = 1;
+    while (value / divisor >= 10) {
+        divisor *= 10;
+    }
+    for (; divisor != 0; divisor /= 10) {
+        *text++ = static_cast<char>('0' + value / divisor % 10);
+    }
+    *text = '\0';
+}
+
+ECHION_STUB_INLINE void keep_message(StubParameters* parameters, const char* text) {
+    std::size_t length = 0;
+    while (text != nullptr && text[length] != '\0' && length + 1 < sizeof(parameters->message)) {
+        static_cast<volatile char*>(parameters->message)[length] = text[length];
+        ++length;
+    }
+    parameters->message[length] = '\0';
+}
+
+ECHION_STUB_INLINE void set_step(StubParameters* parameters, HelperStep step, int error) {
+    parameters->helper_step = static_cast<std::uint32_t>(step);
+    parameters->helper_error = error;
+}
+
+/// Loads the image in the memory file; the address of the agent's entry, or 0.
+ECHION_STUB_INLINE std::uintptr_t load_agent(StubParameters* parameters, int image) {
+    set_step(parameters, HelperStep::kLoadLibrary, 0);
+    append_number(parameters->library_path, static_cast<unsigned>(image));
+    void* library = target_function<void*(const char*, int)>(parameters->open_library)(
+        parameters->library_path, RTLD_NOW | RTLD_LOCAL);
+    if (library != nullptr) {
+        set_step(parameters, HelperStep::kFindEntry, 0);
+        void* entry = target_function<void*(void*, const char*)>(parameters->find_symbol)(
+            library, parameters->entry_name);
+        if (entry != nullptr) {
+            return reinterpret_cast<std::uintptr_t>(entry);
+        }
+    }
+    keep_message(parameters, target_function<char*()>(parameters->last_error)());
+    parameters->helper_error = ENOEXEC;
+    return 0;
+}
+
+}  // namespace
+
+/// Runs on the borrowed thread, on the region's stack, with all signals blocked.
+extern "C" [[noreturn]] ECHION_STUB void echion_stub_spawn(StubParameters* parameters) {
+    int* errno_place = target_function<int*()>(parameters->errno_location)();
+    const int kept_errno = *errno_place;
+
+    // A pthread_attr_t and a pthread_t of any C library, with room to spare.
+    alignas(16) unsigned char attributes[256];
+    alignas(16) unsigned char thread[16];
+    int error = target_function<int(void*)>(parameters->attributes_init)(attributes);
+    if (error == 0) {
+        // A size that is refused (a program with much thread-local data) leaves the default.
+        target_function<int(void*, std::size_t)>(parameters->attributes_stack)(
+            attributes, parameters->helper_stack_bytes);
+        error = target_function<int(void*, int)>(parameters->attributes_detached)(
+            attributes, PTHREAD_CREATE_DETACHED);
+    }
+    if (error == 0) {
+        error = target_function<int(void*, void*, std::uintptr_t, void*)>(
+            parameters->create_thread)(thread, attributes, parameters->helper, parameters);
+    }
+    *errno_place = kept_errno;
+    parameters->spawn_error = error;
+    __atomic_store_n(&parameters->spawn_state, error == 0 ? kSpawned : kSpawnFailed,
+                     __ATOMIC_RELEASE);
+
+    // The tracer stops this thread here and puts it back where it was. If it has died, the thread
+    // does that itself, from the signal frame that the tracer left on its stack.
+    for (int i = 0; i < kSpawnPatienceMs; ++i) {
+        wait_for(-1, 1);
+    }
+    parameters->spawn_state = kLeavingAlone;
+    // FUTEX_WAKE_OP only as a store that happens outside the region: `has_left` = 1.
+    stub_leave(parameters->way_back, parameters->system_call_and_return, SYS_futex,
+               word(&parameters->spawn_state), FUTEX_WAKE_OP | FUTEX_PRIVATE_FLAG, 0, 0,
+               word(&parameters->has_left), FUTEX_OP(FUTEX_OP_SET, 1, FUTEX_OP_CMP_EQ, 0));
+}
+
+/// All that the helper thread does; false if the region has to stay. Not part of its first
+/// function, whose last call must find no local variables left.
+extern "C" ECHION_STUB [[gnu::noinline]] bool echion_stub_work(StubParameters* parameters) {
+    const std::uint64_t name = 0x6e6f69686365;  // "echion"
+    stub_call(SYS_prctl, PR_SET_NAME, word(&name));
+
+    int ends[2] = {-1, -1};
+    int image = -1;
+    set_step(parameters, HelperStep::kMakeChannel, 0);
+    long result = stub_call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, word(ends));
+    if (result == 0) {
+        ends[0] = raise_fd(ends[0]);
+        ends[1] = raise_fd(ends[1]);
+        if (parameters->entry == 0) {
+            set_step(parameters, HelperStep::kMakeMemoryFile, 0);
+            // Where vm.memfd_noexec forbids the plain kind, the other one can still be mapped.
+            result = stub_call(SYS_memfd_create, word(parameters->memory_file_name), MFD_CLOEXEC);
+            if (result == -EACCES) {
+                result = stub_call(SYS_memfd_create, word(parameters->memory_file_name),
+                                   MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+            }
+            image = raise_fd(static_cast<int>(result));
+        }
+    }
+    if (result < 0) {
+        parameters->helper_error = static_cast<int>(-result);
+        close_fd(ends[0]);
+        close_fd(ends[1]);
+    } else {
+        parameters->channel_fd = ends[0];
+        parameters->image_fd = image;
+        set_step(parameters, HelperStep::kWaitForImage, ETIMEDOUT);
+        __atomic_store_n(&parameters->helper_state, kHelperReady, __ATOMIC_RELEASE);
+        // The first packet says that Echion has its own descriptor of its end. From then on its
+        // death shows here as a hang-up.
+        const bool was_fetched = take_packet(ends[1], kFetchPatienceMs);
+        close_fd(ends[0]);
+        const bool is_complete = was_fetched && take_packet(ends[1], kImagePatienceMs);
+        std::uintptr_t entry = parameters->entry;
+        if (is_complete && entry == 0) {
+            entry = load_agent(parameters, image);
+        }
+        close_fd(image);
+        int refused = -1;
+        if (is_complete && entry != 0) {
+            set_step(parameters, HelperStep::kCallEntry, 0);
+            refused = target_function<int(int)>(entry)(ends[1]);
+            parameters->helper_error = refused;
+        }
+        if (refused == 0) {
+            set_step(parameters, HelperStep::kAttached, 0);
+        } else {
+            close_fd(ends[1]);
+        }
+    }
+    __atomic_store_n(&parameters->helper_state, kHelperDone, __ATOMIC_RELEASE);
+
+    for (int i = 0; i < kLeavePatienceMs; ++i) {
+        if (__atomic_load_n(&parameters->has_left, __ATOMIC_ACQUIRE) == 1) {
+            return true;
+        }
+        wait_for(-1, 1);
+    }
+    return false;
+}
+
+/// The helper thread: an ordinary thread of the target's C library.
+extern "C" ECHION_STUB void* echion_stub_helper(StubParameters* parameters) {
+    if (!echion_stub_work(parameters)) {
+        return nullptr;
+    }
+    // A tail call (a jump, see this file's flags): munmap() takes this code away and returns to the
+    // C library's thread function.
+    return target_function<void*(std::uintptr_t, std::size_t)>(parameters->unmap)(
+        parameters->region, kRegionBytes);
+}
+
+asm(".pushsection echion_stub,\"ax\",@progbits\n"
+    ".globl echion_stub_start\n"
+    ".hidden echion_stub_start\n"
+    "echion_stub_start:\n\t" ECHION_STUB_START ".popsection\n");
+extern "C" void echion_stub_start() __attribute__((visibility("hidden")));
+
+StubCode stub_code() {
+    const auto* start = reinterpret_cast<const std::byte*>(__start_echion_stub);
+    const auto offset = [start](auto* function) {
+        return static_cast<std::size_t>(reinterpret_cast<const std::byte*>(function) - start);
+    };
+    return {start, static_cast<std::size_t>(__stop_echion_stub - __start_echion_stub),
+            offset(&echion_stub_start), offset(&echion_stub_helper)};
+}
+
+}  // namespace echion::inject
