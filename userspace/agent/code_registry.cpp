@@ -86,13 +86,14 @@ std::uint32_t CodeRegistry::find_id(MemoryReader& reader, stream::Encoder& encod
     return entry->id;
 }
 
-void CodeRegistry::glance(MemoryReader& reader, std::span<const cpython::RawFrame> frames) {
+bool CodeRegistry::glance(MemoryReader& reader, std::span<const cpython::RawFrame> frames) {
     const std::size_t size = at(view_.layout->code.size);
     std::array<std::byte, kMaxGlances * kMaxCodeHeadBytes> copies;
     std::array<ReadRequest, kMaxGlances> requests;
     std::array<Entry*, kMaxGlances> entries;
+    bool all_seen = true;
     if (size > kMaxCodeHeadBytes) {
-        return;
+        return all_seen;
     }
     for (std::size_t next = 0; next < frames.size();) {
         std::size_t count = 0;
@@ -102,7 +103,11 @@ void CodeRegistry::glance(MemoryReader& reader, std::span<const cpython::RawFram
                 continue;
             }
             Entry& entry = entries_[known];
-            if (!entry.is_defined || now_ns_ - entry.glanced_ns < kGlanceAgeNs) {
+            if (!entry.is_defined) {
+                continue;
+            }
+            if (now_ns_ - entry.glanced_ns < kGlanceAgeNs) {
+                all_seen = all_seen && entry.glanced_ns == now_ns_;
                 continue;
             }
             entry.glanced_ns = now_ns_;
@@ -111,7 +116,7 @@ void CodeRegistry::glance(MemoryReader& reader, std::span<const cpython::RawFram
             ++count;
         }
         if (count == 0) {
-            return;
+            break;
         }
         const std::size_t read = reader.read({requests.data(), count});
         for (std::size_t i = 0; i < count; ++i) {
@@ -124,6 +129,7 @@ void CodeRegistry::glance(MemoryReader& reader, std::span<const cpython::RawFram
             }
         }
     }
+    return all_seen;
 }
 
 std::uint64_t CodeRegistry::hash_identity(const CodeFields& code) {

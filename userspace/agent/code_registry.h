@@ -29,7 +29,7 @@ namespace echion::agent {
 /// Fixed tables; full, it starts over. Sampler thread only.
 class CodeRegistry {
   public:
-    static constexpr std::int64_t kGlanceAgeNs = 5'000'000;
+    static constexpr std::int64_t kGlanceAgeNs = 4'000'000;
     static constexpr std::int64_t kSoftAgeNs = 300'000'000;
     static constexpr std::int64_t kHardAgeNs = 600'000'000;
     static constexpr unsigned kChecksPerTick = 8;
@@ -46,8 +46,9 @@ class CodeRegistry {
     }
 
     /// Compares the code objects of `frames` with the memory, those that it has not looked at for
-    /// kGlanceAgeNs. One read for kMaxGlances of them.
-    void glance(MemoryReader& reader, std::span<const cpython::RawFrame> frames);
+    /// kGlanceAgeNs. One read for kMaxGlances of them. Returns whether all have been looked at:
+    /// none was too young.
+    bool glance(MemoryReader& reader, std::span<const cpython::RawFrame> frames);
 
     /// The id of the code object at `code`, defined in the stream by now; kUnknownCode when it is
     /// none. `fresh` is cleared when the entry is past its soft age and the budget is used up.

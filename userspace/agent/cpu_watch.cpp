@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 namespace echion::agent {
 namespace {
 
@@ -49,12 +51,31 @@ echion_snapshot_layout CpuWatch::make_snapshot_layout(const cpython::Layout& lay
     if (!has_snapshots_) {
         return result;
     }
-    const bool has_cframe = has(layout.thread_state.cframe);
+    const cpython::ThreadStateLayout& state = layout.thread_state;
+    const bool has_cframe = has(state.cframe);
+    const bool has_data_stack = has(state.datastack_chunk) && has(state.datastack_top);
+    const Offset head = has_cframe ? state.cframe : state.frame;
+    // The part of the thread state that is copied: from the first of these fields to the last.
+    Offset from = head;
+    Offset to = head;
+    if (has_data_stack) {
+        from = std::min({head, state.datastack_chunk, state.datastack_top});
+        to = std::max({head, state.datastack_chunk, state.datastack_top});
+    }
+    constexpr auto kWord = static_cast<Offset>(sizeof(void*));
+    if (to + kWord - from > static_cast<Offset>(ECHION_THREAD_STATE_BYTES)) {
+        return result;
+    }
+    const auto absent = std::uint16_t{ECHION_ABSENT};
     result.thread_refs = refs_.address();
     result.pointer_mask = static_cast<std::uintptr_t>(-1);
-    result.head = to_u16(has_cframe ? layout.thread_state.cframe : layout.thread_state.frame);
-    result.cframe_head =
-        has_cframe ? to_u16(layout.cframe.current_frame) : std::uint16_t{ECHION_ABSENT};
+    result.state_from = to_u16(from);
+    result.state_bytes = to_u16(to + kWord - from);
+    result.head = to_u16(head - from);
+    result.stack_chunk = has_data_stack ? to_u16(state.datastack_chunk - from) : absent;
+    result.stack_top = has_data_stack ? to_u16(state.datastack_top - from) : absent;
+    result.cframe_head = has_cframe ? to_u16(layout.cframe.current_frame) : absent;
+    result.chunk_data = has_data_stack ? to_u16(layout.stack_chunk.data) : std::uint16_t{0};
     result.frame_bytes = to_u16(layout.frame.size);
     result.frame_previous = to_u16(layout.frame.previous);
     result.frame_code = to_u16(layout.frame.code);
@@ -62,7 +83,7 @@ echion_snapshot_layout CpuWatch::make_snapshot_layout(const cpython::Layout& lay
     result.frame_owner = has(layout.frame.owner) ? to_u16(layout.frame.owner) : std::uint16_t{0};
     result.owner_without_code = has(layout.frame.owner) && layout.frame.owner_cstack >= 0
                                     ? static_cast<std::uint16_t>(layout.frame.owner_cstack)
-                                    : std::uint16_t{ECHION_ABSENT};
+                                    : absent;
     const bool is_pointer = layout.frame.instruction_kind == cpython::InstructionKind::kCodePointer;
     result.instruction_shift = is_pointer && sizeof(void*) == 8 ? 0 : 32;
     return result;

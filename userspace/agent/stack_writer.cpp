@@ -72,7 +72,7 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
         }
     }
     *kept = i;
-    codes_.glance(reader_, raw.first(count - i));
+    const bool all_seen = codes_.glance(reader_, raw.first(count - i));
     if (codes_.epoch() != epoch) {
         thread.codes_epoch = 0;  // the frames that are kept may have changed their names, too
         return false;
@@ -98,6 +98,13 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
     }
     if (!is_fresh && all_fresh) {
         thread.codes_checked_ns = now_ns_;
+    }
+    if (!all_seen) {
+        // Code that has been looked at only just before it came into this stack may have been
+        // replaced between the two: the stack is looked at again soon.
+        thread.codes_checked_ns =
+            std::min(thread.codes_checked_ns,
+                     now_ns_ - CodeRegistry::kSoftAgeNs + CodeRegistry::kGlanceAgeNs);
     }
     thread.codes_epoch = epoch;
     return true;
