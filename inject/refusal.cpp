@@ -33,14 +33,16 @@ std::string describe_process(pid_t pid) {
     return "process " + std::to_string(pid) + " (" + name_of(pid) + ")";
 }
 
-std::string explain_refusal(pid_t pid, int system_errno) {
-    const std::string prefix = "may not attach to " + describe_process(pid) + ": ";
+std::string explain_refusal(pid_t pid, int system_errno, Access access) {
+    const std::string prefix =
+        (access == Access::kTrace ? "may not attach to " : "may not look at ") +
+        describe_process(pid) + ": ";
     const auto target = read_process_info(pid);
     const auto self = read_process_info(kOwnProcess);
     if (!target || !self) {
         return prefix + std::strerror(system_errno);
     }
-    if (target->tracer_pid != 0) {
+    if (access == Access::kTrace && target->tracer_pid != 0) {
         return prefix + "it is already traced by " + describe_process(target->tracer_pid) +
                "; end that first, or use echion -w " + std::to_string(pid) +
                ", which needs no tracing";

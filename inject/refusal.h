@@ -6,10 +6,16 @@
 
 namespace echion::inject {
 
+/// What was refused.
+enum class Access {
+    kTrace,  ///< To stop and change the process.
+    kRead,   ///< To read its memory, which another tracer does not prevent.
+};
+
 /// One line that says why process `pid` may not be traced or read, and the way out: which of
 /// another tracer, uid, CAP_SYS_PTRACE, Yama's ptrace_scope, seccomp, user namespace stands in the
 /// way, as far as it can be known from here.
-std::string explain_refusal(pid_t pid, int system_errno);
+std::string explain_refusal(pid_t pid, int system_errno, Access access = Access::kTrace);
 
 /// "process 123 (name)".
 std::string describe_process(pid_t pid);

@@ -24,17 +24,22 @@ LAYERS: dict[str, set[str]] = {
     "linux": CORE | {"bpf"},
     "darwin": CORE,
     "cpython": CORE,
+    "report": CORE | {"cpython"},
     "stream": {"base", "model"},
     "output": {"base", "model"},
     "native": CORE,
-    "agent": CORE | {"linux", "darwin", "cpython", "stream", "bpf"},
+    "agent": CORE | {"linux", "darwin", "cpython", "report", "stream", "bpf"},
     "inject": CORE | {"linux", "stream"},
-    "cli": CORE | {"linux", "darwin", "cpython", "stream", "output", "native", "inject", "bpf"},
+    "cli": CORE
+    | {"linux", "darwin", "cpython", "report", "stream", "output", "native", "inject", "bpf"},
     "bpf": set(),
 }
 
 # Code in these folders may run inside the target: libc and the C++ headers that need no run time.
-GUESTS = {"base", "memory", "model", "platform", "linux", "darwin", "cpython", "stream", "agent"}
+GUESTS = {
+    *("base", "memory", "model", "platform", "linux", "darwin", "cpython", "report", "stream"),
+    "agent",
+}
 NOT_FOR_GUESTS = re.compile(
     r"^(CLI/|fmt/|bpf/(?!abi\.h)|libunwind|lzma\.h|Python\.h|gelf\.h|libelf\.h"
     r"|iostream$|fstream$|sstream$|filesystem$|regex$|locale$|format$)"

@@ -28,7 +28,7 @@ int run(const Options& options) {
         return refuse_missing("memory mode (-m)");
     }
     if (options.where_pid) {
-        return refuse_missing("where mode (-w)");
+        return run_where(options);
     }
     if (options.attach_pid) {
         return refuse_missing("attaching to a process (-p)");

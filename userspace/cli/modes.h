@@ -8,4 +8,8 @@ namespace echion::cli {
 /// Runs a command and samples the Python in it.
 int run_launch(const Options& options);
 
+/// Shows where the threads of a process are: on standard error, or as JSON on standard output.
+/// Nothing in the process is stopped or changed. With an exposure, follows it for so long.
+int run_where(const Options& options);
+
 }  // namespace echion::cli

@@ -1,0 +1,210 @@
+// How reports are written down: escapes, UTF-8, the text and JSON forms.
+
+#include "report/text_report.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <limits>
+#include <string>
+
+#include "report/json_report.h"
+#include "report/text_sink.h"
+
+namespace echion::report {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+/// A sink over a buffer so small that every test flushes within its texts.
+template <typename Write>
+std::string collect(Write write) {
+    std::string text;
+    std::array<char, 7> buffer;
+    const auto keep = [&text](std::string_view part) { text += part; };
+    {
+        TextSink sink(buffer, keep);
+        write(sink);
+    }
+    return text;
+}
+
+std::string printable(std::string_view text) {
+    return collect([text](TextSink& sink) { sink.put_printable(text); });
+}
+
+std::string json(std::string_view text) {
+    return collect([text](TextSink& sink) { sink.put_json(text); });
+}
+
+TEST(TextSink, WritesNumbers) {
+    EXPECT_EQ(collect([](TextSink& sink) { sink.put_number(0); }), "0");
+    EXPECT_EQ(collect([](TextSink& sink) { sink.put_number(-305); }), "-305");
+    EXPECT_EQ(
+        collect([](TextSink& sink) { sink.put_number(std::numeric_limits<std::int64_t>::min()); }),
+        "-9223372036854775808");
+    EXPECT_EQ(collect([](TextSink& sink) { sink.put_hex(0); }), "0x0");
+    EXPECT_EQ(collect([](TextSink& sink) { sink.put_hex(~std::uint64_t{0}); }),
+              "0xffffffffffffffff");
+}
+
+TEST(TextSink, LeavesTextInAnyScriptAlone) {
+    EXPECT_EQ(printable("plain é 世界 🧵"), "plain é 世界 🧵");
+}
+
+TEST(TextSink, EscapesWhatPlaysWithTheTerminal) {
+    EXPECT_EQ(printable("a\x1b[2Jb"), "a\\x1b[2Jb");
+    EXPECT_EQ(printable("a\nb\tc\x7f"), "a\\x0ab\\x09c\\x7f");
+    EXPECT_EQ(printable("\xc2\x9b"), "\\x9b");                // C1: a control sequence introducer
+    EXPECT_EQ(printable("\xe2\x80\xae"), "\\u202e");          // right-to-left override
+    EXPECT_EQ(printable("\xf3\xa0\x81\x81"), "\\U000e0041");  // a tag
+    EXPECT_EQ(printable(std::string_view("\0", 1)), "\\x00");
+}
+
+TEST(TextSink, ReplacesWhatIsNotUtf8) {
+    EXPECT_EQ(printable("a\xff"), "a\xef\xbf\xbd");
+    EXPECT_EQ(printable("\xc0\x80"), "\xef\xbf\xbd\xef\xbf\xbd");  // overlong
+    EXPECT_EQ(printable("\xe2\x82"), "\xef\xbf\xbd\xef\xbf\xbd");  // cut short
+    EXPECT_EQ(printable("\xed\xa0\x80").size(), 9U);               // a surrogate
+    EXPECT_EQ(printable("\xf4\x90\x80\x80").size(), 12U);          // above U+10FFFF
+    EXPECT_EQ(printable("\xe2z"), "\xef\xbf\xbdz");  // the byte behind is not swallowed
+}
+
+TEST(TextSink, QuotesJsonStrings) {
+    EXPECT_EQ(json("plain"), "\"plain\"");
+    EXPECT_EQ(json(""), "\"\"");
+    EXPECT_EQ(json("a\"b\\c/"), "\"a\\\"b\\\\c/\"");
+    EXPECT_EQ(json("\x1b\n\x7f"), "\"\\u001b\\u000a\\u007f\"");
+    EXPECT_EQ(json("\xc2\x9b\xe2\x80\xa8"), "\"\\u009b\\u2028\"");
+    EXPECT_EQ(json("é世🧵"), "\"é世🧵\"");
+    EXPECT_EQ(json("\xff\xfe"), "\"\xef\xbf\xbd\xef\xbf\xbd\"");
+}
+
+TEST(TextSink, KnowsHowWideCharactersAre) {
+    EXPECT_EQ(column_width('a'), 1);
+    EXPECT_EQ(column_width(U'é'), 1);
+    EXPECT_EQ(column_width(U'世'), 2);
+    EXPECT_EQ(column_width(U'🧵'), 2);
+    EXPECT_EQ(column_width(0x301), 0);
+}
+
+CapturedThread make_thread() {
+    CapturedThread thread;
+    thread.native_id = 12;
+    thread.tid = 12;
+    thread.kernel_state = 'S';
+    thread.thread_id = 4096;
+    return thread;
+}
+
+std::string text_of(const CapturedThread& thread, std::string_view name,
+                    const Palette& palette = Palette::none()) {
+    return collect([&](TextSink& sink) {
+        TextReport report(sink, palette);
+        ReportWriter& writer = report;
+        writer.begin({7, 7, "py\x1b", {3, 12, 1}});
+        writer.begin_thread(thread, name);
+        writer.frame({"main", "/a b.py", 3});
+        writer.frame({"inner", "/a b.py", 0});
+        writer.end_thread();
+        writer.end(false);
+    });
+}
+
+TEST(TextReport, WritesAThreadWithItsFrames) {
+    EXPECT_EQ(text_of(make_thread(), "worker"),
+              "Process 7 (py\\x1b), Python 3.12.1\n"
+              "\n"
+              "    🧵 worker: thread 12, sleeping\n"
+              "        main (/a b.py:3)\n"
+              "        inner (/a b.py:?)\n"
+              "\n");
+}
+
+TEST(TextReport, TellsAllThatIsKnownOfAThread) {
+    CapturedThread thread = make_thread();
+    thread.native_id = 3;
+    thread.interpreter = 2;
+    thread.kernel_state = 'D';
+    thread.gil_role = GilRole::kWaits;
+    EXPECT_THAT(
+        text_of(thread, "w"),
+        HasSubstr("w: thread 12 (own id 3), interpreter 2, disk sleep, waiting for the GIL"));
+    thread.gil_role = GilRole::kHolds;
+    EXPECT_THAT(text_of(thread, "w"), HasSubstr("disk sleep, holding the GIL\n"));
+    thread.tid = 0;
+    EXPECT_THAT(text_of(thread, "w"), HasSubstr("thread 3, interpreter 2, ended"));
+    thread.native_id = 0;
+    thread.kernel_state = '?';
+    thread.gil_role = GilRole::kUnknown;
+    thread.interpreter = 0;
+    EXPECT_THAT(text_of(thread, "w"), HasSubstr("w: \n"));
+}
+
+TEST(TextReport, MarksStacksThatAreNotWhole) {
+    CapturedThread thread = make_thread();
+    thread.consistency = Consistency::kTorn;
+    EXPECT_THAT(text_of(thread, "w"), HasSubstr("may not belong together"));
+    thread.consistency = Consistency::kProved;
+    thread.is_truncated = true;
+    EXPECT_THAT(text_of(thread, "w"), HasSubstr("(more frames above these)"));
+    thread.is_truncated = false;
+    thread.is_broken = true;
+    EXPECT_THAT(text_of(thread, "w"), HasSubstr("could not be read"));
+}
+
+TEST(TextReport, UsesColoursOnlyWhenAsked) {
+    EXPECT_THAT(text_of(make_thread(), "w"), Not(HasSubstr("\x1b")));
+    EXPECT_THAT(text_of(make_thread(), "w", Palette::colours()), HasSubstr("\x1b[33mmain\x1b[0m"));
+}
+
+TEST(TextReport, SaysSoWhenAThreadHasNoFrames) {
+    const std::string text = collect([](TextSink& sink) {
+        TextReport writer(sink, Palette::none());
+        writer.begin_thread(make_thread(), "c");
+        writer.end_thread();
+        writer.end(true);
+    });
+    EXPECT_THAT(text, HasSubstr("(no Python frames)"));
+    EXPECT_THAT(text, HasSubstr("there are more threads"));
+}
+
+TEST(JsonReport, WritesOneDocument) {
+    CapturedThread main = make_thread();
+    main.is_main = true;
+    CapturedThread other = make_thread();
+    other.tid = 0;
+    other.native_id = 0;
+    other.thread_id = 0;
+    other.kernel_state = '?';
+    other.gil_role = GilRole::kWaits;
+    other.consistency = Consistency::kTorn;
+    const std::string text = collect([&](TextSink& sink) {
+        JsonReport writer(sink);
+        writer.begin({7, 1, "py\"", {3, 8, 18}});
+        writer.begin_thread(main, "Main\"Thread");
+        writer.frame({"a", "/f.py", 3});
+        writer.frame({"b", "/f.py", 0});
+        writer.end_thread();
+        writer.begin_thread(other, "o");
+        writer.end_thread();
+        writer.end(false);
+    });
+    EXPECT_EQ(
+        text,
+        R"({"echion":")" ECHION_VERSION
+        R"(","format":1,"pid":7,"own_pid":1,"command":"py\"","python":"3.8.18","threads":[)"
+        R"({"interpreter":0,"name":"Main\"Thread","main":true,"native_id":12,)"
+        R"("own_native_id":12,"ident":4096,"state":"sleeping","gil":null,)"
+        R"("consistency":"proved","truncated":false,"broken":false,"frames":[)"
+        R"({"function":"a","file":"/f.py","line":3},{"function":"b","file":"/f.py","line":null}]},)"
+        R"({"interpreter":0,"name":"o","main":false,"native_id":null,"own_native_id":null,)"
+        R"("ident":null,"state":null,"gil":"waiting","consistency":"torn","truncated":false,)"
+        R"("broken":false,"frames":[]}],"complete":true})"
+        "\n");
+}
+
+}  // namespace
+}  // namespace echion::report

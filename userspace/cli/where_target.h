@@ -1,0 +1,40 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <tl/expected.hpp>
+
+#include "cpython/locate.h"
+#include "platform/process_info.h"
+#include "platform/process_reader.h"
+#include "report/process_report.h"
+
+namespace echion::cli {
+
+/// A Python process that is looked at from outside. Nothing in it is stopped or changed.
+class WhereTarget {
+  public:
+    /// Opens a process, or says in one line why it cannot be looked at and what can be done.
+    static tl::expected<std::unique_ptr<WhereTarget>, std::string> open(pid_t pid);
+
+    [[nodiscard]] pid_t pid() const { return pid_; }
+    [[nodiscard]] MemoryReader& reader() { return reader_; }
+    [[nodiscard]] const cpython::RuntimeView& view() const { return located_.view; }
+    [[nodiscard]] report::ReportHeader header() const;
+    /// Whether the process has any memory left, that is, has not ended.
+    [[nodiscard]] bool is_alive() const;
+    /// One line on an error that came up later.
+    [[nodiscard]] std::string explain(const Error& error) const;
+
+  private:
+    pid_t pid_ = 0;
+    // The task that its memory is reached through: the first, unless that has ended before others.
+    pid_t memory_tid_ = 0;
+    ProcessInfo info_;
+    ProcessReader reader_;
+    cpython::LocatedRuntime located_;
+};
+
+}  // namespace echion::cli

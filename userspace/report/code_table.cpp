@@ -1,0 +1,159 @@
+#include "report/code_table.h"
+
+#include <algorithm>
+#include <array>
+
+#include "cpython/line_table.h"
+#include "cpython/objects.h"
+
+namespace echion::report {
+namespace {
+
+using cpython::has;
+using cpython::Offset;
+
+// The fixed part of a code object has about 200 bytes in every version.
+constexpr std::size_t kMaxCodeBytes = 512;
+constexpr std::size_t kVerifiedAtOnce = 32;
+
+std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
+
+}  // namespace
+
+Result<CodeTable> CodeTable::make(const cpython::RuntimeView& view) {
+    if (at(view.layout->code.size) > kMaxCodeBytes) {
+        return fail(ErrorKind::kBoundExceeded, "a code object larger than expected");
+    }
+    CodeTable table;
+    table.view_ = view;
+    auto index = AddressMap::make(kCapacity);
+    auto entries = FixedArray<Entry>::make(kEntries);
+    auto arena = FixedArray<std::byte>::make(kArenaBytes);
+    if (!index || !entries || !arena) {
+        return fail(ErrorKind::kNoSpace, "reserve memory for the names of functions");
+    }
+    table.index_ = std::move(*index);
+    table.entries_ = std::move(*entries);
+    table.arena_ = std::move(*arena);
+    return table;
+}
+
+void CodeTable::clear() {
+    index_.clear();
+    entry_count_ = 0;
+    used_ = 0;
+}
+
+SourceFrame CodeTable::describe(MemoryReader& reader, const cpython::RawFrame& frame) {
+    const std::uint32_t known = index_.find(frame.code);
+    const Entry* entry = known == AddressMap::kNone ? define(reader, frame.code) : &entries_[known];
+    if (entry == nullptr) {
+        return {};
+    }
+    const auto position =
+        cpython::parse_line_table(view_.layout->code.line_table_kind,
+                                  {arena_.data() + entry->table.begin, entry->table.size_bytes},
+                                  entry->identity.first_line, frame.offset);
+    return {text(entry->function), text(entry->file), position.line};
+}
+
+void CodeTable::verify(MemoryReader& reader, std::span<const cpython::RawFrame> frames) {
+    const std::size_t size = at(view_.layout->code.size);
+    std::array<std::byte, kVerifiedAtOnce * kMaxCodeBytes> copies;
+    std::array<ReadRequest, kVerifiedAtOnce> requests;
+    std::array<std::uint32_t, kVerifiedAtOnce> known;
+    for (std::size_t next = 0; next < frames.size();) {
+        std::size_t count = 0;
+        for (; next < frames.size() && count < kVerifiedAtOnce; ++next) {
+            known[count] = index_.find(frames[next].code);
+            if (known[count] != AddressMap::kNone) {
+                requests[count] = {frames[next].code, copies.data() + count * size, size};
+                ++count;
+            }
+        }
+        const std::size_t read = count == 0 ? 0 : reader.read({requests.data(), count});
+        for (std::size_t i = 0; i < count; ++i) {
+            if (i >= read ||
+                parse_identity(copies.data() + i * size) != entries_[known[i]].identity) {
+                index_.erase(requests[i].from);
+            }
+        }
+    }
+}
+
+CodeTable::Identity CodeTable::parse_identity(const std::byte* copy) const {
+    const cpython::CodeLayout& fields = view_.layout->code;
+    Identity identity;
+    identity.type = load_address(copy, at(view_.layout->object.ob_type));
+    identity.filename = load_address(copy, at(fields.filename));
+    identity.name = load_address(copy, at(fields.name));
+    identity.qualname = has(fields.qualname) ? load_address(copy, at(fields.qualname)) : Address();
+    identity.linetable = load_address(copy, at(fields.linetable));
+    identity.first_line = load<std::int32_t>(copy, at(fields.firstlineno));
+    return identity;
+}
+
+Result<CodeTable::Identity> CodeTable::read_identity(MemoryReader& reader, Address code) const {
+    std::array<std::byte, kMaxCodeBytes> copy;
+    if (auto status = reader.read_bytes(code, copy.data(), at(view_.layout->code.size)); !status) {
+        return tl::unexpected(status.error());
+    }
+    const Identity identity = parse_identity(copy.data());
+    if (view_.code_type && identity.type != view_.code_type) {
+        return fail(ErrorKind::kInvalid, "not a code object");
+    }
+    return identity;
+}
+
+CodeTable::Entry* CodeTable::define(MemoryReader& reader, Address code) {
+    const auto identity = read_identity(reader, code);
+    if (!identity) {
+        return nullptr;
+    }
+    if (entry_count_ == entries_.capacity() ||
+        arena_.capacity() - used_ < kFunctionBytes + kFileBytes + kTableBytes) {
+        clear();
+    }
+    Entry entry{};
+    entry.identity = *identity;
+    entry.function =
+        read_text(reader, identity->qualname ? identity->qualname : identity->name, kFunctionBytes);
+    entry.file = read_text(reader, identity->filename, kFileBytes);
+    entry.table = read_table(reader, identity->linetable);
+    if (entry.function.size_bytes == 0 && entry.file.size_bytes == 0) {
+        return nullptr;
+    }
+    entries_[entry_count_] = entry;
+    // Not indexed when the index is full, which holds twice as many: then it is read each time.
+    index_.set(code, entry_count_);
+    return &entries_[entry_count_++];
+}
+
+CodeTable::Piece CodeTable::read_text(MemoryReader& reader, Address object, std::size_t limit) {
+    auto* into = reinterpret_cast<char*>(arena_.data() + used_);
+    const auto read =
+        cpython::ObjectReader(reader, *view_.layout).read_unicode(object, {into, limit});
+    Piece piece{static_cast<std::uint32_t>(used_), 0};
+    if (read) {
+        piece.size_bytes = static_cast<std::uint32_t>(read->utf8.size());
+        used_ += piece.size_bytes;
+    }
+    return piece;
+}
+
+CodeTable::Piece CodeTable::read_table(MemoryReader& reader, Address object) {
+    const auto read = cpython::ObjectReader(reader, *view_.layout)
+                          .read_bytes(object, {arena_.data() + used_, kTableBytes});
+    Piece piece{static_cast<std::uint32_t>(used_), 0};
+    if (read) {
+        piece.size_bytes = static_cast<std::uint32_t>(read->bytes.size());
+        used_ += piece.size_bytes;
+    }
+    return piece;
+}
+
+std::string_view CodeTable::text(const Piece& piece) const {
+    return {reinterpret_cast<const char*>(arena_.data() + piece.begin), piece.size_bytes};
+}
+
+}  // namespace echion::report

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/mapping.h"
+#include "cpython/frame_walker.h"
+#include "cpython/runtime_view.h"
+#include "memory/address_map.h"
+#include "memory/reader.h"
+
+namespace echion::report {
+
+/// A frame in words. Texts are UTF-8.
+struct SourceFrame {
+    std::string_view function;  ///< qualified where the version has that; empty when unreadable
+    std::string_view file;
+    std::int32_t line = 0;  ///< 0 unknown
+};
+
+/// Names code objects and places instructions in their source, each code object read once. What it
+/// holds is good for as long as the target has not had the time to free a code object and to put
+/// another one in its place: for one report. A longer one asks verify(), or clears it.
+///
+/// Memory is taken by make(). When it is full, the table starts over. One thread at a time.
+class CodeTable {
+  public:
+    static Result<CodeTable> make(const cpython::RuntimeView& view);
+
+    /// The frame in words; the texts are good until the next call that is not const. All fields are
+    /// empty for what is no code object.
+    SourceFrame describe(MemoryReader& reader, const cpython::RawFrame& frame);
+
+    /// Reads the heads of the code objects of these frames again, as far as they are in the table,
+    /// and drops those that have changed.
+    void verify(MemoryReader& reader, std::span<const cpython::RawFrame> frames);
+
+    void clear();
+
+  private:
+    // A text or table in the arena.
+    struct Piece {
+        std::uint32_t begin;
+        std::uint32_t size_bytes;
+    };
+    // What tells two code objects in the same place apart, but for their texts.
+    struct Identity {
+        Address type, filename, name, qualname, linetable;
+        std::int32_t first_line;
+
+        bool operator==(const Identity&) const = default;
+    };
+    struct Entry {
+        Identity identity;
+        Piece function;
+        Piece file;
+        Piece table;
+    };
+
+    static constexpr std::size_t kCapacity = 1U << 14;
+    static constexpr std::size_t kEntries = kCapacity / 2;
+    static constexpr std::size_t kArenaBytes = std::size_t{16} << 20;
+    static constexpr std::size_t kFunctionBytes = 1024;
+    static constexpr std::size_t kFileBytes = 4096;
+    static constexpr std::size_t kTableBytes = std::size_t{1} << 20;
+
+    Entry* define(MemoryReader& reader, Address code);
+    Result<Identity> read_identity(MemoryReader& reader, Address code) const;
+    [[nodiscard]] Identity parse_identity(const std::byte* copy) const;
+    Piece read_text(MemoryReader& reader, Address object, std::size_t limit);
+    Piece read_table(MemoryReader& reader, Address object);
+    [[nodiscard]] std::string_view text(const Piece& piece) const;
+
+    cpython::RuntimeView view_;
+    AddressMap index_;  // code object → index into entries_
+    FixedArray<Entry> entries_;
+    FixedArray<std::byte> arena_;
+    std::uint32_t entry_count_ = 0;
+    std::size_t used_ = 0;
+};
+
+}  // namespace echion::report

@@ -1,0 +1,31 @@
+#pragma once
+
+#include "report/process_report.h"
+#include "report/text_sink.h"
+
+namespace echion::report {
+
+/// A report as one JSON document, on one line; docs/where.md describes its members.
+class JsonReport final : public ReportWriter {
+  public:
+    explicit JsonReport(TextSink& sink) : sink_(sink) {}
+
+    void begin(const ReportHeader& header) override;
+    void begin_thread(const CapturedThread& thread, std::string_view name) override;
+    void frame(const SourceFrame& frame) override;
+    void end_thread() override;
+    void end(bool is_cut) override;
+
+  private:
+    TextSink& sink_;
+    bool has_threads_ = false;
+    bool has_frames_ = false;
+};
+
+/// The parts that other JSON documents share: members without the braces around them.
+void put_json_header(TextSink& sink, const ReportHeader& header);
+void put_json_thread(TextSink& sink, const CapturedThread& thread, std::string_view name);
+/// A whole object.
+void put_json_frame(TextSink& sink, const SourceFrame& frame);
+
+}  // namespace echion::report

@@ -1,0 +1,104 @@
+#include "report/process_report.h"
+
+#include <cstdio>
+
+namespace echion::report {
+
+std::string_view name_state(char kernel_state) {
+    switch (kernel_state) {
+        case 'R':
+            return "running";
+        case 'S':
+            return "sleeping";
+        case 'D':
+            return "disk sleep";
+        case 'T':
+            return "stopped";
+        case 't':
+            return "stopped by a debugger";
+        case 'Z':
+            return "zombie";
+        case 'X':
+        case 'x':
+            return "dead";
+        case 'I':
+            return "idle";
+        case 'P':
+            return "parked";
+        default:
+            return "";
+    }
+}
+
+Result<ProcessReport> ProcessReport::make(const cpython::RuntimeView& view,
+                                          const ProcessCapture::Limits& limits) {
+    auto capture = ProcessCapture::make(view, limits);
+    if (!capture) {
+        return tl::unexpected(capture.error());
+    }
+    auto codes = CodeTable::make(view);
+    if (!codes) {
+        return tl::unexpected(codes.error());
+    }
+    auto names = cpython::ThreadNames::make();
+    if (!names) {
+        return tl::unexpected(names.error());
+    }
+    return ProcessReport(std::move(*capture), std::move(*codes), std::move(*names));
+}
+
+void ProcessReport::read_names(MemoryReader& reader) {
+    const cpython::Layout& layout = *capture_.view().layout;
+    cpython::ObjectReader objects(reader, layout);
+    for (const cpython::InterpreterHead& interpreter : capture_.interpreters()) {
+        const auto modules = reader.read_pointer(
+            interpreter.interpreter + static_cast<std::size_t>(layout.interpreter.modules));
+        if (modules && *modules) {
+            (void)names_.scan(objects, interpreter.id, *modules, cpython::ThreadNames::kMaxThreads);
+        }
+    }
+}
+
+std::string_view ProcessReport::find_name(const CapturedThread& thread) {
+    if (const auto name = names_.find(thread.interpreter, thread.thread_id); !name.empty()) {
+        return name;
+    }
+    if (thread.is_main) {
+        return "MainThread";
+    }
+    const int length = std::snprintf(made_up_name_, sizeof(made_up_name_), "thread-%u",
+                                     static_cast<unsigned>(thread.native_id));
+    return {made_up_name_, static_cast<std::size_t>(length)};
+}
+
+Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
+                            const ReportHeader& header, ReportWriter& writer) {
+    if (auto status = capture_.list_threads(reader, pid); !status) {
+        return status;
+    }
+    codes_.clear();
+    names_.clear();
+    read_names(reader);
+    writer.begin(header);
+    const std::size_t count = capture_.threads().size();
+    for (std::size_t from = 0; from < count;) {
+        const std::size_t end = capture_.read_stacks(reader, same_cpu, from);
+        // Names are read when all stacks have been copied: these should be of one moment.
+        for (; from < end; ++from) {
+            const CapturedThread& thread = capture_.threads()[from];
+            if (thread.is_gone) {
+                continue;
+            }
+            writer.begin_thread(thread, find_name(thread));
+            const auto frames = capture_.frames(thread);
+            for (std::size_t i = frames.size(); i-- > 0;) {
+                writer.frame(codes_.describe(reader, frames[i]));
+            }
+            writer.end_thread();
+        }
+    }
+    writer.end(capture_.is_cut());
+    return {};
+}
+
+}  // namespace echion::report

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string_view>
+
+#include "base/error.h"
+#include "cpython/thread_names.h"
+#include "memory/reader.h"
+#include "platform/same_cpu.h"
+#include "report/code_table.h"
+#include "report/process_capture.h"
+
+namespace echion::report {
+
+/// What a report says of the process.
+struct ReportHeader {
+    pid_t pid = 0;      ///< as we see it
+    pid_t own_pid = 0;  ///< as it sees itself
+    std::string_view command;
+    cpython::Version version;
+};
+
+/// Writes a report down in some form. The calls come in the order of the text: begin, then for each
+/// thread begin_thread, its frames with the most recent call last, end_thread, then end.
+class ReportWriter {
+  public:
+    virtual void begin(const ReportHeader& header) = 0;
+    virtual void begin_thread(const CapturedThread& thread, std::string_view name) = 0;
+    virtual void frame(const SourceFrame& frame) = 0;
+    virtual void end_thread() = 0;
+    /// `is_cut`: there were more threads than could be listed.
+    virtual void end(bool is_cut) = 0;
+
+  protected:
+    ~ReportWriter() = default;
+};
+
+/// Words for ThreadStat::state. Pure.
+std::string_view name_state(char kernel_state);
+
+/// Reads all threads of a process and writes them down. All memory is taken by make(); write()
+/// allocates nothing. One thread at a time.
+class ProcessReport {
+  public:
+    static Result<ProcessReport> make(const cpython::RuntimeView& view,
+                                      const ProcessCapture::Limits& limits);
+
+    /// Writes a report, from begin() to end(). `pid`: the process for the kernel's part (0: this
+    /// one). Errors as for ProcessCapture::list_threads(): nothing has been written then.
+    Status write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid, const ReportHeader& header,
+                 ReportWriter& writer);
+
+    [[nodiscard]] ProcessCapture& capture() { return capture_; }
+    [[nodiscard]] CodeTable& codes() { return codes_; }
+
+    /// Reads the names of the listed threads.
+    void read_names(MemoryReader& reader);
+    /// The name of a listed thread: threading's, or one made up for a thread that has none there.
+    /// Good until the next call.
+    std::string_view find_name(const CapturedThread& thread);
+
+  private:
+    ProcessReport(ProcessCapture capture, CodeTable codes, cpython::ThreadNames names)
+        : capture_(std::move(capture)), codes_(std::move(codes)), names_(std::move(names)) {}
+
+    ProcessCapture capture_;
+    CodeTable codes_;
+    cpython::ThreadNames names_;
+    char made_up_name_[32] = {};
+};
+
+}  // namespace echion::report

@@ -1,0 +1,153 @@
+#include "report/text_report.h"
+
+namespace echion::report {
+namespace {
+
+constexpr std::string_view kThreadIndent = "    ";
+constexpr std::string_view kFrameIndent = "        ";
+
+}  // namespace
+
+Palette Palette::colours() {
+    Palette palette;
+    palette.title = "\x1b[1m";
+    palette.thread = "\x1b[1;36m";
+    palette.detail = "\x1b[2m";
+    palette.warning = "\x1b[31m";
+    palette.function = "\x1b[33m";
+    palette.file = "\x1b[36m";
+    palette.line = "\x1b[32m";
+    palette.plain = "\x1b[0m";
+    return palette;
+}
+
+void put_thread_details(TextSink& sink, const CapturedThread& thread) {
+    std::string_view separator;
+    const auto put = [&](std::string_view text) {
+        if (!text.empty()) {
+            sink.put(separator);
+            sink.put(text);
+            separator = ", ";
+        }
+    };
+    if (thread.native_id != 0) {
+        put("thread ");
+        sink.put_number(thread.tid != 0 ? thread.tid : static_cast<std::int64_t>(thread.native_id));
+        if (thread.tid != 0 && static_cast<std::uint32_t>(thread.tid) != thread.native_id) {
+            sink.put(" (own id ");
+            sink.put_number(thread.native_id);
+            sink.put(')');
+        }
+    }
+    if (thread.interpreter != 0) {
+        put("interpreter ");
+        sink.put_number(thread.interpreter);
+    }
+    put(thread.native_id != 0 && thread.tid == 0 ? "ended" : name_state(thread.kernel_state));
+    if (thread.gil_role == GilRole::kHolds) {
+        put("holding the GIL");
+    } else if (thread.gil_role == GilRole::kWaits) {
+        put("waiting for the GIL");
+    }
+}
+
+void put_frame(TextSink& sink, const Palette& palette, const SourceFrame& frame) {
+    if (frame.function.empty() && frame.file.empty()) {
+        sink.put("(a frame that cannot be read)");
+        return;
+    }
+    sink.put(palette.function);
+    sink.put_printable(frame.function);
+    sink.put(palette.plain);
+    sink.put(" (");
+    sink.put(palette.file);
+    sink.put_printable(frame.file);
+    sink.put(palette.plain);
+    sink.put(':');
+    sink.put(palette.line);
+    if (frame.line > 0) {
+        sink.put_number(frame.line);
+    } else {
+        sink.put('?');
+    }
+    sink.put(palette.plain);
+    sink.put(')');
+}
+
+void TextReport::begin(const ReportHeader& header) {
+    sink_.put(palette_.title);
+    sink_.put("Process ");
+    sink_.put_number(header.pid);
+    sink_.put(" (");
+    sink_.put_printable(header.command);
+    sink_.put("), Python ");
+    sink_.put_number(header.version.major);
+    sink_.put('.');
+    sink_.put_number(header.version.minor);
+    sink_.put('.');
+    sink_.put_number(header.version.micro);
+    sink_.put(palette_.plain);
+    sink_.put("\n");
+}
+
+void TextReport::begin_thread(const CapturedThread& thread, std::string_view name) {
+    sink_.put('\n');
+    sink_.put(kThreadIndent);
+    sink_.put("🧵 ");
+    sink_.put(palette_.thread);
+    sink_.put_printable(name);
+    sink_.put(palette_.plain);
+    sink_.put(": ");
+    sink_.put(palette_.detail);
+    put_thread_details(sink_, thread);
+    sink_.put(palette_.plain);
+    sink_.put('\n');
+    has_frames_ = false;
+    if (thread.consistency == Consistency::kTorn) {
+        note("the stack changed while it was read: frames may not belong together");
+    }
+    if (thread.is_truncated) {
+        note("more frames above these");
+    } else if (thread.is_broken) {
+        note("the frames above these could not be read");
+    }
+}
+
+void TextReport::note(std::string_view text) {
+    sink_.put(kFrameIndent);
+    sink_.put(palette_.warning);
+    sink_.put('(');
+    sink_.put(text);
+    sink_.put(')');
+    sink_.put(palette_.plain);
+    sink_.put('\n');
+}
+
+void TextReport::frame(const SourceFrame& frame) {
+    sink_.put(kFrameIndent);
+    put_frame(sink_, palette_, frame);
+    sink_.put('\n');
+    has_frames_ = true;
+}
+
+void TextReport::end_thread() {
+    if (!has_frames_) {
+        sink_.put(kFrameIndent);
+        sink_.put("(no Python frames)\n");
+    }
+}
+
+void TextReport::end(bool is_cut) {
+    if (is_cut) {
+        sink_.put("\n");
+        sink_.put(kThreadIndent);
+        sink_.put(palette_.warning);
+        sink_.put("(there are more threads, which could not be listed)");
+        sink_.put(palette_.plain);
+        sink_.put('\n');
+    }
+    sink_.put('\n');
+    sink_.flush();
+}
+
+}  // namespace echion::report

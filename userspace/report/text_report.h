@@ -1,0 +1,47 @@
+#pragma once
+
+#include "report/process_report.h"
+#include "report/text_sink.h"
+
+namespace echion::report {
+
+/// Escape sequences for the parts of a report, or none.
+struct Palette {
+    std::string_view title, thread, detail, warning, function, file, line, plain;
+
+    static Palette colours();
+    static Palette none() { return {}; }
+};
+
+/// A report for people:
+///
+///     Process 4711 (python3), Python 3.11.7
+///
+///         🧵 MainThread: thread 4711, sleeping, waiting for the GIL
+///             <module> (/srv/app.py:40)
+///             main (/srv/app.py:12)
+class TextReport final : public ReportWriter {
+  public:
+    TextReport(TextSink& sink, const Palette& palette) : sink_(sink), palette_(palette) {}
+
+    void begin(const ReportHeader& header) override;
+    void begin_thread(const CapturedThread& thread, std::string_view name) override;
+    void frame(const SourceFrame& frame) override;
+    void end_thread() override;
+    void end(bool is_cut) override;
+
+  private:
+    void note(std::string_view text);
+
+    TextSink& sink_;
+    Palette palette_;
+    bool has_frames_ = false;
+};
+
+/// Writes what follows a thread's name: its id, state and GIL role, separated by commas.
+void put_thread_details(TextSink& sink, const CapturedThread& thread);
+
+/// Writes `function (file:line)`.
+void put_frame(TextSink& sink, const Palette& palette, const SourceFrame& frame);
+
+}  // namespace echion::report
