@@ -79,7 +79,7 @@ TEST_P(Objects, LongTextIsCutBehindACodePoint) {
 TEST_P(Objects, AStringWithAHostileHeadIsRefused) {
     const Address str = make_.make_str("text");
     const UnicodeLayout& fields = layout_.unicode;
-    for (const std::intptr_t length : {std::intptr_t{-1}, std::intptr_t{1} << 40, INTPTR_MAX}) {
+    for (const std::intptr_t length : {std::intptr_t{-1}, INTPTR_MAX / 2, INTPTR_MAX}) {
         memory_.write(str + fields.length, length);
         EXPECT_EQ(text_error(str), ErrorKind::kInvalid);
     }
@@ -196,7 +196,7 @@ TEST_P(Objects, HostileDictsAreRefused) {
     memory_.write(keys + fields.dk_nentries, std::intptr_t{1});
     if (has(fields.dk_size)) {
         for (const std::intptr_t size : {std::intptr_t{0}, std::intptr_t{-8}, std::intptr_t{9},
-                                         std::intptr_t{1} << 62, INTPTR_MIN}) {
+                                         INTPTR_MAX / 2 + 1, INTPTR_MIN}) {
             memory_.write(keys + fields.dk_size, size);
             EXPECT_TRUE(refused()) << size;
         }

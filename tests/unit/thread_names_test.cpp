@@ -10,7 +10,7 @@
 namespace echion::cpython {
 namespace {
 
-constexpr std::uintptr_t kThreadIdBase = 0x7f0000000700;
+constexpr std::uintptr_t kThreadIdBase = UINTPTR_MAX / 4 * 3 + 0x701;  // several digits long
 constexpr std::size_t kBudget = 64;
 
 /// A process with a `threading` module, for the layout of every version.
