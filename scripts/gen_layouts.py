@@ -620,7 +620,14 @@ def main():
             if reason:
                 print("%s (%s, %s): skipped, %s" % (path, interpreter.tag(), abi, reason))
                 continue
-            text = row_text(interpreter, abi)
+            try:
+                text = row_text(interpreter, abi)
+            except subprocess.CalledProcessError as error:
+                # The compiler has said on standard error which field it does not know.
+                print("%s (%s, %s): the probe failed: %s"
+                      % (path, interpreter.tag(), abi, os.path.basename(error.cmd[0])))
+                failed = True
+                continue
             minor = interpreter.minor
             if arguments.check:
                 same = minor in rows and without_tag(rows[minor]) == without_tag(text.strip())
