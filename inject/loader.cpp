@@ -28,14 +28,6 @@ tl::unexpected<InjectFailure> failed(const Error& error, std::string text) {
     return tl::unexpected(InjectFailure{error, std::move(text)});
 }
 
-/// A text of the target's, fit to be shown: it may try to control the terminal.
-std::string make_printable(std::string text) {
-    std::replace_if(
-        text.begin(), text.end(),
-        [](unsigned char c) { return c < 0x20 || c == 0x7f || (c >= 0x80 && c < 0xa0); }, '?');
-    return text;
-}
-
 /// Refuses what can be told before anything is touched.
 tl::expected<void, InjectFailure> check_target(pid_t pid) {
     const auto info = read_process_info(pid);
@@ -48,6 +40,10 @@ tl::expected<void, InjectFailure> check_target(pid_t pid) {
     };
     if (pid == getpid()) {
         return refuse("own process", "cannot attach to echion itself");
+    }
+    if (info->state == 'Z' && info->threads > 1) {
+        return refuse("zombie", "the main thread of " + who +
+                                    " has ended, which leaves no way in; use echion -w");
     }
     if (info->state == 'Z' || info->state == 'X') {
         return refuse("zombie", who + " has ended and waits for its parent; nothing runs in it");
@@ -338,8 +334,7 @@ class Conversation {
                         "could not make a memory file in " + who + ": " + std::strerror(cause)};
             case HelperStep::kLoadLibrary:
             case HelperStep::kFindEntry:
-                return {error, "the dynamic loader of " + who +
-                                   " refuses the agent: " + make_printable(message)};
+                return {error, "the dynamic loader of " + who + " refuses the agent: " + message};
             case HelperStep::kCallEntry:
                 if (cause == EBUSY) {
                     return {{ErrorKind::kRefused, EBUSY, "busy"},

@@ -20,8 +20,8 @@ struct AgentImage {
     /// Name of the memory file in the target's map. An agent that is already mapped under this very
     /// name is taken to be this one, so it contains the image's version or hash. At most 60 bytes.
     std::string name;
-    /// The exported function `int entry(int control_fd)`: 0, or an errno; it must not wait. On 0 it
-    /// has taken the descriptor over.
+    /// The exported function `int entry(int control_fd)`: 0, or an errno; it must not wait. The
+    /// descriptor is its own from then on, also when it refuses.
     std::string entry = "echion_attach";
 };
 
@@ -50,7 +50,8 @@ struct Injection {
     InjectCost cost;
 };
 
-/// Why it did not work. `text` is one line for the user, without "echion:", and says what to do.
+/// Why it did not work. `text` is one line for the user, without "echion:", and says what to do. It
+/// may hold words of the target (its name, its loader's message): control characters and all.
 struct InjectFailure {
     Error error;
     std::string text;

@@ -223,15 +223,17 @@ extern "C" ECHION_STUB [[gnu::noinline]] bool echion_stub_work(StubParameters* p
             entry = load_agent(parameters, image);
         }
         close_fd(image);
+        const bool is_called = is_complete && entry != 0;
         int refused = -1;
-        if (is_complete && entry != 0) {
+        if (is_called) {
             set_step(parameters, HelperStep::kCallEntry, 0);
             refused = target_function<int(int)>(entry)(ends[1]);
             parameters->helper_error = refused;
         }
+        // Once it has been called, the descriptor is the agent's, whatever it answers.
         if (refused == 0) {
             set_step(parameters, HelperStep::kAttached, 0);
-        } else {
+        } else if (!is_called) {
             close_fd(ends[1]);
         }
     }

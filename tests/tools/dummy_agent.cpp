@@ -33,6 +33,7 @@ void* answer(void*) {
 
 extern "C" __attribute__((visibility("default"))) int echion_attach(int control_fd) {
     if (is_active.exchange(true)) {
+        close(control_fd);
         return EBUSY;
     }
     channel.store(control_fd);
@@ -48,6 +49,7 @@ extern "C" __attribute__((visibility("default"))) int echion_attach(int control_
     pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &kept, nullptr);
     if (error != 0) {
+        close(control_fd);
         is_active.store(false);
     }
     return error;

@@ -29,7 +29,10 @@ int note_attach(int fd) {
     return 0;
 }
 
-int refuse_attach(int) { return EBUSY; }
+int refuse_attach(int fd) {
+    close(fd);
+    return EBUSY;
+}
 
 class StubHelper : public testing::Test {
   protected:

@@ -8,14 +8,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
-#include <climits>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cli/agent_file.h"
 #include "cli/channel.h"
 #include "cli/command.h"
 #include "cli/event_loop.h"
@@ -28,29 +27,10 @@
 namespace echion::cli {
 namespace {
 
-constexpr char kAgentName[] = "libechion.so";
 constexpr std::string_view kPreloadVariable = "LD_PRELOAD";
 
 /// Signals that are passed on to the command; echion itself ends when the command does.
 constexpr int kPassedSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
-
-/// The agent beside this program, or in the lib folder beside this program's; empty if neither.
-std::string find_agent() {
-    std::array<char, PATH_MAX> buffer;
-    const ssize_t size = readlink("/proc/self/exe", buffer.data(), buffer.size());
-    if (size <= 0 || static_cast<std::size_t>(size) == buffer.size()) {
-        return {};
-    }
-    const std::string program(buffer.data(), static_cast<std::size_t>(size));
-    const std::string folder = program.substr(0, program.rfind('/'));
-    for (const std::string& candidate :
-         {folder + "/" + kAgentName, folder + "/../lib/" + kAgentName}) {
-        if (access(candidate.c_str(), R_OK) == 0) {
-            return candidate;
-        }
-    }
-    return {};
-}
 
 struct Rendezvous {
     Channel ours;

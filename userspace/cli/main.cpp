@@ -31,7 +31,7 @@ int run(const Options& options) {
         return run_where(options);
     }
     if (options.attach_pid) {
-        return refuse_missing("attaching to a process (-p)");
+        return run_attach(options);
     }
     return run_launch(options);
 }

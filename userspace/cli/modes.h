@@ -12,4 +12,8 @@ int run_launch(const Options& options);
 /// Nothing in the process is stopped or changed. With an exposure, follows it for so long.
 int run_where(const Options& options);
 
+/// Brings the agent into a running process and samples it until its end, the exposure time's end,
+/// or a signal to this program.
+int run_attach(const Options& options);
+
 }  // namespace echion::cli

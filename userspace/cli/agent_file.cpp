@@ -1,0 +1,27 @@
+#include "cli/agent_file.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <climits>
+
+namespace echion::cli {
+
+std::string find_agent() {
+    std::array<char, PATH_MAX> buffer;
+    const ssize_t size = readlink("/proc/self/exe", buffer.data(), buffer.size());
+    if (size <= 0 || static_cast<std::size_t>(size) == buffer.size()) {
+        return {};
+    }
+    const std::string program(buffer.data(), static_cast<std::size_t>(size));
+    const std::string folder = program.substr(0, program.rfind('/'));
+    for (const std::string& candidate :
+         {folder + "/" + kAgentName, folder + "/../lib/" + kAgentName}) {
+        if (access(candidate.c_str(), R_OK) == 0) {
+            return candidate;
+        }
+    }
+    return {};
+}
+
+}  // namespace echion::cli

@@ -1,0 +1,205 @@
+// Attach: the agent is brought into a process that runs already, samples until it is told to stop,
+// and leaves it as it was.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/agent_file.h"
+#include "cli/channel.h"
+#include "cli/event_loop.h"
+#include "cli/message.h"
+#include "cli/modes.h"
+#include "cli/sampling.h"
+#include "cli/where_target.h"
+#include "inject/loader.h"
+
+namespace echion::cli {
+namespace {
+
+// An agent is a few hundred kilobytes; with symbols some megabytes.
+constexpr std::size_t kMaxAgentBytes = std::size_t{256} << 20;
+
+/// Signals that end sampling; the profile is written and the target goes on.
+constexpr int kEndingSignals[] = {SIGINT, SIGTERM, SIGHUP};
+
+Result<std::vector<std::byte>> read_agent(const std::string& path) {
+    const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat status {};
+    if (!file || fstat(file.get(), &status) != 0) {
+        return fail(ErrorKind::kSystem, "read the agent", errno);
+    }
+    if (status.st_size <= 0 || static_cast<std::size_t>(status.st_size) > kMaxAgentBytes) {
+        return fail(ErrorKind::kInvalid, "the agent's file is damaged");
+    }
+    std::vector<std::byte> bytes(static_cast<std::size_t>(status.st_size));
+    std::size_t done = 0;
+    while (done < bytes.size()) {
+        const ssize_t got = read(file.get(), bytes.data() + done, bytes.size() - done);
+        if (got <= 0) {
+            return fail(ErrorKind::kSystem, "read the agent", got < 0 ? errno : EIO);
+        }
+        done += static_cast<std::size_t>(got);
+    }
+    return bytes;
+}
+
+/// Name of the memory file, by which a later attach knows this very agent: version and a hash of
+/// the bytes (FNV-1a).
+std::string name_agent(const std::vector<std::byte>& bytes) {
+    std::uint64_t hash = 0xcbf29ce484222325;
+    for (const std::byte byte : bytes) {
+        hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3;
+    }
+    return fmt::format("echion-agent-{}-{:016x}", ECHION_VERSION, hash);
+}
+
+class Attach {
+  public:
+    explicit Attach(const Options& options) : options_(options), pid_(*options.attach_pid) {}
+
+    int run();
+
+  private:
+    Status prepare();
+    bool inject();
+    void tell_cost(const inject::Injection& injection) const;
+    void on_target_gone();
+
+    const Options& options_;
+    const pid_t pid_;
+    std::vector<std::byte> agent_;
+    std::optional<EventLoop> loop_;
+    std::optional<Signals> signals_;
+    std::unique_ptr<Sampling> sampling_;
+    UniqueFd pidfd_;
+    bool profile_is_good_ = false;
+};
+
+Status Attach::prepare() {
+    auto loop = EventLoop::make();
+    if (!loop) {
+        return tl::unexpected(loop.error());
+    }
+    loop_.emplace(std::move(*loop));
+    sigset_t set;
+    sigemptyset(&set);
+    for (const int number : kEndingSignals) {
+        sigaddset(&set, number);
+    }
+    sigaddset(&set, SIGPIPE);
+    auto signals = Signals::make(*loop_, set, [this](const signalfd_siginfo& info) {
+        if (info.ssi_signo != SIGPIPE) {
+            sampling_->stop();
+        }
+    });
+    if (!signals) {
+        return tl::unexpected(signals.error());
+    }
+    signals_.emplace(std::move(*signals));
+    return {};
+}
+
+bool Attach::inject() {
+    const inject::AgentImage image{agent_, name_agent(agent_)};
+    auto injection = inject::inject_agent(pid_, image);
+    if (!injection) {
+        say("{}", make_printable(injection.error().text));
+        return false;
+    }
+    auto channel = Channel::adopt(std::move(injection->channel));
+    if (!channel) {
+        say("process {} handed out something else than its control socket", pid_);
+        return false;
+    }
+    if (options_.verbose) {
+        tell_cost(*injection);
+    }
+    pidfd_ = std::move(injection->pidfd);
+    sampling_->add_agent(std::move(*channel), pid_);
+    return true;
+}
+
+void Attach::tell_cost(const inject::Injection& injection) const {
+    const inject::InjectCost& cost = injection.cost;
+    say("process {}: thread {} was stopped for {:.3f} ms ({}); {} in {:.3f} ms", pid_,
+        cost.borrowed_tid, static_cast<double>(cost.pause_ns) / 1e6,
+        make_printable(cost.borrowed_doing),
+        injection.reused ? "the agent was there already, attached" : "attached",
+        static_cast<double>(cost.total_ns) / 1e6);
+    if (cost.probes != 0) {
+        say("process {}: {} stops before that found no safe point, the longest {:.3f} ms", pid_,
+            cost.probes, static_cast<double>(cost.max_probe_ns) / 1e6);
+    }
+}
+
+void Attach::on_target_gone() {
+    if (sampling_->agents_alive() != 0 || sampling_->is_stopping()) {
+        return;
+    }
+    pollfd entry{pidfd_.get(), POLLIN, 0};
+    if (poll(&entry, 1, 0) == 1) {
+        say("process {} has ended; what was sampled until then is in the profile", pid_);
+    }
+    sampling_->stop();
+}
+
+int Attach::run() {
+    // Everything that can be refused is refused before the target is touched.
+    if (const auto target = WhereTarget::open(pid_); !target) {
+        say("{}", make_printable(target.error()));
+        return kExitFailure;
+    }
+    const std::string path = find_agent();
+    if (path.empty()) {
+        say("{} is not beside this program nor in ../lib: the installation is not complete",
+            kAgentName);
+        return kExitFailure;
+    }
+    auto agent = read_agent(path);
+    if (!agent) {
+        say("{}: {}", path, describe(agent.error()));
+        return kExitFailure;
+    }
+    agent_ = std::move(*agent);
+    if (auto status = prepare(); !status) {
+        say("cannot start: {}", describe(status.error()));
+        return kExitFailure;
+    }
+    auto sampling = Sampling::make(*loop_, options_, pid_);
+    if (!sampling) {
+        say("cannot write {}: {}", expand_output(options_.output, pid_),
+            describe(sampling.error()));
+        return kExitFailure;
+    }
+    sampling_ = std::move(*sampling);
+    sampling_->on_agent_gone([this] { on_target_gone(); });
+    sampling_->on_finished([this] {
+        profile_is_good_ = sampling_->write_summary();
+        loop_->stop();
+    });
+    if (!inject()) {
+        sampling_->on_finished({});
+        sampling_->stop();  // leaves no file
+        return kExitFailure;
+    }
+    if (auto status = loop_->run(); !status) {
+        say("stopped early: {}", describe(status.error()));
+        return kExitFailure;
+    }
+    return profile_is_good_ ? 0 : kExitFailure;
+}
+
+}  // namespace
+
+int run_attach(const Options& options) { return Attach(options).run(); }
+
+}  // namespace echion::cli
