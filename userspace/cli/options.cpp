@@ -29,12 +29,42 @@ constexpr std::string_view kFooter =
     "could\n"
     "not be run or found; 1 when Echion failed; 2 when its command line makes no sense.\n";
 
+/// CLI11's help, wrapped for a terminal.
 class HelpFormatter final : public CLI::Formatter {
   public:
-    HelpFormatter() { column_width(28); }
+    HelpFormatter() { column_width(kColumn); }
+
     std::string make_usage(const CLI::App* /*app*/, std::string /*name*/) const override {
         return fmt::format("Usage: {}\n", kUsage);
     }
+    std::string make_option_name(const CLI::Option* option, bool is_positional) const override {
+        // A flag that says no is declared as `--no-thing{false}`.
+        const std::string name = CLI::Formatter::make_option_name(option, is_positional);
+        return name.substr(0, name.find('{'));
+    }
+    std::string make_option_desc(const CLI::Option* option) const override {
+        std::string wrapped;
+        std::size_t width = 0;
+        std::string_view rest = option->get_description();
+        while (!rest.empty()) {
+            const std::string_view word = rest.substr(0, rest.find(' '));
+            rest.remove_prefix(std::min(word.size() + 1, rest.size()));
+            if (width + word.size() + 1 > kLine - kColumn) {
+                wrapped += '\n';  // CLI11 indents what follows
+                width = 0;
+            } else if (width != 0) {
+                wrapped += ' ';
+                ++width;
+            }
+            wrapped += word;
+            width += word.size();
+        }
+        return wrapped;
+    }
+
+  private:
+    static constexpr std::size_t kColumn = 26;
+    static constexpr std::size_t kLine = 100;
 };
 
 /// What CLI11 stores of the options that need more than its own conversions.

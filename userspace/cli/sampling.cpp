@@ -185,8 +185,8 @@ void Sampling::remove_ended() {
 
 void Sampling::remove(Agent& agent) {
     const Session& session = agent.session;
-    agents_sampled_ += session.was_sampled() ? 1 : 0;
     if (!session.complaint().empty()) {
+        ++complaints_;
         say("process {} {}: {}", session.pid(),
             session.was_sampled() ? "was not sampled to its end" : "cannot be sampled",
             session.complaint());
@@ -242,7 +242,10 @@ bool Sampling::write_summary() {
         return false;
     }
     if (profile_->processes() == 0) {
-        return agents_seen_ == 0;
+        if (agents_seen_ != 0 && complaints_ == 0) {
+            say("there is no profile: Python ended before its first sample");
+        }
+        return complaints_ == 0;
     }
     if (options_.verbose || isatty(STDERR_FILENO) != 0) {
         std::string lacks;

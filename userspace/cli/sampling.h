@@ -55,8 +55,7 @@ class Sampling {
     void on_agent_gone(std::function<void()> handler) { gone_handler_ = std::move(handler); }
 
     /// After the end: complaints always, the summary if `verbose` or a terminal reads it. Returns
-    /// whether all went well: the profile was written, and at least one agent could sample if any
-    /// was seen.
+    /// whether all went well: the profile was written, or there was nothing to put into one.
     bool write_summary();
 
   private:
@@ -83,7 +82,7 @@ class Sampling {
     std::function<void()> gone_handler_;
     Status profile_status_;
     std::uint64_t agents_seen_ = 0;
-    std::uint64_t agents_sampled_ = 0;
+    std::uint64_t complaints_ = 0;
     std::uint64_t drain_delay_ns_ = 0;
     std::int64_t next_flush_ns_ = 0;
     bool exposure_begun_ = false;

@@ -1,0 +1,100 @@
+"""Agents that do not keep to the rules: echion ends their sessions, says so, and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from austin_format import check_profile
+
+
+@pytest.fixture
+def fake(build_dir) -> str:
+    return str(build_dir / "tests" / "fake_agent")
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        "knock-without-fd",
+        "knock-with-a-file",
+        "knock-with-many",
+        "knock-with-garbage",
+    ],
+)
+def test_who_does_not_knock_properly_is_not_let_in(echion, fake, behaviour):
+    script = f'"{fake}" {behaviour}; "{fake}" exit 0'
+    result = echion.run(["sh", "-c", script], "-s").check()
+    assert len(check_profile(result.output.read_text()).samples) == 2
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("long-hello", "too large"),
+        ("short-hello", "does not belong"),
+        ("foreign-hello", "does not belong"),
+        ("other-version", "of version"),
+        ("started-first", "does not belong"),
+    ],
+)
+def test_a_bad_first_message_ends_the_session(echion, fake, behaviour, words):
+    script = f'"{fake}" {behaviour}; "{fake}" exit 0'
+    result = echion.run(["sh", "-c", script], "-s").check()
+    assert len(check_profile(result.output.read_text()).samples) == 2
+    assert words in result.stderr and result.stderr.count("\n") == 1
+    assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "behaviour", ["hello-twice", "garbage-in-ring", "garbage-in-batch"]
+)
+def test_what_was_sampled_before_the_fault_is_kept(echion, fake, behaviour):
+    result = echion.run([fake, behaviour], "-s").check()
+    assert len(check_profile(result.output.read_text()).samples) == 2
+    assert "not sampled to its end" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_ring_that_makes_no_sense_ends_the_session(echion, fake):
+    result = echion.run([fake, "head-out-of-bounds"], "-s").check()
+    check_profile(result.output.read_text())
+    assert "the head is out of bounds" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_the_ring_cannot_be_shrunk_under_echion(echion, fake):
+    assert echion.run([fake, "shrink-ring"]).check().stdout == "refused\n"
+
+
+def test_an_agents_reason_is_told_and_leaves_no_file(echion, fake):
+    result = echion.run([fake, "fail", "CPython 3.7 is not supported"])
+    assert result.returncode == 1
+    assert "cannot be sampled: CPython 3.7 is not supported\n" in result.stderr
+    assert not result.output.exists()
+
+
+def test_a_silent_agent_is_no_obstacle(echion, fake):
+    with echion.start([fake, "silent"]) as running:
+        running.wait_ready()
+        os.kill(running.process.pid, signal.SIGTERM)
+        result = running.finish()
+    assert result.returncode == 128 + signal.SIGTERM
+    assert "before its first sample" in result.stderr and result.stderr.count("\n") == 1
+    assert not result.output.exists()
+
+
+def test_an_agent_that_does_not_stop_is_left_after_a_while(echion, fake):
+    with echion.start([fake, "deaf"], "-x", "0.01", "-s") as running:
+        running.wait_for("hung-up")
+        result = running.finish().check()
+    assert len(check_profile(result.output.read_text()).samples) == 2
+
+
+def test_a_flood_does_not_keep_echion_from_its_work(echion, fake):
+    with echion.start([fake, "flood"], "-x", "0.2", "-s") as running:
+        running.wait_ready()
+        result = running.finish(timeout=60)
+    assert result.returncode == 0
+    check_profile(result.output.read_text())

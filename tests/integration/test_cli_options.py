@@ -1,0 +1,197 @@
+"""The command line as a user meets it: help, refusals, statuses."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import tempfile
+
+import pytest
+
+
+@pytest.fixture
+def run(build_dir, tmp_path):
+    def run_echion(*arguments: str, **keywords) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(build_dir / "echion"), *arguments],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+            **keywords,
+        )
+
+    return run_echion
+
+
+def test_help_goes_to_standard_output(run):
+    result = run("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("\n") > 20
+    assert max(map(len, result.stdout.splitlines())) <= 120
+
+
+def test_version(run):
+    result = run("-V")
+    assert result.returncode == 0
+    assert result.stdout.startswith("echion ")
+
+
+def test_nothing_at_all_shows_help_and_fails(run):
+    result = run()
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-i", "0", "true"],
+        ["-i", "-1", "true"],
+        ["-i", "often", "true"],
+        ["-x", "0", "true"],
+        ["-p", "1", "true"],
+        ["-c", "-m", "true"],
+        ["-c"],
+        ["--no-such-option", "true"],
+    ],
+)
+def test_nonsense_is_one_line_and_status_2(run, tmp_path, arguments):
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("echion: ") and result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_of_the_command_are_left_to_it(run):
+    result = run("sh", "-c", 'echo "$@"', "sh", "-c", "--help", "-o", "--", "-x")
+    assert result.stdout == "-c --help -o -- -x\n"
+
+
+def test_two_dashes_end_the_options(run):
+    assert run("-v", "--", "echo", "-x").stdout == "-x\n"
+
+
+def test_standard_input_is_the_commands(build_dir, tmp_path):
+    result = subprocess.run(
+        [str(build_dir / "echion"), "cat"],
+        input="to the command",
+        text=True,
+        capture_output=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert result.stdout == "to the command"
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 77, 126, 127, 255])
+def test_the_commands_status_is_ours(run, status):
+    assert run("sh", "-c", f"exit {status}").returncode == status
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 6, 9, 11, 13, 15])
+def test_a_signals_number_is_told_as_a_shell_does(run, number):
+    assert run("sh", "-c", f"kill -{number} $$").returncode == 128 + number
+
+
+def test_a_command_that_is_not_there(run, tmp_path):
+    for name in ("no-such-command", "./no-such-command", "/no/such/command"):
+        result = run(name)
+        assert result.returncode == 127
+        assert result.stderr == f"echion: cannot run {name}: command not found\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_is_not_executable(run, tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("echo\n")
+    result = run("./plain")
+    assert result.returncode == 126
+    assert result.stderr.count("\n") == 1 and "not executable" in result.stderr
+    assert run(str(tmp_path)).returncode == 126
+    assert list(tmp_path.iterdir()) == [plain]
+
+
+def test_a_script_whose_interpreter_is_missing(run, tmp_path):
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    result = run("./script")
+    assert result.returncode == 127
+    assert "interpreter" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/out", ".", ""])
+def test_an_unwritable_output_keeps_the_command_from_starting(run, tmp_path, name):
+    result = run("-o", name, "touch", "started")
+    assert result.returncode == (2 if name == "" else 1)
+    assert result.stderr.startswith("echion: ") and result.stderr.count("\n") == 1
+    assert not (tmp_path / "started").exists()
+
+
+def test_no_python_is_said_and_leaves_no_file(run, tmp_path):
+    result = run("-o", "out", "true")
+    assert result.returncode == 0
+    assert "no Python was seen" in result.stderr and result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_python_leaves_an_older_profile_alone(run, tmp_path):
+    (tmp_path / "out").write_text("older")
+    run("-o", "out", "true")
+    assert (tmp_path / "out").read_text() == "older"
+
+
+def test_a_static_program_is_told_as_such(run, tmp_path):
+    source = tmp_path / "static.c"
+    source.write_text("int main(void) { return 5; }\n")
+    subprocess.run(["cc", "-static", "-o", str(tmp_path / "static"), str(source)], check=True)
+    result = run("./static")
+    assert result.returncode == 5
+    assert "statically" in result.stderr
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that other users can look into, which pytest's own is not."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_a_set_uid_program_is_told_as_such(build_dir, open_folder, needs_root):
+    for name, source, mode in [
+        ("privileged", pathlib.Path("/usr/bin/true"), 0o4755),
+        ("echion", build_dir / "echion", 0o755),
+        ("libechion.so", build_dir / "libechion.so", 0o755),
+    ]:
+        (open_folder / name).write_bytes(source.read_bytes())
+        (open_folder / name).chmod(mode)
+    result = subprocess.run(
+        [str(open_folder / "echion"), "-o", "/dev/null", str(open_folder / "privileged")],
+        text=True,
+        capture_output=True,
+        timeout=60,
+        user=65534,
+        group=65534,
+        extra_groups=[],
+    )
+    assert result.returncode == 0
+    assert "set-uid" in result.stderr
+
+
+def test_without_its_agent_echion_says_so(build_dir, tmp_path):
+    copy = tmp_path / "echion"
+    copy.write_bytes((build_dir / "echion").read_bytes())
+    copy.chmod(0o755)
+    result = subprocess.run([str(copy), "true"], text=True, capture_output=True, timeout=60)
+    assert result.returncode == 1
+    assert "libechion.so" in result.stderr
+
+
+def test_an_existing_preload_stays(run):
+    result = run("sh", "-c", "echo $LD_PRELOAD", env={"LD_PRELOAD": "/usr/lib/other.so", "PATH": "/bin"})
+    first, _, rest = result.stdout.strip().partition(":")
+    assert first.endswith("/libechion.so") and rest == "/usr/lib/other.so"

@@ -1,0 +1,177 @@
+#include "cli/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace echion::cli {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+Options accepted(const std::vector<std::string>& arguments) {
+    ParsedOptions parsed = parse_options(arguments);
+    EXPECT_TRUE(parsed.options.has_value()) << parsed.error;
+    return parsed.options.value_or(Options{});
+}
+
+TEST(Options, HaveDefaults) {
+    const Options options = accepted({"python"});
+    EXPECT_EQ(options.interval_ns, 1'000'000U);
+    EXPECT_EQ(options.output, "%(pid).echion");
+    EXPECT_EQ(options.max_frames, 2048U);
+    EXPECT_FALSE(options.exposure_ns);
+    EXPECT_FALSE(options.cpu || options.memory || options.native || options.stealth ||
+                 options.verbose || options.json || options.doctor);
+    EXPECT_THAT(options.command, ElementsAre("python"));
+}
+
+TEST(Options, HaveShortAndLongForms) {
+    for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
+             {"-c", "-n", "-s", "-v", "-i", "200", "-o", "f", "-x", "3", "cmd"},
+             {"-cnsv", "-i200", "-of", "-x3", "cmd"},
+             {"-cnsvi", "200", "-o", "f", "-x", "3", "cmd"},
+             {"--cpu", "--native", "--stealth", "--verbose", "--interval", "200", "--output", "f",
+              "--exposure", "3", "cmd"},
+             {"--cpu", "--native", "--stealth", "--verbose", "--interval=200", "--output=f",
+              "--exposure=3", "cmd"}}) {
+        const Options options = accepted(arguments);
+        EXPECT_TRUE(options.cpu && options.native && options.stealth && options.verbose);
+        EXPECT_EQ(options.interval_ns, 200'000U);
+        EXPECT_EQ(options.output, "f");
+        EXPECT_EQ(options.exposure_ns, 3'000'000'000U);
+        EXPECT_THAT(options.command, ElementsAre("cmd"));
+    }
+    EXPECT_TRUE(accepted({"--memory", "cmd"}).memory);
+    EXPECT_TRUE(accepted({"-m", "cmd"}).memory);
+    EXPECT_EQ(accepted({"--pid", "12"}).attach_pid, 12);
+    EXPECT_EQ(accepted({"-p12"}).attach_pid, 12);
+    EXPECT_EQ(accepted({"--where", "12"}).where_pid, 12);
+    EXPECT_EQ(accepted({"-w", "12"}).where_pid, 12);
+    EXPECT_EQ(accepted({"-x", "30", "-w", "12"}).exposure_ns, 30'000'000'000U);
+    EXPECT_TRUE(accepted({"--json", "-w", "12"}).json);
+    EXPECT_EQ(accepted({"--max-frames", "10", "cmd"}).max_frames, 10U);
+    EXPECT_TRUE(accepted({"--doctor"}).doctor);
+}
+
+TEST(Options, EndWhereTheCommandBegins) {
+    EXPECT_THAT(accepted({"-c", "python", "-c", "print(1)", "--help", "-o", "x"}).command,
+                ElementsAre("python", "-c", "print(1)", "--help", "-o", "x"));
+    EXPECT_THAT(accepted({"-c", "--", "-odd-name", "--", "-i"}).command,
+                ElementsAre("-odd-name", "--", "-i"));
+    EXPECT_THAT(accepted({"python", "--", "x"}).command, ElementsAre("python", "--", "x"));
+    EXPECT_THAT(accepted({"-o", "-", "cmd"}).command, ElementsAre("cmd"));
+    EXPECT_EQ(accepted({"-o", "--", "cmd"}).output, "--");
+    EXPECT_EQ(accepted({"-o", "-c", "cmd"}).output, "-c");
+}
+
+TEST(Options, ShowHelpAndVersion) {
+    for (const char* flag : {"-h", "--help"}) {
+        const ParsedOptions parsed = parse_options({"-c", flag});
+        EXPECT_FALSE(parsed.options);
+        EXPECT_EQ(parsed.exit_status, 0);
+        EXPECT_THAT(parsed.output, HasSubstr("--interval"));
+        EXPECT_THAT(parsed.error, IsEmpty());
+    }
+    for (const char* flag : {"-V", "--version"}) {
+        EXPECT_EQ(parse_options({flag}).output, "echion " ECHION_VERSION "\n");
+    }
+}
+
+TEST(Options, HelpNamesEveryOption) {
+    const std::string help = parse_options({"--help"}).output;
+    for (const char* flag :
+         {"-h",      "-i",         "-c",        "-x",       "-m",           "-n",      "-o",
+          "-p",      "-s",         "-w",        "-v",       "-V",           "--help",  "--interval",
+          "--cpu",   "--exposure", "--memory",  "--native", "--output",     "--pid",   "--stealth",
+          "--where", "--verbose",  "--version", "--json",   "--max-frames", "--doctor"}) {
+        EXPECT_THAT(help, HasSubstr(flag));
+    }
+}
+
+TEST(Options, NoneAtAllShowHelpAsAnError) {
+    const ParsedOptions parsed = parse_options({});
+    EXPECT_EQ(parsed.exit_status, 1);
+    EXPECT_THAT(parsed.error, HasSubstr("Usage:"));
+}
+
+class Refused : public testing::TestWithParam<std::vector<std::string>> {};
+
+TEST_P(Refused, WithOneLineAndStatus2) {
+    const ParsedOptions parsed = parse_options(GetParam());
+    EXPECT_FALSE(parsed.options);
+    EXPECT_EQ(parsed.exit_status, 2);
+    EXPECT_THAT(parsed.output, IsEmpty());
+    EXPECT_TRUE(parsed.error.starts_with("echion: ")) << parsed.error;
+    EXPECT_EQ(parsed.error.find('\n'), parsed.error.size() - 1) << parsed.error;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Intervals, Refused,
+    testing::Values(
+        std::vector<std::string>{"-i", "0", "cmd"}, std::vector<std::string>{"-i", "-5", "cmd"},
+        std::vector<std::string>{"-i", "", "cmd"}, std::vector<std::string>{"-i", "abc", "cmd"},
+        std::vector<std::string>{"-i", "5x", "cmd"}, std::vector<std::string>{"-i", "5 ms", "cmd"},
+        std::vector<std::string>{"-i", "0x10", "cmd"}, std::vector<std::string>{"-i", "1e3", "cmd"},
+        std::vector<std::string>{"-i", "nan", "cmd"},
+        std::vector<std::string>{"-i", "1.2.3", "cmd"}, std::vector<std::string>{"-i", ".", "cmd"},
+        std::vector<std::string>{"-i", "0.5us", "cmd"},
+        std::vector<std::string>{"-i", "3601s", "cmd"},
+        std::vector<std::string>{"-i", "99999999999999999999999", "cmd"},
+        std::vector<std::string>{"-i"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Values, Refused,
+    testing::Values(
+        std::vector<std::string>{"-x", "0", "cmd"}, std::vector<std::string>{"-x", "-1", "cmd"},
+        std::vector<std::string>{"-x", "soon", "cmd"}, std::vector<std::string>{"-x", "1e9", "cmd"},
+        std::vector<std::string>{"-x", "99999999999", "cmd"}, std::vector<std::string>{"-p", "0"},
+        std::vector<std::string>{"-p", "-1"}, std::vector<std::string>{"-p", "1x"},
+        std::vector<std::string>{"-p", "self"}, std::vector<std::string>{"-p", "99999999999"},
+        std::vector<std::string>{"-w", "0"}, std::vector<std::string>{"-w"},
+        std::vector<std::string>{"-o", "", "cmd"},
+        std::vector<std::string>{"--max-frames", "0", "cmd"},
+        std::vector<std::string>{"--max-frames", "1048577", "cmd"},
+        std::vector<std::string>{"--unknown", "cmd"}, std::vector<std::string>{"-q", "cmd"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Contradictions, Refused,
+    testing::Values(
+        std::vector<std::string>{"-c"}, std::vector<std::string>{"--"},
+        std::vector<std::string>{"-p", "1", "cmd"}, std::vector<std::string>{"-w", "1", "cmd"},
+        std::vector<std::string>{"-p", "1", "-w", "1"}, std::vector<std::string>{"-c", "-m", "cmd"},
+        std::vector<std::string>{"-w", "1", "-m"}, std::vector<std::string>{"-w", "1", "-c"},
+        std::vector<std::string>{"-w", "1", "-s"}, std::vector<std::string>{"-w", "1", "-o", "f"},
+        std::vector<std::string>{"--json", "cmd"}, std::vector<std::string>{"--json", "-p", "1"},
+        std::vector<std::string>{"--doctor", "cmd"},
+        std::vector<std::string>{"--doctor", "-p", "1"}));
+
+TEST(Duration, TakesUnits) {
+    EXPECT_EQ(parse_duration_ns("500", 1000), 500'000U);
+    EXPECT_EQ(parse_duration_ns("500us", 1), 500'000U);
+    EXPECT_EQ(parse_duration_ns("500µs", 1), 500'000U);
+    EXPECT_EQ(parse_duration_ns("1.5ms", 1), 1'500'000U);
+    EXPECT_EQ(parse_duration_ns("1s", 1), 1'000'000'000U);
+    EXPECT_EQ(parse_duration_ns(".5", 1'000'000'000), 500'000'000U);
+    EXPECT_EQ(parse_duration_ns("0", 1), 0U);
+    EXPECT_FALSE(parse_duration_ns("", 1));
+    EXPECT_FALSE(parse_duration_ns("s", 1));
+    EXPECT_FALSE(parse_duration_ns("+5", 1));
+    EXPECT_FALSE(parse_duration_ns("5m", 1));
+    EXPECT_FALSE(parse_duration_ns("99999999999999999999s", 1));
+}
+
+TEST(OutputName, ExpandsTheProcessId) {
+    EXPECT_EQ(expand_output("%(pid).echion", 42), "42.echion");
+    EXPECT_EQ(expand_output("%%(pid).echion", 42), "42.echion");
+    EXPECT_EQ(expand_output("a%(pid)b%%(pid)c", 7), "a7b7c");
+    EXPECT_EQ(expand_output("%(pi)%d%%%", 7), "%(pi)%d%%%");
+    EXPECT_EQ(expand_output("plain", 7), "plain");
+}
+
+}  // namespace
+}  // namespace echion::cli
