@@ -280,11 +280,17 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
     const cpython::Layout& layout = *view_.layout;
     const Gil& gil = gils_[gil_index];
     batch_.reset();
+    // What is copied directly comes first, so that the rest goes into one system call.
     round.gil_before = batch_.add(gil.address, at(layout.gil.size));
+    PageBatch::Handle runtime_collecting = PageBatch::kNone;
+    if (has(layout.runtime.gc_collecting)) {
+        runtime_collecting =
+            batch_.add(view_.runtime + at(layout.runtime.gc_collecting), sizeof(std::int32_t));
+    }
     for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
         Interpreter& interpreter = interpreters_[i];
         interpreter.threads_head_copy = PageBatch::kNone;
-        interpreter.collecting_copy = PageBatch::kNone;
+        interpreter.collecting_copy = runtime_collecting;
         if (interpreter.gil != gil_index) {
             continue;
         }
@@ -294,9 +300,6 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
         if (has(layout.interpreter.gc_collecting)) {
             interpreter.collecting_copy =
                 batch_.add(base + at(layout.interpreter.gc_collecting), sizeof(std::int32_t));
-        } else if (has(layout.runtime.gc_collecting)) {
-            interpreter.collecting_copy =
-                batch_.add(view_.runtime + at(layout.runtime.gc_collecting), sizeof(std::int32_t));
         }
     }
     std::size_t fits = 0;
