@@ -119,8 +119,10 @@ class StackSampler {
     void refresh_interpreters(std::int64_t now_ns);
     void replace_interpreters(std::span<const cpython::InterpreterHead> heads);
     void walk_thread_list(std::uint32_t interpreter);
+    bool is_intact(const TrackedThread& thread);
     TrackedThread* meet_thread(std::uint32_t interpreter, Address state,
                                const cpython::ThreadHead& head);
+    bool has_begun(const TrackedThread& thread);
     void describe_thread(TrackedThread& thread);
     void end_thread(TrackedThread& thread);
     void forget_thread(TrackedThread& thread);
@@ -169,6 +171,7 @@ class StackSampler {
     void write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns);
     void write_stranger_cpu(std::uint32_t slot, const CpuState& state);
     void write_all_cpu();
+    void settle_the_left(std::int64_t living_ns, std::size_t left_count);
     void commit();
     void publish_counts();
 
@@ -216,6 +219,7 @@ class StackSampler {
     std::int64_t names_scanned_ns_ = 0;
     std::int64_t nameless_ns_ = 0;  // when a thread without a name last appeared
     std::int64_t tick_interval_ns_ = 0;
+    std::int64_t settled_ns_ = 0;  // CPU time of the process that is of no living thread's clock
     bool has_kernel_ticks_ = false;
     bool counts_from_birth_ = false;
     bool has_ticked_ = false;

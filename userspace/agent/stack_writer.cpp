@@ -112,8 +112,8 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
 
 void StackSampler::write_stack(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
                                std::uint8_t flags) {
-    if (thread.head.thread_id == 0) {
-        return;  // made, but not begun: it will hold the GIL when it does
+    if (!thread.has_begun) {
+        return;  // it will hold the GIL when it does
     }
     if (!thread.is_announced) {
         announce(thread);
@@ -157,6 +157,9 @@ void StackSampler::write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns) {
 }
 
 void StackSampler::write_cpu(TrackedThread& thread) {
+    if (!thread.has_begun) {
+        return;
+    }
     if (thread.slot != TrackedThread::kNoSlot) {
         if (const auto state = watch_.read(thread.slot);
             state && state->generation == thread.slot_generation) {
@@ -177,10 +180,48 @@ void StackSampler::write_cpu(TrackedThread& thread) {
 }
 
 void StackSampler::write_all_cpu() {
+    std::int64_t living_ns = 0;
+    std::size_t left_count = 0;
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
-        if (threads_.slot(i).in_use) {
-            write_cpu(threads_.slot(i));
+        TrackedThread& thread = threads_.slot(i);
+        if (!thread.in_use) {
+            continue;
         }
+        if (thread.has_left && thread.slot == TrackedThread::kNoSlot) {
+            ++left_count;  // its clock is gone
+            settled_ns_ += thread.cpu_ns;
+        } else {
+            write_cpu(thread);
+            living_ns += thread.cpu_ns;
+        }
+    }
+    if (!watch_.is_open() && (left_count > 0 || !has_ticked_)) {
+        settle_the_left(living_ns, left_count);
+    }
+}
+
+void StackSampler::settle_the_left(std::int64_t living_ns, std::size_t left_count) {
+    // What the process has used beyond all threads that have a clock was used by those that have
+    // ended: since their last sample, each at most an interval or two; the rest is of threads that
+    // Python does not know.
+    clock_reads_ += 2;
+    const std::int64_t nobodys_ns = read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) -
+                                    read_clock_ns(CLOCK_THREAD_CPUTIME_ID) - living_ns -
+                                    settled_ns_;
+    const std::int64_t most_ns = 2 * tick_interval_ns_;
+    const auto count = static_cast<std::int64_t>(left_count);
+    const std::int64_t share_ns =
+        count == 0 ? 0 : std::clamp<std::int64_t>(nobodys_ns / count, 0, most_ns);
+    settled_ns_ += nobodys_ns;
+    for (std::size_t i = 0; i < threads_.slots() && left_count > 0; ++i) {
+        TrackedThread& thread = threads_.slot(i);
+        if (!thread.in_use || !thread.has_left) {
+            continue;
+        }
+        if (thread.has_begun) {
+            write_cpu_up_to(thread, thread.cpu_ns + share_ns);
+        }
+        forget_thread(thread);
     }
 }
 

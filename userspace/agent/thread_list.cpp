@@ -17,6 +17,8 @@ using cpython::Offset;
 
 // How far into a struct pthread the thread's number is looked for (glibc 2.36, x86-64: 720).
 constexpr std::size_t kPthreadBytes = 2048;
+// Walks of the list that may leave out a thread that looks alive.
+constexpr std::uint32_t kMissesOfTheLiving = 8;
 // How often names are looked at again, and how many are read at most each time.
 constexpr std::int64_t kNamesPeriodNs = 250'000'000;
 constexpr std::size_t kNamesPerScan = 64;
@@ -171,6 +173,7 @@ void StackSampler::walk_thread_list(std::uint32_t index) {
         }
         if (thread != nullptr) {
             thread->visit = visit;
+            thread->missed = 0;
             thread->head.prev = head.prev;
             thread->head.next = head.next;
         }
@@ -181,9 +184,28 @@ void StackSampler::walk_thread_list(std::uint32_t index) {
         TrackedThread& thread = threads_.slot(i);
         if (thread.in_use && !thread.has_left && thread.interpreter == index &&
             thread.visit != visit) {
-            end_thread(thread);
+            // A list that changes under the walk can leave threads out: those that still look alive
+            // get another walk, in the next tick.
+            if (is_intact(thread) && ++thread.missed < kMissesOfTheLiving) {
+                interpreter.list_changed = true;
+            } else {
+                end_thread(thread);
+            }
         }
     }
+}
+
+bool StackSampler::is_intact(const TrackedThread& thread) {
+    const auto head = cpython::read_thread_head(reader_, view_, thread.state);
+    if (!head || head->id != thread.head.id || head->interpreter != thread.head.interpreter ||
+        head->thread_id != thread.head.thread_id) {
+        return false;
+    }
+    // Freed memory keeps most of what it held, but not its neighbours' links to it.
+    const auto link = head->prev
+                          ? reader_.read_pointer(head->prev + at(view_.layout->thread_state.next))
+                          : cpython::read_threads_head(reader_, view_, head->interpreter);
+    return thread.is_main || (link && *link == thread.state);
 }
 
 TrackedThread* StackSampler::meet_thread(std::uint32_t interpreter, Address state,
@@ -201,7 +223,28 @@ TrackedThread* StackSampler::meet_thread(std::uint32_t interpreter, Address stat
     return thread;
 }
 
+bool StackSampler::has_begun(const TrackedThread& thread) {
+    if (thread.head.thread_id == 0) {
+        return false;  // 3.12 and later fill it in when the thread begins
+    }
+    // Before, a new state carries the number of the thread that made it (CPython 3.8-3.11,
+    // Modules/_threadmodule.c, thread_run) until its own begins.
+    for (std::size_t i = 0; i < threads_.slots(); ++i) {
+        const TrackedThread& other = threads_.slot(i);
+        if (&other != &thread && other.in_use && !other.has_left && other.has_begun &&
+            other.interpreter == thread.interpreter &&
+            other.head.thread_id == thread.head.thread_id) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void StackSampler::describe_thread(TrackedThread& thread) {
+    thread.has_begun = has_begun(thread);
+    if (!thread.has_begun) {
+        return;
+    }
     thread.is_main = thread.head.thread_id == main_thread_id_;
     thread.native_id = thread.head.native_id;
     if (!has(view_.layout->thread_state.native_thread_id) && native_id_offset_ != 0 &&
@@ -219,17 +262,16 @@ void StackSampler::describe_thread(TrackedThread& thread) {
 }
 
 void StackSampler::end_thread(TrackedThread& thread) {
-    if (options_.cpu_mode && thread.slot != TrackedThread::kNoSlot && !thread.has_left) {
-        // The thread itself goes on for a moment, and what CPU it uses there is its own.
+    const bool has_no_figures = watch_.is_open() && thread.slot == TrackedThread::kNoSlot;
+    if (!options_.cpu_mode || has_no_figures) {
+        forget_thread(thread);
+    } else if (!thread.has_left) {
+        // It has used CPU time since it was last looked at, and goes on for a moment without its
+        // Python state: write_all_cpu() settles that.
         thread.has_left = true;
         thread.may_have_changed = false;
         threads_.forget_state(thread);
-        return;
     }
-    if (options_.cpu_mode) {
-        write_cpu(thread);
-    }
-    forget_thread(thread);
 }
 
 void StackSampler::forget_thread(TrackedThread& thread) {

@@ -22,10 +22,12 @@ struct TrackedThread {
     std::uint32_t id;               ///< in the stream
     std::uint32_t interpreter;      ///< index of its interpreter in the sampler's list
     std::uint32_t native_id;        ///< gettid(); 0 unknown
+    std::uint32_t missed;           ///< list walks in a row that did not meet it
     std::uint32_t visit;            ///< number of the last list walk that met it
     PageBatch::Handle state_copy;   ///< of `state`, in the round that is being read
     PageBatch::Handle cframe_copy;  ///< of the _PyCFrame expected, likewise
     bool in_use;
+    bool has_begun;  ///< its thread exists and has entered its number
     bool is_main;
     bool is_announced;       ///< defined in the stream
     bool may_have_changed;   ///< its stack has to be read in this tick
