@@ -107,7 +107,7 @@ def section_generators(count):
     for number in range(count):
         for _ in generate_outer(6):  # calls generate_outer
             beta_leaf(number)  # calls beta_leaf
-        echo = generate_echo()
+        echo = generate_echo()  # calls generate_echo
         next(echo)  # calls generate_echo
         echo.send(number)  # calls generate_echo
         echo.close()  # calls generate_echo
@@ -213,8 +213,8 @@ def section_objects(count):
 # --- coroutines --------------------------------------------------------------------------------
 
 
-@types.coroutine
-def suspend(value):
+@types.coroutine  # calls others
+def suspend(value):  # calls others
     return (yield value)
 
 
@@ -234,7 +234,7 @@ async def await_outer(value):
 
 def section_coroutines(count):
     for number in range(count):
-        outer = await_outer(number)
+        outer = await_outer(number)  # calls await_outer
         outer.send(None)  # calls await_outer
         try:
             outer.send(number)  # calls await_outer
@@ -254,7 +254,7 @@ SECTIONS = {
     "section_coroutines": (section_coroutines, 1500),
 }
 ANY_SECTION = ", ".join(SECTIONS)
-spent = dict.fromkeys(SECTIONS, 0.0)
+visits = {name: [] for name in SECTIONS}  # each visit's time
 
 
 def rounds_alone(end):
@@ -262,7 +262,7 @@ def rounds_alone(end):
         for name, (section, count) in SECTIONS.items():
             begin = clock()
             section(count)  # calls any section
-            spent[name] += clock() - begin
+            visits[name].append(clock() - begin)
 
 
 def worker(end, lock):
@@ -293,7 +293,7 @@ def main():
     threads = argument(2, 0, int)  # calls others
     end = clock() + seconds
     if threads:
-        rounds_together(end, threads - 1)  # calls rounds_together
+        rounds_together(end, threads - 1)  # calls rounds_together, others
     else:
         rounds_alone(end)  # calls rounds_alone
 
@@ -317,7 +317,7 @@ def find_lines(code, lines):
     own = lines.setdefault(code.co_name, set())
     own.add(code.co_firstlineno)
     if hasattr(code, "co_lines"):
-        own.update(line or 0 for _, _, line in code.co_lines())
+        own.update(line or 0 for _, _, line in code.co_lines())  # calls <genexpr>
     else:
         line = code.co_firstlineno
         for step in code.co_lnotab[1::2]:
@@ -366,4 +366,4 @@ if __name__ == "__main__":
     else:
         ready()  # calls others
         main()  # calls main
-        report(possible=describe(), spent=spent)  # calls describe, others
+        report(possible=describe(), visits=visits)  # calls describe, others
