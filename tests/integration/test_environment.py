@@ -108,7 +108,7 @@ def test_a_static_program_says_that_the_preload_was_ignored(echion, tmp_path):
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filter is for x86-64")
 def test_without_process_vm_readv_it_reads_through_proc(echion, python):
     launcher = [sys.executable, str(TARGETS / "without_vm_readv.py")]
-    result = echion.run([*launcher, python.path, SHARES, "1.5"], "-i", "1000")
+    result = echion.run([python.path, SHARES, "1.5"], "-i", "1000", wrap=launcher)
     assert_sampled(result, 0.6)
     spent, profile = result.report["spent"], result.profile
     seen = {name: profile.total_with("main", name) for name in spent}
