@@ -95,3 +95,10 @@ def test_sampling_stops_after_the_exposure_and_the_command_goes_on(echion, any_p
     result = echion.run_target(any_python, "shares", "3", options=["-x", "1"]).check()
     assert result.report["lifetimes"]["work"] >= 3
     assert result.profile.figure("duration") <= 2e6
+
+
+def test_a_program_that_ends_at_once_keeps_its_status(echion, python):
+    """There may be nothing to sample; that is no failure of the command."""
+    for status in (0, 3) * 5:
+        result = echion.run([python.path, "-S", "-c", f"raise SystemExit({status})"])
+        assert result.returncode == status, result.stderr

@@ -55,9 +55,7 @@ void Session::on_readable() {
     while (!has_ended()) {
         auto packet = channel_.receive();
         if (!packet) {
-            // A hang-up is how a process ends; anything else is a fault.
-            const bool hung_up = packet.error().system_errno == ECONNRESET;
-            end_with(hung_up ? "" : describe(packet.error()));
+            end_after(packet.error());
             return;
         }
         if (!packet->has_value()) {
@@ -65,6 +63,12 @@ void Session::on_readable() {
         }
         handle(**packet);
     }
+}
+
+void Session::end_after(const Error& error) {
+    // A hang-up is how a process ends, also one that ends at once; anything else is a fault.
+    const bool hung_up = error.system_errno == ECONNRESET || error.system_errno == EPIPE;
+    end_with(hung_up ? "" : describe(error));
 }
 
 void Session::handle(const Packet& packet) {
@@ -105,7 +109,7 @@ void Session::handle_hello(const Packet& packet) {
         return;
     }
     if (auto status = configure(); !status) {
-        end_with(describe(status.error()));
+        end_after(status.error());
     }
 }
 
@@ -156,7 +160,7 @@ void Session::handle_arm(const Packet& packet) {
     }
     const control::Armed answer = arm_(pid_, *request);
     if (auto status = channel_.send(&answer, sizeof(answer)); !status) {
-        end_with(describe(status.error()));
+        end_after(status.error());
     }
 }
 

@@ -83,6 +83,8 @@ class Session {
     Status configure();
     Status take_batches(std::size_t max_bytes);
     void end_with(std::string complaint);
+    /// Ends after a failure of the channel: quietly if the process has hung up.
+    void end_after(const Error& error);
 
     Profile& profile_;
     SessionSettings settings_;
