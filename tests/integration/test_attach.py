@@ -1,0 +1,155 @@
+"""Attaching to a process that runs already, and leaving it as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from attach_support import start_target, target_command
+from profile_text import Profile
+
+pytestmark = pytest.mark.usefixtures("needs_root")
+
+KINDS = [
+    "sleep",
+    "lock_with_timeout",
+    "select_with_timeout",
+    "epoll_with_timeout",
+    "sigtimedwait",
+    "subprocess_wait",
+    "read_pipe",
+    "c_loop",
+    "raw_nanosleep",
+    "raw_poll",
+    "raw_read",
+    "raw_endless_epoll",
+    "raw_sem_timedwait",
+]
+CYCLES = 2
+SECONDS = "1.5"  # of the calls that end by themselves
+
+
+@pytest.fixture
+def target(tmp_path):
+    """Starts targets; see attach_support.start_target."""
+    return lambda *arguments, **keywords: start_target(tmp_path, *arguments, **keywords)
+
+
+def attach(echion, pid, *options, **keywords):
+    return echion.run(["-p", str(pid)], *options, **keywords)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_interrupted_call_returns_what_it_would_have(echion, python, target, kind):
+    with target(target_command(python, "waits", kind, SECONDS)) as waiting:
+        for _ in range(CYCLES):
+            attach(echion, waiting.pid, "-x", "0.02", "--engine", "clock").check()
+        report = waiting.finish()
+    assert report["got"] == report["wanted"]
+    assert not report["too_short"], report
+
+
+def test_profile_shows_where_the_target_was(echion, python, target):
+    with target(target_command(python, "waits", "read_pipe")) as waiting:
+        waiting.wait_for_call(0)
+        result = attach(echion, waiting.pid, "-x", "0.3").check()
+        waiting.finish()
+    assert result.profile.total_with("main", "read_pipe", thread="MainThread") > 200_000
+
+
+def test_nothing_is_left_but_the_mapped_library(echion, python, target):
+    with target(target_command(python, "waits", "read_pipe")) as waiting:
+        waiting.wait_for_call(0)
+        threads, descriptors = waiting.threads(), waiting.descriptors()
+        mapped = waiting.mapped_bytes()
+        for _ in range(5):
+            attach(echion, waiting.pid, "-x", "0.02").check()
+            waiting.wait_for_threads(threads)
+            assert waiting.descriptors() == descriptors
+        libraries = open(f"/proc/{waiting.pid}/maps").read().count("r-xp") - 1
+        growth = waiting.mapped_bytes() - mapped
+        report = waiting.finish()
+    assert growth < 1 << 20, f"{growth} more bytes are mapped ({libraries} code ranges)"
+    assert report["got"] == report["wanted"]
+
+
+def test_busy_service_notices_nothing(echion, python, target):
+    with target(target_command(python, "production", "light")) as service:
+        for _ in range(5):
+            attach(echion, service.pid, "-x", "0.1", "-i", "500").check()
+        report = service.finish()
+    assert report["faults"] == []
+    assert report["alarms"] > 0 and all(report["rounds"].values())
+
+
+def test_killed_echion_leaves_a_target_that_can_be_attached_again(echion, python, target):
+    with target(target_command(python, "production", "light")) as service:
+        for delay in (0.002, 0.01, 0.03, 0.06, 0.15):
+            with echion.start(["-p", str(service.pid)]) as running:
+                try:
+                    running.process.wait(delay)
+                except subprocess.TimeoutExpired:
+                    pass
+                running.kill()
+                running.process.wait()
+            assert service.is_alive()
+        result = attach_when_free(echion, service)
+        report = service.finish()
+    assert report["faults"] == []
+    assert result.profile.samples
+
+
+def attach_when_free(echion, target):
+    """The agent of an echion that was killed needs a moment to notice."""
+    for _ in range(200):
+        result = attach(echion, target.pid, "-x", "0.1")
+        if "already" not in result.stderr:
+            break
+    return result.check()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_sampling_and_not_the_target(echion, any_python, target, number):
+    with target(target_command(any_python, "waits", "read_pipe")) as waiting:
+        with echion.start(["-p", str(waiting.pid)]) as running:
+            waiting.wait_until_sampled()
+            running.process.send_signal(number)
+            result = running.finish().check()
+        assert "duration" in result.profile.footer
+        report = waiting.finish()
+    assert report["got"] == report["wanted"]
+
+
+def test_target_that_ends_leaves_a_complete_profile(echion, any_python, target):
+    with target(target_command(any_python, "waits", "read_pipe")) as waiting:
+        with echion.start(["-p", str(waiting.pid)]) as running:
+            waiting.wait_until_sampled()
+            waiting.finish()
+            result = running.finish().check()
+    assert "has ended" in result.stderr
+    assert "duration" in result.profile.footer
+
+
+def test_second_echion_is_refused_and_the_first_goes_on(echion, any_python, target):
+    with target(target_command(any_python, "waits", "read_pipe")) as waiting:
+        with echion.start(["-p", str(waiting.pid)]) as running:
+            waiting.wait_until_sampled()
+            second = attach(echion, waiting.pid, "-x", "0.1")
+            assert second.returncode == 1
+            assert "already" in second.stderr and second.stderr.count("\n") == 1
+            assert not second.output.exists()
+            running.process.send_signal(signal.SIGINT)
+            running.finish().check()
+        waiting.finish()
+
+
+def test_launched_process_can_be_attached_once_its_own_sampling_ended(echion, any_python, target):
+    options = ["-x", "0.05", "-o", os.devnull]
+    command = [str(echion.program), *options, *target_command(any_python, "waits", "read_pipe")]
+    with target(command) as waiting:
+        result = attach_when_free(echion, waiting)
+        assert Profile.read(result.output).samples
+        waiting.finish()
