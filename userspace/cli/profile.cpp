@@ -54,8 +54,8 @@ void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
     }
 }
 
-Status Profile::finish() {
-    if (processes_ == 0) {
+Status Profile::finish(bool even_empty) {
+    if (processes_ == 0 && !even_empty) {
         file_.discard();
         return {};
     }

@@ -48,8 +48,9 @@ class Profile {
 
     /// Writes out what is buffered, so that a reader of the unfinished file sees it.
     void flush() { file_.flush(); }
-    /// Writes the footer and closes the file; if no process was ever finished, leaves no file.
-    Status finish();
+    /// Writes the footer and closes the file. A profile without a process is written only if
+    /// `even_empty`; else it leaves no file.
+    Status finish(bool even_empty);
 
     [[nodiscard]] const std::string& path() const { return file_.path(); }
     [[nodiscard]] const ProfileSettings& settings() const { return settings_; }

@@ -228,7 +228,9 @@ void Sampling::finish() {
     }
     drain_timer_->disarm();
     deadline_timer_->disarm();
-    profile_status_ = profile_->finish();
+    // Python that ended before its first tick leaves a profile without samples; what is no Python,
+    // or cannot be sampled, leaves none.
+    profile_status_ = profile_->finish(agents_seen_ != 0 && complaints_ == 0);
     if (finished_handler_) {
         finished_handler_();
     }
@@ -243,7 +245,7 @@ bool Sampling::write_summary() {
     }
     if (profile_->processes() == 0) {
         if (agents_seen_ != 0 && complaints_ == 0) {
-            say("there is no profile: Python ended before its first sample");
+            say("the profile is empty: Python ended before its first sample");
         }
         return complaints_ == 0;
     }
