@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/doctor.h"
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/options.h"
@@ -19,7 +20,7 @@ int refuse_missing(const char* what) {
 
 int run(const Options& options) {
     if (options.doctor) {
-        return refuse_missing("--doctor");
+        return run_doctor();
     }
     if (options.native) {
         return refuse_missing("native mode (-n)");
