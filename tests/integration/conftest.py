@@ -6,8 +6,11 @@ interpreters (paths, separated by ':'), `ECHION_TEST_LONG=1` runs the long forms
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -19,10 +22,14 @@ LONG = os.environ.get("ECHION_TEST_LONG", "") not in ("", "0")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `python` runs once for each interpreter."""
-    if "python" in metafunc.fixturenames:
-        found = find_interpreters()
-        metafunc.parametrize("python", found, ids=[one.name for one in found], scope="session")
+    """A test that asks for `python` runs once for each version; with `every_python`, or in the long
+    form, once for each interpreter, also of versions that there are several of."""
+    names = {"python", "every_python"} & set(metafunc.fixturenames)
+    for name in names:
+        chosen = list(find_interpreters())
+        if name == "python" and not LONG:
+            chosen = list({one.minor: one for one in chosen}.values())
+        metafunc.parametrize(name, chosen, ids=[one.name for one in chosen], scope="session")
 
 
 def pytest_report_header() -> list[str]:
@@ -45,6 +52,22 @@ def any_python() -> Interpreter:
     if not found:
         pytest.fail("no CPython 3.8 to 3.13 found")
     return found[-1]
+
+
+@functools.lru_cache(maxsize=None)
+def why_no_bpf(program: pathlib.Path) -> str:
+    """Empty where the kernel may make the ticks; otherwise what echion says about it."""
+    command = [program, "--engine", "bpf", "-o", os.devnull, sys.executable, "-c", "pass"]
+    tried = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return (tried.stderr.strip() or f"exit status {tried.returncode}") if tried.returncode else ""
+
+
+@pytest.fixture(params=["clock", "bpf"])
+def engine(request: pytest.FixtureRequest, build_dir: pathlib.Path) -> str:
+    """What makes the ticks: a test that asks for it runs with each that this machine allows."""
+    if request.param == "bpf" and (reason := why_no_bpf(build_dir / "echion")):
+        pytest.skip(reason)
+    return request.param
 
 
 @pytest.fixture

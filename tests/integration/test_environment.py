@@ -23,18 +23,18 @@ def assert_sampled(result: Result, at_least_s: float = 0.4) -> None:
 # --- wrappers ----------------------------------------------------------------------------------
 
 
-def test_through_a_shell(echion, python):
-    command = f"true; '{python.path}' '{SHARES}' 1; exit $?"
+def test_through_a_shell(echion, every_python):
+    command = f"true; '{every_python.path}' '{SHARES}' 1; exit $?"
     assert_sampled(echion.run(["sh", "-c", command]))
 
 
-def test_through_env(echion, python):
-    assert_sampled(echion.run(["env", "A=b", python.path, SHARES, "1"]))
+def test_through_env(echion, any_python):
+    assert_sampled(echion.run(["env", "A=b", any_python.path, SHARES, "1"]))
 
 
-def test_through_a_console_script(echion, python, tmp_path):
+def test_through_a_console_script(echion, any_python, tmp_path):
     script = tmp_path / "console-script"
-    script.write_text(f"#!{python.path}\nimport runpy, sys\nsys.path.insert(0, {str(TARGETS)!r})\n"
+    script.write_text(f"#!{any_python.path}\nimport runpy, sys\nsys.path.insert(0, {str(TARGETS)!r})\n"
                       f"sys.argv = ['x', '1']\nrunpy.run_path({SHARES!r}, run_name='__main__')\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     assert_sampled(echion.run([script]))

@@ -16,11 +16,13 @@ def runs():
 
 
 @pytest.fixture
-def result(runs, echion, python) -> Result:
-    """One run for each interpreter, shared by the tests below."""
-    if python not in runs:
-        runs[python] = echion.run_target(python, "shares", "4", options=["-i", "1000"]).check()
-    return runs[python]
+def result(runs, echion, engine, python) -> Result:
+    """One run for each interpreter and engine, shared by the tests below."""
+    key = (python, engine)
+    if key not in runs:
+        options = ["-i", str(TICK_US), "--engine", engine]
+        runs[key] = echion.run_target(python, "shares", "3", options=options).check()
+    return runs[key]
 
 
 def test_functions_have_the_shares_that_they_measured_themselves(result):
@@ -48,5 +50,5 @@ def test_the_main_threads_time_is_the_time_that_it_worked(result):
 
 def test_the_main_threads_time_is_the_profiles_duration(result):
     profile = result.profile
-    seen = profile.thread_totals()["MainThread"]
+    seen = sum(sample.metric for sample in profile.of_thread("MainThread"))
     assert seen == pytest.approx(profile.figure("duration"), rel=LIFETIME, abs=10 * TICK_US)
