@@ -156,6 +156,7 @@ STRUCTS = [
             ("owner", since(11, "owner")),
             ("is_entry", {(11, 11): "is_entry"}),
             ("owner_cstack", since(12, "=FRAME_OWNED_BY_CSTACK")),
+            ("owner_generator", since(11, "=FRAME_OWNED_BY_GENERATOR")),
             (
                 "instruction_kind",
                 {

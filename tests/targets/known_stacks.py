@@ -139,7 +139,7 @@ def section_recursion(count):
 # --- exceptions --------------------------------------------------------------------------------
 
 
-class Managed:
+class Managed:  # calls Managed
     def __enter__(self):
         return self
 
@@ -175,7 +175,7 @@ def section_exceptions(count):
 # --- methods that Python runs by itself --------------------------------------------------------
 
 
-class Number:
+class Number:  # calls Number
     def __init__(self, value):
         self.value = value
 

@@ -283,6 +283,13 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
     const std::string_view filename =
         read_text(reader, code.filename, {texts, stream::kMaxTextBytes});
     texts += stream::kMaxTextBytes;
+    // CPython 3.12 and 3.13, Python/specialize.c, _Py_InitCleanup: the one code object that is its
+    // own file.
+    if (code.filename == code.name && code.qualname == code.name && name == "__init__") {
+        trampoline_ = Address(entry.code);
+        ++epoch_;
+        return false;
+    }
     auto* table = reinterpret_cast<std::byte*>(texts);
     if (table_size > stream::kMaxLineTableBytes ||
         !reader.read_bytes(code.linetable + at(layout.bytes.ob_sval), table, table_size)) {

@@ -58,6 +58,10 @@ class CodeRegistry {
     /// The batch that was open has been dropped: its definitions are given again when needed.
     void forget_batch();
 
+    /// The code object of the frame that 3.12 and later put between a call of a class and the
+    /// __init__ that it enters; null until it has been met. No code of the program's.
+    [[nodiscard]] Address trampoline() const { return trampoline_; }
+
     /// Changes whenever an id may stand for another code object than before.
     [[nodiscard]] std::uint32_t epoch() const { return epoch_; }
 
@@ -121,6 +125,7 @@ class CodeRegistry {
     std::uint32_t entry_count_ = 0;
     std::uint32_t next_id_ = kUnknownCode + 1;
     std::uint32_t epoch_ = 1;
+    Address trampoline_;
     std::int64_t now_ns_ = 0;
     unsigned checks_left_ = 0;
     Counts counts_;

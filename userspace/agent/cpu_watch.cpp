@@ -2,20 +2,9 @@
 
 #include <unistd.h>
 
-#include <algorithm>
+#include "agent/snapshot_layout.h"
 
 namespace echion::agent {
-namespace {
-
-using cpython::has;
-using cpython::Offset;
-
-std::uint16_t to_u16(Offset offset) {
-    return has(offset) ? static_cast<std::uint16_t>(offset) : std::uint16_t{ECHION_ABSENT};
-}
-
-}  // namespace
-
 Status CpuWatch::open(int state_fd, int snapshots_fd, std::uint32_t sampler_tid) {
     pid_ = static_cast<std::uint32_t>(getpid());
     auto states = CpuStateMap::open(state_fd);
@@ -46,47 +35,9 @@ Status CpuWatch::open(int state_fd, int snapshots_fd, std::uint32_t sampler_tid)
     return {};
 }
 
-echion_snapshot_layout CpuWatch::make_snapshot_layout(const cpython::Layout& layout) const {
-    echion_snapshot_layout result{};
-    if (!has_snapshots_) {
-        return result;
-    }
-    const cpython::ThreadStateLayout& state = layout.thread_state;
-    const bool has_cframe = has(state.cframe);
-    const bool has_data_stack = has(state.datastack_chunk) && has(state.datastack_top);
-    const Offset head = has_cframe ? state.cframe : state.frame;
-    // The part of the thread state that is copied: from the first of these fields to the last.
-    Offset from = head;
-    Offset to = head;
-    if (has_data_stack) {
-        from = std::min({head, state.datastack_chunk, state.datastack_top});
-        to = std::max({head, state.datastack_chunk, state.datastack_top});
-    }
-    constexpr auto kWord = static_cast<Offset>(sizeof(void*));
-    if (to + kWord - from > static_cast<Offset>(ECHION_THREAD_STATE_BYTES)) {
-        return result;
-    }
-    const auto absent = std::uint16_t{ECHION_ABSENT};
-    result.thread_refs = refs_.address();
-    result.pointer_mask = static_cast<std::uintptr_t>(-1);
-    result.state_from = to_u16(from);
-    result.state_bytes = to_u16(to + kWord - from);
-    result.head = to_u16(head - from);
-    result.stack_chunk = has_data_stack ? to_u16(state.datastack_chunk - from) : absent;
-    result.stack_top = has_data_stack ? to_u16(state.datastack_top - from) : absent;
-    result.cframe_head = has_cframe ? to_u16(layout.cframe.current_frame) : absent;
-    result.chunk_data = has_data_stack ? to_u16(layout.stack_chunk.data) : std::uint16_t{0};
-    result.frame_bytes = to_u16(layout.frame.size);
-    result.frame_previous = to_u16(layout.frame.previous);
-    result.frame_code = to_u16(layout.frame.code);
-    result.frame_instruction = to_u16(layout.frame.instruction);
-    result.frame_owner = has(layout.frame.owner) ? to_u16(layout.frame.owner) : std::uint16_t{0};
-    result.owner_without_code = has(layout.frame.owner) && layout.frame.owner_cstack >= 0
-                                    ? static_cast<std::uint16_t>(layout.frame.owner_cstack)
-                                    : absent;
-    const bool is_pointer = layout.frame.instruction_kind == cpython::InstructionKind::kCodePointer;
-    result.instruction_shift = is_pointer && sizeof(void*) == 8 ? 0 : 32;
-    return result;
+echion_snapshot_layout CpuWatch::snapshot_layout(const cpython::Layout& layout) const {
+    return has_snapshots_ ? make_snapshot_layout(layout, refs_.address())
+                          : echion_snapshot_layout{};
 }
 
 Result<CpuState> CpuWatch::read_own(std::uint32_t slot) const {

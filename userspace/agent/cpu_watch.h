@@ -22,7 +22,7 @@ class CpuWatch {
     [[nodiscard]] bool is_open() const { return is_open_; }
 
     /// The layout of this version for the tick's program; all zero when there are no snapshots.
-    [[nodiscard]] echion_snapshot_layout make_snapshot_layout(const cpython::Layout& layout) const;
+    [[nodiscard]] echion_snapshot_layout snapshot_layout(const cpython::Layout& layout) const;
 
     /// Gives a thread its slot, if the kernel has one for it.
     void attach(TrackedThread& thread);

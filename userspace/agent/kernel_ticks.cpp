@@ -77,19 +77,25 @@ void StackSampler::end_slot(TrackedThread& thread, const CpuState& state) {
     interpreters_[thread.interpreter].list_changed = true;
 }
 
-bool StackSampler::convert(const SnapshotView& snapshot, std::span<cpython::RawFrame> out,
-                           std::size_t* count) {
+bool StackSampler::convert(TrackedThread& thread, const SnapshotView& snapshot,
+                           std::span<cpython::RawFrame> out, std::size_t* count) {
     ++tally_.snapshots;
     *count = 0;
     bool is_usable = snapshot.head.end == ECHION_SNAPSHOT_COMPLETE &&
                      snapshot.frames.size() <= std::min(out.size(), options_.max_frames);
-    for (std::size_t i = 0; is_usable && i < snapshot.frames.size(); ++i) {
-        const echion_frame& frame = snapshot.frames[i];
-        is_usable =
-            cpython::make_raw_frame(*view_.layout, Address(static_cast<std::uintptr_t>(frame.code)),
-                                    static_cast<std::intptr_t>(frame.instruction), &out[i]);
+    for (const echion_frame& frame : snapshot.frames) {
+        const Address code(static_cast<std::uintptr_t>(frame.code));
+        if (!is_usable || code == codes_.trampoline()) {
+            continue;
+        }
+        is_usable = cpython::make_raw_frame(
+            *view_.layout, code, static_cast<std::intptr_t>(frame.instruction), &out[*count]);
         ++*count;
     }
+    // A root that the thread did not have before may be that of a thread between two frames (see
+    // FrameWalker): the plain way tells.
+    is_usable = is_usable && *count > 0 && thread.frame_count > 0 &&
+                thread.codes[0] == out[*count - 1].code;
     tally_.snapshots_unused += !is_usable;
     return is_usable;
 }
@@ -122,7 +128,7 @@ void StackSampler::keep_snapshots() {
         std::size_t count = 0;
         const std::span out(snapshot_raw_.data() + snapshot_raw_used_,
                             snapshot_raw_.capacity() - snapshot_raw_used_);
-        thread.has_snapshot = convert(snapshot, out, &count);
+        thread.has_snapshot = convert(thread, snapshot, out, &count);
         thread.snapshot_first = snapshot_raw_used_;
         thread.snapshot_count = count;
         thread.snapshot_tick_ns = now_ns_;
@@ -151,7 +157,7 @@ void StackSampler::tick_for_events(std::int64_t now_ns) {
     // Each snapshot is a sample at its own moment.
     watch_.drain([&](TrackedThread& thread, const SnapshotView& snapshot) {
         std::size_t count = 0;
-        if (!convert(snapshot, {snapshot_raw_.data(), snapshot_raw_.capacity()}, &count)) {
+        if (!convert(thread, snapshot, {snapshot_raw_.data(), snapshot_raw_.capacity()}, &count)) {
             return;  // its CPU time is still to be accounted for: see catch_up()
         }
         begin(static_cast<std::int64_t>(snapshot.head.time_ns));

@@ -22,6 +22,13 @@ constexpr std::size_t kArenaBytes = std::size_t{16} << 20;
 constexpr std::size_t kMinRawFrames = std::size_t{1} << 16;
 // Walks after which a page that was not needed any more is no longer fetched ahead.
 constexpr std::uint32_t kPageAge = 32;
+// When a chain that ends at a generator is what it seems: seen so often, after so much CPU time of
+// the thread each time, or for so long.
+constexpr std::uint32_t kTimesOfARealRoot = 4;
+constexpr std::int64_t kPastAMomentNs = 2'000;
+constexpr std::int64_t kLongMomentNs = 100'000'000;
+// For a thread to get past the few instructions in which its chain of frames is not whole.
+constexpr std::int64_t kPauseNs = 3'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
@@ -266,6 +273,9 @@ void StackSampler::sample_gil(std::uint32_t gil_index, Marking marking) {
                 const std::size_t size = std::min(changed.size(), kGroup >> (2 * attempt));
                 read = read_group(gil_index, changed.first(size), &last_holder,
                                   attempt == kAttempts - 1);
+                if (must_pause_) {
+                    pause();
+                }
             }
             changed = changed.subspan(std::max<std::size_t>(read, 1));
         }
@@ -375,6 +385,7 @@ bool StackSampler::walk_one(TrackedThread& thread, WalkedStack& out, std::size_t
     out.is_readable = true;
     out.head = frame;
     cpython::FrameWalker walker(*view_.layout, reader_, batch_);
+    walker.skip_code(codes_.trampoline());
     const std::size_t room = std::min(options_.max_frames, raw_.capacity() - out.first);
     ++thread.walk;
     out.walk = walker.walk(frame, thread.pages, thread.walk, {raw_.data() + out.first, room});
@@ -515,6 +526,10 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
         } else if (thread.state == before.last_holder) {
             verdict = Verdict::kRetry;
         }
+        if (verdict != Verdict::kRetry && is_between_frames(thread, stacks[i].walk)) {
+            verdict = Verdict::kRetry;
+            must_pause_ = true;
+        }
         if (verdict == Verdict::kRetry && !is_last) {
             ++tally_.torn_retried;
             return i;  // from this one on again, in a new round
@@ -522,6 +537,34 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
         accept(thread, stacks[i], verdict, &thread == round.holder && after.locked > 0);
     }
     return walked;
+}
+
+bool StackSampler::is_between_frames(TrackedThread& thread, const cpython::Walk& walk) {
+    if (!walk.ends_at_generator || walk.truncated || walk.broken) {
+        thread.times_between = 0;
+        return false;
+    }
+    // A generator that C code runs in a thread without any other Python frame is no such moment: it
+    // shows while the thread goes on, or for long.
+    const std::int64_t cpu_ns = read_thread_cpu_ns(thread);
+    if (thread.times_between == 0) {
+        thread.between_since_ns = now_ns_;
+    }
+    if (thread.times_between == 0 || cpu_ns - thread.between_cpu_ns > kPastAMomentNs) {
+        thread.between_cpu_ns = cpu_ns;
+        ++thread.times_between;
+    }
+    return thread.times_between < kTimesOfARealRoot &&
+           now_ns_ - thread.between_since_ns < kLongMomentNs;
+}
+
+void StackSampler::pause() {
+    // Where the sampler holds its CPU, the thread that it reads stands still: let it go on a
+    // little.
+    must_pause_ = false;
+    const timespec moment = make_timespec(kPauseNs);
+    ++clock_reads_;
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
 }
 
 void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack, Verdict verdict,

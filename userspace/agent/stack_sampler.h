@@ -70,7 +70,7 @@ class StackSampler {
 
     [[nodiscard]] const CpuWatch& watch() const { return watch_; }
     [[nodiscard]] echion_snapshot_layout watch_layout() const {
-        return watch_.make_snapshot_layout(*view_.layout);
+        return watch_.snapshot_layout(*view_.layout);
     }
 
     [[nodiscard]] std::size_t thread_count() const { return threads_.size(); }
@@ -137,8 +137,8 @@ class StackSampler {
     void meet_stranger(std::uint32_t slot);
     void end_slot(TrackedThread& thread, const CpuState& state);
     void keep_snapshots();
-    bool convert(const SnapshotView& snapshot, std::span<cpython::RawFrame> out,
-                 std::size_t* count);
+    bool convert(TrackedThread& thread, const SnapshotView& snapshot,
+                 std::span<cpython::RawFrame> out, std::size_t* count);
     void use_snapshots();
     void tick_for_events(std::int64_t now_ns);
     void catch_up();
@@ -155,6 +155,8 @@ class StackSampler {
     std::size_t read_group(std::uint32_t gil_index, std::span<TrackedThread*> group,
                            Address* last_holder, bool is_last);
     void read_interpreter_copies();
+    bool is_between_frames(TrackedThread& thread, const cpython::Walk& walk);
+    void pause();
     void accept(TrackedThread& thread, const WalkedStack& stack, Verdict verdict, bool holds_gil);
     bool request(Round& round, std::uint32_t gil_index);
     bool walk_one(TrackedThread& thread, WalkedStack& out, std::size_t* raw_used);
@@ -163,10 +165,10 @@ class StackSampler {
 
     void define_unknown_code();
     void announce(TrackedThread& thread);
-    void write_stack(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
-                     std::uint8_t flags);
+    void write_stack(TrackedThread& thread, std::span<cpython::RawFrame> raw, std::uint8_t flags);
     bool assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
                      std::size_t* kept);
+    std::int64_t read_thread_cpu_ns(const TrackedThread& thread);
     void write_cpu(TrackedThread& thread);
     void write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns);
     void write_stranger_cpu(std::uint32_t slot, const CpuState& state);
@@ -223,6 +225,7 @@ class StackSampler {
     bool has_kernel_ticks_ = false;
     bool counts_from_birth_ = false;
     bool has_ticked_ = false;
+    bool must_pause_ = false;
 
     struct Tally {
         std::uint64_t torn_retried, torn_marked, unproved, truncated, invalid, read_failures;

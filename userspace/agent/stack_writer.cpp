@@ -110,7 +110,7 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
     return true;
 }
 
-void StackSampler::write_stack(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
+void StackSampler::write_stack(TrackedThread& thread, std::span<cpython::RawFrame> raw,
                                std::uint8_t flags) {
     if (!thread.has_begun) {
         return;  // it will hold the GIL when it does
@@ -126,6 +126,11 @@ void StackSampler::write_stack(TrackedThread& thread, std::span<const cpython::R
         if (is_done) {
             break;
         }
+        // Only just met, the trampoline is still in this stack.
+        const auto end = std::remove_if(raw.begin(), raw.end(), [&](const auto& frame) {
+            return frame.code == codes_.trampoline();
+        });
+        raw = raw.first(static_cast<std::size_t>(end - raw.begin()));
     }
     // `kept` of a later lookup compares with what an earlier one has written over.
     kept = thread.must_resend ? 0 : least_kept;
@@ -156,6 +161,11 @@ void StackSampler::write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns) {
     thread.cpu_ns = cpu_ns;
 }
 
+std::int64_t StackSampler::read_thread_cpu_ns(const TrackedThread& thread) {
+    ++clock_reads_;
+    return thread.native_id == 0 ? 0 : read_clock_ns(thread_cpu_clock(thread.native_id));
+}
+
 void StackSampler::write_cpu(TrackedThread& thread) {
     if (!thread.has_begun) {
         return;
@@ -171,8 +181,7 @@ void StackSampler::write_cpu(TrackedThread& thread) {
     if (thread.native_id == 0) {
         return;
     }
-    const std::int64_t cpu_ns = read_clock_ns(thread_cpu_clock(thread.native_id));
-    ++clock_reads_;
+    const std::int64_t cpu_ns = read_thread_cpu_ns(thread);
     if (thread.cpu_ns == 0 && !thread.began_under_watch) {
         thread.cpu_ns = cpu_ns;  // what it used before is not this profile's
     }

@@ -81,9 +81,11 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
             }
             last_page = first;
         }
-        const bool has_code =
-            !has(fields.owner) ||
-            load<std::int8_t>(copy, static_cast<std::size_t>(fields.owner)) != fields.owner_cstack;
+        const std::int16_t owner =
+            has(fields.owner) ? load<std::int8_t>(copy, static_cast<std::size_t>(fields.owner))
+                              : std::int16_t{-2};
+        const bool has_code = owner != fields.owner_cstack;
+        result.ends_at_generator = owner == fields.owner_generator;
         if (has_code) {
             const auto at = static_cast<std::size_t>(fields.instruction);
             const std::intptr_t instruction =
@@ -95,7 +97,7 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
                 result.broken = true;
                 return result;
             }
-            ++result.count;
+            result.count += code != skipped_code_;
         }
         frame = load_address(copy, static_cast<std::size_t>(fields.previous));
     }

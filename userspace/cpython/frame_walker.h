@@ -28,6 +28,7 @@ bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instructio
 struct Walk {
     std::size_t count = 0;                ///< frames written, newest first
     bool truncated = false;               ///< there were more than fit
+    bool ends_at_generator = false;       ///< the root is a generator's frame: see FrameWalker
     bool broken = false;                  ///< the chain could not be followed to its root
     ErrorKind why = ErrorKind::kInvalid;  ///< when broken
 };
@@ -36,10 +37,18 @@ struct Walk {
 /// where it leaves those, over pages fetched now. Bounded by the size of the output and safe
 /// against cycles. It takes what stands in memory for what it is: whether the thread stood still
 /// meanwhile is its caller's to prove.
+///
+/// From 3.11 on a generator's frame lets go of its caller's when it stops, and as compiled that may
+/// be an instruction before it ceases to be the thread's newest frame (CPython Python/bytecodes.c,
+/// YIELD_VALUE, RETURN_VALUE): a thread that stands just there shows a chain that ends at the
+/// generator, which nobody runs.
 class FrameWalker {
   public:
     FrameWalker(const Layout& layout, MemoryReader& reader, PageBatch& batch)
         : layout_(layout), reader_(reader), batch_(batch) {}
+
+    /// Leaves out the frames of this code object: one that stands for no code of the program's.
+    void skip_code(Address code) { skipped_code_ = code; }
 
     /// `head`: the thread's newest frame, null for none. `pages`: notes which pages the walk
     /// needed, under the number `walk`, so that they can be fetched ahead the next time.
@@ -49,6 +58,7 @@ class FrameWalker {
     const Layout& layout_;
     MemoryReader& reader_;
     PageBatch& batch_;
+    Address skipped_code_;
 };
 
 }  // namespace echion::cpython

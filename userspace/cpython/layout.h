@@ -91,6 +91,8 @@ struct FrameLayout {            // PyFrameObject (3.8-3.10), _PyInterpreterFrame
     Offset is_entry;            // bool (3.11): the first frame of its C-level evaluation loop
     std::int16_t owner_cstack;  // value of `owner` for a C-stack entry frame, without Python code
                                 // (3.12 and later); kAbsent elsewhere
+    std::int16_t owner_generator;  // value of `owner` for a generator's or coroutine's frame (3.11
+                                   // and later)
     InstructionKind instruction_kind;
 };
 
