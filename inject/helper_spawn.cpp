@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <optional>
 
 #include "inject/ptrace_session.h"
@@ -54,6 +55,15 @@ class Borrower {
           unwinder_(request.reader, request.code),
           safe_point_(request.reader, request.code, unwinder_) {}
 
+    ~Borrower() {
+        // They cannot be let go before they stop; the kernel does that when this process ends.
+        for (auto& [tid, session] : unstoppable_) {
+            session.abandon();
+        }
+    }
+    Borrower(const Borrower&) = delete;
+    Borrower& operator=(const Borrower&) = delete;
+
     tl::expected<Address, InjectFailure> run() {
         const std::int64_t deadline_ns = monotonic_ns() + request_.limits.safe_point_ns;
         do {
@@ -88,7 +98,7 @@ class Borrower {
     /// One attempt; empty when another thread or another moment has to be tried.
     Outcome try_thread(pid_t tid) {
         warm_up(tid);
-        auto session = PtraceSession::seize(tid);
+        auto session = take_session(tid);
         if (!session) {
             if (session.error().system_errno == ESRCH) {
                 return {};
@@ -96,13 +106,28 @@ class Borrower {
             return tl::unexpected(failure(
                 session.error(), explain_refusal(request_.pid, session.error().system_errno)));
         }
-        const std::int64_t stopped_ns = monotonic_ns();
-        const auto outcome = try_session(*session, stopped_ns);
+        const std::int64_t begin_ns = monotonic_ns();
+        auto outcome = try_session(*session, begin_ns);
         if (!outcome) {
-            session->detach();
-            note_probe(monotonic_ns() - stopped_ns);
+            if (session->state() == PtraceSession::State::kRunning) {
+                // It does not stop, so it cannot be detached from, and it stays ours.
+                unstoppable_.emplace(tid, std::move(*session));
+            } else {
+                session->detach();
+            }
+            note_probe(monotonic_ns() - begin_ns);
         }
         return outcome;
+    }
+
+    Result<PtraceSession> take_session(pid_t tid) {
+        const auto known = unstoppable_.find(tid);
+        if (known == unstoppable_.end()) {
+            return PtraceSession::seize(tid);
+        }
+        PtraceSession session = std::move(known->second);
+        unstoppable_.erase(known);
+        return session;
     }
 
     void note_probe(std::int64_t duration_ns) {
@@ -111,8 +136,8 @@ class Borrower {
         cost_.max_probe_ns = std::max(cost_.max_probe_ns, duration_ns);
     }
 
-    Outcome try_session(PtraceSession& session, std::int64_t stopped_ns) {
-        if (auto status = session.interrupt(stopped_ns + kStopNs); !status) {
+    Outcome try_session(PtraceSession& session, std::int64_t begin_ns) {
+        if (auto status = session.interrupt(begin_ns + kStopNs); !status) {
             last_doing_ = status.error().system_errno == ETIMEDOUT
                               ? "in an uninterruptible sleep (state D)"
                               : "ending";
@@ -124,6 +149,7 @@ class Borrower {
                 describe_process(request_.pid) + " is stopped; resume it first (kill -CONT " +
                     std::to_string(request_.pid) + "), or use echion -w"));
         }
+        const std::int64_t stopped_ns = monotonic_ns();
         const auto context = session.save_context();
         const auto rseq_area = session.read_rseq_area();
         if (!context || !rseq_area) {
@@ -151,7 +177,10 @@ class Borrower {
                 failure(status.error(), "lost hold of " + describe_process(request_.pid)));
         }
         session.detach();
-        cost_.pause_ns = monotonic_ns() - stopped_ns;
+        // A thread that ran loses time from the request on. One that was blocked loses none until
+        // it has woken up to be stopped.
+        const bool was_waiting = arch::system_call_state(context->registers).is_interrupted();
+        cost_.pause_ns = monotonic_ns() - (was_waiting ? stopped_ns : begin_ns);
         return result;
     }
 
@@ -294,6 +323,7 @@ class Borrower {
     Unwinder unwinder_;
     SafePoint safe_point_;
     std::string last_doing_;
+    std::map<pid_t, PtraceSession> unstoppable_;  // threads in an uninterruptible sleep
 };
 
 }  // namespace

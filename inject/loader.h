@@ -34,7 +34,9 @@ struct InjectLimits {
 
 /// What an injection cost the target.
 struct InjectCost {
-    std::int64_t pause_ns = 0;      ///< of the borrowed thread, from the stop to letting it go
+    /// Of the borrowed thread, from its stop until it was let go; if it was running, from when it
+    /// was asked to stop.
+    std::int64_t pause_ns = 0;
     std::int64_t probes_ns = 0;     ///< sum of the stops before it that found no safe point
     std::int64_t max_probe_ns = 0;  ///< the longest of those
     unsigned probes = 0;            ///< their number

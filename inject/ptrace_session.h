@@ -104,6 +104,9 @@ class PtraceSession {
     /// Ends the session with the thread going on. It has been put back.
     void detach();
 
+    /// Forgets a thread that does not stop: the kernel detaches when this process ends.
+    void abandon() { state_ = State::kDetached; }
+
     /// Number of the signal of a kFault.
     [[nodiscard]] int fault_signal() const { return fault_signal_; }
 

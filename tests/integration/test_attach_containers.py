@@ -121,6 +121,23 @@ def innermost(pid):
     return pid
 
 
+def test_echion_in_a_sidecar(echion, python, tmp_path):
+    """Echion sees the target's processes, and neither its files, its network nor its users."""
+    prefix = pathlib.Path(python.path).parents[1]
+    if prefix == pathlib.Path("/usr"):
+        hide = "mount -t tmpfs none /usr/bin"
+    else:
+        hide = f"mount -t tmpfs none {prefix}"
+    with start_target(tmp_path, target_command(python, "waits", "raw_read")) as waiting:
+        waiting.wait_for_call(0)
+        wrap = ["unshare", "--mount", "--net", "--uts", "--ipc"]
+        wrap += ["sh", "-c", f'{hide} && exec "$@"', "sh"]
+        result = attach(echion, waiting.pid, "-x", "0.2", wrap=wrap).check()
+        report = waiting.finish()
+    assert report["got"] == report["wanted"]
+    assert result.profile.total_with("main", "raw_read", thread="MainThread")
+
+
 STATIC_SOURCE = """
 #include <Python.h>
 int main(int argc, char** argv) { return Py_BytesMain(argc, argv); }

@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from attach_support import start_target, target_command
+from runner import TARGETS
 
 pytestmark = pytest.mark.usefixtures("needs_root")
 PTRACE_SEIZE = 0x4206
@@ -149,6 +151,43 @@ def test_agent_that_the_loader_refuses(build_dir, waiting, tmp_path):
     assert "undefined symbol: nowhere" in result.stdout
     waiting.wait_for_threads(threads)
     assert waiting.descriptors() == descriptors
+
+
+DEEP_SLEEP = """
+#define _GNU_SOURCE
+#include <unistd.h>
+/* The parent of a vfork() sleeps uninterruptibly until the child ends: at the end of input. */
+int sleep_deeply(void) {
+    char byte;
+    if (vfork() == 0) {
+        while (read(0, &byte, 1) > 0) {
+        }
+        _exit(0);
+    }
+    return 42;
+}
+"""
+
+
+def test_uninterruptible_sleep(echion, any_python, tmp_path):
+    source, library = tmp_path / "deep.c", tmp_path / "deep.so"
+    source.write_text(DEEP_SLEEP)
+    subprocess.run(["gcc", "-shared", "-fPIC", source, "-o", library], check=True)
+    code = (
+        "import ctypes, sys, os; sys.path.insert(0, os.environ['TARGETS']);"
+        "from _support import ready, report; deep = ctypes.CDLL(sys.argv[1]); ready();"
+        "report(got=deep.sleep_deeply())"
+    )
+    command = [any_python.path, "-c", code, library]
+    with start_target(tmp_path, command, env={"TARGETS": str(TARGETS)}) as sleeping:
+        while state_of(sleeping.pid) != "D":
+            time.sleep(0.005)
+        refused(echion, sleeping.pid, "uninterruptible", "state D", "echion -w")
+        assert sleeping.finish()["got"] == 42
+
+
+def state_of(pid):
+    return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]
 
 
 def test_no_descriptors_left(echion, waiting):

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
 #include <functional>
 #include <utility>
 
@@ -20,9 +21,11 @@
 #include "base/unique_fd.h"
 #include "inject/arch.h"
 #include "inject/ptrace_session.h"
+#include "inject/stub.h"
 #include "inject/target_code.h"
 #include "inject/target_memory.h"
 #include "platform/process_info.h"
+#include "platform/process_modules.h"
 #include "platform/process_reader.h"
 
 namespace echion::inject {
@@ -287,6 +290,22 @@ TEST(Borrow, RegistersOfABusyThreadAreUnchanged) {
     munmap(shared, 4096);
 }
 
+/// Whether a process has the stub's code in its memory.
+bool has_stub(pid_t pid) {
+    ProcessReader reader;
+    EXPECT_TRUE(reader.open(pid, Address()));
+    const StubCode code = stub_code();
+    bool found = false;
+    EXPECT_TRUE(for_each_mapped_range(pid, [&](const MappedRange& range) {
+        std::byte head[64];
+        found = found || (range.inode == 0 && range.executable &&
+                          reader.read_bytes(range.start, head, sizeof(head)) &&
+                          std::memcmp(head, code.start, sizeof(head)) == 0);
+        return !found;
+    }));
+    return found;
+}
+
 /// Stages at which a tracer may die.
 enum class Death { kStopped, kPlaced, kInFrontOfCall, kBehindCall };
 
@@ -357,6 +376,85 @@ TEST_P(TracerDies, BusyThreadGoesOn) {
 INSTANTIATE_TEST_SUITE_P(AtEachStage, TracerDies,
                          testing::Values(Death::kStopped, Death::kPlaced, Death::kInFrontOfCall,
                                          Death::kBehindCall));
+
+// The tracer dies when the stub has begun: the thread makes the helper, finds nobody who puts it
+// back, and does that itself; the helper finds nobody who fetches the channel, and ends.
+TEST(TracerDiesDuringTheStub, TheThreadPutsItselfBack) {
+    Pipe pipe;
+    Child child([&] {
+        char byte = 0;
+        return read(pipe.reading.get(), &byte, 1) == 1 && byte == 'x' ? kGood : 1;
+    });
+    child.await_call(SYS_read);
+    Hold hold(child.pid());
+    StubParameters parameters{};
+    const auto place = [&](std::uintptr_t StubParameters::*member, const char* name) {
+        const auto function = hold.code.find_libc_function(hold.reader, name);
+        ASSERT_TRUE(function) << name;
+        parameters.*member = function->value();
+    };
+    place(&StubParameters::attributes_init, "pthread_attr_init");
+    place(&StubParameters::attributes_stack, "pthread_attr_setstacksize");
+    place(&StubParameters::attributes_detached, "pthread_attr_setdetachstate");
+    place(&StubParameters::create_thread, "pthread_create");
+    place(&StubParameters::errno_location, "__errno_location");
+    place(&StubParameters::unmap, "munmap");
+    parameters.helper_stack_bytes = 1U << 18;
+
+    Address region;
+    Child tracer([&] {
+        auto session = PtraceSession::seize(hold.pid);
+        if (!session || !session->interrupt(soon())) {
+            return 1;
+        }
+        const auto context = session->save_context();
+        if (!context || !session->borrow(*context)) {
+            return 1;
+        }
+        const arch::WayBack way = hold.place_way_back(*context);
+        const std::uintptr_t arguments[] = {
+            0, kRegionBytes, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, ~0UL, 0};
+        const auto mapped = session->run_system_call(
+            arch::make_system_call(context->registers, hold.code.system_call_and_return(),
+                                   way.entry, SYS_mmap, arguments),
+            soon());
+        if (!mapped || *mapped < 0) {
+            return 1;
+        }
+        region = Address(static_cast<std::uintptr_t>(*mapped));
+        const StubCode code = stub_code();
+        const Address data = region + kStubCodeBytes;
+        parameters.region = region.value();
+        parameters.helper = region.value() + code.helper_offset;
+        parameters.way_back = way.entry.value();
+        parameters.system_call_and_return = hold.code.system_call_and_return().value();
+        const bool is_placed =
+            session->write_memory(region, {code.start, code.size_bytes}) &&
+            session->write_memory(data, std::as_bytes(std::span(&parameters, 1))) &&
+            session->run(arch::make_stub_call(context->registers, region + code.start_offset,
+                                              region + kRegionBytes, data,
+                                              kRegionBytes - kStubCodeBytes, way.entry));
+        _exit(is_placed ? kGood : 1);
+    });
+    ASSERT_EQ(tracer.wait(), kGood);
+    const auto count_threads = [&] {
+        const auto info = read_process_info(child.pid());
+        return info ? info->threads : 0U;
+    };
+    while (count_threads() < 2) {
+        sched_yield();
+    }
+    child.await_call(SYS_read);  // it is back where it was
+    const auto info = read_process_info(child.pid());
+    ASSERT_TRUE(info);
+    EXPECT_EQ(info->blocked_signals, 0U);
+    while (count_threads() > 1) {  // the helper's patience: 5 s
+        sched_yield();
+    }
+    EXPECT_FALSE(has_stub(child.pid())) << "the region is still mapped";
+    ASSERT_EQ(write(pipe.writing.get(), "x", 1), 1);
+    EXPECT_EQ(child.wait(), kGood);
+}
 
 TEST(FindInstructions, AreFoundInThisLibcOnly) {
     const std::byte nothing[64] = {};

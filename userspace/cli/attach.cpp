@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "cli/agent_file.h"
 #include "cli/channel.h"
 #include "cli/event_loop.h"
@@ -76,6 +77,7 @@ class Attach {
 
     const Options& options_;
     const pid_t pid_;
+    const std::int64_t since_ns_ = monotonic_ns();
     std::vector<std::byte> agent_;
     std::optional<EventLoop> loop_;
     std::optional<Signals> signals_;
@@ -181,6 +183,12 @@ int Attach::run() {
         return kExitFailure;
     }
     sampling_ = std::move(*sampling);
+    if (options_.verbose) {
+        sampling_->on_first_sample([this] {
+            say("process {}: first sample after {:.3f} ms", pid_,
+                static_cast<double>(monotonic_ns() - since_ns_) / 1e6);
+        });
+    }
     sampling_->on_agent_gone([this] { on_target_gone(); });
     sampling_->on_finished([this] {
         profile_is_good_ = sampling_->write_summary();

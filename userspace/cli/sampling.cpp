@@ -146,9 +146,13 @@ void Sampling::after_event(Agent& agent) {
         remove(agent);
         return;
     }
-    if (agent.session.was_sampled() && !std::exchange(exposure_begun_, true) &&
-        options_.exposure_ns) {
-        exposure_timer_->arm(*options_.exposure_ns);
+    if (agent.session.was_sampled() && !std::exchange(exposure_begun_, true)) {
+        if (first_sample_handler_) {
+            first_sample_handler_();
+        }
+        if (options_.exposure_ns) {
+            exposure_timer_->arm(*options_.exposure_ns);
+        }
     }
 }
 

@@ -40,6 +40,11 @@ class Sampling {
     /// Runs when sampling has finished and the profile is written.
     void on_finished(std::function<void()> handler) { finished_handler_ = std::move(handler); }
 
+    /// Runs when the first tick of the first agent has been taken.
+    void on_first_sample(std::function<void()> handler) {
+        first_sample_handler_ = std::move(handler);
+    }
+
     /// Takes in an agent: `pid` is its process as the kernel says. After stop() it is turned away.
     void add_agent(Channel channel, pid_t pid);
     /// Begins the end: all agents are told to stop. Once; any number of calls.
@@ -80,6 +85,7 @@ class Sampling {
     std::optional<Timer> deadline_timer_;
     std::function<void()> finished_handler_;
     std::function<void()> gone_handler_;
+    std::function<void()> first_sample_handler_;
     Status profile_status_;
     std::uint64_t agents_seen_ = 0;
     std::uint64_t complaints_ = 0;

@@ -1,0 +1,127 @@
+"""Many attachments to one busy process: allocating, importing, starting threads and processes all
+the time, with a signal a hundred times a second. `ECHION_SOAK_CYCLES` says how many for each
+interpreter; scripts/soak-attach asks for 300. Prints what they cost the target.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import re
+import statistics
+import subprocess
+import time
+
+import pytest
+
+from attach_support import start_target, target_command
+from runner import TIMEOUT_S
+
+pytestmark = pytest.mark.usefixtures("needs_root")
+
+CYCLES = int(os.environ.get("ECHION_SOAK_CYCLES", "10"))
+MAX_GROWTH_BYTES = 1 << 20
+STOPPED = re.compile(r"was stopped for ([\d.]+) ms")
+ATTACHED = re.compile(r"attached in ([\d.]+) ms")
+FIRST_SAMPLE = re.compile(r"first sample after ([\d.]+) ms")
+PROBES = re.compile(r"(\d+) stops before that found no safe point, the longest ([\d.]+) ms")
+
+
+def agent_threads(target):
+    found = 0
+    for tid in target.threads():
+        try:
+            comm = pathlib.Path(f"/proc/{target.pid}/task/{tid}/comm").read_text()
+        except OSError:
+            continue
+        found += comm == "echion\n"
+    return found
+
+
+def wait_until_left(target):
+    deadline = time.monotonic() + TIMEOUT_S
+    while agent_threads(target):
+        assert time.monotonic() < deadline, "an agent's thread is left in the target"
+        time.sleep(0.01)
+
+
+def steady_descriptors(target):
+    """Descriptors that stay: those of pipes to processes come and go."""
+    return {
+        link
+        for link in target.descriptors().values()
+        if link.startswith(("socket:", "/memfd:", "anon_inode:"))
+    }
+
+
+def describe(name, values):
+    return f"{name}: median {statistics.median(values):.2f}, maximum {max(values):.2f} ms"
+
+
+def test_cycles_of_attaching_and_leaving(echion, python, tmp_path, capsys):
+    pauses, probes, attached, first = [], [], [], []
+    with start_target(tmp_path, target_command(python, "production")) as service:
+        attach = ["-p", str(service.pid)]
+        echion.run(attach, "-x", "0.02").check()  # the library comes to stay
+        wait_until_left(service)
+        descriptors, mapped = steady_descriptors(service), service.mapped_bytes()
+        for _ in range(CYCLES):
+            result = echion.run(attach, "-v", "-x", "0.02", timeout=60).check()
+            pauses.append(float(STOPPED.search(result.stderr).group(1)))
+            attached.append(float(ATTACHED.search(result.stderr).group(1)))
+            first.append(float(FIRST_SAMPLE.search(result.stderr).group(1)))
+            if found := PROBES.search(result.stderr):
+                probes.append(float(found.group(2)))
+            result.output.unlink()
+        wait_until_left(service)
+        growth = service.mapped_bytes() - mapped
+        assert steady_descriptors(service) == descriptors
+        report = service.finish()
+    with capsys.disabled():
+        print(
+            f"\n{python.name}: {CYCLES} cycles; {describe('pause', pauses)}; "
+            f"{describe('attached', attached)}; {describe('first sample', first)}; "
+            f"{len(probes)} with stops that found no safe point"
+            + (f" (longest {max(probes):.2f} ms)" if probes else "")
+            + f"; {growth >> 10} KiB more mapped; rounds {report['rounds']}"
+        )
+    assert report["faults"] == []
+
+
+def test_cycles_of_being_killed(echion, python, tmp_path, capsys):
+    """The program dies by SIGKILL at any moment of attaching, sampling and leaving."""
+    chance = random.Random(sum(python.version))
+    with start_target(tmp_path, target_command(python, "production")) as service:
+        attach = ["-p", str(service.pid), "--engine", "clock"]
+        for _ in range(CYCLES):
+            with echion.start(attach, "-x", "0.02") as running:
+                try:
+                    running.process.wait(chance.uniform(0, 0.06))
+                except subprocess.TimeoutExpired:
+                    pass
+                running.kill()
+                running.process.wait()
+            assert service.is_alive(), "the target has died"
+        wait_until_left(service)
+        assert not steady_descriptors(service)
+        result = echion.run(attach, "-x", "0.1").check()
+        report = service.finish()
+    with capsys.disabled():
+        print(f"\n{python.name}: killed {CYCLES} times; rounds {report['rounds']}")
+    assert report["faults"] == []
+    assert result.profile.samples
+
+
+def test_mapped_memory_does_not_grow(echion, any_python, tmp_path):
+    """Measured on a target that maps nothing by itself."""
+    with start_target(tmp_path, target_command(any_python, "waits", "read_pipe")) as waiting:
+        waiting.wait_for_call(0)
+        mapped = waiting.mapped_bytes()
+        for _ in range(CYCLES):
+            result = echion.run(["-p", str(waiting.pid)], "-x", "0.02").check()
+            result.output.unlink()
+        wait_until_left(waiting)
+        growth = waiting.mapped_bytes() - mapped
+        waiting.finish()
+    assert growth < MAX_GROWTH_BYTES, f"{growth} bytes more are mapped"
