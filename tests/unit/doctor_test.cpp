@@ -80,6 +80,10 @@ TEST(ExplainBpf, DoesNotSuggestSetcapWhereItCannotHelp) {
     privileges = without_any();
     privileges.bounding_capabilities = 0;
     EXPECT_THAT(explain_bpf("load", EPERM, privileges).remedy, HasSubstr("--cap-add"));
+    // A file that asks for a capability out of reach cannot be executed at all.
+    privileges = without_any();
+    privileges.bounding_capabilities &= ~(std::uint64_t{1} << 19);
+    EXPECT_THAT(setcap_command(privileges), HasSubstr("setcap cap_bpf,cap_perfmon=ep /"));
 }
 
 TEST(ExplainBpf, TellsWhatElseStandsInTheWay) {

@@ -124,8 +124,7 @@ std::string describe_system(const Privileges& privileges) {
                        std::to_string(privileges.effective_uid) + "\n";
     std::string held;
     for (const Capability capability :
-         {Capability::kBpf, Capability::kPerfmon, Capability::kSysPtrace, Capability::kSysResource,
-          Capability::kSysAdmin}) {
+         {Capability::kBpf, Capability::kPerfmon, Capability::kSysPtrace, Capability::kSysAdmin}) {
         held += privileges.has(capability) ? std::string(" ") + capability_name(capability) : "";
     }
     const auto number = [](std::int64_t value, const char* absent) {
@@ -207,7 +206,7 @@ Finding judge_attach(const TraceAttempts& attempts, const Privileges& privileges
         finding.cost = "only commands that echion launches itself can be profiled";
         finding.remedy = privileges.yama_ptrace_scope == 3
                              ? "ptrace is off until the machine is started again"
-                             : "run as root, or once: " + setcap_command();
+                             : "run as root, or once: " + setcap_command(privileges);
     } else if (privileges.yama_ptrace_scope == 3) {
         finding.verdict = Verdict::kNo;
         finding.detail += "; but Yama's ptrace_scope is 3";
@@ -224,7 +223,7 @@ Finding judge_other_users(const Privileges& privileges) {
         finding.detail = "needs CAP_SYS_PTRACE";
         finding.cost = "-p and -w reach processes of this user only";
         finding.remedy = privileges.may_have(Capability::kSysPtrace)
-                             ? "run as root, or once: " + setcap_command()
+                             ? "run as root, or once: " + setcap_command(privileges)
                              : "start the container with --cap-add SYS_PTRACE";
     } else if (!privileges.in_initial_user_namespace) {
         finding.verdict = Verdict::kLimited;

@@ -56,7 +56,7 @@ void explain_missing(Unavailable& result, const std::string& missing,
         result.why += " and cannot gain (no_new_privs)";
         result.remedy = "allow privilege escalation for this process, or start it as root";
     } else {
-        result.remedy = "run as root, or once: " + setcap_command();
+        result.remedy = "run as root, or once: " + setcap_command(privileges);
     }
 }
 
@@ -82,8 +82,6 @@ const char* capability_name(Capability capability) {
             return "CAP_SYS_PTRACE";
         case Capability::kSysAdmin:
             return "CAP_SYS_ADMIN";
-        case Capability::kSysResource:
-            return "CAP_SYS_RESOURCE";
         case Capability::kPerfmon:
             return "CAP_PERFMON";
         case Capability::kBpf:
@@ -156,11 +154,20 @@ Privileges read_privileges() {
     return result;
 }
 
-std::string setcap_command() {
+std::string setcap_command(const Privileges& privileges) {
+    std::string names;
+    const std::pair<Capability, const char*> useful[] = {
+        {Capability::kBpf, "cap_bpf"},
+        {Capability::kPerfmon, "cap_perfmon"},
+        {Capability::kSysPtrace, "cap_sys_ptrace"}};
+    for (const auto& [capability, name] : useful) {
+        if (privileges.may_have(capability)) {
+            names += (names.empty() ? "" : ",") + std::string(name);
+        }
+    }
     std::array<char, 4096> path{};
     const ssize_t size = ::readlink("/proc/self/exe", path.data(), path.size() - 1);
-    return "sudo setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_sys_resource=ep " +
-           std::string(size > 0 ? path.data() : "echion");
+    return "sudo setcap " + names + "=ep " + std::string(size > 0 ? path.data() : "echion");
 }
 
 Unavailable explain_bpf(std::string what, int system_errno, const Privileges& privileges) {
@@ -207,7 +214,7 @@ Unavailable explain_perf(std::string what, int system_errno, const Privileges& p
             result.why = "perf_event_paranoid is " +
                          std::to_string(privileges.perf_event_paranoid) +
                          " and this process does not have CAP_PERFMON";
-            result.remedy = "run as root, or once: " + setcap_command();
+            result.remedy = "run as root, or once: " + setcap_command(privileges);
         }
     } else if (system_errno == ENOSYS) {
         result.why = "kernel " + privileges.kernel_release + " has no perf events";

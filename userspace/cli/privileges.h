@@ -23,7 +23,6 @@ struct Unavailable {
 enum class Capability : int {
     kSysPtrace = 19,
     kSysAdmin = 21,
-    kSysResource = 24,
     kPerfmon = 38,
     kBpf = 39,
 };
@@ -64,8 +63,9 @@ std::string parse_lockdown(const std::string& text);
 /// True if /proc/self/uid_map's text is that of the initial user namespace.
 bool is_initial_uid_map(const std::string& text);
 
-/// "sudo setcap cap_bpf,cap_perfmon,…=ep /path/of/this/program".
-std::string setcap_command();
+/// "sudo setcap cap_bpf,cap_perfmon,…=ep /path/of/this/program". Only capabilities that can be had:
+/// the kernel does not start a program whose file asks for one outside the bounding set.
+std::string setcap_command(const Privileges& privileges);
 
 /// Why a BPF step failed with this errno, as far as it can be known.
 Unavailable explain_bpf(std::string what, int system_errno, const Privileges& privileges);
