@@ -209,11 +209,11 @@ ECHION_ABI_ASSERT(sizeof(struct echion_snapshot) == 56, "snapshot");
 
 /* What the command-line program tells the programs of one target. */
 struct echion_target_config {
-    __u32 sampler_tid; /* in the PID namespace of the command-line program; 0: not known yet */
-    __u32 max_pending; /* tick signals that may wait for the sampler; more are swallowed */
+    __u32 sampler_slot;        /* the slot's number plus one; 0: no sampler known yet */
+    __u32 sampler_generation;  /* of the slot */
+    __u32 max_pending;         /* tick signals that may wait for the sampler; more are swallowed */
     __u32 thread_ticks_signal; /* 1: ticks of the target's threads send signals; 0: they only take
                                 * snapshots, and the wall clock's ticks send signals */
-    __u32 reserved;
     struct echion_snapshot_layout snapshot;
 };
 

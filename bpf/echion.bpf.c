@@ -31,6 +31,8 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 /* The process that enter_threads is about, by its number in the command-line program's namespace.
  * Written before each run of the iterator. */
 __u32 entering_pid = 0;
+/* Goes up when a thread changes its number: what was remembered by number is void. */
+__u32 numbers_epoch = 0;
 
 static __always_inline __u32 read_state(struct task_struct* task) {
     if (bpf_core_field_exists(task->__state)) {
@@ -52,23 +54,70 @@ static __always_inline __u8 classify(bool preempted, __u32 task_state) {
     return task_state & TASK_UNINTERRUPTIBLE ? ECHION_OFF_BLOCKED : ECHION_OFF_WAITING;
 }
 
-/* The sampler has gone to sleep, so it has taken all signals there were. */
-static __always_inline void note_sampler_asleep(const struct echion_thread* thread, __u32 target) {
+/* The sampler goes to sleep, so it has taken all signals there were. */
+static __always_inline void note_sleep(__u32 slot, __u32 generation, __u32 target) {
     const struct echion_target_config* config = bpf_map_lookup_elem(&target_configs, &target);
-    struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &target);
-    if (config && target_state && config->sampler_tid == thread->tid) {
-        STORE(target_state->pending, 0);
+    if (config && is_sampler(config, slot, generation)) {
+        struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &target);
+        if (target_state) {
+            STORE(target_state->pending, 0);
+        }
     }
 }
 
-static __always_inline void switch_out(struct task_struct* task, struct membership* member,
-                                       bool preempted) {
-    const __u32 slot = member->slot - 1;
-    struct echion_thread* thread = find_thread(slot);
-    if (!thread) {
-        return;
+static __always_inline void note_end(struct task_struct* task, __u32 slot, __u64 now) {
+    struct echion_table* table = find_table();
+    if (table) {
+        __sync_fetch_and_add(&table->threads_ended, 1);
     }
-    const __u64 now = bpf_ktime_get_ns();
+    if (!has_task_storage) {
+        const __u32 tid = task->pid;
+        bpf_map_delete_elem(&members_by_tid, &tid);
+    }
+    return_slot(slot, now);
+}
+
+/* A member that takes part in a switch, and its slot. */
+struct switching {
+    struct membership member;
+    struct echion_thread* thread; /* null: the task is no member */
+};
+
+static __always_inline struct switching find_switching(struct recent_members* recent,
+                                                       struct task_struct* task) {
+    struct switching result = {{0, 0}, 0};
+    if (has_task_storage && !task->bpf_storage) {
+        return result;
+    }
+    struct recent_member* entry = &recent->entry[(__u32)task->pid % RECENT_MEMBERS];
+    const __u32 epoch = LOAD(numbers_epoch);
+    if (entry->tid == task->pid && entry->epoch == epoch) {
+        struct echion_thread* thread = find_thread(entry->member.slot - 1);
+        if (thread && thread->generation == entry->generation &&
+            thread->state == ECHION_THREAD_LIVE) {
+            result.member = entry->member;
+            result.thread = thread;
+            return result;
+        }
+    }
+    const struct membership* member = find_member(task);
+    struct echion_thread* thread = member ? find_thread(member->slot - 1) : 0;
+    if (!thread) {
+        return result;
+    }
+    entry->tid = task->pid;
+    entry->epoch = epoch;
+    entry->generation = thread->generation;
+    entry->member = *member;
+    result.member = *member;
+    result.thread = thread;
+    return result;
+}
+
+static __always_inline void switch_out(struct task_struct* task, const struct switching* out,
+                                       bool preempted, __u64 now) {
+    struct echion_thread* thread = out->thread;
+    const __u32 slot = out->member.slot - 1;
     const __u8 reason = classify(preempted, read_state(task));
     begin_write(thread);
     thread->on_cpu_ns = task->se.sum_exec_runtime;
@@ -84,43 +133,45 @@ static __always_inline void switch_out(struct task_struct* task, struct membersh
     end_write(thread);
     touch_stamp(slot, false);
     if (reason == ECHION_OFF_ENDED) {
-        struct echion_table* table = find_table();
-        if (table) {
-            __sync_fetch_and_add(&table->threads_ended, 1);
-        }
-        if (!has_task_storage) {
-            const __u32 tid = task->pid;
-            bpf_map_delete_elem(&members_by_tid, &tid);
-        }
-        return_slot(slot, now);
+        note_end(task, slot, now);
     } else if (reason != ECHION_OFF_PREEMPTED) {
-        note_sampler_asleep(thread, member->target);
+        note_sleep(slot, thread->generation, out->member.target);
     }
 }
 
-static __always_inline void switch_in(struct membership* member) {
-    const __u32 slot = member->slot - 1;
-    struct echion_thread* thread = find_thread(slot);
-    if (!thread) {
-        return;
-    }
+static __always_inline void switch_in(const struct switching* in, __u64 now) {
+    struct echion_thread* thread = in->thread;
     begin_write(thread);
-    STORE(thread->on_cpu_since_ns, bpf_ktime_get_ns());
+    STORE(thread->on_cpu_since_ns, now);
     thread->run_count += 1;
     thread->cpu = bpf_get_smp_processor_id();
     end_write(thread);
-    touch_stamp(slot, true);
+    touch_stamp(in->member.slot - 1, true);
 }
 
+/* A call of a helper costs more than all the rest (10 to 30 ns, with the mitigations for
+ * speculative execution), so there is one as a rule: the clock's. */
 SEC("tp_btf/sched_switch")
 int BPF_PROG(on_switch, bool preempted, struct task_struct* previous, struct task_struct* next) {
-    struct membership* member = find_member(previous);
-    if (member) {
-        switch_out(previous, member, preempted);
+    if (has_task_storage && !previous->bpf_storage && !next->bpf_storage) {
+        return 0;
     }
-    member = find_member(next);
-    if (member) {
-        switch_in(member);
+    const __u32 zero = 0;
+    struct recent_members* recent = bpf_map_lookup_elem(&recent_members, &zero);
+    if (!recent) {
+        return 0;
+    }
+    const struct switching out = find_switching(recent, previous);
+    const struct switching in = find_switching(recent, next);
+    if (!out.member.slot && !in.member.slot) {
+        return 0;
+    }
+    const __u64 now = bpf_ktime_get_ns();
+    if (out.thread) {
+        switch_out(previous, &out, preempted, now);
+    }
+    if (in.thread) {
+        switch_in(&in, now);
     }
     return 0;
 }
@@ -152,6 +203,9 @@ int BPF_PROG(on_fork, struct task_struct* parent, struct task_struct* child) {
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct* task, int old_tid) {
     struct membership* member;
+    if (old_tid != task->pid) {
+        __sync_fetch_and_add(&numbers_epoch, 1);
+    }
     if (!has_task_storage && old_tid != task->pid) {
         /* The thread has taken over its leader's number, and the leader its place in the map. */
         __u32 tid = old_tid;
@@ -172,7 +226,7 @@ int BPF_PROG(on_exec, struct task_struct* task, int old_tid) {
     struct echion_target_config* config = bpf_map_lookup_elem(&target_configs, &member->target);
     if (config) {
         STORE(config->snapshot.thread_refs, 0);
-        STORE(config->sampler_tid, 0);
+        STORE(config->sampler_slot, 0);
     }
     const struct task_numbers tid = read_numbers(task);
     STORE(thread->tid, tid.here);
@@ -198,7 +252,7 @@ int BPF_PROG(on_exit, struct task_struct* task) {
     bpf_map_delete_elem(&targets, &pid);
     if (target_state && config) {
         STORE(target_state->pid, 0);
-        if (!config->sampler_tid) {
+        if (!config->sampler_slot) {
             /* It never had an agent, so the command-line program keeps nothing for it. */
             STORE(target_state->kernel_pid, 0);
         }
@@ -257,7 +311,7 @@ int on_thread_tick(void* ctx) {
     if (!config) {
         return 0;
     }
-    if (config->sampler_tid == thread->tid) {
+    if (is_sampler(config, member->slot - 1, thread->generation)) {
         count(ECHION_COUNT_OWN_TICKS);
         return 0;
     }

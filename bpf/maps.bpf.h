@@ -57,6 +57,29 @@ struct {
     __type(value, struct membership);
 } members_by_tid SEC(".maps");
 
+/* Members seen lately on this CPU, by the low bits of their thread id (initial namespace): found
+ * without a helper's call. An entry counts only while the slot still has that living thread, and
+ * no thread has changed its number since (`epoch`). As many as a busy process switches between. */
+#define RECENT_MEMBERS 256
+
+struct recent_member {
+    int tid;
+    __u32 epoch;
+    __u32 generation; /* of the slot */
+    struct membership member;
+};
+
+struct recent_members {
+    struct recent_member entry[RECENT_MEMBERS];
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct recent_members);
+} recent_members SEC(".maps");
+
 /* Slots whose threads have ended, oldest first. */
 struct ended_slot {
     __u32 slot;
@@ -140,6 +163,11 @@ static __always_inline void count(__u32 counter) {
     if (value) {
         *value += 1;
     }
+}
+
+static __always_inline bool is_sampler(const struct echion_target_config* config, __u32 slot,
+                                       __u32 generation) {
+    return config->sampler_slot == slot + 1 && config->sampler_generation == generation;
 }
 
 static __always_inline union entry* find_entry(__u32 index) {

@@ -96,6 +96,10 @@ class PingPong {
         const pid_t partner = ::fork();
         char byte = 'b';
         if (partner == 0) {
+            // So that it ends with the other one, however that ends.
+            ::close(ping[1]);
+            ::close(results);
+            ::close(orders);
             while (::read(ping[0], &byte, 1) == 1 && ::write(pong[1], &byte, 1) == 1) {
             }
             ::_exit(0);

@@ -311,7 +311,8 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
     stop_timer(target);
     const bool snapshots = request.snapshot.thread_refs != 0 && snapshot_fd(target).has_value();
     echion_target_config config{};
-    config.sampler_tid = sampler->session_tid;
+    config.sampler_slot = *slot + 1;
+    config.sampler_generation = sampler->generation;
     config.max_pending = kMaxPendingTicks;
     config.thread_ticks_signal = request.wall ? 0 : 1;
     if (snapshots) {
