@@ -202,11 +202,15 @@ TEST_F(Session, GivesTheNumbersOfANestedPidNamespace) {
         const pid_t inner = ::fork();
         if (inner == 0) {
             std::thread thread([] { ::pause(); });
+            channel.send('t');
             channel.rest();
         }
+        channel.receive<char>();
         channel.send(inner);
         ::waitpid(inner, nullptr, 0);
     });
+    child.receive<char>();  // the inner process has started its second thread
+    child.send('n');
     const auto inner = child.receive<pid_t>();
     ASSERT_TRUE(session_->add_target(inner));
     const auto state = find(static_cast<std::uint32_t>(inner));
