@@ -196,21 +196,25 @@ TEST_F(Session, FollowsAThreadThatExecsUnderItsNewNumber) {
 TEST_F(Session, GivesTheNumbersOfANestedPidNamespace) {
     open();
     const Child child([](const Child::Channel& channel) {
-        if (::unshare(CLONE_NEWPID) != 0) {
+        int started[2];
+        if (::pipe(started) != 0 || ::unshare(CLONE_NEWPID) != 0) {
             ::_exit(9);
         }
         const pid_t inner = ::fork();
         if (inner == 0) {
             std::thread thread([] { ::pause(); });
-            channel.send('t');
+            ::close(started[1]);
+            ::close(started[0]);
             channel.rest();
         }
-        channel.receive<char>();
+        ::close(started[1]);
+        char byte = 0;
+        if (::read(started[0], &byte, 1) != 0) {  // until its second thread has started
+            ::_exit(10);
+        }
         channel.send(inner);
         ::waitpid(inner, nullptr, 0);
     });
-    child.receive<char>();  // the inner process has started its second thread
-    child.send('n');
     const auto inner = child.receive<pid_t>();
     ASSERT_TRUE(session_->add_target(inner));
     const auto state = find(static_cast<std::uint32_t>(inner));
