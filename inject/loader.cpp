@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <string_view>
 
 #include "inject/helper_spawn.h"
 #include "inject/refusal.h"
@@ -21,6 +22,7 @@ namespace {
 
 // Enough for dlopen() of one library; the C library takes the thread-local data out of it.
 constexpr std::size_t kHelperStackBytes = std::size_t{256} << 10;
+constexpr std::string_view kDescriptorFolder = "/proc/self/fd/";
 constexpr std::int64_t kSpinNs = 200'000;
 constexpr std::int64_t kNapNs = 50'000;
 
@@ -132,7 +134,7 @@ bool keep_text(const std::string& text, char (&into)[size]) {
 /// "/proc/self/fd/" in a spelling of its own each time: the dynamic loader takes a path that it has
 /// seen for the library that it loaded then, though the number now means another file.
 std::string make_library_path() {
-    std::string path = "/proc/self/fd/";
+    std::string path(kDescriptorFolder);
     for (auto bits = static_cast<std::uint32_t>(monotonic_ns() / 1000); bits != 0; bits >>= 1) {
         path += (bits & 1) != 0 ? "./" : "/";
     }
@@ -179,6 +181,20 @@ tl::expected<StubParameters, InjectFailure> make_parameters(pid_t pid, MemoryRea
         return failed({ErrorKind::kNoSpace, 0, "a name is too long"}, "a name is too long");
     }
     return parameters;
+}
+
+/// The loader's message with the agent's name in place of the spelling that it was loaded by.
+std::string simplify_message(std::string text) {
+    const std::size_t start = text.find(kDescriptorFolder);
+    if (start != std::string::npos) {
+        const std::size_t end =
+            text.find_first_not_of("./0123456789", start + kDescriptorFolder.size());
+        text.replace(start, end == std::string::npos ? end : end - start, "the agent");
+    }
+    if (text.find("version `GLIBC_") != std::string::npos) {
+        text += "; its C library is older than this build of echion needs: use the portable build";
+    }
+    return text;
 }
 
 /// The conversation with the helper thread through the region and the new channel.
@@ -334,7 +350,8 @@ class Conversation {
                         "could not make a memory file in " + who + ": " + std::strerror(cause)};
             case HelperStep::kLoadLibrary:
             case HelperStep::kFindEntry:
-                return {error, "the dynamic loader of " + who + " refuses the agent: " + message};
+                return {error, "the dynamic loader of " + who +
+                                   " refuses the agent: " + simplify_message(message)};
             case HelperStep::kCallEntry:
                 if (cause == EBUSY) {
                     return {{ErrorKind::kRefused, EBUSY, "busy"},
