@@ -17,7 +17,10 @@ using cpython::Offset;
 using stream::Counter;
 
 // Copies of one round: the stacks of a group of threads. What does not fit is fetched in pieces.
-constexpr std::size_t kArenaBytes = std::size_t{16} << 20;
+// Pages that are never touched cost nothing.
+constexpr std::size_t kArenaBytes = std::size_t{sizeof(void*) == 8 ? 64 : 16} << 20;
+// A stack with more frames takes longer to copy than the sampler may keep its CPU.
+constexpr std::size_t kDeepFrames = 512;
 // Frames of one round, before they are compared with the last ones.
 constexpr std::size_t kMinRawFrames = std::size_t{1} << 16;
 // Walks after which a page that was not needed any more is no longer fetched ahead.
@@ -417,10 +420,16 @@ StackSampler::Verdict StackSampler::prove_holder(Round& round, const WalkedStack
             if (!same_cpu_.move_to(cpu)) {
                 can_follow_ = false;
             }
+            return Verdict::kRetry;
         }
-        return Verdict::kRetry;
+        return stack.walk.count > kDeepFrames ? compare_heads(round, stack, true) : Verdict::kRetry;
     }
-    // Without the other thread's CPU: its newest frame, read before and after.
+    return compare_heads(round, stack, was_cold);
+}
+
+StackSampler::Verdict StackSampler::compare_heads(const Round& round, const WalkedStack& stack,
+                                                  bool was_cold) {
+    // Not a proof, but what there is without one: the newest frame, read before and after.
     cpython::ThreadHead after;
     const std::byte* copy = batch_.copy(round.holder_state_after);
     if (!was_cold && copy != nullptr) {

@@ -123,6 +123,7 @@ class StackSampler {
     TrackedThread* meet_thread(std::uint32_t interpreter, Address state,
                                const cpython::ThreadHead& head);
     bool has_begun(const TrackedThread& thread);
+    bool is_second(const TrackedThread& thread);
     void describe_thread(TrackedThread& thread);
     void end_thread(TrackedThread& thread);
     void forget_thread(TrackedThread& thread);
@@ -161,6 +162,7 @@ class StackSampler {
     bool request(Round& round, std::uint32_t gil_index);
     bool walk_one(TrackedThread& thread, WalkedStack& out, std::size_t* raw_used);
     Verdict prove_holder(Round& round, const WalkedStack& stack, bool was_cold);
+    Verdict compare_heads(const Round& round, const WalkedStack& stack, bool was_cold);
     bool read_gil(Address gil, cpython::GilState* out);
 
     void define_unknown_code();

@@ -167,7 +167,7 @@ std::int64_t StackSampler::read_thread_cpu_ns(const TrackedThread& thread) {
 }
 
 void StackSampler::write_cpu(TrackedThread& thread) {
-    if (!thread.has_begun) {
+    if (!thread.has_begun || thread.is_second) {
         return;
     }
     if (thread.slot != TrackedThread::kNoSlot) {

@@ -240,6 +240,17 @@ bool StackSampler::has_begun(const TrackedThread& thread) {
     return true;
 }
 
+bool StackSampler::is_second(const TrackedThread& thread) {
+    for (std::size_t i = 0; i < threads_.slots(); ++i) {
+        const TrackedThread& other = threads_.slot(i);
+        if (&other != &thread && other.in_use && !other.has_left && other.has_begun &&
+            !other.is_second && other.head.thread_id == thread.head.thread_id) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void StackSampler::describe_thread(TrackedThread& thread) {
     thread.has_begun = has_begun(thread);
     if (!thread.has_begun) {
@@ -254,7 +265,8 @@ void StackSampler::describe_thread(TrackedThread& thread) {
         thread.native_id = id ? *id : 0;
     }
     thread.is_announced = false;
-    if (thread.slot == TrackedThread::kNoSlot) {
+    thread.is_second = is_second(thread);
+    if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
         watch_.attach(thread);
         adopt_stranger(thread);
     }

@@ -28,6 +28,7 @@ struct TrackedThread {
     PageBatch::Handle cframe_copy;  ///< of the _PyCFrame expected, likewise
     bool in_use;
     bool has_begun;  ///< its thread exists and has entered its number
+    bool is_second;  ///< the same thread is in another interpreter, too, which counts its CPU time
     bool is_main;
     bool is_announced;       ///< defined in the stream
     bool may_have_changed;   ///< its stack has to be read in this tick

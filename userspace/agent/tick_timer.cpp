@@ -99,8 +99,8 @@ void become_prompt() {
     // The sampler shares a CPU with the busy thread that it follows; since Linux 6.12 a thread that
     // wakes with a shorter slice than the running one's takes over at once, instead of when that
     // one has had its share (kernel/sched/fair.c, PREEMPT_SHORT). Needs no privilege. Older kernels
-    // ignore the request or refuse it.
-    constexpr std::uint64_t kShortestSliceNs = 100'000;
+    // ignore the request or refuse it. Not the very shortest: a copy of a deep stack has to fit in.
+    constexpr std::uint64_t kShortSliceNs = 500'000;
     struct {
         std::uint32_t size;
         std::uint32_t policy;
@@ -114,7 +114,7 @@ void become_prompt() {
     attributes.size = sizeof(attributes);
     if (syscall(SYS_sched_getattr, 0, &attributes, sizeof(attributes), 0U) == 0 &&
         attributes.policy == SCHED_OTHER) {
-        attributes.runtime_ns = kShortestSliceNs;
+        attributes.runtime_ns = kShortSliceNs;
         (void)syscall(SYS_sched_setattr, 0, &attributes, 0U);
     }
 }

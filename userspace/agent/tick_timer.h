@@ -67,7 +67,7 @@ class SignalTimer final : public TickTimer {
     std::int64_t last_due_ = 0;
 };
 
-/// Asks the scheduler for the shortest time slice and exact wake-ups, for the calling thread.
+/// Asks the scheduler for a short time slice and exact wake-ups, for the calling thread.
 void become_prompt();
 
 }  // namespace echion::agent

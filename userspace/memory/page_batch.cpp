@@ -24,14 +24,7 @@ void PageSet::touch(Address page, std::uint32_t walk) {
         return;
     }
     if (count_ == kCapacity) {
-        std::size_t oldest = 0;
-        for (std::size_t i = 1; i < count_; ++i) {
-            if (walk - entries_[i].last_walk > walk - entries_[oldest].last_walk) {
-                oldest = i;
-            }
-        }
-        erase(Address(entries_[oldest].page));
-        at = lower_bound(page.value());
+        return;
     }
     std::memmove(entries_ + at + 1, entries_ + at, (count_ - at) * sizeof(Entry));
     entries_[at] = {page.value(), walk};

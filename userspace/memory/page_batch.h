@@ -21,13 +21,13 @@ constexpr std::size_t kPageBytes = 4096;
 /// Sorted by address. Plain data without a constructor: lives in zeroed memory.
 class PageSet {
   public:
-    static constexpr std::size_t kCapacity = 512;
+    static constexpr std::size_t kCapacity = 4096;
 
     [[nodiscard]] std::size_t size() const { return count_; }
     [[nodiscard]] Address page(std::size_t index) const { return Address(entries_[index].page); }
 
-    /// Notes that a walk used the page at `page` (aligned). Replaces the page that has been out of
-    /// use for longest when full.
+    /// Notes that a walk used the page at `page` (aligned). A full set takes no more until some
+    /// have expired: what is not in it is fetched when a walk comes to it.
     void touch(Address page, std::uint32_t walk);
     /// Drops the pages that no walk since `walk - max_age` has used.
     void expire(std::uint32_t walk, std::uint32_t max_age);
