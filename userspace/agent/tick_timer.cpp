@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/clock.h"
 
@@ -59,9 +60,17 @@ bool SignalTimer::wait(Channel& channel) {
     for (;;) {
         siginfo_t info{};
         ++counts_.system_calls;
-        const int signal = sigwaitinfo(&signals_, &info);
+        const timespec patience = make_timespec(interval_ns_ + interval_ns_ / 4);
+        const int signal = sigtimedwait(&signals_, &info, is_regular_ ? &patience : nullptr);
         if (signal < 0) {
-            continue;
+            if (errno != EAGAIN) {
+                continue;
+            }
+            // The event is on a CPU that has gone to sleep: without a scheduler's tick there to say
+            // that time passes, perf takes its ticks for too many at once and holds them back
+            // (Linux, kernel/events/core.c, __perf_event_account_interrupt).
+            count_due(monotonic_ns());
+            return true;
         }
         if (signal == SIGIO || info.si_fd == channel.fd()) {
             ++counts_.system_calls;
