@@ -40,8 +40,10 @@ def named(name):
 
 def main():
     ready()
-    for name in NAMES:
-        thread = threading.Thread(target=named(name))
+    spin(0.5)  # until the sampler has begun, whatever it has to load first
+    functions = [named(name) for name in NAMES]  # that live on: this is not about memory used again
+    for name, function in zip(NAMES, functions):
+        thread = threading.Thread(target=function)
         thread.name = name
         thread.start()
         thread.join()

@@ -5,7 +5,7 @@
 
 import gc
 
-from _support import argument, clock, ready, report
+from _support import argument, clock, ready, report, spin
 
 
 class Node:
@@ -19,6 +19,7 @@ def collect():
 
 def main():
     gc.disable()
+    spin(0.5)  # until the sampler has begun, whatever it has to load first
     kept = [Node() for _ in range(300000)]
     end = clock() + argument(1, 1.0)
     ready()
