@@ -10,6 +10,7 @@ import argparse
 import collections
 import os
 import shutil
+import signal
 import sys
 
 Stack = tuple[str, ...]
@@ -75,6 +76,7 @@ def main() -> int:
     parser.add_argument("--stacks", type=int, default=4, help="stacks shown a thread")
     options = parser.parse_args()
 
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
     metadata, threads = read(options.profile)
     if not threads:
         print(f"{options.profile}: no samples", file=sys.stderr)
