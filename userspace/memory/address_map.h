@@ -26,6 +26,9 @@ class AddressMap {
     }
 
     [[nodiscard]] std::uint32_t find(Address key) const {
+        if (key.is_null()) {
+            return kNone;  // what an empty slot has
+        }
         const std::size_t mask = slots_.capacity() - 1;
         for (std::size_t i = home(key);; i = (i + 1) & mask) {
             const Slot& slot = slots_[i];
@@ -38,7 +41,8 @@ class AddressMap {
         }
     }
 
-    /// Adds or replaces. False when the table is full, or the key is null.
+    /// Adds or replaces. False when the table is full (also for a key that it holds), or the key is
+    /// null.
     bool set(Address key, std::uint32_t value) {
         if (key.is_null() || 4 * (count_ + 1) > 3 * slots_.capacity()) {
             return false;
@@ -54,6 +58,9 @@ class AddressMap {
     }
 
     void erase(Address key) {
+        if (key.is_null()) {
+            return;
+        }
         const std::size_t mask = slots_.capacity() - 1;
         std::size_t hole = home(key);
         while (slots_[hole].key != key.value()) {
