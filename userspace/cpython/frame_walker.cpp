@@ -55,7 +55,7 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
             result.why = frame == mark ? ErrorKind::kCycle : ErrorKind::kInvalid;
             return result;
         }
-        if (result.count == out.size() || step > max_steps) {
+        if (step > max_steps) {
             result.truncated = true;
             return result;
         }
@@ -87,6 +87,10 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
         const bool has_code = owner != fields.owner_cstack;
         result.ends_at_generator = owner == fields.owner_generator;
         if (has_code) {
+            if (result.count == out.size()) {
+                result.truncated = true;
+                return result;
+            }
             const auto at = static_cast<std::size_t>(fields.instruction);
             const std::intptr_t instruction =
                 fields.instruction_kind == InstructionKind::kCodePointer

@@ -1,0 +1,421 @@
+#include "cpython/frame_walker.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "cpython/runtime_view.h"
+#include "test_memory.h"
+
+namespace echion::cpython {
+namespace {
+
+constexpr std::size_t kArena = 64 * kPageBytes;
+constexpr std::size_t kStackPages = 8;
+constexpr std::size_t kRoom = 64;
+constexpr Address kStack(0x200000);
+constexpr Address kHeap(0x400000);
+constexpr Address kCode(0x10000);
+
+/// A stack of frames as one version of CPython keeps it.
+class FrameWalkerOf : public testing::TestWithParam<int> {
+  protected:
+    void SetUp() override {
+        auto made = PageBatch::make(kArena);
+        ASSERT_TRUE(made.has_value());
+        batch_ = std::move(*made);
+        memory_.map(kStack, kStackPages * kPageBytes);
+        memory_.map(kHeap, kPageBytes);
+    }
+
+    static Address code(std::size_t number) { return kCode + 0x100 * number; }
+    Address frame_at(std::size_t number) const { return kStack + spacing() * number; }
+    std::size_t spacing() const {
+        return (static_cast<std::size_t>(layout_.frame.size) + 2 * sizeof(void*)) &
+               ~(sizeof(void*) - 1);
+    }
+
+    void write_field(Address frame, Offset offset, Address value) {
+        ASSERT_TRUE(memory_.write(frame + static_cast<std::size_t>(offset), value));
+    }
+    /// The instruction field for a place `offset_bytes` into the code.
+    void write_instruction(Address frame, Address of_code, std::int32_t offset_bytes) {
+        const auto at = frame + static_cast<std::size_t>(layout_.frame.instruction);
+        switch (layout_.frame.instruction_kind) {
+            case InstructionKind::kByteIndex:
+                ASSERT_TRUE(memory_.write(at, offset_bytes));
+                break;
+            case InstructionKind::kCodeUnitIndex:
+                ASSERT_TRUE(memory_.write(at, offset_bytes / 2));
+                break;
+            case InstructionKind::kCodePointer:
+                ASSERT_TRUE(memory_.write(
+                    at, of_code + static_cast<std::size_t>(layout_.code.code_adaptive) +
+                            static_cast<std::size_t>(offset_bytes)));
+                break;
+        }
+    }
+    void write_owner(Address frame, int owner) {
+        if (has(layout_.frame.owner)) {
+            ASSERT_TRUE(memory_.write(frame + static_cast<std::size_t>(layout_.frame.owner),
+                                      static_cast<std::int8_t>(owner)));
+        }
+    }
+    /// A frame of code `number`, at byte 2 × number of it.
+    void write_frame(Address frame, Address previous, std::size_t number, int owner = 0) {
+        write_field(frame, layout_.frame.previous, previous);
+        write_field(frame, layout_.frame.code, code(number));
+        write_instruction(frame, code(number), static_cast<std::int32_t>(2 * number));
+        write_owner(frame, owner);
+    }
+    /// Frames 0 (newest) to count - 1 (root); returns the newest.
+    Address write_chain(std::size_t count) {
+        for (std::size_t i = 0; i < count; ++i) {
+            write_frame(frame_at(i), i + 1 < count ? frame_at(i + 1) : Address(), i);
+        }
+        return frame_at(0);
+    }
+    void write_entry_frame(Address frame, Address previous) {
+        write_field(frame, layout_.frame.previous, previous);
+        write_field(frame, layout_.frame.code, Address(0xdeadbe8));  // None, or nothing of use
+        write_owner(frame, layout_.frame.owner_cstack);
+    }
+
+    Walk walk(Address head, std::size_t room = kRoom) {
+        frames_.assign(room, {});
+        FrameWalker walker(layout_, memory_, batch_);
+        const Walk result = walker.walk(head, pages_, ++walk_number_, frames_);
+        EXPECT_LE(result.count, room);
+        frames_.resize(result.count);
+        return result;
+    }
+    static std::vector<RawFrame> expected(std::size_t count) {
+        std::vector<RawFrame> result;
+        for (std::size_t i = 0; i < count; ++i) {
+            result.push_back({code(i), static_cast<std::int32_t>(2 * i)});
+        }
+        return result;
+    }
+
+    const Layout& layout_ = *find_layout({3, static_cast<std::uint8_t>(GetParam()), 0});
+    test::TestMemory memory_;
+    PageBatch batch_;
+    PageSet pages_{};
+    std::vector<RawFrame> frames_;
+    std::uint32_t walk_number_ = 0;
+};
+
+INSTANTIATE_TEST_SUITE_P(Python3, FrameWalkerOf, testing::Range(8, 14),
+                         [](const auto& version) { return std::to_string(version.param); });
+
+/// Versions whose evaluation loop leaves a frame without code at its entry from C.
+class EntryFramesOf : public FrameWalkerOf {};
+
+INSTANTIATE_TEST_SUITE_P(Python3, EntryFramesOf, testing::Range(12, 14),
+                         [](const auto& version) { return std::to_string(version.param); });
+
+TEST_P(FrameWalkerOf, FollowsTheChainFromTheNewestToTheRoot) {
+    const Walk result = walk(write_chain(10));
+    EXPECT_FALSE(result.broken || result.truncated);
+    EXPECT_EQ(frames_, expected(10));
+}
+
+TEST_P(FrameWalkerOf, AThreadWithoutFramesHasAnEmptyStack) {
+    const Walk result = walk(Address());
+    EXPECT_EQ(result.count, 0U);
+    EXPECT_FALSE(result.broken || result.truncated);
+    EXPECT_EQ(memory_.calls, 0U);
+}
+
+TEST_P(EntryFramesOf, LeavesOutTheEntryFramesOfC) {
+    write_frame(frame_at(0), frame_at(1), 0);
+    write_entry_frame(frame_at(1), frame_at(2));
+    write_frame(frame_at(2), frame_at(3), 1);
+    write_entry_frame(frame_at(3), Address());
+    const Walk result = walk(frame_at(0));
+    EXPECT_FALSE(result.broken || result.truncated);
+    EXPECT_EQ(frames_, expected(2));
+}
+
+TEST_P(FrameWalkerOf, FollowsGeneratorsFramesOutsideTheStack) {
+    write_frame(frame_at(0), kHeap + 0x100, 0);
+    write_frame(kHeap + 0x100, frame_at(1), 1, 1);  // FRAME_OWNED_BY_GENERATOR
+    write_frame(frame_at(1), Address(), 2);
+    const Walk result = walk(frame_at(0));
+    EXPECT_FALSE(result.broken);
+    EXPECT_EQ(frames_, expected(3));
+    ASSERT_EQ(pages_.size(), 2U);
+    EXPECT_EQ(pages_.page(0), kStack);
+    EXPECT_EQ(pages_.page(1), kHeap);
+}
+
+TEST_P(FrameWalkerOf, AWalkOverPagesFetchedAheadReadsNothing) {
+    const Address head = write_chain(100);
+    walk(head, 200);
+    EXPECT_EQ(frames_, expected(100));
+    EXPECT_GT(pages_.size(), 1U) << "it should cross pages";
+    batch_.reset();
+    ASSERT_TRUE(batch_.add_pages(pages_));
+    ASSERT_EQ(batch_.run(memory_), 0U);
+    const std::size_t calls = memory_.calls;
+    walk(head, 200);
+    EXPECT_EQ(frames_, expected(100));
+    EXPECT_EQ(memory_.calls, calls);
+}
+
+TEST_P(FrameWalkerOf, ReadsAFrameThatLiesOnTwoPages) {
+    const Address across = kStack + kPageBytes - 4 * sizeof(void*);
+    write_frame(across, frame_at(0), 0);
+    write_frame(frame_at(0), Address(), 1);
+    const Walk result = walk(across);
+    EXPECT_FALSE(result.broken);
+    EXPECT_EQ(frames_, expected(2));
+    EXPECT_EQ(pages_.size(), 2U);
+}
+
+TEST_P(FrameWalkerOf, ACycleEndsTheWalk) {
+    for (const std::size_t length : {1, 2, 3, 7}) {
+        write_chain(20);
+        write_field(frame_at(19), layout_.frame.previous, frame_at(20 - length));
+        const Walk result = walk(frame_at(0), 10'000);
+        EXPECT_TRUE(result.broken) << length;
+        EXPECT_EQ(result.why, ErrorKind::kCycle) << length;
+        EXPECT_LT(result.count, 100U) << length;
+    }
+}
+
+TEST_P(EntryFramesOf, ACycleOfEntryFramesEndsTheWalk) {
+    write_entry_frame(frame_at(0), frame_at(1));
+    write_entry_frame(frame_at(1), frame_at(0));
+    const Walk result = walk(frame_at(0));
+    EXPECT_TRUE(result.broken);
+    EXPECT_EQ(result.count, 0U);
+}
+
+TEST_P(FrameWalkerOf, APointerThatIsNotAlignedBreaksTheWalk) {
+    write_chain(3);
+    write_field(frame_at(1), layout_.frame.previous, frame_at(2) + 1);
+    const Walk result = walk(frame_at(0));
+    EXPECT_TRUE(result.broken);
+    EXPECT_EQ(result.why, ErrorKind::kInvalid);
+    EXPECT_EQ(frames_, expected(2));
+    EXPECT_TRUE(walk(frame_at(0) + 2).broken);
+}
+
+TEST_P(FrameWalkerOf, APointerToNowhereBreaksTheWalk) {
+    for (const Address nowhere :
+         {Address(8 * sizeof(void*)), kStack + kStackPages * kPageBytes - sizeof(void*),
+          Address(UINTPTR_MAX - (sizeof(void*) - 1)), Address(UINTPTR_MAX / 2 + 1)}) {
+        write_chain(3);
+        write_field(frame_at(1), layout_.frame.previous, nowhere);
+        const Walk result = walk(frame_at(0));
+        EXPECT_TRUE(result.broken) << nowhere.value();
+        EXPECT_EQ(result.why, ErrorKind::kUnreadable) << nowhere.value();
+        EXPECT_EQ(frames_, expected(2));
+    }
+}
+
+TEST_P(FrameWalkerOf, AFrameWithoutACodeObjectBreaksTheWalk) {
+    for (const Address wrong : {Address(), code(1) + 1}) {
+        write_chain(3);
+        write_field(frame_at(1), layout_.frame.code, wrong);
+        EXPECT_TRUE(walk(frame_at(0)).broken);
+        EXPECT_EQ(frames_, expected(1));
+    }
+}
+
+TEST_P(FrameWalkerOf, AStackOfExactlyAsManyFramesIsWhole) {
+    const Walk result = walk(write_chain(10), 10);
+    EXPECT_FALSE(result.truncated);
+    EXPECT_EQ(frames_, expected(10));
+}
+
+TEST_P(EntryFramesOf, AnEntryFrameAtTheRootDoesNotMakeAWholeStackACutOne) {
+    write_chain(10);
+    write_field(frame_at(9), layout_.frame.previous, frame_at(10));
+    write_entry_frame(frame_at(10), Address());
+    const Walk result = walk(frame_at(0), 10);
+    EXPECT_FALSE(result.truncated);
+    EXPECT_EQ(frames_, expected(10));
+}
+
+TEST_P(FrameWalkerOf, CutsALongerStackAtTheRoot) {
+    const Walk result = walk(write_chain(11), 10);
+    EXPECT_TRUE(result.truncated);
+    EXPECT_FALSE(result.broken);
+    EXPECT_EQ(frames_, expected(10));
+}
+
+TEST_P(FrameWalkerOf, WalksAStackThatIsLargerThanTheArena) {
+    auto small = PageBatch::make(2 * kPageBytes);
+    ASSERT_TRUE(small.has_value());
+    batch_ = std::move(*small);
+    const std::size_t count = kStackPages * kPageBytes / spacing() - 1;
+    const Walk result = walk(write_chain(count), count);
+    EXPECT_FALSE(result.broken || result.truncated);
+    EXPECT_EQ(frames_, expected(count));
+}
+
+TEST_P(FrameWalkerOf, KnowsWhereTheFrameIs) {
+    write_chain(1);
+    write_instruction(frame_at(0), code(0), 246);
+    walk(frame_at(0));
+    ASSERT_EQ(frames_.size(), 1U);
+    EXPECT_EQ(frames_[0].offset, 246);
+}
+
+TEST_P(FrameWalkerOf, AFrameThatHasNotBegunIsInFrontOfItsCode) {
+    write_chain(1);
+    std::int32_t expected_offset = -1;
+    if (layout_.frame.instruction_kind == InstructionKind::kCodePointer) {
+        write_instruction(frame_at(0), code(0), -2);
+        expected_offset = -2;
+    } else {
+        memory_.write(frame_at(0) + static_cast<std::size_t>(layout_.frame.instruction),
+                      std::int32_t{-1});
+    }
+    EXPECT_FALSE(walk(frame_at(0)).broken);
+    ASSERT_EQ(frames_.size(), 1U);
+    EXPECT_EQ(frames_[0].offset, expected_offset);
+}
+
+TEST_P(FrameWalkerOf, AnInstructionFarFromItsCodeBreaksTheWalk) {
+    write_chain(1);
+    for (const std::intptr_t wrong :
+         {std::intptr_t{INT32_MAX}, std::intptr_t{INT32_MIN}, std::intptr_t{-3}}) {
+        RawFrame frame;
+        const std::intptr_t start =
+            layout_.frame.instruction_kind == InstructionKind::kCodePointer
+                ? static_cast<std::intptr_t>(
+                      (code(0) + static_cast<std::size_t>(layout_.code.code_adaptive)).value())
+                : 0;
+        EXPECT_FALSE(make_raw_frame(layout_, code(0), start + wrong, &frame)) << wrong;
+    }
+}
+
+TEST(MakeRawFrame, ReadsTheInstructionAsItsVersionMeansIt) {
+    RawFrame frame;
+    ASSERT_TRUE(make_raw_frame(*find_layout({3, 8, 0}), kCode, 6, &frame));
+    EXPECT_EQ(frame.offset, 6);
+    ASSERT_TRUE(make_raw_frame(*find_layout({3, 10, 0}), kCode, 6, &frame));
+    EXPECT_EQ(frame.offset, 12);
+    const Layout& layout = *find_layout({3, 11, 0});
+    const Address start = kCode + static_cast<std::size_t>(layout.code.code_adaptive);
+    ASSERT_TRUE(
+        make_raw_frame(layout, kCode, static_cast<std::intptr_t>(start.value()) + 6, &frame));
+    EXPECT_EQ(frame.offset, 6);
+}
+
+// ---- The runtime's lists ----
+
+class RuntimeViewOf : public testing::TestWithParam<int> {
+  protected:
+    void SetUp() override {
+        view_.layout = &layout_;
+        view_.runtime = memory_.allocate(static_cast<std::size_t>(layout_.runtime.size));
+    }
+    static std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
+
+    Address make_interpreter(std::int64_t id, Address next) {
+        const Address made = memory_.allocate(at(layout_.interpreter.size) + sizeof(void*));
+        memory_.write(made + at(layout_.interpreter.id), id);
+        memory_.write(made + at(layout_.interpreter.next), next);
+        return made;
+    }
+    void set_head(Address head) {
+        memory_.write(view_.runtime + at(layout_.runtime.interpreters_head), head);
+    }
+
+    const Layout& layout_ = *find_layout({3, static_cast<std::uint8_t>(GetParam()), 0});
+    test::TestMemory memory_;
+    RuntimeView view_;
+    std::vector<InterpreterHead> heads_ = std::vector<InterpreterHead>(kMaxInterpreters);
+};
+
+INSTANTIATE_TEST_SUITE_P(Python3, RuntimeViewOf, testing::Range(8, 14),
+                         [](const auto& version) { return std::to_string(version.param); });
+
+TEST_P(RuntimeViewOf, ListsTheInterpretersWithTheirGils) {
+    const Address main = make_interpreter(0, Address());
+    const Address other = make_interpreter(3, main);
+    set_head(other);
+    const Address gil(0x7770);
+    if (has(layout_.interpreter.ceval_gil)) {
+        memory_.write(other + at(layout_.interpreter.ceval_gil), gil);
+    }
+    const auto count = read_interpreters(memory_, view_, heads_);
+    ASSERT_TRUE(count.has_value());
+    ASSERT_EQ(*count, 2U);
+    EXPECT_EQ(heads_[0].interpreter, other);
+    EXPECT_EQ(heads_[0].id, 3);
+    EXPECT_EQ(heads_[1].interpreter, main);
+    EXPECT_EQ(heads_[0].gil, has(layout_.interpreter.ceval_gil)
+                                 ? gil
+                                 : view_.runtime + at(layout_.runtime.ceval_gil));
+}
+
+TEST_P(RuntimeViewOf, AListOfInterpretersThatNeverEndsIsDamage) {
+    const Address one = make_interpreter(0, Address());
+    const Address two = make_interpreter(1, one);
+    memory_.write(one + at(layout_.interpreter.next), two);
+    set_head(one);
+    const auto count = read_interpreters(memory_, view_, heads_);
+    ASSERT_FALSE(count.has_value());
+    EXPECT_EQ(count.error().kind, ErrorKind::kBoundExceeded);
+}
+
+TEST_P(RuntimeViewOf, AListThatLeadsNowhereIsUnreadable) {
+    set_head(make_interpreter(0, Address(0x40)));
+    const auto count = read_interpreters(memory_, view_, heads_);
+    ASSERT_FALSE(count.has_value());
+    EXPECT_EQ(count.error().kind, ErrorKind::kUnreadable);
+}
+
+TEST_P(RuntimeViewOf, ARuntimeWithoutInterpretersIsNotReady) {
+    EXPECT_EQ(read_interpreters(memory_, view_, heads_).error().kind, ErrorKind::kNotReady);
+    EXPECT_EQ(check_ready(memory_, view_).error().kind, ErrorKind::kNotReady);
+    memory_.write(view_.runtime + at(layout_.runtime.initialized), std::int32_t{1});
+    EXPECT_EQ(check_ready(memory_, view_).error().kind, ErrorKind::kNotReady);
+    memory_.write(view_.runtime + at(layout_.runtime.interpreters_main),
+                  make_interpreter(0, Address()));
+    EXPECT_TRUE(check_ready(memory_, view_));
+}
+
+TEST_P(RuntimeViewOf, ReadsTheFieldsOfAThreadState) {
+    const ThreadStateLayout& fields = layout_.thread_state;
+    const Address state = memory_.allocate(at(fields.size));
+    memory_.write(state + at(fields.prev), Address(0x100));
+    memory_.write(state + at(fields.next), Address(0x200));
+    memory_.write(state + at(fields.interp), Address(0x300));
+    memory_.write(state + at(fields.thread_id), std::uintptr_t{0x7f0400});
+    memory_.write(state + at(fields.id), std::uint64_t{42});
+    const Offset newest = has(fields.cframe) ? fields.cframe : fields.frame;
+    memory_.write(state + at(newest), Address(0x500));
+    if (has(fields.native_thread_id)) {
+        memory_.write(state + at(fields.native_thread_id), std::uintptr_t{4321});
+    }
+    const auto head = read_thread_head(memory_, view_, state);
+    ASSERT_TRUE(head.has_value());
+    EXPECT_EQ(head->prev, Address(0x100));
+    EXPECT_EQ(head->next, Address(0x200));
+    EXPECT_EQ(head->interpreter, Address(0x300));
+    EXPECT_EQ(head->thread_id, 0x7f0400U);
+    EXPECT_EQ(head->id, 42U);
+    EXPECT_EQ(has(fields.cframe) ? head->cframe : head->frame, Address(0x500));
+    EXPECT_EQ(head->native_id, has(fields.native_thread_id) ? 4321U : 0U);
+    EXPECT_FALSE(read_thread_head(memory_, view_, state + 8)) << "it ends where the state ends";
+}
+
+TEST_P(RuntimeViewOf, ReadsWhoHoldsTheGil) {
+    const Address gil = memory_.allocate(at(layout_.gil.size));
+    memory_.write(gil + at(layout_.gil.last_holder), Address(0x880));
+    memory_.write(gil + at(layout_.gil.locked), std::int32_t{1});
+    memory_.write(gil + at(layout_.gil.switch_number), std::uintptr_t{99});
+    const auto state = read_gil(memory_, view_, gil);
+    ASSERT_TRUE(state.has_value());
+    EXPECT_EQ(*state, (GilState{Address(0x880), 1, 99}));
+    EXPECT_FALSE(read_gil(memory_, view_, Address()));
+}
+
+}  // namespace
+}  // namespace echion::cpython
