@@ -350,35 +350,47 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
     return round.gil_after != PageBatch::kNone;
 }
 
-bool StackSampler::walk_one(TrackedThread& thread, WalkedStack& out, std::size_t* raw_used) {
-    out = {};
-    out.first = *raw_used;
+StackSampler::CopiedHead StackSampler::take_head(const TrackedThread& thread) const {
+    CopiedHead result{};
     const std::byte* copy = batch_.copy(thread.state_copy);
     if (copy == nullptr) {
-        return false;
+        return result;
     }
-    const cpython::ThreadHead head = cpython::parse_thread_head(*view_.layout, copy);
+    result.head = cpython::parse_thread_head(*view_.layout, copy);
+    result.is_read = true;
+    if (!result.head.cframe) {
+        result.frame = result.head.frame;
+        result.has_frame = true;
+    } else if (result.head.cframe == thread.head.cframe) {
+        if (const std::byte* expected = batch_.copy(thread.cframe_copy)) {
+            result.frame = load_address(expected, 0);
+            result.has_frame = true;
+        }
+    }
+    return result;
+}
+
+bool StackSampler::walk_one(TrackedThread& thread, const CopiedHead& copied, WalkedStack& out,
+                            std::size_t* raw_used) {
+    out = {};
+    out.first = *raw_used;
+    const cpython::ThreadHead& head = copied.head;
     // A thread state that has been freed, and perhaps taken by another thread since, shows here.
-    if (head.interpreter != thread.head.interpreter || head.id != thread.head.id) {
+    if (!copied.is_read || head.interpreter != thread.head.interpreter ||
+        head.id != thread.head.id) {
         return false;
     }
     if (head.next != thread.head.next || head.prev != thread.head.prev) {
         interpreters_[thread.interpreter].list_changed = true;
     }
-    Address frame = head.frame;
-    if (head.cframe) {
-        const std::byte* expected =
-            head.cframe == thread.head.cframe ? batch_.copy(thread.cframe_copy) : nullptr;
-        if (expected != nullptr) {
-            frame = load_address(expected, 0);
-        } else {
-            const auto current =
-                reader_.read_pointer(head.cframe + at(view_.layout->cframe.current_frame));
-            if (!current) {
-                return false;
-            }
-            frame = *current;
+    Address frame = copied.frame;
+    if (!copied.has_frame) {
+        const auto current =
+            reader_.read_pointer(head.cframe + at(view_.layout->cframe.current_frame));
+        if (!current) {
+            return false;
         }
+        frame = *current;
     }
     const std::uintptr_t thread_id = thread.head.thread_id;
     thread.head = head;
@@ -481,7 +493,8 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
         return 1;
     }
     const std::int64_t read_from_ns = monotonic_ns();
-    tally_.read_failures += batch_.run(reader_);
+    const std::size_t left_out = batch_.run(reader_);
+    tally_.read_failures += left_out;
     read_ns_ += monotonic_ns() - read_from_ns;
     const std::uint64_t calls = reader_.system_calls();
 
@@ -494,6 +507,13 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
     GilState after = cpython::parse_gil(*view_.layout, after_copy);
     read_interpreter_copies();
 
+    std::array<CopiedHead, kGroup> heads;
+    for (std::size_t i = 0; i < round.group.size(); ++i) {
+        heads[i] = take_head(*round.group[i]);
+        if (left_out > 0) {
+            batch_.erase_unread(round.group[i]->pages);
+        }
+    }
     std::array<WalkedStack, kGroup> stacks;
     std::size_t raw_used = 0;
     std::size_t walked = 0;
@@ -502,7 +522,7 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
         if (walked > 0 && raw_.capacity() - raw_used < options_.max_frames) {
             break;
         }
-        if (!walk_one(*thread, stacks[walked], &raw_used)) {
+        if (!walk_one(*thread, heads[walked], stacks[walked], &raw_used)) {
             interpreters_[thread->interpreter].list_changed = true;
         } else if (thread == round.holder) {
             holder_stack = &stacks[walked];

@@ -103,6 +103,14 @@ class StackSampler {
         PageBatch::Handle holder_state_after;
         PageBatch::Handle holder_cframe_after;
     };
+    // What a round's copies say of a thread. Taken out before the first walk, which may fetch so
+    // much that the batch starts over.
+    struct CopiedHead {
+        cpython::ThreadHead head;
+        Address frame;  // newest, if `has_frame`
+        bool is_read;
+        bool has_frame;  // else it has to be read through `head.cframe`
+    };
     struct WalkedStack {
         std::size_t first;  // in raw_
         cpython::Walk walk;
@@ -160,7 +168,9 @@ class StackSampler {
     void pause();
     void accept(TrackedThread& thread, const WalkedStack& stack, Verdict verdict, bool holds_gil);
     bool request(Round& round, std::uint32_t gil_index);
-    bool walk_one(TrackedThread& thread, WalkedStack& out, std::size_t* raw_used);
+    [[nodiscard]] CopiedHead take_head(const TrackedThread& thread) const;
+    bool walk_one(TrackedThread& thread, const CopiedHead& copied, WalkedStack& out,
+                  std::size_t* raw_used);
     Verdict prove_holder(Round& round, const WalkedStack& stack, bool was_cold);
     Verdict compare_heads(const Round& round, const WalkedStack& stack, bool was_cold);
     bool read_gil(Address gil, cpython::GilState* out);

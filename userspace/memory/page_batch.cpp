@@ -68,6 +68,7 @@ void PageBatch::reset() {
     count_ = 0;
     run_ = 0;
     last_hit_ = 0;
+    round_ += round_ == ~0U ? 2 : 1;  // past 0, which is no round
 }
 
 PageBatch::Handle PageBatch::add(Address from, std::size_t size_bytes) {
@@ -78,7 +79,7 @@ PageBatch::Handle PageBatch::add(Address from, std::size_t size_bytes) {
     requests_[count_] = {from, arena_.data() + used_, size_bytes};
     failed_[count_] = true;  // until run() has copied it
     used_ += size_bytes;
-    return count_++;
+    return {round_, static_cast<std::uint32_t>(count_++)};
 }
 
 bool PageBatch::add_pages(const PageSet& pages) {
@@ -96,8 +97,18 @@ bool PageBatch::add_pages(const PageSet& pages) {
 }
 
 const std::byte* PageBatch::copy(Handle handle) const {
-    return handle >= run_ || failed_[handle] ? nullptr
-                                             : static_cast<std::byte*>(requests_[handle].into);
+    return handle.round != round_ || handle.index >= run_ || failed_[handle.index]
+               ? nullptr
+               : static_cast<std::byte*>(requests_[handle.index].into);
+}
+
+void PageBatch::erase_unread(PageSet& pages) {
+    for (std::size_t i = pages.size(); i > 0; --i) {
+        const Address page = pages.page(i - 1);
+        if (find(page, kPageBytes) == nullptr) {
+            pages.erase(page);
+        }
+    }
 }
 
 std::size_t PageBatch::run(MemoryReader& reader) {
@@ -148,7 +159,7 @@ const std::byte* PageBatch::fetch(MemoryReader& reader, Address from, std::size_
         return nullptr;
     }
     run(reader);
-    last_hit_ = handle;
+    last_hit_ = handle.index;
     const std::byte* pages = copy(handle);
     return pages == nullptr ? nullptr : pages + (from.value() - begin);
 }

@@ -57,9 +57,14 @@ class PageBatch {
     /// Forgets the round before.
     void reset();
 
-    /// Names a requested range until reset().
-    using Handle = std::size_t;
-    static constexpr Handle kNone = ~Handle{0};
+    /// Names a requested range until reset(); after that, nothing.
+    struct Handle {
+        std::uint32_t round;  // 0: of no round, so that zeroed memory holds kNone
+        std::uint32_t index;
+
+        bool operator==(const Handle&) const = default;
+    };
+    static constexpr Handle kNone{0, 0};
 
     /// Requests a range of any size, or kNone when the round is full.
     Handle add(Address from, std::size_t size_bytes);
@@ -68,8 +73,13 @@ class PageBatch {
     /// Copies what has been requested since the last run(), in the order of the requests. Ranges
     /// that cannot be read are left out, the others are still copied. Returns the number left out.
     std::size_t run(MemoryReader& reader);
-    /// The copy of a requested range; null when it has not been read, could not be, or is kNone.
+    /// The copy of a requested range; null when it has not been read, could not be, is kNone or of
+    /// an earlier round.
     [[nodiscard]] const std::byte* copy(Handle handle) const;
+    /// Takes the pages that could not be read out of a set whose pages have been added and run. One
+    /// page that has gone (a chunk of stack given back) fails all its neighbours' copy: without it,
+    /// the next round gets them.
+    void erase_unread(PageSet& pages);
 
     /// The local copy of a range, or null when it has not been copied as a whole. Looks at pages
     /// and at ranges that were added.
@@ -90,6 +100,7 @@ class PageBatch {
     std::size_t count_ = 0;  // requests in this round
     std::size_t run_ = 0;    // of which have been copied
     std::size_t last_hit_ = 0;
+    std::uint32_t round_ = 1;
 };
 
 }  // namespace echion
