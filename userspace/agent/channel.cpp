@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 
 #include "base/clock.h"
 
@@ -111,13 +112,12 @@ Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, int signal,
     return answer;
 }
 
-Status Channel::signal_arrivals(int signal, pid_t tid) {
+Status signal_arrivals(int fd, int signal, pid_t tid) {
     const f_owner_ex owner{F_OWNER_TID, tid};
-    const int flags = fcntl(socket_.get(), F_GETFL);
-    if (flags < 0 || fcntl(socket_.get(), F_SETSIG, signal) != 0 ||
-        fcntl(socket_.get(), F_SETOWN_EX, &owner) != 0 ||
-        fcntl(socket_.get(), F_SETFL, flags | O_ASYNC) != 0) {
-        return fail(ErrorKind::kSystem, "be told of control messages", errno);
+    const int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETSIG, signal) != 0 || fcntl(fd, F_SETOWN_EX, &owner) != 0 ||
+        fcntl(fd, F_SETFL, flags | O_ASYNC) != 0) {
+        return fail(ErrorKind::kSystem, "be told of what arrives", errno);
     }
     return {};
 }
@@ -185,10 +185,11 @@ int Channel::find_fd(const control::Configure& configure, control::FdKind kind) 
     return -1;
 }
 
-bool Channel::wait_for_stop(std::int64_t timeout_ns) {
-    pollfd poll_fd{socket_.get(), POLLIN, 0};
+bool Channel::wait_for_stop(std::int64_t timeout_ns, int wake_fd) {
+    // A negative descriptor is one that poll() passes over.
+    pollfd poll_fds[] = {{socket_.get(), POLLIN, 0}, {wake_fd, POLLIN, 0}};
     const timespec timeout = make_timespec(timeout_ns > 0 ? timeout_ns : 0);
-    if (ppoll(&poll_fd, 1, &timeout, nullptr) <= 0) {
+    if (ppoll(poll_fds, std::size(poll_fds), &timeout, nullptr) <= 0 || poll_fds[0].revents == 0) {
         return false;
     }
     control::Stop message{};

@@ -11,6 +11,10 @@
 
 namespace echion::agent {
 
+/// Has what arrives on `fd`, or its hang-up, told by `signal` to the thread `tid`, with `fd` as the
+/// signal's si_fd.
+Status signal_arrivals(int fd, int signal, pid_t tid);
+
 /// The agent's end of the control channel. Sampler thread only, except open_rendezvous().
 class Channel {
   public:
@@ -34,7 +38,9 @@ class Channel {
                                std::size_t layout_bytes);
     /// From now on also tells of a message, or a hang-up, by `signal` to the thread `tid`, with the
     /// channel's descriptor as its si_fd.
-    Status signal_arrivals(int signal, pid_t tid);
+    Status signal_arrivals(int signal, pid_t tid) {
+        return agent::signal_arrivals(socket_.get(), signal, tid);
+    }
     void send_started(std::uint32_t python_version, std::uint32_t sampler_tid);
     void send_failed(const Error& error);
     void send_stopped();
@@ -43,8 +49,9 @@ class Channel {
     [[nodiscard]] int find_fd(const control::Configure& configure, control::FdKind kind) const;
 
     /// Whether the other side has asked to stop, or has hung up. Waits until then or until
-    /// `timeout_ns` have passed; 0 looks only.
-    bool wait_for_stop(std::int64_t timeout_ns);
+    /// `timeout_ns` have passed; 0 looks only. Waits no longer when `wake_fd` (-1: none) is
+    /// readable.
+    bool wait_for_stop(std::int64_t timeout_ns, int wake_fd = -1);
 
   private:
     template <typename Message>

@@ -15,6 +15,7 @@
 #include <new>
 
 #include "agent/channel.h"
+#include "agent/dump.h"
 #include "agent/guest.h"
 #include "agent/sampler.h"
 #include "base/mapping.h"
@@ -65,6 +66,7 @@ void handle_fork_in_child() {
     if (fd >= 0) {
         close(fd);
     }
+    StackDump::forget_after_fork();
     g_agent.is_active.store(false);
 }
 

@@ -2,6 +2,9 @@
 
 #include <link.h>
 
+#include <cstdlib>
+#include <cstring>
+
 #include "platform/same_cpu.h"
 
 namespace echion::agent {
@@ -19,6 +22,10 @@ std::size_t GuestFacts::static_bytes_from(Address address) const {
 GuestFacts collect_guest_facts() {
     GuestFacts facts;
     facts.rseq_offset = SameCpu::find_rseq_offset();
+    const char* no_color = std::getenv("NO_COLOR");
+    const char* terminal = std::getenv("TERM");
+    facts.wants_colours = (no_color == nullptr || *no_color == '\0') &&
+                          (terminal == nullptr || std::strcmp(terminal, "dumb") != 0);
     dl_iterate_phdr(
         [](dl_phdr_info* info, std::size_t, void* result) {
             auto& out = *static_cast<GuestFacts*>(result);

@@ -20,6 +20,7 @@ struct GuestFacts {
     /// object is.
     std::array<Segment, 256> segments{};
     std::size_t segment_count = 0;
+    bool wants_colours = false;     ///< the environment does not forbid them (NO_COLOR, TERM)
     bool is_launch = false;         ///< the agent was there from the process's first moment
     std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
 

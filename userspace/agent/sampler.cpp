@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "agent/dump.h"
 #include "agent/stack_sampler.h"
 #include "agent/tick_timer.h"
 #include "base/clock.h"
@@ -59,8 +60,8 @@ void publish_timing(stream::RingProducer& ring, const TimerCounts& timer) {
 std::uint32_t own_tid() { return static_cast<std::uint32_t>(syscall(SYS_gettid)); }
 
 /// With the kernel's programs at work: asks for their ticks, in place of the sampler's own clock.
-Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, const SamplerOptions& options,
-                        std::optional<SignalTimer>& timer) {
+Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, const StackDump& dump,
+                        const SamplerOptions& options, std::optional<SignalTimer>& timer) {
     if (!sampler.watch().is_open()) {
         return {};
     }
@@ -74,6 +75,9 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, const SamplerOp
         return {};
     }
     if (auto status = channel.signal_arrivals(signal, static_cast<pid_t>(own_tid())); !status) {
+        return status;
+    }
+    if (auto status = dump.signal_requests(signal, static_cast<pid_t>(own_tid())); !status) {
         return status;
     }
     timer.emplace(signal, static_cast<std::int64_t>(armed->interval_ns), !options.cpu_mode,
@@ -115,9 +119,12 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     if (auto status = sampler.start(located->view, options, facts, ring, monotonic_ns()); !status) {
         return status;
     }
+    StackDump dump;
+    // Without the memory for dumps there are none: no reason not to sample.
+    (void)dump.start(located->view, options.max_frames, facts);
     const auto interval_ns = static_cast<std::int64_t>(options.interval_ns);
     std::optional<SignalTimer> signal_timer;
-    if (auto status = arm_kernel_ticks(channel, sampler, options, signal_timer); !status) {
+    if (auto status = arm_kernel_ticks(channel, sampler, dump, options, signal_timer); !status) {
         return status;
     }
     sampler.tick(monotonic_ns());
@@ -129,14 +136,16 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     ClockTimer clock_timer(interval_ns, monotonic_ns());
     TickTimer& timer = signal_timer ? static_cast<TickTimer&>(*signal_timer) : clock_timer;
     std::int64_t published_ns = 0;
-    while (timer.wait(channel)) {
+    while (timer.wait(channel, dump)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
         if (now_ns - published_ns >= kHousekeepingNs) {
             published_ns = now_ns;
             publish_timing(ring, timer.counts());
+            dump.keep_signal(now_ns);
         }
     }
+    dump.stop();
     sampler.stop(monotonic_ns());
     publish_timing(ring, timer.counts());
     return {};

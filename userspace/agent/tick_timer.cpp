@@ -16,7 +16,8 @@ namespace echion::agent {
 ClockTimer::ClockTimer(std::int64_t interval_ns, std::int64_t now_ns)
     : interval_ns_(interval_ns), deadline_ns_(now_ns), looked_ns_(now_ns) {}
 
-bool ClockTimer::wait(Channel& channel) {
+bool ClockTimer::wait(Channel& channel, StackDump& dump) {
+    dump.serve();
     deadline_ns_ += interval_ns_;
     std::int64_t now_ns = monotonic_ns();
     if (now_ns - looked_ns_ >= kHousekeepingNs) {
@@ -35,9 +36,10 @@ bool ClockTimer::wait(Channel& channel) {
     }
     while (deadline_ns_ - now_ns > kHousekeepingNs) {
         ++counts_.system_calls;
-        if (channel.wait_for_stop(deadline_ns_ - now_ns)) {
+        if (channel.wait_for_stop(deadline_ns_ - now_ns, dump.wake_fd())) {
             return false;
         }
+        dump.serve();
         looked_ns_ = now_ns = monotonic_ns();
     }
     const timespec deadline = make_timespec(deadline_ns_);
@@ -56,7 +58,7 @@ SignalTimer::SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, 
     sigaddset(&signals_, SIGIO);
 }
 
-bool SignalTimer::wait(Channel& channel) {
+bool SignalTimer::wait(Channel& channel, StackDump& dump) {
     for (;;) {
         siginfo_t info{};
         ++counts_.system_calls;
@@ -71,6 +73,12 @@ bool SignalTimer::wait(Channel& channel) {
             // (Linux, kernel/events/core.c, __perf_event_account_interrupt).
             count_due(monotonic_ns());
             return true;
+        }
+        if (signal == SIGIO || info.si_fd == dump.wake_fd()) {
+            dump.serve();
+            if (signal != SIGIO) {
+                continue;
+            }
         }
         if (signal == SIGIO || info.si_fd == channel.fd()) {
             ++counts_.system_calls;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "agent/channel.h"
+#include "agent/dump.h"
 
 namespace echion::agent {
 
@@ -25,8 +26,9 @@ class TickTimer {
     TickTimer& operator=(const TickTimer&) = delete;
     virtual ~TickTimer() = default;
 
-    /// Waits for the next tick. False when the channel said stop instead.
-    virtual bool wait(Channel& channel) = 0;
+    /// Waits for the next tick, and writes the dumps that are asked for meanwhile. False when the
+    /// channel said stop instead.
+    virtual bool wait(Channel& channel, StackDump& dump) = 0;
     [[nodiscard]] const TimerCounts& counts() const { return counts_; }
 
   protected:
@@ -37,7 +39,7 @@ class TickTimer {
 class ClockTimer final : public TickTimer {
   public:
     ClockTimer(std::int64_t interval_ns, std::int64_t now_ns);
-    bool wait(Channel& channel) override;
+    bool wait(Channel& channel, StackDump& dump) override;
 
   private:
     std::int64_t interval_ns_;
@@ -55,7 +57,7 @@ class SignalTimer final : public TickTimer {
 
     /// `is_regular`: a tick is due every interval (wall mode), so that missing ones can be told.
     SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, std::int64_t now_ns);
-    bool wait(Channel& channel) override;
+    bool wait(Channel& channel, StackDump& dump) override;
 
   private:
     void count_due(std::int64_t now_ns);

@@ -1,0 +1,275 @@
+#include "agent/dump.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+
+#include "agent/channel.h"
+#include "base/clock.h"
+#include "platform/process_info.h"
+#include "platform/process_modules.h"
+#include "report/text_report.h"
+
+namespace echion::agent {
+namespace {
+
+constexpr int kSignal = SIGQUIT;
+constexpr std::size_t kBufferBytes = std::size_t{64} << 10;
+// What a pipe takes without blocking once it polls as writable.
+constexpr std::size_t kWriteBytes = 4096;
+// How long standard error may take nothing (a full pipe, a terminal after Ctrl-S).
+constexpr int kPatienceMs = 1000;
+// How long stop() waits for a handler that is just using the pipe.
+constexpr std::int64_t kHandlerWaitNs = 100'000'000;
+
+/// What the signal's handler works with. A global, as a handler has nowhere else to find anything.
+struct Gate {
+    std::atomic<bool> requested{false};
+    std::atomic<int> wake_fd{-1};        // write end of the pipe
+    std::atomic<int> read_fd{-1};        // its other end, for the child of a fork to close
+    std::atomic<int> users{0};           // handlers that may be using wake_fd
+    std::atomic<pid_t> owner{0};         // the process that has the sampler
+    std::atomic<bool> is_buried{false};  // the application's handler may have ours as its next
+    struct sigaction previous {};        // written while ours is not installed, or is not reached
+};
+Gate g_gate;
+
+using Handler = void (*)(int, siginfo_t*, void*);
+
+bool is_real(const struct sigaction& action) {
+    return (action.sa_flags & SA_SIGINFO) != 0 ||
+           (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
+}
+
+void on_signal(int signal, siginfo_t* info, void* context) {
+    const int saved_errno = errno;
+    const struct sigaction previous = g_gate.previous;
+    if (g_gate.owner.load() != getpid()) {
+        // A child made without the fork handlers: nobody here answers. The signal is blocked in its
+        // handler, and comes again, to whom it belonged, when this returns.
+        sigaction(signal, &previous, nullptr);
+        kill(getpid(), signal);
+        errno = saved_errno;
+        return;
+    }
+    g_gate.requested.store(true);
+    g_gate.users.fetch_add(1);
+    if (const int fd = g_gate.wake_fd.load(); fd >= 0) {
+        const char byte = 1;
+        (void)!write(fd, &byte, 1);  // full: the sampler has been woken already
+    }
+    g_gate.users.fetch_sub(1);
+    errno = saved_errno;
+    // Last, as it need not return.
+    if (!is_real(previous)) {
+        return;
+    }
+    if ((previous.sa_flags & SA_SIGINFO) != 0) {
+        previous.sa_sigaction(signal, info, context);
+    } else {
+        previous.sa_handler(signal);
+    }
+}
+
+bool is_ours(const struct sigaction& action) {
+    return (action.sa_flags & SA_SIGINFO) != 0 && action.sa_sigaction == Handler{on_signal};
+}
+
+/// The address that is called, for comparing.
+void* entry_of(const struct sigaction& action) {
+    return (action.sa_flags & SA_SIGINFO) != 0 ? reinterpret_cast<void*>(action.sa_sigaction)
+                                               : reinterpret_cast<void*>(action.sa_handler);
+}
+
+/// Puts our handler in front of `previous`, which is the one that is installed.
+void install(const struct sigaction& previous) {
+    g_gate.previous = previous;
+    struct sigaction ours {};
+    ours.sa_sigaction = on_signal;
+    ours.sa_mask = previous.sa_mask;
+    ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    // The system calls that it interrupts go on, unless the application's handler is one that wants
+    // them interrupted.
+    ours.sa_flags |= is_real(previous) ? previous.sa_flags & (SA_RESTART | SA_NODEFER) : SA_RESTART;
+    struct sigaction replaced {};
+    if (sigaction(kSignal, &ours, &replaced) == 0 && !is_ours(replaced)) {
+        g_gate.previous = replaced;  // had it changed meanwhile
+    }
+}
+
+void take_signal() {
+    struct sigaction current {};
+    // Behind another handler that may call ours, ours must not be in front of it as well: they
+    // would call each other for ever.
+    if (g_gate.is_buried.load() || sigaction(kSignal, nullptr, &current) != 0 || is_ours(current)) {
+        return;
+    }
+    install(current);
+}
+
+/// Gives the signal back. Signal-safe.
+void give_signal_back() {
+    struct sigaction current {};
+    if (sigaction(kSignal, nullptr, &current) != 0) {
+        return;
+    }
+    if (is_ours(current)) {
+        sigaction(kSignal, &g_gate.previous, nullptr);
+    } else {
+        g_gate.is_buried.store(true);
+    }
+}
+
+/// Writes to standard error; gives up for good when that takes nothing for too long.
+class ErrorOutput {
+  public:
+    void write(std::string_view text) {
+        while (!text.empty() && !has_failed_) {
+            pollfd output{STDERR_FILENO, POLLOUT, 0};
+            const int ready = poll(&output, 1, kPatienceMs);
+            if (ready < 0 && errno == EINTR) {
+                continue;
+            }
+            const ssize_t written =
+                ready > 0 ? ::write(STDERR_FILENO, text.data(), std::min(text.size(), kWriteBytes))
+                          : -1;
+            if (written > 0) {
+                text.remove_prefix(static_cast<std::size_t>(written));
+            } else if (ready <= 0 || (errno != EINTR && errno != EAGAIN)) {
+                has_failed_ = true;
+            }
+        }
+    }
+
+  private:
+    bool has_failed_ = false;
+};
+
+}  // namespace
+
+Status StackDump::start(const cpython::RuntimeView& view, std::size_t max_frames,
+                        const GuestFacts& facts) {
+    report::ProcessCapture::Limits limits;
+    limits.max_frames = max_frames;
+    auto report = report::ProcessReport::make(view, limits);
+    auto buffer = FixedArray<char>::make(kBufferBytes);
+    if (!report || !buffer) {
+        return fail(ErrorKind::kNoSpace, "reserve memory for dumps");
+    }
+    const int probe = 0;
+    if (auto status = reader_.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&probe)));
+        !status) {
+        return status;
+    }
+    int fds[2];
+    if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) != 0) {
+        return fail(ErrorKind::kSystem, "make a pipe for dumps", errno);
+    }
+    wake_read_.reset(fds[0]);
+    wake_write_.reset(fds[1]);
+    view_ = view;
+    report_.emplace(std::move(*report));
+    buffer_ = std::move(*buffer);
+    same_cpu_.open(facts.rseq_offset);
+    wants_colours_ = facts.wants_colours;
+    g_gate.requested.store(false);
+    g_gate.owner.store(getpid());
+    g_gate.read_fd.store(wake_read_.get());
+    g_gate.wake_fd.store(wake_write_.get());
+    take_signal();
+    return {};
+}
+
+void StackDump::stop() {
+    if (!wake_write_) {
+        return;
+    }
+    give_signal_back();
+    g_gate.wake_fd.store(-1);
+    g_gate.read_fd.store(-1);
+    // A handler that has just read the number of the pipe must not find another file under it.
+    const std::int64_t until_ns = monotonic_ns() + kHandlerWaitNs;
+    while (g_gate.users.load() != 0 && monotonic_ns() < until_ns) {
+        sched_yield();
+    }
+    if (g_gate.users.load() != 0) {
+        (void)
+            wake_write_.release();  // one descriptor is lost rather than another's file written to
+    }
+    wake_write_.reset();
+    wake_read_.reset();
+    report_.reset();
+}
+
+void StackDump::forget_after_fork() {
+    const int write_fd = g_gate.wake_fd.exchange(-1);
+    const int read_fd = g_gate.read_fd.exchange(-1);
+    if (write_fd < 0) {
+        return;
+    }
+    give_signal_back();
+    close(write_fd);
+    close(read_fd);
+    g_gate.users.store(0);
+    g_gate.requested.store(false);
+}
+
+void StackDump::keep_signal(std::int64_t now_ns) {
+    if (!wake_write_ || now_ns - looked_ns_ < kLookNs) {
+        return;
+    }
+    looked_ns_ = now_ns;
+    struct sigaction current {};
+    struct sigaction interrupt {};
+    if (sigaction(kSignal, nullptr, &current) != 0 || is_ours(current) || !is_real(current) ||
+        sigaction(SIGINT, nullptr, &interrupt) != 0) {
+        return;
+    }
+    // Python has one handler in C for all signals that Python code handles; SIGINT is one of them
+    // from the start. Any other handler may call ours in its turn: that one is left in front.
+    if (entry_of(current) == entry_of(interrupt)) {
+        install(current);
+    }
+}
+
+Status StackDump::signal_requests(int signal, pid_t tid) const {
+    return wake_read_ ? signal_arrivals(wake_read_.get(), signal, tid) : Status();
+}
+
+void StackDump::serve() {
+    if (!wake_write_ || !g_gate.requested.load(std::memory_order_relaxed) ||
+        !g_gate.requested.exchange(false)) {
+        return;
+    }
+    char bytes[64];
+    while (read(wake_read_.get(), bytes, sizeof(bytes)) > 0) {
+    }
+    write_dump();
+}
+
+void StackDump::write_dump() {
+    const auto info = read_process_info(kOwnProcess);
+    report::ReportHeader header;
+    header.pid = header.own_pid = getpid();
+    header.command = info ? info->name : "python";
+    header.version = view_.version;
+    ErrorOutput output;
+    const auto write = [&output](std::string_view text) { output.write(text); };
+    report::TextSink sink({buffer_.data(), buffer_.capacity()}, write);
+    const bool has_colours = wants_colours_ && isatty(STDERR_FILENO) != 0;
+    report::TextReport text(sink,
+                            has_colours ? report::Palette::colours() : report::Palette::none());
+    if (const Status status = report_->write(reader_, same_cpu_, kOwnProcess, header, text);
+        !status) {
+        sink.put("echion: no stacks to show: ");
+        sink.put(status.error().what);
+        sink.put('\n');
+    }
+}
+
+}  // namespace echion::agent

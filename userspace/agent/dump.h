@@ -1,0 +1,77 @@
+#pragma once
+
+#include <signal.h>
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "agent/guest.h"
+#include "base/error.h"
+#include "base/mapping.h"
+#include "base/unique_fd.h"
+#include "cpython/runtime_view.h"
+#include "platform/process_reader.h"
+#include "platform/same_cpu.h"
+#include "report/process_report.h"
+
+namespace echion::agent {
+
+/// Answers SIGQUIT with the stacks of all threads, on the process's standard error.
+///
+/// The signal's handler only asks for it, by a flag and a byte through a pipe, and calls the
+/// handler that the application had; where there was none, the signal no longer ends the process.
+/// The sampler thread writes: it needs no lock of the interpreter or of the C library, so that a
+/// thread which holds the GIL for ever, or all threads in a deadlock, do not keep it from that.
+///
+///     application's thread                        sampler thread
+///     SIGQUIT ─► handler ─ flag, byte ──────────► TickTimer::wait() … serve() ─► write(2)
+///                  └─► handler that was there
+///
+/// Sampler thread only, unless said otherwise. At most one object of it is started at a time.
+class StackDump {
+  public:
+    StackDump() = default;
+    StackDump(const StackDump&) = delete;
+    StackDump& operator=(const StackDump&) = delete;
+    ~StackDump() { stop(); }
+
+    /// Takes all memory that a dump needs, and the signal. The view's layout must outlive this.
+    Status start(const cpython::RuntimeView& view, std::size_t max_frames, const GuestFacts& facts);
+    /// Gives the signal back to whom it belonged, if it is still ours. Any state; nothing is left.
+    void stop();
+
+    /// Readable when a dump has been asked for; -1 before start().
+    [[nodiscard]] int wake_fd() const { return wake_read_.get(); }
+    /// Writes a dump if one has been asked for. Takes a millisecond or a few, and up to a second
+    /// when standard error takes nothing.
+    void serve();
+    /// Has arriving requests told by `signal` to the thread `tid`, with wake_fd() as its si_fd.
+    Status signal_requests(int signal, pid_t tid) const;
+    /// Python's signal.signal() does not call the handler that it replaces. So when Python code has
+    /// taken the signal, puts the handler back in front of Python's, which is called as before. To
+    /// be called now and then; looks every kLookNs.
+    void keep_signal(std::int64_t now_ns);
+
+    /// In the child of a fork, where there is no sampler: gives the signal back and closes the
+    /// pipe. Signal-safe.
+    static void forget_after_fork();
+
+  private:
+    static constexpr std::int64_t kLookNs = 100'000'000;
+
+    void write_dump();
+
+    std::optional<report::ProcessReport> report_;
+    cpython::RuntimeView view_;
+    ProcessReader reader_;
+    SameCpu same_cpu_;
+    FixedArray<char> buffer_;
+    UniqueFd wake_read_;
+    UniqueFd wake_write_;
+    std::int64_t looked_ns_ = 0;
+    bool wants_colours_ = false;
+};
+
+}  // namespace echion::agent
