@@ -59,6 +59,7 @@ SignalTimer::SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, 
 }
 
 bool SignalTimer::wait(Channel& channel, StackDump& dump) {
+    dump.serve();  // one that was asked for before requests came by signal
     for (;;) {
         siginfo_t info{};
         ++counts_.system_calls;

@@ -1,0 +1,167 @@
+"""What where mode cannot do, it says in one line with the way out, and exits 1."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from runner import TARGETS
+from whereabouts import Where, start_target, wait_until
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def where(build_dir) -> Where:
+    return Where(build_dir / "echion")
+
+
+def refusal(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("echion: ")
+    assert done.stderr.count("\n") == 1 and done.stderr.endswith("\n")
+    return done.stderr
+
+
+def free_pid() -> int:
+    return next(n for n in range(4_000_000, 2, -1) if not os.path.exists(f"/proc/{n}"))
+
+
+def as_nobody(where: Where, tmp_path: pathlib.Path, pid: int, *options: str):
+    # The build folder may lie where nobody may not go.
+    program = shutil.copy(where.program, tmp_path / "echion")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    return Where(pathlib.Path(program)).run(
+        pid, *options, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/"
+    )
+
+
+def test_no_such_process(where):
+    pid = free_pid()
+    assert f"no process {pid}" in refusal(where.run(pid))
+
+
+def test_not_python(where):
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            wait_until(
+                lambda: os.readlink(f"/proc/{process.pid}/exe").endswith("sleep"), "exec of sleep"
+            )
+            text = refusal(where.run(process.pid))
+            assert f"process {process.pid} (sleep)" in text and "not run CPython" in text
+        finally:
+            process.kill()
+
+
+def test_a_kernel_thread(where):
+    kthreadd = pathlib.Path("/proc/2/status")
+    if not kthreadd.exists() or "VmSize" in kthreadd.read_text():
+        pytest.skip("no kernel threads to be seen here")
+    assert "thread of the kernel" in refusal(where.run(2))
+
+
+def test_a_process_that_has_ended_and_not_been_reaped(where):
+    process = subprocess.Popen(["true"])
+    try:
+        wait_until(
+            lambda: ") Z" in pathlib.Path(f"/proc/{process.pid}/stat").read_text(), "a zombie"
+        )
+        assert "has ended" in refusal(where.run(process.pid))
+    finally:
+        process.wait()
+
+
+def test_a_32_bit_program(where, tmp_path):
+    source = tmp_path / "sleeper.c"
+    source.write_text("#include <unistd.h>\nint main(void) { write(1, \"x\", 1); pause(); }\n")
+    program = tmp_path / "sleeper"
+    built = subprocess.run(["gcc", "-m32", "-o", program, source], capture_output=True)
+    if built.returncode != 0:
+        pytest.skip("gcc -m32 does not work here")
+    with subprocess.Popen([program], stdout=subprocess.PIPE) as process:
+        try:
+            process.stdout.read(1)
+            text = refusal(where.run(process.pid))
+            assert "32-bit" in text and "i686" in text
+        finally:
+            process.kill()
+
+
+def test_an_unsupported_version(where, tmp_path):
+    root = pathlib.Path(os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")))
+    old = sorted(root.glob("versions/3.[67].*/bin/python3"))
+    if not old:
+        pytest.skip("no CPython 3.6 or 3.7 here")
+    for python in old:
+        with subprocess.Popen(
+            [python, "-c", "print('x', flush=True); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            process.stdout.read(1)
+            text = refusal(where.run(process.pid))
+            assert "3.8 to 3.13" in text
+            process.communicate(b"\n")
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_no_permission(where, any_python, tmp_path):
+    with start_target(any_python, tmp_path, "sleeping") as target:
+        text = refusal(as_nobody(where, tmp_path, target.wait_ready()))
+        assert "it belongs to uid 0" in text and "CAP_SYS_PTRACE" in text and "sudo" in text
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_process_of_another_user(where, python, tmp_path):
+    if not os.access(python.path, os.X_OK) or str(python.path).startswith("/root/"):
+        # Nobody may not enter root's home: the interpreter is started by root and changes its uid.
+        wrap = ["/usr/bin/setpriv", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+        wrap += ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    else:
+        wrap = ["/usr/bin/setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    for folder in (tmp_path, *tmp_path.parents):
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    with start_target(python, tmp_path, "sleeping", wrap=wrap) as target:
+        pid = target.wait_ready()
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        assert f"Uid:\t{NOBODY}" in status
+        where.threads_when(
+            pid,
+            lambda found: found["MainThread"].functions[-2:] == ["sleeping", "sleep_here"],
+            "the main thread in sleep_here",
+        )
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_container(where, python, tmp_path):
+    """Other PID, mount, user and network namespaces, and another root of the file system."""
+    wrap = ["unshare", "--pid", "--mount", "--net", "--ipc", "--uts", "--fork", "--mount-proc"]
+    with start_target(python, tmp_path, "many", "3", wrap=wrap) as target:
+        own_pid = target.wait_ready()
+        (pid,) = [
+            int(entry.name)
+            for entry in pathlib.Path("/proc").iterdir()
+            if entry.name.isdigit() and is_child(int(entry.name), target.process.pid)
+        ]
+        assert own_pid != pid
+        document = where.json(pid)
+        assert (document["pid"], document["own_pid"]) == (pid, own_pid)
+        for thread in document["threads"]:
+            status = pathlib.Path(f"/proc/{pid}/task/{thread['native_id']}/status").read_text()
+            assert f"NSpid:\t{thread['native_id']}\t{thread['own_native_id']}\n" in status
+        assert f"thread {pid} (own id {own_pid})" in where.run(pid).stderr
+
+
+def is_child(pid: int, parent: int) -> bool:
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return int(stat.rpartition(")")[2].split()[1]) == parent
