@@ -11,8 +11,8 @@
 namespace echion {
 
 /// Reads the memory of one process by system call, so that an address that is not mapped is an
-/// error and never a fault. Linux: process_vm_readv(2); where that is refused (seccomp, a kernel
-/// without CONFIG_CROSS_MEMORY_ATTACH), pread(2) on /proc/PID/mem.
+/// error and never a fault. Linux: process_vm_readv(2); once that is refused (seccomp, a kernel
+/// without CONFIG_CROSS_MEMORY_ATTACH), at the start or later, pread(2) on /proc/PID/mem.
 ///
 /// After open() no call allocates. One thread at a time.
 class ProcessReader final : public MemoryReader {
@@ -41,12 +41,14 @@ class ProcessReader final : public MemoryReader {
         return request.from - direct_from_ < direct_size_bytes_ &&
                request.size_bytes <= direct_size_bytes_ - (request.from - direct_from_);
     }
+    bool open_mem_file();
     std::size_t read_by_system_call(std::span<const ReadRequest> requests) noexcept;
     std::size_t read_vectors(std::span<const ReadRequest> requests) noexcept;
     std::size_t read_mem_file(std::span<const ReadRequest> requests) noexcept;
 
     pid_t pid_ = 0;
     UniqueFd mem_fd_;
+    bool is_mem_tried_ = false;
     Address direct_from_;
     std::size_t direct_size_bytes_ = 0;
     std::uint64_t system_calls_ = 0;

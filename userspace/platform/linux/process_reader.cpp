@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 namespace echion {
 namespace {
@@ -23,23 +24,24 @@ const char* ProcessReader::method() const { return mem_fd_ ? "/proc/PID/mem" : "
 Status ProcessReader::open(pid_t pid, Address probe) {
     pid_ = pid;
     mem_fd_.reset();
-    if (probe.is_null()) {
+    is_mem_tried_ = false;
+    std::byte byte;
+    if (probe.is_null() || read_bytes(probe, &byte, 1)) {
         return {};
     }
-    std::byte byte;
-    if (read_bytes(probe, &byte, 1)) {
-        return {};
+    return fail(ErrorKind::kRefused, "neither process_vm_readv nor /proc/PID/mem may be read",
+                errno);
+}
+
+bool ProcessReader::open_mem_file() {
+    if (std::exchange(is_mem_tried_, true)) {
+        return false;
     }
     char path[40];
-    std::snprintf(path, sizeof(path), "/proc/%d/mem", static_cast<int>(pid));
+    std::snprintf(path, sizeof(path), "/proc/%d/mem", static_cast<int>(pid_));
+    ++system_calls_;
     mem_fd_.reset(::open(path, O_RDONLY | O_CLOEXEC));
-    if (mem_fd_ && read_bytes(probe, &byte, 1)) {
-        return {};
-    }
-    const int cause = errno;
-    mem_fd_.reset();
-    return fail(ErrorKind::kRefused, "neither process_vm_readv nor /proc/PID/mem may be read",
-                cause);
+    return static_cast<bool>(mem_fd_);
 }
 
 std::size_t ProcessReader::read(std::span<const ReadRequest> requests) noexcept {
@@ -74,7 +76,11 @@ std::size_t ProcessReader::read_by_system_call(std::span<const ReadRequest> requ
     while (done < requests.size()) {
         const std::size_t count = std::min(requests.size() - done, kMaxVectors);
         const auto part = requests.subspan(done, count);
-        const std::size_t copied = mem_fd_ ? read_mem_file(part) : read_vectors(part);
+        std::size_t copied = mem_fd_ ? read_mem_file(part) : read_vectors(part);
+        // Also in the middle: a program may lock itself up (seccomp) after it has started.
+        if (copied == 0 && !mem_fd_ && (errno == EPERM || errno == ENOSYS) && open_mem_file()) {
+            copied = read_mem_file(part);
+        }
         done += copied;
         if (copied != count) {
             break;
@@ -102,10 +108,8 @@ std::size_t ProcessReader::read_vectors(std::span<const ReadRequest> requests) n
     // By number: the agent binds to as few symbols of the target's C library as it can.
     const long got =
         syscall(SYS_process_vm_readv, pid_, local, local_count, remote, requests.size(), 0UL);
-    if (got <= 0) {
-        return 0;
-    }
-    auto left = static_cast<std::size_t>(got);
+    // Nothing is there to be copied of an empty range, and so it is complete.
+    std::size_t left = got > 0 ? static_cast<std::size_t>(got) : 0;
     std::size_t complete = 0;
     while (complete < requests.size() && left >= requests[complete].size_bytes) {
         left -= requests[complete].size_bytes;
