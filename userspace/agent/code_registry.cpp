@@ -141,7 +141,7 @@ std::uint64_t CodeRegistry::hash_identity(const CodeFields& code) {
 }
 
 CodeRegistry::Entry* CodeRegistry::insert(Address code) {
-    if (entry_count_ == kEntries || next_id_ == stream::kMaxCodes) {
+    if (entry_count_ == kEntries) {
         ++counts_.table_full;
         clear();
     }
@@ -157,7 +157,16 @@ void CodeRegistry::clear() {
     index_.clear();
     entry_count_ = 0;
     defined_count_ = 0;
+    ++epoch_;
+}
+
+void CodeRegistry::renumber() {
+    // No entry keeps an id that will soon be another's: each gets a new one when it is next used.
+    for (std::uint32_t i = 0; i < entry_count_; ++i) {
+        entries_[i].is_defined = false;
+    }
     next_id_ = kUnknownCode + 1;
+    ++numbering_;
     ++epoch_;
 }
 
@@ -297,9 +306,8 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
         ++counts_.names_failed;
     }
 
-    if (next_id_ == stream::kMaxCodes) {
-        next_id_ = kUnknownCode + 1;
-        ++epoch_;
+    if (next_id_ == kMaxIds) {
+        renumber();
     }
     entry.id = next_id_++;
     entry.checked_ns = entry.glanced_ns = now_ns_;

@@ -19,20 +19,24 @@ namespace echion::agent {
 /// A code object's address says little about which one it is: when a function is dropped, the next
 /// one is often built in its place. So an entry is compared with the memory again when it is used
 /// and old:
-///     kGlanceAgeNs  its pointers and first line, for all frames that a stack has got new, in one
-///     read kSoftAgeNs    also the texts behind the pointers (a name's memory is reused as readily
-///     as the
-///                   code object's), within a budget per tick
+///     kGlanceAgeNs  its pointers and first line, for all frames that a stack has got new,
+///                   in one read
+///     kSoftAgeNs    also the texts behind the pointers (a name's memory is reused as readily
+///                   as the code object's), within a budget per tick
 ///     kHardAgeNs    the same in any case: no name is given that was not that code object's within
 ///                   the last second
 ///
-/// Fixed tables; full, it starts over. Sampler thread only.
+/// Fixed tables; full, it starts over. A code object that took another's place gets an id of its
+/// own, as a stack that refers to the old one would otherwise look unchanged; when all ids have
+/// been given, they are given anew. Sampler thread only.
 class CodeRegistry {
   public:
     static constexpr std::int64_t kGlanceAgeNs = 4'000'000;
     static constexpr std::int64_t kSoftAgeNs = 300'000'000;
     static constexpr std::int64_t kHardAgeNs = 600'000'000;
     static constexpr unsigned kChecksPerTick = 8;
+    /// Ids are below this: what the reader of the stream has to remember at most.
+    static constexpr std::uint32_t kMaxIds = 1U << 16;
     /// Stands for a code object that could not be read; defined by start().
     static constexpr std::uint32_t kUnknownCode = 0;
 
@@ -64,6 +68,9 @@ class CodeRegistry {
 
     /// Changes whenever an id may stand for another code object than before.
     [[nodiscard]] std::uint32_t epoch() const { return epoch_; }
+    /// Changes (and the epoch with it) when ids are given anew: equal ids from before and after say
+    /// nothing.
+    [[nodiscard]] std::uint32_t numbering() const { return numbering_; }
 
     struct Counts {
         std::uint64_t revalidated = 0;
@@ -76,6 +83,7 @@ class CodeRegistry {
   private:
     static constexpr std::size_t kCapacity = 1U << 15;
     static constexpr std::size_t kEntries = kCapacity / 4 * 3 - 1;
+    static_assert(kMaxIds > 2 * kEntries && kMaxIds <= stream::kMaxCodes);
     // Bytes of a text or table that are compared. Names that agree in so much and differ behind,
     // in the same place, of the same length, are taken for the same.
     static constexpr std::size_t kComparedBytes = 128;
@@ -115,6 +123,7 @@ class CodeRegistry {
                                    std::uint64_t* identity);
     std::string_view read_text(MemoryReader& reader, Address object, std::span<char> into);
     void clear();
+    void renumber();
 
     cpython::RuntimeView view_;
     AddressMap index_;  // code object → index into entries_
@@ -125,6 +134,7 @@ class CodeRegistry {
     std::uint32_t entry_count_ = 0;
     std::uint32_t next_id_ = kUnknownCode + 1;
     std::uint32_t epoch_ = 1;
+    std::uint32_t numbering_ = 1;
     Address trampoline_;
     std::int64_t now_ns_ = 0;
     unsigned checks_left_ = 0;

@@ -92,7 +92,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
         return tl::unexpected(configure.error());
     }
     if (configure->mode == control::Mode::kMemory || configure->interval_ns == 0 ||
-        configure->max_frames == 0 || configure->max_frames >= stream::kMaxFrames) {
+        configure->max_frames == 0 || configure->max_frames > stream::kMaxFrames) {
         return fail(ErrorKind::kProtocol, "a configuration that this agent does not know");
     }
     auto mapping = stream::RingMapping::open(channel.find_fd(*configure, control::FdKind::kRing));

@@ -186,6 +186,7 @@ class StackSampler {
     void write_stranger_cpu(std::uint32_t slot, const CpuState& state);
     void write_all_cpu();
     void settle_the_left(std::int64_t living_ns, std::size_t left_count);
+    void split_batch();
     void commit();
     void publish_counts();
 

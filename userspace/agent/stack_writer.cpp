@@ -16,6 +16,11 @@ using stream::Counter;
 
 // A tick that grows beyond this goes on in another batch.
 constexpr std::size_t kBatchBytes = stream::kMaxBatchBytes / 4;
+// So that whatever comes next, a stack or a code object's names and line table, fits in.
+constexpr std::size_t kMostFrameBytes = 10;
+static_assert(kBatchBytes + kMostFrameBytes * stream::kMaxFrames < stream::kMaxBatchBytes);
+static_assert(kBatchBytes + stream::kMaxLineTableBytes + 4 * stream::kMaxTextBytes <
+              stream::kMaxBatchBytes);
 // A stack is looked up again when a code object changes its id meanwhile; rarely more than once.
 constexpr int kLookups = 4;
 
@@ -61,7 +66,8 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
                                std::size_t* kept) {
     const std::uint32_t epoch = codes_.epoch();
     const std::size_t count = raw.size();
-    const std::size_t common = std::min<std::size_t>(count, thread.frame_count);
+    const bool has_same_ids = thread.codes_numbering == codes_.numbering();
+    const std::size_t common = has_same_ids ? std::min<std::size_t>(count, thread.frame_count) : 0;
     const bool is_fresh =
         thread.codes_epoch == epoch && now_ns_ - thread.codes_checked_ns < CodeRegistry::kSoftAgeNs;
     std::size_t i = 0;
@@ -91,6 +97,7 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
         }
         thread.codes[i] = frame.code;
         thread.refs[i] = ref;
+        split_batch();
     }
     if (codes_.epoch() != epoch) {
         thread.codes_epoch = 0;  // what has been assigned may be outdated: once more
@@ -107,6 +114,7 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
                      now_ns_ - CodeRegistry::kSoftAgeNs + CodeRegistry::kGlanceAgeNs);
     }
     thread.codes_epoch = epoch;
+    thread.codes_numbering = codes_.numbering();
     return true;
 }
 
@@ -114,9 +122,6 @@ void StackSampler::write_stack(TrackedThread& thread, std::span<cpython::RawFram
                                std::uint8_t flags) {
     if (!thread.has_begun) {
         return;  // it will hold the GIL when it does
-    }
-    if (!thread.is_announced) {
-        announce(thread);
     }
     std::size_t kept = 0;
     std::size_t least_kept = raw.size();
@@ -132,6 +137,10 @@ void StackSampler::write_stack(TrackedThread& thread, std::span<cpython::RawFram
         });
         raw = raw.first(static_cast<std::size_t>(end - raw.begin()));
     }
+    // After the lookups, which may have ended a batch that had no room, and all names with it.
+    if (!thread.is_announced) {
+        announce(thread);
+    }
     // `kept` of a later lookup compares with what an earlier one has written over.
     kept = thread.must_resend ? 0 : least_kept;
     const bool is_same = kept == raw.size() && kept == thread.frame_count &&
@@ -144,6 +153,10 @@ void StackSampler::write_stack(TrackedThread& thread, std::span<cpython::RawFram
     thread.must_resend = false;
     encoder_->stack(thread.id, flags, static_cast<std::uint32_t>(kept),
                     {thread.refs + kept, raw.size() - kept});
+    split_batch();
+}
+
+void StackSampler::split_batch() {
     if (encoder_->batch_bytes() > kBatchBytes) {
         commit();
         encoder_->begin_tick(0);

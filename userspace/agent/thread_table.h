@@ -47,6 +47,7 @@ struct TrackedThread {
     std::uint8_t flags;             ///< stream::StackFlag of the last stack
     std::uint32_t walk;             ///< number of the last walk, the age of `pages`
     std::uint32_t codes_epoch;      ///< CodeRegistry::epoch() that `refs` belong to
+    std::uint32_t codes_numbering;  ///< CodeRegistry::numbering(), likewise
     std::int64_t codes_checked_ns;  ///< when all codes of the stack were last known to be fresh
     std::int64_t cpu_ns;            ///< CPU clock when last read
     std::uint32_t frame_count;

@@ -242,7 +242,8 @@ Status Decoder::decode_code(Reader& reader) {
     if (id >= codes_.size()) {
         codes_.resize(id + 1);
     }
-    if (!charge(codes_[id].bytes, code.name.size() + code.qualified_name.size() +
+    // One more than the texts have: a code whose names could not be read is defined, too.
+    if (!charge(codes_[id].bytes, 1 + code.name.size() + code.qualified_name.size() +
                                       code.file_name.size() + code.line_table.size())) {
         return protocol_error("the definitions in force take too much memory");
     }

@@ -27,7 +27,7 @@ constexpr std::uint32_t kMaxTextBytes = 4096;       // one name; CPython sets no
 constexpr std::uint32_t kMaxLineTableBytes = 1U << 20;
 constexpr std::uint32_t kMaxCodes = 1U << 20;  // ids are below these
 constexpr std::uint32_t kMaxThreads = 1U << 16;
-constexpr std::uint32_t kMaxFrames = 1U << 20;  // of one stack
+constexpr std::uint32_t kMaxFrames = 1U << 18;  // of one stack: its record fits into a batch
 
 enum class RecordType : std::uint8_t {
     /// First record of a stream. u32 stream version, varint CLOCK_MONOTONIC ns of its start,

@@ -1,0 +1,352 @@
+#include "agent/code_registry.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "fake_objects.h"
+#include "stream/decoder.h"
+#include "stream/encoder.h"
+#include "stream/ring.h"
+#include "test_memory.h"
+
+namespace echion::agent {
+namespace {
+
+constexpr std::int64_t kStart = 1'000'000'000'000;
+
+/// What the program at the other end knows of each id.
+class Definitions final : public model::ProfileEvents {
+  public:
+    struct Code {
+        std::string name, qualified_name, file_name;
+        std::uint32_t first_line = 0;
+        std::size_t table_bytes = 0;
+    };
+    std::map<std::uint32_t, Code> codes;
+    std::size_t count = 0;
+
+    void start(std::uint64_t, model::PythonVersion) override {}
+    void tick(std::uint64_t) override {}
+    void lost(std::uint64_t, std::uint64_t) override {}
+    void code(std::uint32_t id, const model::CodeView& code) override {
+        ++count;
+        codes[id] = {std::string(code.name), std::string(code.qualified_name),
+                     std::string(code.file_name), code.first_line, code.line_table.size()};
+    }
+    void thread(std::uint32_t, std::int64_t, std::uint32_t, std::string_view) override {}
+    void thread_end(std::uint32_t) override {}
+    void stack(std::uint32_t, model::StackMarks, std::uint32_t,
+               std::span<const model::FrameLocation>) override {}
+    void cpu(std::uint32_t, std::uint64_t) override {}
+    void run_state(std::uint32_t, model::RunState) override {}
+};
+
+/// A registry over made-up code objects, whose definitions go through a real ring.
+class CodeRegistryOf : public testing::TestWithParam<int> {
+  protected:
+    void SetUp() override {
+        view_.layout = &layout_;
+        code_type_ = make_.make_type(0);
+        view_.code_type = code_type_;
+        auto registry = CodeRegistry::make(view_);
+        ASSERT_TRUE(registry.has_value());
+        codes_ = std::move(*registry);
+        const UniqueFd fd = stream::make_ring().value();
+        ring_ = stream::RingProducer(stream::RingMapping::open(fd.get()).value());
+        consumer_ = stream::RingConsumer(stream::RingMapping::open(fd.get()).value());
+        encoder_.begin_start(1, 3, static_cast<std::uint8_t>(GetParam()), 0);
+        encoder_.label(CodeRegistry::kUnknownCode, "<unknown>");
+        ASSERT_TRUE(encoder_.commit());
+        tick(0);
+    }
+
+    static std::size_t at(cpython::Offset offset) { return static_cast<std::size_t>(offset); }
+
+    Address make_code(const std::string& name, std::int32_t first_line = 1) {
+        const Address code = memory_.allocate(at(layout_.code.size));
+        write_code(code, make_.make_str(name), first_line);
+        return code;
+    }
+    /// Puts a code object into the place of another.
+    void write_code(Address code, Address name, std::int32_t first_line) {
+        memory_.write(code + at(layout_.object.ob_type), code_type_);
+        memory_.write(code + at(layout_.code.name), name);
+        if (cpython::has(layout_.code.qualname)) {
+            memory_.write(code + at(layout_.code.qualname), name);
+        }
+        memory_.write(code + at(layout_.code.filename), file_);
+        memory_.write(code + at(layout_.code.linetable), table_);
+        memory_.write(code + at(layout_.code.firstlineno), first_line);
+    }
+    /// Writes another text of the same length into a str.
+    void overwrite(Address str, const std::string& text) {
+        memory_.write_bytes(str + at(layout_.unicode.ascii_data), text.data(), text.size());
+    }
+
+    /// Ends the tick, and begins one that is later.
+    void tick(std::int64_t later_ns) {
+        now_ns_ += later_ns;
+        codes_.begin_tick(now_ns_);
+        encoder_.begin_tick(static_cast<std::uint64_t>(later_ns));
+    }
+    void end_tick() {
+        ASSERT_TRUE(encoder_.commit());
+        drain();
+    }
+    void drain() {
+        for (;;) {
+            const auto size = consumer_.read_batch(buffer_);
+            ASSERT_TRUE(size.has_value());
+            if (*size == 0) {
+                return;
+            }
+            const auto status = decoder_.decode({buffer_.data(), *size});
+            ASSERT_TRUE(status.has_value()) << status.error().what;
+        }
+    }
+    std::uint32_t find(Address code) {
+        is_fresh_ = true;
+        return codes_.find_id(memory_, encoder_, code, &is_fresh_);
+    }
+    /// What the other end calls an id, once the open tick has been written.
+    std::string name_of(std::uint32_t id) {
+        end_tick();
+        codes_.begin_tick(now_ns_);
+        encoder_.begin_tick(0);
+        return known_.codes.count(id) != 0 ? known_.codes[id].name : "(not defined)";
+    }
+    bool glance(Address code) {
+        const cpython::RawFrame frame{code, 0};
+        return codes_.glance(memory_, {&frame, 1});
+    }
+
+    const cpython::Layout& layout_ =
+        *cpython::find_layout({3, static_cast<std::uint8_t>(GetParam()), 0});
+    test::TestMemory memory_;
+    test::FakeObjects make_{memory_, layout_};
+    Address file_ = make_.make_str("/app/main.py");
+    Address table_ = make_.make_bytes("abcdef");
+    Address code_type_;
+    cpython::RuntimeView view_;
+    CodeRegistry codes_;
+    stream::RingProducer ring_;
+    stream::RingConsumer consumer_;
+    stream::Encoder encoder_{ring_};
+    Definitions known_;
+    stream::Decoder decoder_{known_};
+    std::vector<std::byte> buffer_ = std::vector<std::byte>(stream::kMaxBatchBytes);
+    std::int64_t now_ns_ = kStart;
+    bool is_fresh_ = true;
+};
+
+INSTANTIATE_TEST_SUITE_P(Python3, CodeRegistryOf, testing::Values(8, 10, 11, 13),
+                         [](const auto& version) { return std::to_string(version.param); });
+
+TEST_P(CodeRegistryOf, DefinesEachCodeOnce) {
+    const Address one = make_code("one", 10);
+    const Address two = make_code("two", 20);
+    const std::uint32_t id = find(one);
+    EXPECT_NE(find(two), id);
+    EXPECT_EQ(find(one), id);
+    end_tick();
+    tick(1'000'000);
+    EXPECT_EQ(find(one), id);
+    end_tick();
+    EXPECT_EQ(known_.count, 3U) << "the two, and <unknown>";
+    EXPECT_EQ(known_.codes[id].name, "one");
+    EXPECT_EQ(known_.codes[id].qualified_name, cpython::has(layout_.code.qualname) ? "one" : "");
+    EXPECT_EQ(known_.codes[id].file_name, "/app/main.py");
+    EXPECT_EQ(known_.codes[id].first_line, 10U);
+    EXPECT_EQ(known_.codes[id].table_bytes, 6U);
+}
+
+TEST_P(CodeRegistryOf, LooksAgainAtAnOldEntryAndKeepsIt) {
+    const Address code = make_code("steady");
+    const std::uint32_t id = find(code);
+    const std::uint32_t epoch = codes_.epoch();
+    tick(CodeRegistry::kSoftAgeNs);
+    EXPECT_EQ(find(code), id);
+    EXPECT_EQ(codes_.counts().revalidated, 1U);
+    EXPECT_EQ(codes_.counts().replaced, 0U);
+    EXPECT_EQ(codes_.epoch(), epoch);
+}
+
+TEST_P(CodeRegistryOf, LooksAgainWithinABudgetUntilItMust) {
+    std::vector<Address> all;
+    for (unsigned i = 0; i <= CodeRegistry::kChecksPerTick; ++i) {
+        all.push_back(make_code("function_" + std::to_string(i)));
+        find(all.back());
+    }
+    tick(CodeRegistry::kSoftAgeNs);
+    for (unsigned i = 0; i < CodeRegistry::kChecksPerTick; ++i) {
+        find(all[i]);
+        EXPECT_TRUE(is_fresh_);
+    }
+    find(all.back());
+    EXPECT_FALSE(is_fresh_) << "the budget is used up";
+    EXPECT_EQ(codes_.counts().revalidated, CodeRegistry::kChecksPerTick);
+    tick(CodeRegistry::kHardAgeNs - CodeRegistry::kSoftAgeNs);
+    for (unsigned i = 0; i < CodeRegistry::kChecksPerTick; ++i) {
+        find(all[i]);
+    }
+    tick(0);
+    find(all.back());
+    EXPECT_TRUE(is_fresh_);
+}
+
+TEST_P(CodeRegistryOf, ACodeInTheOldOnesPlaceGetsItsOwnName) {
+    const Address code = make_code("before", 10);
+    const std::uint32_t id = find(code);
+    EXPECT_EQ(name_of(id), "before");
+    const std::uint32_t epoch = codes_.epoch();
+    write_code(code, make_.make_str("after"), 10);
+    tick(CodeRegistry::kSoftAgeNs);
+    const std::uint32_t now = find(code);
+    EXPECT_NE(now, id) << "a stack with the old id would look unchanged";
+    EXPECT_EQ(name_of(now), "after");
+    EXPECT_NE(codes_.epoch(), epoch);
+    EXPECT_EQ(codes_.counts().replaced, 1U);
+}
+
+TEST_P(CodeRegistryOf, AGlanceSeesAnotherCodeWithinMilliseconds) {
+    const Address code = make_code("before", 10);
+    find(code);
+    const std::uint32_t epoch = codes_.epoch();
+    tick(CodeRegistry::kGlanceAgeNs);
+    EXPECT_TRUE(glance(code));
+    EXPECT_EQ(codes_.epoch(), epoch);
+    write_code(code, make_.make_str("before"), 11);  // the same name at another place
+    tick(CodeRegistry::kGlanceAgeNs);
+    EXPECT_TRUE(glance(code));
+    EXPECT_NE(codes_.epoch(), epoch);
+    const std::uint32_t id = find(code);
+    EXPECT_EQ(name_of(id), "before");
+    EXPECT_EQ(known_.codes[id].first_line, 11U);
+}
+
+TEST_P(CodeRegistryOf, AGlanceSaysThatItHasJustLooked) {
+    const Address code = make_code("young");
+    find(code);
+    EXPECT_TRUE(glance(code)) << "in this very tick";
+    tick(CodeRegistry::kGlanceAgeNs - 1);
+    EXPECT_FALSE(glance(code)) << "too young to be looked at";
+}
+
+TEST_P(CodeRegistryOf, SeesOtherTextsBehindTheSamePointers) {
+    const Address name = make_.make_str("before");
+    const Address code = memory_.allocate(at(layout_.code.size));
+    write_code(code, name, 10);
+    EXPECT_EQ(name_of(find(code)), "before");
+    overwrite(name, "behind");
+    tick(CodeRegistry::kSoftAgeNs);
+    EXPECT_EQ(name_of(find(code)), "behind");
+    EXPECT_EQ(codes_.counts().replaced, 1U);
+}
+
+TEST_P(CodeRegistryOf, WhatIsNoCodeObjectIsUnknown) {
+    const Address other = make_code("other");
+    memory_.write(other + at(layout_.object.ob_type), make_.str_type);
+    EXPECT_EQ(find(other), CodeRegistry::kUnknownCode);
+    EXPECT_EQ(find(Address(0x40)), CodeRegistry::kUnknownCode);
+    EXPECT_EQ(codes_.counts().names_failed, 2U);
+    EXPECT_EQ(name_of(CodeRegistry::kUnknownCode), "<unknown>");
+}
+
+TEST_P(CodeRegistryOf, ACodeWhoseMemoryHasGoneIsUnknown) {
+    const Address code = make_code("gone");
+    find(code);
+    memory_.unmap(code);
+    tick(CodeRegistry::kSoftAgeNs);
+    EXPECT_EQ(find(code), CodeRegistry::kUnknownCode);
+    tick(0);
+    EXPECT_EQ(find(code), CodeRegistry::kUnknownCode);
+    const Address other = make_code("other");
+    EXPECT_EQ(name_of(find(other)), "other");
+}
+
+TEST_P(CodeRegistryOf, ACodeWithoutAnyReadableTextIsStillDefined) {
+    const Address code = make_code("x");
+    const Address no_text = make_.make_bytes("");  // no str
+    memory_.write(code + at(layout_.code.name), no_text);
+    memory_.write(code + at(layout_.code.filename), no_text);
+    memory_.write(code + at(layout_.code.linetable), no_text);
+    if (cpython::has(layout_.code.qualname)) {
+        memory_.write(code + at(layout_.code.qualname), no_text);
+    }
+    const std::uint32_t id = find(code);
+    encoder_.thread(1, 0, 1, "t");
+    const stream::FrameRef frame{id, 0};
+    encoder_.stack(1, 0, 0, {&frame, 1});
+    end_tick();  // the other end takes it
+}
+
+TEST_P(CodeRegistryOf, GivesTheDefinitionsOfAVoidBatchAgain) {
+    const Address code = make_code("lost");
+    const std::uint32_t epoch = codes_.epoch();
+    find(code);
+    codes_.forget_batch();
+    EXPECT_NE(codes_.epoch(), epoch);
+    encoder_.begin_tick(0);  // what was in the batch is gone
+    EXPECT_EQ(name_of(find(code)), "lost");
+}
+
+TEST_P(CodeRegistryOf, StartsOverWhenItsTableIsFull) {
+    constexpr std::size_t kMore = 30'000;  // than it has places for
+    constexpr std::size_t kPerBatch = 1'000;
+    const Address name = make_.make_str("function");
+    const std::size_t code_bytes = (at(layout_.code.size) + 15) & ~std::size_t{15};
+    const Address codes(0x50000000);
+    memory_.map(codes, kMore * code_bytes);
+    const std::uint32_t epoch = codes_.epoch();
+    std::uint32_t last = 0;
+    for (std::size_t i = 0; i < kMore; ++i) {
+        write_code(codes + i * code_bytes, name, static_cast<std::int32_t>(i));
+        last = find(codes + i * code_bytes);
+        ASSERT_NE(last, CodeRegistry::kUnknownCode);
+        if (i % kPerBatch == 0) {
+            end_tick();
+            tick(1);
+        }
+    }
+    EXPECT_EQ(codes_.counts().table_full, 1U);
+    EXPECT_NE(codes_.epoch(), epoch);
+    end_tick();
+    EXPECT_EQ(known_.codes[last].first_line, kMore - 1);
+}
+
+TEST_P(CodeRegistryOf, AnIdIsNeverTwoCodesWhenIdsAreGivenAnew) {
+    // A function that is made again and again in the same place, and one that stays.
+    const Address steady = make_code("steady", 7);
+    const Address restless = make_code("restless");
+    const Address name = make_.make_str("restless");
+    const std::uint32_t numbering = codes_.numbering();
+    const std::uint32_t steady_id = find(steady);
+    std::uint32_t rounds = 0;
+    for (; codes_.numbering() == numbering; ++rounds) {
+        ASSERT_LT(rounds, CodeRegistry::kMaxIds);
+        write_code(restless, name, static_cast<std::int32_t>(rounds % 1000 + 100));
+        tick(CodeRegistry::kGlanceAgeNs);
+        glance(restless);
+        const std::uint32_t id = find(restless);
+        ASSERT_LT(id, CodeRegistry::kMaxIds);
+        end_tick();
+        ASSERT_EQ(known_.codes[id].first_line, rounds % 1000 + 100);
+    }
+    EXPECT_GT(rounds, CodeRegistry::kMaxIds / 2) << "ids are used up before";
+    const std::uint32_t epoch = codes_.epoch();
+    tick(1);
+    const std::uint32_t restless_id = find(restless);
+    const std::uint32_t now = find(steady);
+    EXPECT_NE(now, restless_id);
+    EXPECT_EQ(codes_.epoch(), epoch);
+    EXPECT_EQ(name_of(now), "steady");
+    EXPECT_EQ(known_.codes[now].first_line, 7U);
+    EXPECT_EQ(known_.codes[restless_id].name, "restless");
+    EXPECT_EQ(steady_id, 1U) << "the id that the restless one has by now";
+}
+
+}  // namespace
+}  // namespace echion::agent
