@@ -15,7 +15,7 @@ const volatile __u32 first_stamp_entry = 1;
 const volatile __u32 first_thread_entry = 1 + ECHION_DEFAULT_THREADS / ECHION_STAMPS_PER_ENTRY;
 const volatile __u32 pid_namespace_inode = 0; /* of the command-line program */
 const volatile __u64 quarantine_ns = ECHION_SLOT_QUARANTINE_NS;
-const volatile bool has_task_storage = true; /* 5.11 and later */
+const volatile bool has_task_storage = true; /* 5.13 and later */
 const volatile bool follow_children = false;
 
 union entry {

@@ -107,6 +107,18 @@ TEST_F(Session, SaysWhenAProcessDoesNotExist) {
     EXPECT_EQ(target.error().system_errno, ESRCH);
 }
 
+TEST_F(Session, WorksOnKernelsWithoutTaskStorageToo) {
+    open({.thread_capacity = 64, .quarantine_ns = 0, .without_task_storage = true});
+    const Child child(thread_factory);
+    ASSERT_TRUE(session_->add_target(child.pid()));
+    child.send(500);
+    child.receive<int>();
+    EXPECT_EQ(session_->threads_refused(), 0U);
+    const auto state = find(static_cast<std::uint32_t>(child.pid()));
+    ASSERT_TRUE(state);
+    EXPECT_GE(state->run_count, 100U);
+}
+
 // The child: forks once for each byte it receives, and says who that was.
 void fork_on_demand(const Child::Channel& channel) {
     for (;;) {

@@ -146,7 +146,8 @@ tl::expected<std::unique_ptr<BpfSession>, Unavailable> BpfSession::open(const Bp
         return refuse("open the BPF programs", -errno);
     }
     echion_bpf& skeleton = *impl->skeleton;
-    const bool has_task_storage = has_helper(BPF_FUNC_task_storage_get);
+    const bool has_task_storage =
+        !options.without_task_storage && has_helper(BPF_FUNC_task_storage_get);
     impl->has_wall_program = has_helper(BPF_FUNC_get_attach_cookie);
     skeleton.rodata->thread_capacity = options.thread_capacity;
     skeleton.rodata->first_stamp_entry = 1;

@@ -25,6 +25,9 @@ struct BpfOptions {
     /// Of each target's ring: a power of two, at least a page.
     std::uint32_t snapshot_ring_bytes = ECHION_SNAPSHOT_RING_BYTES;
     std::uint64_t quarantine_ns = ECHION_SLOT_QUARANTINE_NS;
+    /// Behave as on kernels before 5.13, which have no task storage for tracing programs: for
+    /// tests.
+    bool without_task_storage = false;
 };
 
 /// What the agent asked for in control::Arm, and the session's mode.

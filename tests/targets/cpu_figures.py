@@ -1,0 +1,77 @@
+"""Threads that use CPU time in different ways, and say how much they used by their own clocks.
+
+    cpu_figures.py KIND SECONDS
+
+busy: three threads, all the time. bursts: two threads, bursts of 0.2 ms. duty: one thread, 5 % of
+the time. short: threads of 5 ms, one after the other.
+"""
+
+import threading
+import time
+
+from _support import argument, native_id, ready, report
+
+figures = {}
+
+
+def burn(cpu_s):
+    end = time.thread_time() + cpu_s
+    while time.thread_time() < end:
+        pass
+
+
+def busy(seconds):
+    burn(seconds / 3)
+
+
+def bursts(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        burn(0.0002)
+        time.sleep(0.0003)
+
+
+def duty(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        burn(0.001)
+        time.sleep(0.019)
+
+
+def short(_seconds):
+    burn(0.005)
+
+
+def run(work, seconds):
+    work(seconds)
+    name = threading.current_thread().name
+    figures[name] = {"tid": native_id(), "cpu_us": time.thread_time_ns() // 1000}
+
+
+def run_together(work, seconds, count):
+    threads = [
+        threading.Thread(target=run, args=(work, seconds), name="%s %d" % (work.__name__, i))
+        for i in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def main():
+    kind, seconds = argument(1, "busy", str), argument(2, 2.0)
+    ready()
+    begin = time.process_time_ns()
+    if kind == "short":
+        for i in range(int(seconds / 0.01)):
+            thread = threading.Thread(target=run, args=(short, 0), name="short %d" % i)
+            thread.start()
+            thread.join()
+    else:
+        work, count = {"busy": (busy, 3), "bursts": (bursts, 2), "duty": (duty, 1)}[kind]
+        run_together(work, seconds, count)
+    report(threads=figures, process_us=(time.process_time_ns() - begin) // 1000)
+
+
+main()
