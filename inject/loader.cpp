@@ -1,5 +1,6 @@
 #include "inject/loader.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -275,6 +276,14 @@ class Conversation {
         if (!file) {
             return failed({ErrorKind::kSystem, cause, "fetch a descriptor"},
                           explain_refusal(pid_, cause));
+        }
+        // The number comes from the target. Into anything but a memory file, a write with this
+        // program's rights could do what the target itself may not.
+        if (fcntl(file.get(), F_GET_SEALS) < 0) {
+            return failed({ErrorKind::kProtocol, 0, "not a memory file"},
+                          describe_process(pid_) +
+                              " handed out something else than its memory "
+                              "file");
         }
         std::size_t done = 0;
         while (done < image.bytes.size()) {

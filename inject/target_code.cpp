@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/clock.h"
 #include "inject/arch.h"
 #include "platform/process_modules.h"
 
@@ -10,6 +11,8 @@ namespace echion::inject {
 namespace {
 
 constexpr std::size_t kMaxModules = 16384;
+// A target may have mapped objects whose symbol tables take for ever; real ones take milliseconds.
+constexpr std::int64_t kMaxReadNs = 10 * kNanosPerSecond;
 constexpr std::size_t kMaxTextBytes = std::size_t{16} << 20;
 
 /// Functions that hold locks of the C library while they run, or leave it in a state in which a
@@ -112,6 +115,7 @@ const CriticalFunction* TargetModule::find_critical(Address address) const {
 
 Result<TargetCode> TargetCode::read(MemoryReader& reader, pid_t pid) {
     TargetCode code;
+    const std::int64_t deadline_ns = monotonic_ns() + kMaxReadNs;
     const Status walked = for_each_module(pid, [&](const MappedRange& range) {
         const auto image = ElfImage::read(reader, range.start);
         if (!image || image->text().size_bytes == 0) {
@@ -134,10 +138,13 @@ Result<TargetCode> TargetCode::read(MemoryReader& reader, pid_t pid) {
             }
         }
         code.modules_.push_back(std::move(module));
-        return code.modules_.size() < kMaxModules;
+        return code.modules_.size() < kMaxModules && monotonic_ns() < deadline_ns;
     });
     if (!walked) {
         return tl::unexpected(walked.error());
+    }
+    if (monotonic_ns() >= deadline_ns) {
+        return fail(ErrorKind::kBoundExceeded, "its mapped libraries take too long to read");
     }
     std::sort(code.modules_.begin(), code.modules_.end(),
               [](const TargetModule& left, const TargetModule& right) {

@@ -97,18 +97,22 @@ TEST(PageSet, AgesSurviveTheWrapOfTheWalksNumber) {
     EXPECT_EQ(pages.size(), 0U);
 }
 
-TEST(PageSet, GivesUpTheOldestPageWhenFull) {
+TEST(PageSet, TakesNoMoreWhenFullUntilSomeExpire) {
     PageSet pages{};
     for (std::size_t i = 0; i < PageSet::kCapacity; ++i) {
         pages.touch(page(i), i == 7 ? 1 : 2);
     }
     pages.touch(page(PageSet::kCapacity), 3);
     ASSERT_EQ(pages.size(), PageSet::kCapacity);
+    EXPECT_EQ(pages.page(PageSet::kCapacity - 1), page(PageSet::kCapacity - 1));
+    pages.expire(3, 1);
+    ASSERT_EQ(pages.size(), PageSet::kCapacity - 1) << "page 7 was last used by walk 1";
+    pages.touch(page(PageSet::kCapacity), 3);
+    ASSERT_EQ(pages.size(), PageSet::kCapacity);
+    EXPECT_EQ(pages.page(PageSet::kCapacity - 1), page(PageSet::kCapacity));
     for (std::size_t i = 1; i < pages.size(); ++i) {
         ASSERT_LT(pages.page(i - 1), pages.page(i));
     }
-    EXPECT_EQ(pages.page(7), page(8)) << "the one of the oldest walk was page 7";
-    EXPECT_EQ(pages.page(PageSet::kCapacity - 1), page(PageSet::kCapacity));
 }
 
 TEST(PageSet, ErasesOnlyWhatItHas) {

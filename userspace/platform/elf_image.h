@@ -32,7 +32,7 @@ struct ElfRange {
 /// 2 million dynamic symbols and 15 program headers.
 constexpr std::size_t kMaxProgramHeaders = 128;
 constexpr std::size_t kMaxDynamicEntries = 512;
-constexpr std::size_t kMaxHashChain = 1U << 16;
+constexpr std::size_t kMaxHashChain = 1U << 14;
 constexpr std::size_t kMaxSymbolNameBytes = 128;
 
 /// One ELF object as it lies in the target's memory, of the class, byte order and machine of this
