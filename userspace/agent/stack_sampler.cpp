@@ -207,6 +207,15 @@ void StackSampler::mark_changed(std::uint32_t gil_index, const GilState& now) {
             }
         }
     }
+    // A thread that goes from one interpreter to another keeps the GIL without taking it anew
+    // (PyThreadState_Swap): its other states change unnoticed.
+    for (std::size_t i = 0; second_count_ > 0 && i < threads_.slots(); ++i) {
+        if (TrackedThread& thread = threads_.slot(i);
+            thread.in_use && thread.is_second && !thread.has_left &&
+            interpreters_[thread.interpreter].gil == gil_index) {
+            mark(thread);
+        }
+    }
     gil.sampled = now;
     gil.is_known = true;
 }
@@ -394,7 +403,7 @@ bool StackSampler::walk_one(TrackedThread& thread, const CopiedHead& copied, Wal
     }
     const std::uintptr_t thread_id = thread.head.thread_id;
     thread.head = head;
-    if (head.thread_id != thread_id) {
+    if (head.thread_id != thread_id || !thread.has_begun) {
         describe_thread(thread);  // a thread that had not begun when it was first seen
     }
     out.is_readable = true;

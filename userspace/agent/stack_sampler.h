@@ -214,6 +214,7 @@ class StackSampler {
     FixedArray<TrackedThread*> changed_;   // threads whose may_have_changed is set
     FixedArray<TrackedThread*> selected_;  // those of one GIL
     std::size_t changed_count_ = 0;
+    std::size_t second_count_ = 0;  // threads whose is_second is set
     FixedArray<Interpreter> interpreters_;
     FixedArray<Gil> gils_;
     std::uint32_t interpreter_count_ = 0;

@@ -265,7 +265,9 @@ void StackSampler::describe_thread(TrackedThread& thread) {
         thread.native_id = id ? *id : 0;
     }
     thread.is_announced = false;
+    second_count_ -= thread.is_second;
     thread.is_second = is_second(thread);
+    second_count_ += thread.is_second;
     if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
         watch_.attach(thread);
         adopt_stranger(thread);
@@ -287,6 +289,7 @@ void StackSampler::end_thread(TrackedThread& thread) {
 }
 
 void StackSampler::forget_thread(TrackedThread& thread) {
+    second_count_ -= thread.is_second;
     watch_.detach(thread);
     if (thread.is_announced) {
         encoder_->thread_end(thread.id);
