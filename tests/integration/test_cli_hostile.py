@@ -59,8 +59,11 @@ def test_what_was_sampled_before_the_fault_is_kept(echion, fake, behaviour):
 
 
 def test_a_ring_that_makes_no_sense_ends_the_session(echion, fake):
-    result = echion.run([fake, "head-out-of-bounds"], "-s").check()
-    check_profile(result.output.read_text())
+    result = echion.run([fake, "head-out-of-bounds"], "-s")
+    # Found out before or after the agent's first tick: then there is no profile, and that is an error.
+    assert result.returncode == (0 if result.output.exists() else 1)
+    if result.output.exists():
+        check_profile(result.output.read_text())
     assert "the head is out of bounds" in result.stderr and result.stderr.count("\n") == 1
 
 

@@ -198,7 +198,8 @@ void StackSampler::mark_changed(std::uint32_t gil_index, const GilState& now) {
         for (const Address holder : {now.last_holder, gil.sampled.last_holder}) {
             if (TrackedThread* thread = threads_.find(holder)) {
                 mark(*thread);
-            } else if (holder && holder != gil.unknown_holder) {
+            } else if (holder && (holder != gil.unknown_holder ||
+                                  (now.locked > 0 && holder == now.last_holder))) {
                 // A thread that began since the lists were walked, or one that has ended.
                 gil.unknown_holder = holder;
                 for (std::uint32_t i = 0; i < interpreter_count_; ++i) {

@@ -143,12 +143,16 @@ void Attach::tell_cost(const inject::Injection& injection) const {
     }
 }
 
+/// How long a process whose channel has hung up may take to end before it is taken for living on.
+constexpr int kLastMomentsMs = 500;
+
 void Attach::on_target_gone() {
     if (sampling_->agents_alive() != 0 || sampling_->is_stopping()) {
         return;
     }
+    // A process closes its channel some moments before it is gone.
     pollfd entry{pidfd_.get(), POLLIN, 0};
-    if (poll(&entry, 1, 0) == 1) {
+    if (poll(&entry, 1, kLastMomentsMs) == 1) {
         say("process {} has ended; what was sampled until then is in the profile", pid_);
     }
     sampling_->stop();
