@@ -74,6 +74,7 @@ class FixedArray {
   public:
     static Result<FixedArray> make(std::size_t capacity) {
         static_assert(std::is_trivially_copyable_v<T>);
+        // NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers is meant where T is one.
         auto mapping = Mapping::make_anonymous(capacity * sizeof(T));
         if (!mapping) {
             return tl::unexpected(mapping.error());
