@@ -29,6 +29,7 @@ LONG_ONLY = (
     "test_stress.py",
     "test_where_follow.py",
     "test_shares_are_those",
+    "test_the_program_s_own_handler_is_called_as_well",
     "test_every_scene_shows_under_its_stack_for_its_time",
     "test_no_name_outlives_its_function_by_more_than_a_second",
     "test_garbage_collection_shows_as_its_innermost_frame",
