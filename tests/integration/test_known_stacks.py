@@ -9,6 +9,8 @@ from profile_text import Sample, parse_sample
 from runner import Result, TARGETS, run_unsampled
 
 IMPOSSIBLE = 1e-5
+# In a short run on a busy machine: far below what reading without any proof gives (some hundred).
+FEW = 5
 MARKED = 0.02
 POINTS = 0.03
 THREADS = 3
@@ -41,7 +43,7 @@ def assert_only_possible(result: Result) -> None:
     print(verdict)
     assert verdict.lines > 100
     # A short run may be too short to tell one in 100,000 from none.
-    assert verdict.impossible <= max(1, IMPOSSIBLE * verdict.samples), verdict
+    assert verdict.impossible <= max(FEW, IMPOSSIBLE * verdict.samples), verdict
     # What the interpreter's start and end leave marked does not grow with the run.
     assert verdict.marked <= MARKED * verdict.lines, verdict
 
