@@ -11,6 +11,7 @@
 #include <map>
 #include <optional>
 
+#include "inject/prompt_tracer.h"
 #include "inject/ptrace_session.h"
 #include "inject/refusal.h"
 #include "inject/safe_point.h"
@@ -49,8 +50,9 @@ int rank(pid_t pid, pid_t tid, char state) {
 /// Attempts that go on until one thread is at a safe point or the time is over.
 class Borrower {
   public:
-    Borrower(const SpawnRequest& request, InjectCost& cost)
+    Borrower(const SpawnRequest& request, const PromptTracer& tracer, InjectCost& cost)
         : request_(request),
+          tracer_(tracer),
           cost_(cost),
           unwinder_(request.reader, request.code),
           safe_point_(request.reader, request.code, unwinder_) {}
@@ -106,6 +108,7 @@ class Borrower {
             return tl::unexpected(failure(
                 session.error(), explain_refusal(request_.pid, session.error().system_errno)));
         }
+        const PromptThread prompt(tid, tracer_);
         const std::int64_t begin_ns = monotonic_ns();
         auto outcome = try_session(*session, begin_ns);
         if (!outcome) {
@@ -319,6 +322,7 @@ class Borrower {
     }
 
     const SpawnRequest& request_;
+    const PromptTracer& tracer_;
     InjectCost& cost_;
     Unwinder unwinder_;
     SafePoint safe_point_;
@@ -349,7 +353,7 @@ std::vector<pid_t> rank_threads(pid_t pid) {
 
 tl::expected<Address, InjectFailure> spawn_helper(const SpawnRequest& request, InjectCost& cost) {
     const PromptTracer tracer;
-    return Borrower(request, cost).run();
+    return Borrower(request, tracer, cost).run();
 }
 
 }  // namespace echion::inject

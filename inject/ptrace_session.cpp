@@ -1,8 +1,6 @@
 #include "inject/ptrace_session.h"
 
 #include <fcntl.h>
-#include <sched.h>
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -17,6 +15,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "inject/prompt_tracer.h"
 
 namespace echion::inject {
 namespace {
@@ -33,8 +32,6 @@ struct RseqConfiguration {
     std::uint32_t padding;
 };
 
-// Longest wait without a look: for a SIGCHLD that went to another thread of this process.
-constexpr std::int64_t kNapNs = 2'000'000;
 // For the destructor: how long to try to put a thread back.
 constexpr std::int64_t kLastPatienceNs = 2 * kNanosPerSecond;
 
@@ -46,50 +43,7 @@ constexpr std::uint64_t kAllButFaults =
     ~(signal_bit(SIGSEGV) | signal_bit(SIGBUS) | signal_bit(SIGILL) | signal_bit(SIGFPE) |
       signal_bit(SIGTRAP) | signal_bit(SIGSYS));
 
-sigset_t child_signal() {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGCHLD);
-    return set;
-}
-
-/// Waits for the kernel's word that a traced thread has changed its state; not for longer than a
-/// nap or until the deadline.
-void await_child_signal(std::int64_t deadline_ns) {
-    const std::int64_t left_ns = deadline_ns - monotonic_ns();
-    const timespec patience = make_timespec(std::clamp(left_ns, std::int64_t{0}, kNapNs));
-    const sigset_t set = child_signal();
-    sigtimedwait(&set, nullptr, &patience);
-}
-
 }  // namespace
-
-PromptTracer::PromptTracer() {
-    const sigset_t set = child_signal();
-    pthread_sigmask(SIG_BLOCK, &set, &kept_signals_);
-    kept_policy_ = sched_getscheduler(0);
-    sched_getparam(0, &kept_parameters_);
-    // A process that may not do this waits its turn like any other.
-    sched_param first{};
-    first.sched_priority = sched_get_priority_min(SCHED_RR);
-    has_priority_ = kept_policy_ == SCHED_OTHER &&
-                    sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &first) == 0;
-    kept_slack_ns_ = prctl(PR_GET_TIMERSLACK);
-    prctl(PR_SET_TIMERSLACK, 1);
-}
-
-PromptTracer::~PromptTracer() {
-    if (has_priority_) {
-        sched_setscheduler(0, kept_policy_, &kept_parameters_);
-    }
-    prctl(PR_SET_TIMERSLACK, kept_slack_ns_ > 0 ? kept_slack_ns_ : 0);
-    // Those of our own tracing, so that nobody takes them for a child's end.
-    const sigset_t set = child_signal();
-    const timespec now{};
-    while (sigtimedwait(&set, nullptr, &now) == SIGCHLD) {
-    }
-    pthread_sigmask(SIG_SETMASK, &kept_signals_, nullptr);
-}
 
 Result<PtraceSession> PtraceSession::seize(pid_t tid) {
     if (ptrace(PTRACE_SEIZE, tid, nullptr, reinterpret_cast<void*>(PTRACE_O_TRACESYSGOOD)) != 0) {

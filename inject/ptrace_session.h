@@ -1,7 +1,5 @@
 #pragma once
 
-#include <sched.h>
-#include <signal.h>
 #include <sys/types.h>
 
 #include <cstddef>
@@ -13,25 +11,6 @@
 #include "inject/arch.h"
 
 namespace echion::inject {
-
-/// Makes the calling thread one that keeps a stopped thread waiting as short as it can: it sleeps
-/// until the kernel tells of a stop (SIGCHLD is blocked and taken synchronously), and goes before
-/// others when it is woken, where it may (SCHED_RR). Undone by the destructor. One for all sessions
-/// of a thread; sessions work without it, slower.
-class PromptTracer {
-  public:
-    PromptTracer();
-    ~PromptTracer();
-    PromptTracer(const PromptTracer&) = delete;
-    PromptTracer& operator=(const PromptTracer&) = delete;
-
-  private:
-    sigset_t kept_signals_{};
-    sched_param kept_parameters_{};
-    int kept_policy_ = 0;
-    int kept_slack_ns_ = 0;
-    bool has_priority_ = false;
-};
 
 /// Hold on one thread of another process by ptrace(2). No other thread is stopped, and the thread's
 /// signals stay what they were: one that arrives while it is held is delivered when it goes on.

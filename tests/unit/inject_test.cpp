@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/unique_fd.h"
 #include "inject/arch.h"
+#include "inject/prompt_tracer.h"
 #include "inject/ptrace_session.h"
 #include "inject/stub.h"
 #include "inject/target_code.h"

@@ -1,0 +1,89 @@
+#include "inject/prompt_tracer.h"
+
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/clock.h"
+
+namespace echion::inject {
+namespace {
+
+// Longest wait without a look: for a SIGCHLD that went to another thread of this process.
+constexpr std::int64_t kNapNs = 2'000'000;
+
+constexpr std::uint64_t kShortestSliceNs = 100'000;  // the kernel takes no shorter one
+
+sigset_t child_signal() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    return set;
+}
+
+/// Reads how an ordinary thread is scheduled; false for any other.
+bool read_attributes(pid_t tid, SchedulerAttributes& attributes) {
+    return syscall(SYS_sched_getattr, tid, &attributes, sizeof(attributes), 0U) == 0 &&
+           attributes.policy == SCHED_OTHER;
+}
+
+bool write_attributes(pid_t tid, SchedulerAttributes attributes) {
+    return syscall(SYS_sched_setattr, tid, &attributes, 0U) == 0;
+}
+
+}  // namespace
+
+PromptTracer::PromptTracer() {
+    const sigset_t set = child_signal();
+    pthread_sigmask(SIG_BLOCK, &set, &kept_signals_);
+    // A process that may not do this waits its turn like any other.
+    sched_param first{};
+    first.sched_priority = sched_get_priority_min(SCHED_RR);
+    has_priority_ = read_attributes(0, kept_) &&
+                    sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &first) == 0;
+    kept_slack_ns_ = prctl(PR_GET_TIMERSLACK);
+    prctl(PR_SET_TIMERSLACK, 1);
+}
+
+PromptTracer::~PromptTracer() {
+    if (has_priority_) {
+        write_attributes(0, kept_);
+    }
+    prctl(PR_SET_TIMERSLACK, kept_slack_ns_ > 0 ? kept_slack_ns_ : 0);
+    // Those of our own tracing, so that nobody takes them for a child's end.
+    const sigset_t set = child_signal();
+    const timespec now{};
+    while (sigtimedwait(&set, nullptr, &now) == SIGCHLD) {
+    }
+    pthread_sigmask(SIG_SETMASK, &kept_signals_, nullptr);
+}
+
+PromptThread::PromptThread(pid_t tid, const PromptTracer& tracer) : tid_(tid) {
+    if (!read_attributes(tid_, kept_)) {
+        return;
+    }
+    SchedulerAttributes prompt = kept_;
+    prompt.runtime_ns = kShortestSliceNs;
+    has_changed_ = write_attributes(tid_, prompt);
+    if (kept_.runtime_ns == tracer.usual_slice_ns()) {
+        kept_.runtime_ns = 0;  // back to the usual one, whatever that is then
+    }
+}
+
+PromptThread::~PromptThread() {
+    if (has_changed_) {
+        write_attributes(tid_, kept_);
+    }
+}
+
+void await_child_signal(std::int64_t deadline_ns) {
+    const std::int64_t left_ns = deadline_ns - monotonic_ns();
+    const timespec patience = make_timespec(std::clamp(left_ns, std::int64_t{0}, kNapNs));
+    const sigset_t set = child_signal();
+    sigtimedwait(&set, nullptr, &patience);
+}
+
+}  // namespace echion::inject

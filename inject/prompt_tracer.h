@@ -1,0 +1,65 @@
+#pragma once
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/types.h>
+
+#include <cstdint>
+
+namespace echion::inject {
+
+/// struct sched_attr, version 0 (sched_setattr(2)).
+struct SchedulerAttributes {
+    std::uint32_t size;
+    std::uint32_t policy;
+    std::uint64_t flags;
+    std::int32_t nice;
+    std::uint32_t priority;
+    std::uint64_t runtime_ns;
+    std::uint64_t deadline_ns;
+    std::uint64_t period_ns;
+};
+
+/// Makes the calling thread one that keeps a stopped thread waiting as short as it can: it sleeps
+/// until the kernel tells of a stop (SIGCHLD is blocked and taken synchronously), and goes before
+/// others when it is woken, where it may (SCHED_RR). Undone by the destructor. One for all sessions
+/// of a thread; sessions work without it, slower.
+class PromptTracer {
+  public:
+    PromptTracer();
+    ~PromptTracer();
+    PromptTracer(const PromptTracer&) = delete;
+    PromptTracer& operator=(const PromptTracer&) = delete;
+
+    /// The slice that threads have here which have not asked for one.
+    [[nodiscard]] std::uint64_t usual_slice_ns() const { return kept_.runtime_ns; }
+
+  private:
+    sigset_t kept_signals_{};
+    SchedulerAttributes kept_{};
+    int kept_slack_ns_ = 0;
+    bool has_priority_ = false;
+};
+
+/// Asks the scheduler to let a traced thread run soon whenever it becomes ready, by the shortest
+/// slice there is (Linux 6.12), so that a borrowed thread does not wait behind others at each of
+/// its steps. Its priority and share stay as they are. Undone by the destructor; if this process
+/// dies before, a short slice stays, which changes nothing but how often the thread is scheduled.
+class PromptThread {
+  public:
+    PromptThread(pid_t tid, const PromptTracer& tracer);
+    ~PromptThread();
+    PromptThread(const PromptThread&) = delete;
+    PromptThread& operator=(const PromptThread&) = delete;
+
+  private:
+    pid_t tid_;
+    SchedulerAttributes kept_{};
+    bool has_changed_ = false;
+};
+
+/// Waits for the kernel's word that a traced thread has changed its state; at most for a nap (2 ms)
+/// or until the deadline (CLOCK_MONOTONIC).
+void await_child_signal(std::int64_t deadline_ns);
+
+}  // namespace echion::inject
