@@ -54,11 +54,14 @@ class Grammar:
 @dataclasses.dataclass
 class Verdict:
     """How many lines of a profile are what they should be. Equal stacks that follow each other are
-    one line, so `samples`, from the footer, is the larger number."""
+    one line, so `samples` and `marked_samples`, from the footer, are the larger numbers;
+    `marked_time` is the share of all threads' time that is marked."""
 
     lines: int
     samples: int
     marked: int
+    marked_samples: int
+    marked_time: float
     faults: collections.Counter[str]
 
     @property
@@ -68,18 +71,28 @@ class Verdict:
     def __str__(self) -> str:
         faults = "".join(f"\n  {count} × {fault}" for fault, count in self.faults.most_common(10))
         return (
-            f"{self.impossible} impossible and {self.marked} marked of {self.lines} lines"
-            f" ({self.samples} samples){faults}"
+            f"{self.impossible} impossible and {self.marked} marked of {self.lines} lines,"
+            f" {self.marked_samples} marked of {self.samples} samples,"
+            f" {self.marked_time:.3%} of the time marked{faults}"
         )
 
 
 def judge(profile: Profile, described: dict[str, Any]) -> Verdict:
     grammar = Grammar(described)
     faults: collections.Counter[str] = collections.Counter()
-    marked = 0
+    marked = marked_time = time = 0
     for sample in profile.samples:
+        time += sample.metric
         if sample.is_marked:
             marked += 1
+            marked_time += sample.metric
         elif fault := grammar.fault(sample):
             faults[fault] += 1
-    return Verdict(len(profile.samples), profile.figure("samples"), marked, faults)
+    return Verdict(
+        lines=len(profile.samples),
+        samples=profile.figure("samples"),
+        marked=marked,
+        marked_samples=profile.figure("torn_marked") + profile.figure("invalid"),
+        marked_time=marked_time / time if time else 0.0,
+        faults=faults,
+    )
