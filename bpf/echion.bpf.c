@@ -31,8 +31,6 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 /* The process that enter_threads is about, by its number in the command-line program's namespace.
  * Written before each run of the iterator. */
 __u32 entering_pid = 0;
-/* Goes up when a thread changes its number: what was remembered by number is void. */
-__u32 numbers_epoch = 0;
 
 static __always_inline __u32 read_state(struct task_struct* task) {
     if (bpf_core_field_exists(task->__state)) {
@@ -71,8 +69,8 @@ static __always_inline void note_end(struct task_struct* task, __u32 slot, __u64
         __sync_fetch_and_add(&table->threads_ended, 1);
     }
     if (!has_task_storage) {
-        const __u32 tid = task->pid;
-        bpf_map_delete_elem(&members_by_tid, &tid);
+        const __u64 key = (__u64)task;
+        bpf_map_delete_elem(&members_by_task, &key);
     }
     return_slot(slot, now);
 }
@@ -90,8 +88,8 @@ static __always_inline struct switching find_switching(struct recent_members* re
         return result;
     }
     struct recent_member* entry = &recent->entry[(__u32)task->pid % RECENT_MEMBERS];
-    const __u32 epoch = LOAD(numbers_epoch);
-    if (entry->tid == task->pid && entry->epoch == epoch) {
+    const __u32 epoch = LOAD(members_epoch);
+    if (entry->task == (__u64)task && entry->epoch == epoch) {
         struct echion_thread* thread = find_thread(entry->member.slot - 1);
         if (thread && thread->generation == entry->generation &&
             thread->state == ECHION_THREAD_LIVE) {
@@ -105,7 +103,7 @@ static __always_inline struct switching find_switching(struct recent_members* re
     if (!thread) {
         return result;
     }
-    entry->tid = task->pid;
+    entry->task = (__u64)task;
     entry->epoch = epoch;
     entry->generation = thread->generation;
     entry->member = *member;
@@ -202,22 +200,7 @@ int BPF_PROG(on_fork, struct task_struct* parent, struct task_struct* child) {
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct* task, int old_tid) {
-    struct membership* member;
-    if (old_tid != task->pid) {
-        __sync_fetch_and_add(&numbers_epoch, 1);
-    }
-    if (!has_task_storage && old_tid != task->pid) {
-        /* The thread has taken over its leader's number, and the leader its place in the map. */
-        __u32 tid = old_tid;
-        member = bpf_map_lookup_elem(&members_by_tid, &tid);
-        if (member) {
-            const struct membership moved = *member;
-            bpf_map_delete_elem(&members_by_tid, &tid);
-            tid = task->pid;
-            bpf_map_update_elem(&members_by_tid, &tid, &moved, 0);
-        }
-    }
-    member = find_member(task);
+    struct membership* member = find_member(task);
     struct echion_thread* thread = member ? find_thread(member->slot - 1) : 0;
     if (!thread) {
         return 0;
@@ -228,6 +211,7 @@ int BPF_PROG(on_exec, struct task_struct* task, int old_tid) {
         STORE(config->snapshot.thread_refs, 0);
         STORE(config->sampler_slot, 0);
     }
+    /* It has taken over its leader's number. */
     const struct task_numbers tid = read_numbers(task);
     STORE(thread->tid, tid.here);
     STORE(thread->target_tid, tid.innermost);
@@ -298,8 +282,8 @@ int on_thread_tick(void* ctx) {
     if (has_task_storage) {
         member = bpf_task_storage_get(&members, bpf_get_current_task_btf(), 0, 0);
     } else {
-        __u32 tid = (__u32)bpf_get_current_pid_tgid();
-        member = bpf_map_lookup_elem(&members_by_tid, &tid);
+        const __u64 key = bpf_get_current_task();
+        member = bpf_map_lookup_elem(&members_by_task, &key);
     }
     struct echion_thread* thread = member && member->slot ? find_thread(member->slot - 1) : 0;
     if (!thread) {

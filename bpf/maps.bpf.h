@@ -47,23 +47,25 @@ struct {
     __type(value, struct membership);
 } members SEC(".maps");
 
-/* The same by thread id (initial namespace), for kernels without task storage in tracing programs;
- * the command-line program gives it its size there. Preallocated, as programs on perf events
- * demand. */
+/* The same by address of the task, for kernels without task storage in tracing programs; the
+ * command-line program gives it its size there. Preallocated, as programs on perf events demand.
+ * Not by thread id: when a thread execs, its number and its leader's change hands while the leader
+ * may still have its last switch to go. */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 1);
-    __type(key, __u32);
+    __type(key, __u64);
     __type(value, struct membership);
-} members_by_tid SEC(".maps");
+} members_by_task SEC(".maps");
 
-/* Members seen lately on this CPU, by the low bits of their thread id (initial namespace): found
- * without a helper's call. An entry counts only while the slot still has that living thread, and
- * no thread has changed its number since (`epoch`). As many as a busy process switches between. */
+/* Members seen lately on this CPU, at the low bits of their thread id (initial namespace): found
+ * without a helper's call. An entry counts only while the slot still has that living thread, so
+ * that no other task can be at its address, and no thread has changed its target since (`epoch`).
+ * As many as a busy process switches between. */
 #define RECENT_MEMBERS 256
 
 struct recent_member {
-    int tid;
+    __u64 task; /* address */
     __u32 epoch;
     __u32 generation; /* of the slot */
     struct membership member;

@@ -18,6 +18,8 @@
 
 /* Where to look next for a free place for a target. */
 __u32 next_target = 0;
+/* Goes up when a thread changes its target: what was remembered of it is void. */
+__u32 members_epoch = 0;
 
 /* Numbers of one task in the namespace of the command-line program and in its own. */
 struct task_numbers {
@@ -57,8 +59,8 @@ static __always_inline struct membership* find_member(struct task_struct* task) 
         }
         member = bpf_task_storage_get(&members, task, 0, 0);
     } else {
-        __u32 tid = task->pid;
-        member = bpf_map_lookup_elem(&members_by_tid, &tid);
+        const __u64 key = (__u64)task;
+        member = bpf_map_lookup_elem(&members_by_task, &key);
     }
     return member && member->slot ? member : 0;
 }
@@ -149,16 +151,28 @@ static __always_inline bool publish_member(struct task_struct* task, __u32 slot,
         STORE(member->target, target);
         return __sync_val_compare_and_swap(&member->slot, 0, slot + 1) == 0;
     }
-    const __u32 tid = task->pid;
+    const __u64 key = (__u64)task;
     const struct membership member = {slot + 1, target};
-    return bpf_map_update_elem(&members_by_tid, &tid, &member, BPF_NOEXIST) == 0;
+    return bpf_map_update_elem(&members_by_task, &key, &member, BPF_NOEXIST) == 0;
+}
+
+/* The process has been a target before, was forgotten, and is one again, under another number. */
+static __always_inline void move_to_target(struct membership* member, __u32 target) {
+    struct echion_thread* thread = find_thread(member->slot - 1);
+    if (thread && member->target != target) {
+        STORE(member->target, target);
+        STORE(thread->target, (__u16)target);
+        __sync_fetch_and_add(&members_epoch, 1);
+    }
 }
 
 /* Gives the task a slot, unless it has one. `creator_tid`: in the command-line program's namespace;
  * 0 if not known. */
 static __always_inline void enter_thread(struct task_struct* task, __u32 target,
                                          __u32 creator_tid) {
-    if (find_member(task)) {
+    struct membership* known = find_member(task);
+    if (known) {
+        move_to_target(known, target);
         return;
     }
     struct echion_table* table = find_table();

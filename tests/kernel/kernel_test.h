@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -25,10 +26,27 @@
 
 namespace echion::test {
 
+/// What a test waits for comes within this, on a machine that is busy elsewhere too; what does not
+/// come fails the test long before the test runner's own limit.
+constexpr int kPatienceMs = 40'000;
+
+/// Looks every millisecond until the condition holds. False when that takes too long.
+template <typename Condition>
+[[nodiscard]] bool comes_true(Condition&& condition) {
+    const std::int64_t end = monotonic_ns() + kPatienceMs * std::int64_t{1'000'000};
+    while (!condition()) {
+        if (monotonic_ns() > end) {
+            return false;
+        }
+        ::usleep(1000);
+    }
+    return true;
+}
+
 /// A forked process that runs `body(channel)`, and a pipe in each direction. Killed at the end.
 class Child {
   public:
-    /// The child's ends, and how it talks: single values, in order.
+    /// The child's ends, and how it talks: single values, in order. One thread at a time receives.
     struct Channel {
         int in;
         int out;
@@ -87,6 +105,11 @@ class Child {
     template <typename T>
     T receive() const {
         T value{};
+        pollfd poll{from_.get(), POLLIN, 0};
+        EXPECT_EQ(::poll(&poll, 1, kPatienceMs), 1) << "no word from the child";
+        if ((poll.revents & (POLLIN | POLLHUP)) == 0) {
+            return value;
+        }
         const ssize_t size = ::read(from_.get(), &value, sizeof(value));
         EXPECT_EQ(size, static_cast<ssize_t>(sizeof(value))) << "the child has gone";
         return value;

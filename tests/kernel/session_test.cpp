@@ -156,9 +156,8 @@ TEST_F(Session, FollowsForkedChildrenIfAsked) {
     ASSERT_TRUE(state);
     EXPECT_EQ(state->target, *target);
     ::kill(pid, SIGKILL);
-    while (session_->find_target(pid)) {  // ends: without an agent nothing keeps its number
-        ::usleep(1000);
-    }
+    // It ends: without an agent nothing keeps its number.
+    EXPECT_TRUE(comes_true([&] { return !session_->find_target(pid); }));
 }
 
 TEST_F(Session, SurvivesManyForksWithoutRunningOutOfNumbers) {
@@ -181,29 +180,48 @@ TEST_F(Session, SurvivesManyForksWithoutRunningOutOfNumbers) {
     EXPECT_EQ(session_->counters()[ECHION_COUNT_TARGETS_REFUSED], 0U);
 }
 
-TEST_F(Session, FollowsAThreadThatExecsUnderItsNewNumber) {
-    open();
-    const Child child([](const Child::Channel& channel) {
-        channel.receive<char>();
-        std::thread([&] {
-            channel.send(current_tid());
+class Execs : public Session, public ::testing::WithParamInterface<bool> {};
+
+TEST_P(Execs, AreFollowedUnderTheThreadsNewNumber) {
+    open({.thread_capacity = 64, .quarantine_ns = 0, .without_task_storage = GetParam()});
+    // While its numbers change hands the former first thread may have a switch to go: many times.
+    for (int round = 0; round < 60; ++round) {
+        Child child([](const Child::Channel& channel) {
             channel.receive<char>();
-            ::execl("/bin/sleep", "sleep", "1000", nullptr);
-        }).join();
-    });
-    ASSERT_TRUE(session_->add_target(child.pid()));
-    child.send('t');
-    child.receive<pid_t>();
-    child.send('x');
-    // It has become the process's first thread, and the only one.
-    const auto pid = static_cast<std::uint32_t>(child.pid());
-    while (living() != 1 || !states_->find_slot(pid, pid)) {
-        ::usleep(1000);
+            std::thread([&] {
+                channel.send(current_tid());
+                channel.receive<char>();
+                ::dup2(channel.in, STDIN_FILENO);  // what it reads to the end
+                ::execl("/bin/cat", "cat", nullptr);
+            }).join();
+        });
+        const auto target = session_->add_target(child.pid());
+        ASSERT_TRUE(target);
+        child.send('t');
+        const auto tid = static_cast<std::uint32_t>(child.receive<pid_t>());
+        const auto second = find(tid);
+        ASSERT_TRUE(second);
+        child.send('x');
+        // It has become the process's first thread, and the only one.
+        const auto pid = static_cast<std::uint32_t>(child.pid());
+        EXPECT_TRUE(comes_true([&] {
+            const auto state = find(pid);
+            return living() == 1 && state && !state->ended &&
+                   state->started_ns == second->started_ns && states_->find_slot(pid, pid);
+        })) << "round "
+            << round;
+        child.wait();
+        EXPECT_TRUE(comes_true([&] { return living() == 0; })) << "round " << round;
+        session_->remove_target(*target);
+        if (HasFailure()) {
+            break;
+        }
     }
-    const auto state = find(pid);
-    ASSERT_TRUE(state);
-    EXPECT_EQ(state->creator_session_tid, pid);  // not the thread that was the first before
 }
+
+INSTANTIATE_TEST_SUITE_P(Members, Execs, ::testing::Values(false, true), [](const auto& without) {
+    return std::string(without.param ? "InAMap" : "InTaskStorage");
+});
 
 TEST_F(Session, GivesTheNumbersOfANestedPidNamespace) {
     open();
@@ -304,7 +322,25 @@ TEST_F(Session, AForgottenTargetIsNoTargetAnyMore) {
     ASSERT_TRUE(session_->snapshot_fd(*target));
     session_->remove_target(*target);
     EXPECT_FALSE(session_->find_target(child.pid()));
-    ASSERT_TRUE(session_->add_target(child.pid()));
+    // And it can be one again, with the threads that have their slots still.
+    const auto again = session_->add_target(child.pid());
+    ASSERT_TRUE(again);
+    EXPECT_NE(*again, *target);
+    EXPECT_EQ(find(static_cast<std::uint32_t>(child.pid()))->target, *again);
+}
+
+TEST_F(Session, ATargetThatHasEndedKeepsItsNumberUntilItIsRemoved) {
+    open();
+    for (int i = 0; i < static_cast<int>(ECHION_MAX_TARGETS) + 10; ++i) {
+        Child child([](const Child::Channel& channel) { channel.rest(); });
+        const pid_t pid = child.pid();
+        const auto target = session_->add_target(pid);
+        ASSERT_TRUE(target) << i;
+        child.wait();
+        ASSERT_EQ(session_->find_target(pid), *target);
+        session_->remove_target(*target);
+        ASSERT_FALSE(session_->find_target(pid));
+    }
 }
 
 /// Sends one descriptor over a socket.

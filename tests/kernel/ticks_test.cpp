@@ -44,9 +44,7 @@ class Ticks : public SessionTest {
         clockid_t clock = 0;
         ASSERT_EQ(::clock_getcpuclockid(pid, &clock), 0);
         const std::int64_t end = read_clock_ns(clock) + cpu_ns;
-        while (read_clock_ns(clock) < end) {
-            ::usleep(1000);
-        }
+        ASSERT_TRUE(comes_true([&] { return read_clock_ns(clock) >= end; }));
     }
 
     Shared* shared_ = nullptr;
@@ -114,9 +112,7 @@ TEST_F(Ticks, OfTheWallClockReachTheSamplerOfAnotherUser) {
                   .signal = hello.signal,
                   .snapshot = {}});
     ASSERT_TRUE(report) << report.error().what << " " << report.error().system_errno;
-    while (shared_->signals < 200) {
-        ::usleep(1000);
-    }
+    ASSERT_TRUE(comes_true([&] { return shared_->signals >= 200; }));
     session_->stop_timer(*target);
     ::usleep(20'000);
     const std::uint64_t after = shared_->signals;
@@ -158,7 +154,9 @@ TEST_F(Ticks, OfCpuTimeComeFromThreadsStartedLater) {
     open();
     const Child child([this](const Child::Channel& channel) {
         std::thread order([&] {
-            channel.receive<char>();
+            while (!shared_->work) {  // and not the channel: the main thread has it
+                ::usleep(500);
+            }
             for (int i = 0; i < 20; ++i) {
                 std::thread([] { burn(10'000'000); }).join();
             }
@@ -175,7 +173,7 @@ TEST_F(Ticks, OfCpuTimeComeFromThreadsStartedLater) {
                                        .sampler_tid = static_cast<std::uint32_t>(hello.sampler_tid),
                                        .signal = hello.signal,
                                        .snapshot = {}}));
-    child.send('g');
+    shared_->work = true;
     child.receive<char>();
     EXPECT_NEAR(static_cast<double>(session_->counters()[ECHION_COUNT_TICKS]), 200, 60);
 }
@@ -211,9 +209,7 @@ TEST_F(Ticks, DoNotPileUpForASamplerThatDoesNotTakeThem) {
                                        .sampler_tid = static_cast<std::uint32_t>(hello.sampler_tid),
                                        .signal = hello.signal,
                                        .snapshot = {}}));
-    while (shared_->signals < 10) {
-        ::usleep(1000);
-    }
+    ASSERT_TRUE(comes_true([&] { return shared_->signals >= 10; }));
     ::kill(child.pid(), SIGSTOP);
     ::usleep(300'000);
     if (session_->counters()[ECHION_COUNT_SAMPLER_BUSY] == 0) {
@@ -231,9 +227,7 @@ TEST_F(Ticks, DoNotPileUpForASamplerThatDoesNotTakeThem) {
     EXPECT_LE(queued, 20);
     ::kill(child.pid(), SIGCONT);
     const std::uint64_t before = shared_->signals;
-    while (shared_->signals < before + 50) {  // and they go on
-        ::usleep(1000);
-    }
+    EXPECT_TRUE(comes_true([&] { return shared_->signals >= before + 50; }));  // and they go on
 }
 
 TEST_F(Ticks, AreRefusedToARequestThatBreaksTheRules) {
@@ -355,7 +349,7 @@ TEST_P(Snapshots, ShowStacksThatStoodStill) {
     std::size_t empty = 0;
     std::size_t impossible = 0;
     std::uint64_t frames = 0;
-    while (count < kWanted) {
+    ASSERT_TRUE(comes_true([&] {
         const auto drained = ring->drain([&](const SnapshotView& view) {
             ++count;
             EXPECT_EQ(view.head.slot, *slot);
@@ -379,9 +373,9 @@ TEST_P(Snapshots, ShowStacksThatStoodStill) {
             }
             impossible += good ? 0 : 1;
         });
-        ASSERT_TRUE(drained);
-        ::usleep(500);
-    }
+        EXPECT_TRUE(drained);
+        return !drained || count >= kWanted;
+    }));
     EXPECT_EQ(impossible, 0U);
     const auto counters = session_->counters();
     EXPECT_EQ(counters[ECHION_COUNT_SNAPSHOT_FAULT], 0U);
@@ -418,9 +412,7 @@ TEST_F(Ticks, CountSnapshotsThatCannotBeTaken) {
                          .signal = hello.hello.signal,
                          .snapshot = fake_layout(hello.thread_refs)};
     const auto wait_for = [this](echion_counter counter) {
-        while (session_->counters()[counter] == 0) {
-            ::usleep(1000);
-        }
+        EXPECT_TRUE(comes_true([&] { return session_->counters()[counter] != 0; })) << counter;
     };
     ASSERT_TRUE(session_->start_timer(*target, request));
     wait_for(ECHION_COUNT_SNAPSHOT_UNKNOWN);  // its thread state has not been given yet
@@ -433,9 +425,8 @@ TEST_F(Ticks, CountSnapshotsThatCannotBeTaken) {
     request.snapshot = fake_layout(0x1000);  // not mapped
     ASSERT_TRUE(session_->start_timer(*target, request));
     const auto before = session_->counters()[ECHION_COUNT_SNAPSHOT_UNKNOWN];
-    while (session_->counters()[ECHION_COUNT_SNAPSHOT_UNKNOWN] == before) {
-        ::usleep(1000);
-    }
+    EXPECT_TRUE(
+        comes_true([&] { return session_->counters()[ECHION_COUNT_SNAPSHOT_UNKNOWN] != before; }));
 }
 
 }  // namespace

@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <bit>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <map>
 
 #include "bpf/echion.skel.h"
@@ -70,7 +72,7 @@ int size_maps(echion_bpf& skeleton, const BpfOptions& options, bool has_task_sto
     status |= bpf_map__set_max_entries(skeleton.maps.ended_slots, options.thread_capacity);
     status |= bpf_map__set_autocreate(skeleton.maps.members, has_task_storage);
     if (!has_task_storage) {
-        status |= bpf_map__set_max_entries(skeleton.maps.members_by_tid, options.thread_capacity);
+        status |= bpf_map__set_max_entries(skeleton.maps.members_by_task, options.thread_capacity);
     }
     return status;
 }
@@ -94,6 +96,26 @@ int seal_table(echion_bpf& skeleton, const BpfOptions& options) {
     return status != 0 ? status : bpf_map_freeze(fd);
 }
 
+// Whether the kernel lets ticks that this process sets up send signals there (fs/fcntl.c,
+// sigio_perm): unlike kill(), it asks for no capability, and says nothing when it does not.
+bool may_signal(pid_t pid) {
+    if (::geteuid() == 0) {
+        return true;
+    }
+    std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+    std::string line;
+    while (std::getline(status, line)) {
+        unsigned real = 0;
+        unsigned effective = 0;
+        unsigned saved = 0;
+        if (std::sscanf(line.c_str(), "Uid: %u %u %u", &real, &effective, &saved) == 3) {
+            const auto is_ours = [](uid_t uid) { return uid == ::getuid() || uid == ::geteuid(); };
+            return is_ours(real) || is_ours(saved);
+        }
+    }
+    return false;
+}
+
 int silent(libbpf_print_level, const char*, va_list) { return 0; }
 
 }  // namespace
@@ -102,6 +124,8 @@ struct BpfSession::Impl {
     BpfOptions options;
     Skeleton skeleton;
     CpuStateMap states;
+    // Those that this program added: it still knows their numbers when they have ended.
+    std::map<pid_t, Target> added;
     std::map<Target, UniqueFd> rings;
     std::map<Target, TickTimers> timers;
     bool has_wall_program = true;
@@ -114,6 +138,16 @@ struct BpfSession::Impl {
             return std::nullopt;
         }
         return state;
+    }
+
+    [[nodiscard]] std::optional<Target> find_living(pid_t pid) const {
+        for (Target target = 0; target < ECHION_MAX_TARGETS; ++target) {
+            const auto state = read_target(target);
+            if (state && state->kernel_pid != 0 && state->pid == static_cast<std::uint32_t>(pid)) {
+                return target;
+            }
+        }
+        return std::nullopt;
     }
 
     [[nodiscard]] int write_config(Target target, const echion_target_config& config) const {
@@ -180,8 +214,12 @@ tl::expected<std::unique_ptr<BpfSession>, Unavailable> BpfSession::open(const Bp
 }
 
 Result<BpfSession::Target> BpfSession::add_target(pid_t pid) {
-    if (const auto known = find_target(pid)) {
+    if (const auto known = impl_->find_living(pid)) {
+        impl_->added[pid] = *known;
         return *known;
+    }
+    if (const auto ended = find_target(pid)) {
+        remove_target(*ended);  // another process that had this number
     }
     echion_bpf& skeleton = *impl_->skeleton;
     skeleton.bss->entering_pid = static_cast<std::uint32_t>(pid);
@@ -208,7 +246,8 @@ Result<BpfSession::Target> BpfSession::add_target(pid_t pid) {
     while (::read(walk.get(), nothing, sizeof(nothing)) > 0) {
     }
     skeleton.bss->entering_pid = 0;
-    if (const auto added = find_target(pid)) {
+    if (const auto added = impl_->find_living(pid)) {
+        impl_->added[pid] = *added;
         return *added;
     }
     if (::kill(pid, 0) != 0 && errno == ESRCH) {
@@ -218,13 +257,11 @@ Result<BpfSession::Target> BpfSession::add_target(pid_t pid) {
 }
 
 std::optional<BpfSession::Target> BpfSession::find_target(pid_t pid) const {
-    for (Target target = 0; target < ECHION_MAX_TARGETS; ++target) {
-        const auto state = impl_->read_target(target);
-        if (state && state->kernel_pid != 0 && state->pid == static_cast<std::uint32_t>(pid)) {
-            return target;
-        }
+    if (const auto living = impl_->find_living(pid)) {
+        return living;
     }
-    return std::nullopt;
+    const auto ended = impl_->added.find(pid);
+    return ended == impl_->added.end() ? std::nullopt : std::optional<Target>(ended->second);
 }
 
 void BpfSession::remove_target(Target target) {
@@ -233,6 +270,7 @@ void BpfSession::remove_target(Target target) {
         return;
     }
     stop_timer(target);
+    std::erase_if(impl_->added, [target](const auto& entry) { return entry.second == target; });
     impl_->rings.erase(target);
     bpf_map_delete_elem(bpf_map__fd(impl_->skeleton->maps.snapshot_rings), &target);
     if (state->kernel_pid == 0) {
@@ -308,6 +346,9 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
     if (!sampler || sampler->target != target) {
         return fail(ErrorKind::kProtocol,
                     "start the ticks: the sampler is not a thread of the target");
+    }
+    if (!may_signal(static_cast<pid_t>(state->pid))) {
+        return fail(ErrorKind::kRefused, "start the ticks: the target is another user's", EPERM);
     }
     stop_timer(target);
     const bool snapshots = request.snapshot.thread_refs != 0 && snapshot_fd(target).has_value();

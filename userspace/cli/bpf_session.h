@@ -74,7 +74,8 @@ class BpfSession {
     /// kSystem ESRCH when it does not exist, kNoSpace when there are too many. A process that is a
     /// target already (a followed child) keeps its number.
     Result<Target> add_target(pid_t pid);
-    /// The number of a process that is under watch.
+    /// The number of a process that is under watch, or that add_target() put there and that has
+    /// ended since: until remove_target().
     [[nodiscard]] std::optional<Target> find_target(pid_t pid) const;
     /// Forgets the target: its timers stop, its number and ring are free. Threads that still live
     /// keep their slots until they end.
