@@ -195,7 +195,7 @@ TEST(JsonReport, WritesOneDocument) {
     EXPECT_EQ(
         text,
         R"({"echion":")" ECHION_VERSION
-        R"(","format":1,"pid":7,"own_pid":1,"command":"py\"","python":"3.8.18","threads":[)"
+        R"(","format":1,"kind":"where","pid":7,"own_pid":1,"command":"py\"","python":"3.8.18","threads":[)"
         R"({"interpreter":0,"name":"Main\"Thread","main":true,"native_id":12,)"
         R"("own_native_id":12,"ident":4096,"state":"sleeping","gil":null,)"
         R"("consistency":"proved","truncated":false,"broken":false,"frames":[)"

@@ -52,20 +52,43 @@ TEST(ThreadStat, IsAnErrorWithoutTheThread) {
     const auto stat = read_thread_stat(0, 1 << 30);
     ASSERT_FALSE(stat);
     EXPECT_EQ(stat.error().kind, ErrorKind::kSystem);
-    EXPECT_FALSE(read_thread_run_ns(0, 1 << 30));
+    EXPECT_FALSE(read_thread_run(0, 1 << 30));
+}
+
+TEST(ThreadRunTime, IsParsed) {
+    const auto run = parse_thread_run("1200292 160919 2\n");
+    ASSERT_TRUE(run);
+    EXPECT_EQ(run->run_ns, 1200292);
+    EXPECT_EQ(run->wait_ns, 160919);
+    EXPECT_EQ(run->slices, 2);
+}
+
+TEST(ThreadRunTime, IsNotKnownWhenTheKernelDoesNotCount) {
+    const auto run = parse_thread_run("0 0 0\n");
+    ASSERT_FALSE(run);
+    EXPECT_EQ(run.error().kind, ErrorKind::kNotReady);
+}
+
+TEST(ThreadRunTime, RefusesOtherTexts) {
+    for (const char* text : {"", "\n", "1 2", "1 x 3", "-1 2 3", "99999999999999999999 1 1"}) {
+        const auto run = parse_thread_run(text);
+        ASSERT_FALSE(run) << text;
+        EXPECT_EQ(run.error().kind, ErrorKind::kInvalid) << text;
+    }
 }
 
 TEST(ThreadRunTime, GrowsWhenTheThreadHasRunAndLeft) {
     const auto tid = static_cast<pid_t>(syscall(SYS_gettid));
     usleep(1);  // leaves the CPU, which is when the kernel counts
-    const auto before = read_thread_run_ns(0, tid);
+    const auto before = read_thread_run(0, tid);
     if (!before) {
         GTEST_SKIP() << "this kernel does not count run times";
     }
     usleep(1);
-    const auto after = read_thread_run_ns(0, tid);
+    const auto after = read_thread_run(0, tid);
     ASSERT_TRUE(after);
-    EXPECT_GT(*after, *before);
+    EXPECT_GT(after->run_ns, before->run_ns);
+    EXPECT_GT(after->slices, before->slices);
 }
 
 }  // namespace

@@ -201,6 +201,8 @@ std::string convert(const Words& words, Options& options) {
                 *words.interval);
         }
         options.interval_ns = *ns;
+    } else if (words.where_pid) {
+        options.interval_ns = kDefaultFollowIntervalNs;
     }
     if (words.exposure) {
         options.exposure_ns = parse_duration_ns(*words.exposure, 1'000'000'000);
@@ -278,10 +280,11 @@ std::string find_contradiction(const Options& options, const Words& words) {
         return "--json goes with -w only";
     }
     if (options.where_pid) {
-        const std::pair<bool, const char*> others[] = {{options.memory, "-m"},
-                                                       {options.cpu, "-c"},
-                                                       {options.stealth, "-s"},
-                                                       {words.output.has_value(), "-o"}};
+        const std::pair<bool, const char*> others[] = {
+            {options.memory, "-m"},
+            {options.cpu && !options.exposure_ns, "-c without -x"},
+            {options.stealth, "-s"},
+            {words.output.has_value(), "-o"}};
         for (const auto& [given, flag] : others) {
             if (given) {
                 return clash("-w", flag);

@@ -18,6 +18,8 @@ constexpr int kExitNotFound = 127;
 constexpr int kExitSignalBase = 128;  ///< Plus the number of the signal that ended the command.
 
 constexpr std::uint64_t kDefaultIntervalNs = 1'000'000;
+/// Between samples from outside (-x -w), which cost more.
+constexpr std::uint64_t kDefaultFollowIntervalNs = 10'000'000;
 constexpr std::uint64_t kMinIntervalNs = 1'000;
 constexpr std::uint64_t kMaxIntervalNs = 3'600'000'000'000;
 constexpr std::uint64_t kMaxExposureNs = 366ULL * 86'400'000'000'000;

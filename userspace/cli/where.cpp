@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 
 #include "cli/message.h"
 #include "cli/modes.h"
+#include "cli/where_follow.h"
 #include "cli/where_target.h"
 #include "platform/same_cpu.h"
 #include "report/json_report.h"
@@ -22,29 +24,26 @@ int complain(const std::string& text) {
     return kExitFailure;
 }
 
-/// Whether text for a file descriptor may be coloured (https://no-color.org).
-bool wants_colours(int fd) {
+}  // namespace
+
+report::Palette choose_palette(int fd) {
     const char* no_color = std::getenv("NO_COLOR");
     const char* terminal = std::getenv("TERM");
-    return isatty(fd) != 0 && (no_color == nullptr || *no_color == '\0') &&
-           (terminal == nullptr || std::string_view(terminal) != "dumb");
+    const bool has_colours = isatty(fd) != 0 && (no_color == nullptr || *no_color == '\0') &&
+                             (terminal == nullptr || std::string_view(terminal) != "dumb");
+    return has_colours ? report::Palette::colours() : report::Palette::none();
 }
 
-bool write_all(int fd, std::string_view text) {
+bool write_text(int fd, std::string_view text) {
     while (!text.empty()) {
         const ssize_t written = ::write(fd, text.data(), text.size());
-        if (written < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
+        if (written < 0 && errno != EINTR) {
             return false;
         }
-        text.remove_prefix(static_cast<std::size_t>(written));
+        text.remove_prefix(static_cast<std::size_t>(std::max<ssize_t>(written, 0)));
     }
     return true;
 }
-
-}  // namespace
 
 int run_where(const Options& options) {
     auto target = WhereTarget::open(*options.where_pid);
@@ -57,6 +56,9 @@ int run_where(const Options& options) {
     if (!report) {
         return complain((*target)->explain(report.error()));
     }
+    if (options.exposure_ns) {
+        return follow_where(options, **target, *report);
+    }
     SameCpu same_cpu;
     same_cpu.open(SameCpu::find_rseq_offset());
 
@@ -67,15 +69,14 @@ int run_where(const Options& options) {
     const auto collect = [&text](std::string_view part) { text += part; };
     report::TextSink sink(buffer, collect);
     report::JsonReport json(sink);
-    report::TextReport plain(
-        sink, wants_colours(STDERR_FILENO) ? report::Palette::colours() : report::Palette::none());
+    report::TextReport plain(sink, choose_palette(STDERR_FILENO));
     report::ReportWriter& writer = options.json ? static_cast<report::ReportWriter&>(json) : plain;
     if (auto status = report->write((*target)->reader(), same_cpu, *options.where_pid,
                                     (*target)->header(), writer);
         !status) {
         return complain((*target)->explain(status.error()));
     }
-    return write_all(options.json ? STDOUT_FILENO : STDERR_FILENO, text) ? 0 : kExitFailure;
+    return write_text(options.json ? STDOUT_FILENO : STDERR_FILENO, text) ? 0 : kExitFailure;
 }
 
 }  // namespace echion::cli

@@ -26,11 +26,24 @@ Result<ThreadStat> parse_thread_stat(std::string_view text);
 /// Any user may read it. One file opened, nothing allocated.
 Result<ThreadStat> read_thread_stat(pid_t pid, pid_t tid);
 
-/// The time that a thread has spent on CPUs, in nanoseconds (/proc/PID/task/TID/schedstat). The
-/// kernel adds to it when the thread leaves a CPU, at each tick of the scheduler's clock, and not
-/// when it is read. So it stands still exactly as long as the thread does not run, but for a thread
-/// that is on a CPU right now. kNotReady when the kernel does not count (CONFIG_SCHED_INFO) or the
-/// thread has not run yet. Any user may read it.
-Result<std::int64_t> read_thread_run_ns(pid_t pid, pid_t tid);
+/// What the kernel's scheduler counts of one thread (/proc/PID/task/TID/schedstat).
+///
+/// It adds to the time when the thread leaves a CPU and at each tick of its clock, not when it is
+/// read; to the slices whenever the thread comes onto a CPU. So both stand still exactly as long as
+/// the thread does not run, but for a thread that is on a CPU right now.
+struct ThreadRun {
+    std::int64_t run_ns = 0;   ///< on CPUs
+    std::int64_t wait_ns = 0;  ///< ready to run, waiting for one
+    std::int64_t slices = 0;
+
+    bool operator==(const ThreadRun&) const = default;
+};
+
+/// Parses the text of a schedstat file. kNotReady when the kernel does not count
+/// (CONFIG_SCHED_INFO) or the thread has not run yet; kInvalid for another text. Pure.
+Result<ThreadRun> parse_thread_run(std::string_view text);
+
+/// Reads it; `pid` 0 is this process. Any user may. One file opened, nothing allocated.
+Result<ThreadRun> read_thread_run(pid_t pid, pid_t tid);
 
 }  // namespace echion

@@ -54,7 +54,7 @@ SourceFrame CodeTable::describe(MemoryReader& reader, const cpython::RawFrame& f
         cpython::parse_line_table(view_.layout->code.line_table_kind,
                                   {arena_.data() + entry->table.begin, entry->table.size_bytes},
                                   entry->identity.first_line, frame.offset);
-    return {text(entry->function), text(entry->file), position.line};
+    return {text(entry->function), text(entry->file), position.line, entry->is_trampoline};
 }
 
 void CodeTable::verify(MemoryReader& reader, std::span<const cpython::RawFrame> frames) {
@@ -120,6 +120,11 @@ CodeTable::Entry* CodeTable::define(MemoryReader& reader, Address code) {
         read_text(reader, identity->qualname ? identity->qualname : identity->name, kFunctionBytes);
     entry.file = read_text(reader, identity->filename, kFileBytes);
     entry.table = read_table(reader, identity->linetable);
+    // CPython 3.12 and 3.13, Python/specialize.c, _Py_InitCleanup: the one code object that is its
+    // own file.
+    entry.is_trampoline = identity->filename == identity->name &&
+                          identity->qualname == identity->name &&
+                          text(entry.function) == "__init__";
     if (entry.function.size_bytes == 0 && entry.file.size_bytes == 0) {
         return nullptr;
     }

@@ -19,6 +19,9 @@ struct SourceFrame {
     std::string_view function;  ///< qualified where the version has that; empty when unreadable
     std::string_view file;
     std::int32_t line = 0;  ///< 0 unknown
+    /// CPython's own, between a call of a class and the __init__ that it enters (3.12 and later):
+    /// not to be shown.
+    bool is_trampoline = false;
 };
 
 /// Names code objects and places instructions in their source, each code object read once. What it
@@ -58,6 +61,7 @@ class CodeTable {
         Piece function;
         Piece file;
         Piece table;
+        bool is_trampoline;
     };
 
     static constexpr std::size_t kCapacity = 1U << 14;

@@ -42,9 +42,11 @@ void put_id(TextSink& sink, std::int64_t id) {
 
 }  // namespace
 
-void put_json_header(TextSink& sink, const ReportHeader& header) {
+void put_json_header(TextSink& sink, std::string_view kind, const ReportHeader& header) {
     sink.put(R"("echion":")" ECHION_VERSION R"(","format":)");
     sink.put_number(kFormat);
+    sink.put(R"(,"kind":)");
+    sink.put_json(kind);
     sink.put(R"(,"pid":)");
     sink.put_number(header.pid);
     sink.put(R"(,"own_pid":)");
@@ -91,7 +93,7 @@ void put_json_frame(TextSink& sink, const SourceFrame& frame) {
 
 void JsonReport::begin(const ReportHeader& header) {
     sink_.put('{');
-    put_json_header(sink_, header);
+    put_json_header(sink_, "where", header);
     sink_.put(R"(,"threads":[)");
     has_threads_ = false;
 }

@@ -22,8 +22,9 @@ class JsonReport final : public ReportWriter {
     bool has_frames_ = false;
 };
 
-/// The parts that other JSON documents share: members without the braces around them.
-void put_json_header(TextSink& sink, const ReportHeader& header);
+/// The parts that other JSON documents share: members without the braces around them. `kind`: what
+/// the document is.
+void put_json_header(TextSink& sink, std::string_view kind, const ReportHeader& header);
 void put_json_thread(TextSink& sink, const CapturedThread& thread, std::string_view name);
 /// A whole object.
 void put_json_frame(TextSink& sink, const SourceFrame& frame);

@@ -2,10 +2,12 @@
 
 #include <pthread.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include <algorithm>
 #include <array>
 
+#include "base/clock.h"
 #include "platform/process_info.h"
 #include "platform/thread_stat.h"
 
@@ -17,6 +19,7 @@ using cpython::Offset;
 
 constexpr std::size_t kMaxStateBytes = 1024;
 constexpr std::size_t kMaxGilBytes = 256;
+constexpr std::int64_t kMomentNs = 50'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
@@ -162,12 +165,17 @@ void ProcessCapture::find_native_ids(MemoryReader& reader) {
     }
 }
 
-std::size_t ProcessCapture::read_stacks(MemoryReader& reader, SameCpu& same_cpu, std::size_t from) {
+std::size_t ProcessCapture::read_stacks(MemoryReader& reader, SameCpu& same_cpu, std::size_t from,
+                                        FunctionRef<bool(const CapturedThread&)> wants) {
     frames_used_ = 0;
     std::size_t next = from;
     while (next < thread_count_ &&
            (next == from || frames_.capacity() - frames_used_ >= limits_.max_frames)) {
-        read_thread(reader, same_cpu, threads_[next++]);
+        CapturedThread& thread = threads_[next++];
+        thread.is_skipped = !wants(thread);
+        if (!thread.is_skipped) {
+            read_thread(reader, same_cpu, thread);
+        }
     }
     // Each has been looked at in its turn. Of those that were each seen with the same GIL, the last
     // one had it last.
@@ -241,10 +249,16 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     bool can_follow = limits_.follow;
     for (unsigned attempt = 0; attempt < kAttempts; ++attempt) {
         const auto run_before =
-            may_have_run ? read_thread_run_ns(pid_, thread.tid) : Result<std::int64_t>(0);
+            may_have_run ? read_thread_run(pid_, thread.tid) : Result<ThreadRun>();
         if (!copy_stack(reader, thread, attempt, &copy)) {
             thread.is_gone = true;
             return;
+        }
+        if (copy.walk.ends_at_generator && attempt + 1 < kAttempts) {
+            // Between two frames: an instruction later the chain is whole again. See FrameWalker.
+            const timespec moment = make_timespec(kMomentNs);
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
+            continue;
         }
         if (copy.gil_stayed && copy.gil.last_holder != thread.state) {
             thread.consistency = Consistency::kProved;
@@ -255,7 +269,7 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
             continue;
         }
         const auto stat = read_thread_stat(pid_, thread.tid);
-        const auto run_after = read_thread_run_ns(pid_, thread.tid);
+        const auto run_after = read_thread_run(pid_, thread.tid);
         if (!stat || !run_before || !run_after) {
             if (copy.head_stayed) {
                 thread.consistency = Consistency::kLikely;
@@ -281,7 +295,7 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     }
     thread.frame_count = copy.walk.count;
     thread.is_truncated = copy.walk.truncated;
-    thread.is_broken = copy.walk.broken;
+    thread.is_broken = copy.walk.broken || copy.walk.ends_at_generator;
     frames_used_ += thread.frame_count;
     describe_state(thread, copy.gil);
     thread.is_gone = has_not_begun(thread);

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "base/error.h"
+#include "base/function_ref.h"
 #include "base/mapping.h"
 #include "cpython/frame_walker.h"
 #include "cpython/runtime_view.h"
@@ -47,7 +48,7 @@ struct CapturedThread {
     bool is_truncated = false;  ///< there are more frames than the limit
     bool is_broken = false;     ///< the chain of frames could not be followed to its root
     bool is_gone = false;       ///< it has ended since it was listed, or has not begun yet
-    std::int64_t run_ns = 0;    ///< read_thread_run_ns() before its stack was read; 0 unknown
+    bool is_skipped = false;    ///< its stack was not wanted
     std::size_t first_frame = 0;
     std::size_t frame_count = 0;
 };
@@ -94,7 +95,12 @@ class ProcessCapture {
     /// Reads the stacks, kernel states and GIL roles of the threads from the one at `from` on;
     /// returns the index behind the last one read, at least `from` + 1. Frames of earlier calls
     /// end. `same_cpu`: of the calling thread, opened; its affinity may be changed.
-    std::size_t read_stacks(MemoryReader& reader, SameCpu& same_cpu, std::size_t from);
+    std::size_t read_stacks(MemoryReader& reader, SameCpu& same_cpu, std::size_t from) {
+        return read_stacks(reader, same_cpu, from, [](const CapturedThread&) { return true; });
+    }
+    /// The same for those threads only that `wants` says.
+    std::size_t read_stacks(MemoryReader& reader, SameCpu& same_cpu, std::size_t from,
+                            FunctionRef<bool(const CapturedThread&)> wants);
     /// The frames of a thread read by the last read_stacks(), newest first.
     [[nodiscard]] std::span<const cpython::RawFrame> frames(const CapturedThread& thread) const {
         return {frames_.data() + thread.first_frame, thread.frame_count};

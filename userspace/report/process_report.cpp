@@ -92,7 +92,10 @@ Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
             writer.begin_thread(thread, find_name(thread));
             const auto frames = capture_.frames(thread);
             for (std::size_t i = frames.size(); i-- > 0;) {
-                writer.frame(codes_.describe(reader, frames[i]));
+                const SourceFrame frame = codes_.describe(reader, frames[i]);
+                if (!frame.is_trampoline) {
+                    writer.frame(frame);
+                }
             }
             writer.end_thread();
         }

@@ -74,20 +74,24 @@ void put_frame(TextSink& sink, const Palette& palette, const SourceFrame& frame)
     sink.put(')');
 }
 
+void put_process(TextSink& sink, const ReportHeader& header) {
+    sink.put("Process ");
+    sink.put_number(header.pid);
+    sink.put(" (");
+    sink.put_printable(header.command);
+    sink.put("), Python ");
+    sink.put_number(header.version.major);
+    sink.put('.');
+    sink.put_number(header.version.minor);
+    sink.put('.');
+    sink.put_number(header.version.micro);
+}
+
 void TextReport::begin(const ReportHeader& header) {
     sink_.put(palette_.title);
-    sink_.put("Process ");
-    sink_.put_number(header.pid);
-    sink_.put(" (");
-    sink_.put_printable(header.command);
-    sink_.put("), Python ");
-    sink_.put_number(header.version.major);
-    sink_.put('.');
-    sink_.put_number(header.version.minor);
-    sink_.put('.');
-    sink_.put_number(header.version.micro);
+    put_process(sink_, header);
     sink_.put(palette_.plain);
-    sink_.put("\n");
+    sink_.put('\n');
 }
 
 void TextReport::begin_thread(const CapturedThread& thread, std::string_view name) {

@@ -38,6 +38,9 @@ class TextReport final : public ReportWriter {
     bool has_frames_ = false;
 };
 
+/// Writes `Process 4711 (python3), Python 3.11.7`.
+void put_process(TextSink& sink, const ReportHeader& header);
+
 /// Writes what follows a thread's name: its id, state and GIL role, separated by commas.
 void put_thread_details(TextSink& sink, const CapturedThread& thread);
 

@@ -70,7 +70,24 @@ Result<ThreadStat> read_thread_stat(pid_t pid, pid_t tid) {
     return parse_thread_stat({text, *size});
 }
 
-Result<std::int64_t> read_thread_run_ns(pid_t pid, pid_t tid) {
+Result<ThreadRun> parse_thread_run(std::string_view text) {
+    // 1200292 160919 2
+    ThreadRun run;
+    for (std::int64_t* value : {&run.run_ns, &run.wait_ns, &run.slices}) {
+        text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *value);
+        if (error != std::errc() || *value < 0) {
+            return fail(ErrorKind::kInvalid, "a thread's run time that cannot be parsed");
+        }
+        text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+    }
+    if (run.run_ns == 0) {
+        return fail(ErrorKind::kNotReady, "the kernel does not count this thread's time");
+    }
+    return run;
+}
+
+Result<ThreadRun> read_thread_run(pid_t pid, pid_t tid) {
     char name[48];
     std::snprintf(name, sizeof(name), "task/%d/schedstat", static_cast<int>(tid));
     char text[96];
@@ -78,12 +95,7 @@ Result<std::int64_t> read_thread_run_ns(pid_t pid, pid_t tid) {
     if (!size) {
         return tl::unexpected(size.error());
     }
-    std::int64_t run_ns = 0;
-    const auto [end, error] = std::from_chars(text, text + *size, run_ns);
-    if (error != std::errc() || run_ns <= 0) {
-        return fail(ErrorKind::kNotReady, "the kernel does not count this thread's time");
-    }
-    return run_ns;
+    return parse_thread_run({text, *size});
 }
 
 }  // namespace echion

@@ -1,0 +1,221 @@
+#include "cli/where_follow.h"
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "cli/follow_model.h"
+#include "cli/follow_summary.h"
+#include "cli/follow_view.h"
+#include "cli/message.h"
+#include "platform/same_cpu.h"
+
+namespace echion::cli {
+namespace {
+
+// Names of threads and functions are read anew so often.
+constexpr std::int64_t kNamesPeriodNs = 500'000'000;
+constexpr std::int64_t kViewPeriodNs = 250'000'000;
+// A process that can be read no more, though it has not ended, is given up after this: it runs
+// another program by now.
+constexpr std::int64_t kPatienceNs = 1'000'000'000;
+
+/// Signals as something to wait for. Restores the mask at its end.
+class EndSignals {
+  public:
+    EndSignals() {
+        sigemptyset(&signals_);
+        for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+            sigaddset(&signals_, signal);
+        }
+        sigprocmask(SIG_BLOCK, &signals_, &before_);
+    }
+    EndSignals(const EndSignals&) = delete;
+    EndSignals& operator=(const EndSignals&) = delete;
+    ~EndSignals() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+
+    /// Waits until `deadline_ns` of the monotonic clock; true as soon as a signal has come.
+    bool wait_until(std::int64_t deadline_ns) {
+        for (;;) {
+            const timespec rest =
+                make_timespec(std::max<std::int64_t>(deadline_ns - monotonic_ns(), 0));
+            if (sigtimedwait(&signals_, nullptr, &rest) > 0) {
+                return true;
+            }
+            if (errno != EINTR) {
+                return false;
+            }
+        }
+    }
+
+  private:
+    sigset_t signals_{};
+    sigset_t before_{};
+};
+
+class Follower {
+  public:
+    Follower(const Options& options, WhereTarget& target, report::ProcessReport& report)
+        : options_(options), target_(target), report_(report), model_(options.cpu) {
+        same_cpu_.open(SameCpu::find_rseq_offset());
+    }
+
+    int run();
+
+  private:
+    Status sample(std::int64_t now_ns);
+    bool has_rested(const report::CapturedThread& captured);
+    void add(const report::CapturedThread& captured);
+    int write_summary();
+
+    const Options& options_;
+    WhereTarget& target_;
+    report::ProcessReport& report_;
+    SameCpu same_cpu_;
+    FollowModel model_;
+    std::vector<FrameId> stack_;
+    std::vector<std::optional<ThreadRun>> runs_;
+    FollowEnd end_ = FollowEnd::kTime;
+    std::int64_t sampled_ns_ = 0;
+    std::int64_t names_ns_ = 0;
+};
+
+int Follower::run() {
+    // Without this the kernel may let a wake-up slip by 50 us to join it with others.
+    prctl(PR_SET_TIMERSLACK, 1UL);
+    EndSignals signals;
+    FollowView view(STDERR_FILENO, choose_palette(STDERR_FILENO));
+    const bool has_view = isatty(STDERR_FILENO) != 0 && !options_.json;
+    const auto interval_ns = static_cast<std::int64_t>(options_.interval_ns);
+    const std::int64_t begin_ns = monotonic_ns();
+    const std::int64_t end_ns = begin_ns + static_cast<std::int64_t>(*options_.exposure_ns);
+    std::int64_t deadline_ns = begin_ns;
+    std::int64_t shown_ns = 0;
+    for (;;) {
+        const std::int64_t now_ns = monotonic_ns();
+        const Status status = sample(now_ns);
+        if (!status && model_.samples() == 0) {
+            say("{}", target_.explain(status.error()));
+            return kExitFailure;
+        }
+        if (!status && (!target_.is_alive() || now_ns - sampled_ns_ > kPatienceNs)) {
+            end_ = FollowEnd::kProcess;
+            break;
+        }
+        if (has_view && now_ns - shown_ns >= kViewPeriodNs) {
+            shown_ns = now_ns;
+            view.show(model_, target_.header(), end_ns - now_ns);
+            model_.begin_recent();
+        }
+        if (deadline_ns >= end_ns) {
+            break;
+        }
+        // Those that have passed are left out; the time that a sample stands for is measured.
+        const std::int64_t passed = (monotonic_ns() - deadline_ns) / interval_ns;
+        deadline_ns = std::min(deadline_ns + (passed + 1) * interval_ns, end_ns);
+        if (signals.wait_until(deadline_ns)) {
+            end_ = FollowEnd::kSignal;
+            (void)sample(monotonic_ns());
+            break;
+        }
+    }
+    view.clear();
+    const int status = write_summary();
+    if (end_ == FollowEnd::kProcess) {
+        say("{}", target_.is_alive()
+                      ? fmt::format("process {} does not run that Python any more", target_.pid())
+                      : fmt::format("process {} has ended", target_.pid()));
+    }
+    return status;
+}
+
+bool Follower::has_rested(const report::CapturedThread& captured) {
+    const auto index = static_cast<std::size_t>(&captured - report_.capture().threads().data());
+    runs_[index].reset();
+    if (captured.tid != 0) {
+        if (const auto run = read_thread_run(target_.pid(), captured.tid)) {
+            runs_[index] = *run;
+        }
+    }
+    const FollowThread* known = model_.find(captured);
+    return known != nullptr && !known->was_running && known->run && runs_[index] == known->run;
+}
+
+Status Follower::sample(std::int64_t now_ns) {
+    report::ProcessCapture& capture = report_.capture();
+    if (auto status = capture.list_threads(target_.reader(), target_.pid()); !status) {
+        return status;
+    }
+    model_.begin_sample(model_.samples() == 0 ? 0 : now_ns - sampled_ns_);
+    sampled_ns_ = now_ns;
+    if (now_ns - names_ns_ >= kNamesPeriodNs) {
+        names_ns_ = now_ns;
+        report_.read_names(target_.reader());
+        report_.codes().clear();
+    }
+    const std::size_t count = capture.threads().size();
+    runs_.resize(count);
+    for (std::size_t from = 0; from < count;) {
+        const std::size_t end =
+            capture.read_stacks(target_.reader(), same_cpu_, from,
+                                [this](const auto& captured) { return !has_rested(captured); });
+        for (; from < end; ++from) {
+            add(capture.threads()[from]);
+        }
+    }
+    // Between samples nobody has to share a CPU with us.
+    same_cpu_.release();
+    return {};
+}
+
+void Follower::add(const report::CapturedThread& captured) {
+    FollowThread* thread = captured.is_gone ? nullptr : model_.find(captured);
+    if (thread == nullptr) {
+        return;
+    }
+    if (thread->name.empty()) {
+        // A thread that has come since the names were read.
+        report_.read_names(target_.reader());
+    }
+    thread->name = report_.find_name(captured);
+    const auto index = static_cast<std::size_t>(&captured - report_.capture().threads().data());
+    if (captured.is_skipped) {
+        model_.add(*thread, captured, runs_[index], nullptr);
+        return;
+    }
+    const auto frames = report_.capture().frames(captured);
+    report_.codes().verify(target_.reader(), frames);
+    stack_.clear();
+    for (std::size_t i = frames.size(); i-- > 0;) {
+        const report::SourceFrame frame = report_.codes().describe(target_.reader(), frames[i]);
+        if (frame.is_trampoline) {
+            continue;
+        }
+        if (const auto id = model_.number(frame)) {
+            stack_.push_back(*id);
+        }
+    }
+    model_.add(*thread, captured, runs_[index], &stack_);
+}
+
+int Follower::write_summary() {
+    const bool json = options_.json;
+    const std::string text =
+        json ? make_json_summary(model_, target_.header(), options_.interval_ns, end_)
+             : make_text_summary(model_, target_.header(), choose_palette(STDERR_FILENO));
+    return write_text(json ? STDOUT_FILENO : STDERR_FILENO, text) ? 0 : kExitFailure;
+}
+
+}  // namespace
+
+int follow_where(const Options& options, WhereTarget& target, report::ProcessReport& report) {
+    return Follower(options, target, report).run();
+}
+
+}  // namespace echion::cli
