@@ -387,6 +387,12 @@ TEST(TracerDiesDuringTheStub, TheThreadPutsItselfBack) {
         return read(pipe.reading.get(), &byte, 1) == 1 && byte == 'x' ? kGood : 1;
     });
     child.await_call(SYS_read);
+    const auto count_threads = [&] {
+        const auto info = read_process_info(child.pid());
+        return info ? info->threads : 0U;
+    };
+    // ThreadSanitizer has a thread of its own in every process.
+    const auto usual_threads = count_threads();
     Hold hold(child.pid());
     StubParameters parameters{};
     const auto place = [&](std::uintptr_t StubParameters::*member, const char* name) {
@@ -438,18 +444,17 @@ TEST(TracerDiesDuringTheStub, TheThreadPutsItselfBack) {
         _exit(is_placed ? kGood : 1);
     });
     ASSERT_EQ(tracer.wait(), kGood);
-    const auto count_threads = [&] {
-        const auto info = read_process_info(child.pid());
-        return info ? info->threads : 0U;
-    };
-    while (count_threads() < 2) {
+    const std::int64_t patience_ns = monotonic_ns() + 60 * kNanosPerSecond;
+    while (count_threads() <= usual_threads) {
+        ASSERT_LT(monotonic_ns(), patience_ns) << "the helper does not begin";
         sched_yield();
     }
     child.await_call(SYS_read);  // it is back where it was
     const auto info = read_process_info(child.pid());
     ASSERT_TRUE(info);
     EXPECT_EQ(info->blocked_signals, 0U);
-    while (count_threads() > 1) {  // the helper's patience: 5 s
+    while (count_threads() > usual_threads) {  // the helper's patience: 5 s
+        ASSERT_LT(monotonic_ns(), patience_ns) << "the helper does not end";
         sched_yield();
     }
     EXPECT_FALSE(has_stub(child.pid())) << "the region is still mapped";
