@@ -275,9 +275,7 @@ static __always_inline bool may_signal(__u32 target, const struct echion_target_
     return true;
 }
 
-/* A tick of an event on the target's own threads, after so much CPU time of the one interrupted. */
-SEC("perf_event")
-int on_thread_tick(void* ctx) {
+static __always_inline int tick_thread(bool has_loop_helper) {
     struct membership* member;
     if (has_task_storage) {
         member = bpf_task_storage_get(&members, bpf_get_current_task_btf(), 0, 0);
@@ -305,9 +303,18 @@ int on_thread_tick(void* ctx) {
         STORE(thread->on_cpu_since_ns, bpf_ktime_get_ns());
         touch_stamp(member->slot - 1, true);
     }
-    take_snapshot(thread, member->slot - 1, target, &config->snapshot);
+    take_snapshot(thread, member->slot - 1, target, &config->snapshot, has_loop_helper);
     return config->thread_ticks_signal && may_signal(target, config);
 }
+
+/* A tick of an event on the target's own threads, after so much CPU time of the one interrupted. */
+SEC("perf_event")
+int on_thread_tick(void* ctx) { return tick_thread(true); }
+
+/* The same for kernels before 5.17, without bpf_loop(): the verifier goes through every step of the
+ * walk, which takes it a tenth of a second. */
+SEC("perf_event")
+int on_thread_tick_unrolled(void* ctx) { return tick_thread(false); }
 
 /* A tick of the wall clock, on whatever CPU the event is; its cookie is the target's number. */
 SEC("perf_event")

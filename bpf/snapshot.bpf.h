@@ -61,38 +61,58 @@ static __always_inline __u32 find_frame(struct snapshot_scratch* buffer, __u64 f
                                                                                 : SINGLE;
 }
 
-/* Follows the chain from buffer->head.next, and leaves there where it ended. The count of frames
- * lives in memory, not in a register, so that the verifier finds every step like the one before. */
-static __always_inline void walk_frames(struct snapshot_scratch* buffer,
-                                        const struct echion_snapshot_layout* layout) {
+struct walk {
+    struct snapshot_scratch* buffer;
+    const struct echion_snapshot_layout* layout;
+};
+
+/* One step of the walk, from the frame at head.next to the one before it. False where it ends. What
+ * changes lives in memory, not in registers, so that the verifier finds every step like the one
+ * before. */
+static __always_inline bool walk_frame(const struct walk* walk) {
+    struct snapshot_scratch* buffer = walk->buffer;
+    const struct echion_snapshot_layout* layout = walk->layout;
     struct echion_snapshot* head = &buffer->head;
-    const __u64 pointer_mask = layout->pointer_mask;
-    __u64 frame = head->next;
+    const __u64 frame = LOAD(head->next);
+    if (!frame) {
+        return false;
+    }
+    const __u32 place = find_frame(buffer, frame, layout->frame_bytes);
+    if (place > SINGLE) {
+        STORE(head->end, ECHION_SNAPSHOT_FAULT);
+        return false;
+    }
+    const __u32 index = LOAD(head->frame_count);
+    const __u8 owner = buffer->window[place + (layout->frame_owner & (ECHION_FRAME_BYTES - 1))];
+    if (index < ECHION_SNAPSHOT_FRAMES && owner != layout->owner_without_code) {
+        struct echion_frame* out = &buffer->frames[index];
+        const __u32 shift = layout->instruction_shift & 63;
+        out->frame = frame;
+        out->code = load_field(buffer, place, layout->frame_code) & layout->pointer_mask;
+        out->instruction =
+            (__s64)(load_field(buffer, place, layout->frame_instruction) << shift) >> shift;
+        STORE(head->frame_count, (__u16)(index + 1));
+    }
+    STORE(head->next, load_field(buffer, place, layout->frame_previous) & layout->pointer_mask);
+    return true;
+}
+
+static long walk_frame_in_loop(__u32 step, struct walk* walk) { return !walk_frame(walk); }
+
+/* Follows the chain from buffer->head.next, and leaves there where it ended. */
+static __always_inline void walk_frames(struct walk* walk, bool has_loop_helper) {
+    struct echion_snapshot* head = &walk->buffer->head;
     STORE(head->frame_count, 0);
     STORE(head->end, ECHION_SNAPSHOT_MORE);
-    for (__u32 step = 0; step < ECHION_SNAPSHOT_FRAMES && frame; step++) {
-        const __u32 place = find_frame(buffer, frame, layout->frame_bytes);
-        if (place > SINGLE) {
-            STORE(head->end, ECHION_SNAPSHOT_FAULT);
-            break;
+    if (has_loop_helper) {
+        bpf_loop(ECHION_SNAPSHOT_FRAMES, walk_frame_in_loop, walk, 0);
+    } else {
+        for (__u32 step = 0; step < ECHION_SNAPSHOT_FRAMES && walk_frame(walk); step++) {
         }
-        const __u32 index = LOAD(head->frame_count);
-        const __u8 owner = buffer->window[place + (layout->frame_owner & (ECHION_FRAME_BYTES - 1))];
-        if (index < ECHION_SNAPSHOT_FRAMES && owner != layout->owner_without_code) {
-            struct echion_frame* out = &buffer->frames[index];
-            const __u32 shift = layout->instruction_shift & 63;
-            out->frame = frame;
-            out->code = load_field(buffer, place, layout->frame_code) & pointer_mask;
-            out->instruction =
-                (__s64)(load_field(buffer, place, layout->frame_instruction) << shift) >> shift;
-            STORE(head->frame_count, (__u16)(index + 1));
-        }
-        frame = load_field(buffer, place, layout->frame_previous) & pointer_mask;
     }
-    if (!frame) {
+    if (!LOAD(head->next)) {
         STORE(head->end, ECHION_SNAPSHOT_COMPLETE);
     }
-    head->next = frame;
 }
 
 static __always_inline __u64 load_state(const struct snapshot_scratch* buffer, __u32 offset) {
@@ -134,7 +154,8 @@ static __always_inline bool read_heads(struct snapshot_scratch* buffer,
 }
 
 static __always_inline void take_snapshot(struct echion_thread* thread, __u32 slot, __u32 target,
-                                          const struct echion_snapshot_layout* layout) {
+                                          const struct echion_snapshot_layout* layout,
+                                          bool has_loop_helper) {
     const __u32 zero = 0;
     struct snapshot_scratch* buffer = bpf_map_lookup_elem(&scratch, &zero);
     void* ring = bpf_map_lookup_elem(&snapshot_rings, &target);
@@ -163,7 +184,8 @@ static __always_inline void take_snapshot(struct echion_thread* thread, __u32 sl
     buffer->head.thread_state = ref.thread_state;
     buffer->head.next = head;
     buffer->head.reserved = 0;
-    walk_frames(buffer, layout);
+    struct walk walk = {buffer, layout};
+    walk_frames(&walk, has_loop_helper);
     if (buffer->head.end == ECHION_SNAPSHOT_FAULT) {
         count(ECHION_COUNT_SNAPSHOT_FAULT);
     }

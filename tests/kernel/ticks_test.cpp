@@ -315,10 +315,16 @@ void run_snapshot_target(const Child::Channel& channel, std::uint32_t capacity) 
     sampler.join();
 }
 
-class Snapshots : public Ticks, public ::testing::WithParamInterface<bool> {};
+struct SnapshotCase {
+    const char* name;
+    bool is_data_stack;
+    bool without_loop_helper;
+};
+
+class Snapshots : public Ticks, public ::testing::WithParamInterface<SnapshotCase> {};
 
 TEST_P(Snapshots, ShowStacksThatStoodStill) {
-    open();
+    open({.without_loop_helper = GetParam().without_loop_helper});
     ASSERT_TRUE(session_->enable_stats());
     const std::uint32_t capacity = states_->capacity();
     const Child child(
@@ -338,7 +344,7 @@ TEST_P(Snapshots, ShowStacksThatStoodStill) {
                   .interval_ns = 50'000,
                   .sampler_tid = static_cast<std::uint32_t>(hello.hello.sampler_tid),
                   .signal = hello.hello.signal,
-                  .snapshot = fake_layout(hello.thread_refs, GetParam())});
+                  .snapshot = fake_layout(hello.thread_refs, GetParam().is_data_stack)});
     ASSERT_TRUE(report);
     EXPECT_TRUE(report->snapshots);
     child.send(std::array<std::uint32_t, 2>{*slot, states_->read(*slot)->generation});
@@ -380,7 +386,7 @@ TEST_P(Snapshots, ShowStacksThatStoodStill) {
     const auto counters = session_->counters();
     EXPECT_EQ(counters[ECHION_COUNT_SNAPSHOT_FAULT], 0U);
     for (const auto& program : session_->program_stats()) {
-        if (program.name == "on_thread_tick" && program.run_count != 0) {
+        if (program.name.starts_with("on_thread_tick") && program.run_count != 0) {
             std::printf(
                 "  %zu snapshots, %.1f frames each, %zu without a stack, 0 impossible; "
                 "%.0f ns a tick\n",
@@ -390,10 +396,13 @@ TEST_P(Snapshots, ShowStacksThatStoodStill) {
     }
 }
 
-// Frames read one by one, as those of 3.8 to 3.10, and by copies of the data stack.
-INSTANTIATE_TEST_SUITE_P(ByPlace, Snapshots, ::testing::Values(false, true), [](const auto& place) {
-    return std::string(place.param ? "DataStack" : "Objects");
-});
+// Frames read one by one, as those of 3.8 to 3.10, and by copies of the data stack; and as on
+// kernels without bpf_loop().
+INSTANTIATE_TEST_SUITE_P(ByPlace, Snapshots,
+                         ::testing::Values(SnapshotCase{"Objects", false, false},
+                                           SnapshotCase{"DataStack", true, false},
+                                           SnapshotCase{"DataStackUnrolled", true, true}),
+                         [](const auto& one) { return std::string(one.param.name); });
 
 TEST_F(Ticks, CountSnapshotsThatCannotBeTaken) {
     open({.snapshot_ring_bytes = 4096});

@@ -129,6 +129,7 @@ struct BpfSession::Impl {
     std::map<Target, UniqueFd> rings;
     std::map<Target, TickTimers> timers;
     bool has_wall_program = true;
+    bool has_loop_helper = true;
     UniqueFd stats;
 
     [[nodiscard]] std::optional<echion_target_state> read_target(Target target) const {
@@ -183,6 +184,7 @@ tl::expected<std::unique_ptr<BpfSession>, Unavailable> BpfSession::open(const Bp
     const bool has_task_storage =
         !options.without_task_storage && has_helper(BPF_FUNC_task_storage_get);
     impl->has_wall_program = has_helper(BPF_FUNC_get_attach_cookie);
+    impl->has_loop_helper = !options.without_loop_helper && has_helper(BPF_FUNC_loop);
     skeleton.rodata->thread_capacity = options.thread_capacity;
     skeleton.rodata->first_stamp_entry = 1;
     skeleton.rodata->first_thread_entry = 1 + stamp_entries(options.thread_capacity);
@@ -191,6 +193,8 @@ tl::expected<std::unique_ptr<BpfSession>, Unavailable> BpfSession::open(const Bp
     skeleton.rodata->has_task_storage = has_task_storage;
     skeleton.rodata->follow_children = options.follow_children;
     bpf_program__set_autoload(skeleton.progs.on_wall_tick, impl->has_wall_program);
+    bpf_program__set_autoload(skeleton.progs.on_thread_tick, impl->has_loop_helper);
+    bpf_program__set_autoload(skeleton.progs.on_thread_tick_unrolled, !impl->has_loop_helper);
     if (const int status = size_maps(skeleton, options, has_task_storage); status != 0) {
         return refuse("size the BPF maps", status);
     }
@@ -372,7 +376,9 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
     ticks.follow_children = impl_->options.follow_children;
     ticks.thread_events = snapshots || !request.wall;
     ticks.target = target;
-    ticks.thread_program_fd = bpf_program__fd(impl_->skeleton->progs.on_thread_tick);
+    ticks.thread_program_fd =
+        bpf_program__fd(impl_->has_loop_helper ? impl_->skeleton->progs.on_thread_tick
+                                               : impl_->skeleton->progs.on_thread_tick_unrolled);
     ticks.wall_program_fd =
         impl_->has_wall_program ? bpf_program__fd(impl_->skeleton->progs.on_wall_tick) : -1;
     auto timers = TickTimers::start(ticks, impl_->states);

@@ -28,6 +28,8 @@ struct BpfOptions {
     /// Behave as on kernels before 5.13, which have no task storage for tracing programs: for
     /// tests.
     bool without_task_storage = false;
+    /// Behave as on kernels before 5.17, which have no bpf_loop(): for tests.
+    bool without_loop_helper = false;
 };
 
 /// What the agent asked for in control::Arm, and the session's mode.
