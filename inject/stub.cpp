@@ -151,17 +151,23 @@ extern "C" [[noreturn]] ECHION_STUB void echion_stub_spawn(StubParameters* param
     // A pthread_attr_t and a pthread_t of any C library, with room to spare.
     alignas(16) unsigned char attributes[256];
     alignas(16) unsigned char thread[16];
-    int error = target_function<int(void*)>(parameters->attributes_init)(attributes);
-    if (error == 0) {
-        // A size that is refused (a program with much thread-local data) leaves the default.
-        target_function<int(void*, std::size_t)>(parameters->attributes_stack)(
-            attributes, parameters->helper_stack_bytes);
-        error = target_function<int(void*, int)>(parameters->attributes_detached)(
-            attributes, PTHREAD_CREATE_DETACHED);
-    }
-    if (error == 0) {
-        error = target_function<int(void*, void*, std::uintptr_t, void*)>(
-            parameters->create_thread)(thread, attributes, parameters->helper, parameters);
+    // A stack that cannot hold the thread-local data of all the program's libraries is refused
+    // when the thread is made (EINVAL): the second time it has the size of the program's own.
+    int error = EINVAL;
+    for (int attempt = 0; attempt < 2 && error == EINVAL; ++attempt) {
+        error = target_function<int(void*)>(parameters->attributes_init)(attributes);
+        if (error == 0 && attempt == 0) {
+            target_function<int(void*, std::size_t)>(parameters->attributes_stack)(
+                attributes, parameters->helper_stack_bytes);
+        }
+        if (error == 0) {
+            error = target_function<int(void*, int)>(parameters->attributes_detached)(
+                attributes, PTHREAD_CREATE_DETACHED);
+        }
+        if (error == 0) {
+            error = target_function<int(void*, void*, std::uintptr_t, void*)>(
+                parameters->create_thread)(thread, attributes, parameters->helper, parameters);
+        }
     }
     *errno_place = kept_errno;
     parameters->spawn_error = error;
