@@ -1,6 +1,9 @@
 """Many attachments to one busy process: allocating, importing, starting threads and processes all
 the time, with a signal a hundred times a second. `ECHION_SOAK_CYCLES` says how many for each
 interpreter; scripts/soak-attach asks for 300. Prints what they cost the target.
+
+A program that imports all the time grows by itself, by some megabytes: whether Echion leaves memory
+behind is measured on one that is as busy, but does not; and by the names of what is mapped.
 """
 
 from __future__ import annotations
@@ -55,6 +58,22 @@ def steady_descriptors(target):
     }
 
 
+def ours_mapped(target):
+    """What is mapped that has a name of Echion's, or is the kernel's for it."""
+    words = ("echion", "anon_inode:", "[perf_event]")
+    lines = pathlib.Path(f"/proc/{target.pid}/maps").read_text().splitlines()
+    return sorted(line.split(None, 5)[5] for line in lines if any(word in line for word in words))
+
+
+def least_mapped_bytes(target, looks=50):
+    """The program's own threads come and go: without those."""
+    least = target.mapped_bytes()
+    for _ in range(looks):
+        time.sleep(0.01)
+        least = min(least, target.mapped_bytes())
+    return least
+
+
 def describe(name, values):
     return f"{name}: median {statistics.median(values):.2f}, maximum {max(values):.2f} ms"
 
@@ -65,7 +84,7 @@ def test_cycles_of_attaching_and_leaving(echion, python, tmp_path, capsys):
         attach = ["-p", str(service.pid)]
         echion.run(attach, "-x", "0.02").check()  # the library comes to stay
         wait_until_left(service)
-        descriptors, mapped = steady_descriptors(service), service.mapped_bytes()
+        descriptors, mapped = steady_descriptors(service), ours_mapped(service)
         for _ in range(CYCLES):
             result = echion.run(attach, "-v", "-x", "0.02", timeout=60).check()
             pauses.append(float(STOPPED.search(result.stderr).group(1)))
@@ -75,8 +94,8 @@ def test_cycles_of_attaching_and_leaving(echion, python, tmp_path, capsys):
                 probes.append(float(found.group(2)))
             result.output.unlink()
         wait_until_left(service)
-        growth = service.mapped_bytes() - mapped
         assert steady_descriptors(service) == descriptors
+        assert ours_mapped(service) == mapped
         report = service.finish()
     with capsys.disabled():
         print(
@@ -84,7 +103,7 @@ def test_cycles_of_attaching_and_leaving(echion, python, tmp_path, capsys):
             f"{describe('attached', attached)}; {describe('first sample', first)}; "
             f"{len(probes)} with stops that found no safe point"
             + (f" (longest {max(probes):.2f} ms)" if probes else "")
-            + f"; {growth >> 10} KiB more mapped; rounds {report['rounds']}"
+            + f"; rounds {report['rounds']}"
         )
     assert report["faults"] == []
 
@@ -113,15 +132,22 @@ def test_cycles_of_being_killed(echion, python, tmp_path, capsys):
     assert result.profile.samples
 
 
-def test_mapped_memory_does_not_grow(echion, any_python, tmp_path):
-    """Measured on a target that maps nothing by itself."""
-    with start_target(tmp_path, target_command(any_python, "waits", "read_pipe")) as waiting:
-        waiting.wait_for_call(0)
-        mapped = waiting.mapped_bytes()
+STEADY = [("production", "steady"), ("waits", "read_pipe")]
+
+
+@pytest.mark.parametrize("scene", STEADY, ids=lambda scene: scene[0])
+def test_mapped_memory_does_not_grow(echion, python, tmp_path, capsys, scene):
+    with start_target(tmp_path, target_command(python, *scene)) as service:
+        attach = ["-p", str(service.pid)]
+        echion.run(attach, "-x", "0.02").check()  # the library comes to stay
+        wait_until_left(service)
+        mapped = least_mapped_bytes(service)
         for _ in range(CYCLES):
-            result = echion.run(["-p", str(waiting.pid)], "-x", "0.02").check()
+            result = echion.run(attach, "-x", "0.02").check()
             result.output.unlink()
-        wait_until_left(waiting)
-        growth = waiting.mapped_bytes() - mapped
-        waiting.finish()
+        wait_until_left(service)
+        growth = least_mapped_bytes(service) - mapped
+        service.finish()
+    with capsys.disabled():
+        print(f"\n{python.name} {scene[0]}: {growth >> 10} KiB more mapped after {CYCLES} cycles")
     assert growth < MAX_GROWTH_BYTES, f"{growth} bytes more are mapped"

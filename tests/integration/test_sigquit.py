@@ -127,11 +127,14 @@ def test_a_c_call_that_never_lets_the_gil_go(echion, python, options):
         assert "holding the GIL" in threads["MainThread"].details
 
 
-def test_the_program_s_own_handler_is_called_as_well(echion, python):
-    with sampled(echion, python, "own_handler") as (running, pid, output):
+@pytest.mark.parametrize("has_sigint", ["with_sigint", "without_sigint"])
+def test_the_program_s_own_handler_is_called_as_well(echion, python, has_sigint):
+    with sampled(echion, python, "own_handler", has_sigint) as (running, pid, output):
         # Python's handler took the signal's place when it was set: the agent comes back.
         calls = 0
+        deadline = time.monotonic() + TIMEOUT_S
         while output.text.count("Process ") == 0:
+            assert time.monotonic() < deadline, "the agent does not come back"
             os.kill(pid, signal.SIGQUIT)
             calls += 1
             assert int(running.wait_for("handled", TIMEOUT_S)[0]) == calls

@@ -1,8 +1,11 @@
 """A program as busy as a service can be, which checks all that it does: it allocates, hashes,
-imports, starts threads and processes, sleeps, and gets a signal a hundred times a second. Runs
-until its standard input ends.
+imports, loads libraries, starts threads and processes, sleeps, and gets a signal a hundred times a
+second. Runs until its standard input ends.
 
-    production.py [light]
+    production.py [light|steady]
+
+light: half of it. steady: all but what makes its own memory grow, slowly and for long: imports, and
+libraries that come and go.
 """
 
 import hashlib
@@ -16,13 +19,21 @@ import time
 
 from _support import ready, report
 
+try:
+    import _ctypes
+except ImportError:  # an interpreter built without it
+    _ctypes = None
+
 stop = threading.Event()
 faults = []
 rounds = {}
-LIGHT = len(sys.argv) > 1
+KIND = sys.argv[1] if len(sys.argv) > 1 else ""
 BLOCK = b"echion" * 10000
 DIGEST = hashlib.sha256(BLOCK).hexdigest()
-MODULES = ("json.decoder", "xml.dom.minidom", "email.parser", "csv", "decimal", "ctypes", "_bz2")
+# None that is written in C: CPython does not give back all that such a one takes when it is imported
+# again, and the program would grow by itself.
+MODULES = ("json.decoder", "xml.dom.minidom", "email.parser", "csv", "fractions", "pprint")
+LIBRARIES = ("libresolv.so.2", "libBrokenLocale.so.1", "libutil.so.1")
 
 
 def check(is_right, what):
@@ -49,6 +60,14 @@ def load_modules():
             pass  # an interpreter built without it
 
 
+def load_libraries():
+    for name in LIBRARIES:
+        try:
+            _ctypes.dlclose(_ctypes.dlopen(name, os.RTLD_NOW))
+        except OSError:
+            pass  # a C library without it
+
+
 def start_threads():
     results = []
     threads = [threading.Thread(target=results.append, args=(one,)) for one in range(5)]
@@ -57,6 +76,17 @@ def start_threads():
     for thread in threads:
         thread.join()
     check(sorted(results) == list(range(5)), "threads")
+
+
+def keep_stacks():
+    """Has as many threads at a time as there will ever be: the C library keeps their stacks."""
+    threading.stack_size(1 << 18)
+    all_are_here = threading.Barrier(20)
+    threads = [threading.Thread(target=all_are_here.wait) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def start_process():
@@ -95,7 +125,14 @@ def main():
     signal.signal(signal.SIGALRM, count)
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
     kinds = [allocate, allocate, digest, load_modules, start_threads, start_process, sleep, talk]
-    threads = [threading.Thread(target=repeat, args=(work,)) for work in kinds[:: 2 if LIGHT else 1]]
+    if _ctypes:
+        kinds.append(load_libraries)
+    if KIND == "light":
+        kinds = kinds[::2]
+    elif KIND == "steady":
+        kinds = [work for work in kinds if work not in (load_modules, load_libraries)]
+        keep_stacks()
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in kinds]
     for thread in threads:
         thread.start()
     ready()

@@ -183,6 +183,11 @@ def own_handler():
         calls.append(number)
         say("handled", len(calls))
 
+    # As programs are that are started with Ctrl-C ignored, or that have no use for it.
+    if sys.argv[2] == "without_sigint":
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    while not is_caught(signal.SIGQUIT):  # the agent is there first
+        time.sleep(0.001)
     signal.signal(signal.SIGQUIT, handle)
     sleep_here()
     while True:  # a sleep that the signal has ended

@@ -31,16 +31,31 @@ bool is_message(const Message& message, std::size_t size_bytes, control::Message
 
 }  // namespace
 
+ino_t find_inode(int fd) {
+    struct stat status {};
+    return fstat(fd, &status) == 0 ? status.st_ino : 0;
+}
+
+bool is_socket(int fd, ino_t inode) {
+    struct stat status {};
+    return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode) && status.st_ino == inode;
+}
+
+Channel::Channel(UniqueFd socket) : socket_(std::move(socket)), inode_(find_inode(socket_.get())) {}
+
+Channel::~Channel() {
+    if (!is_socket(socket_.get(), inode_)) {
+        (void)socket_.release();
+    }
+}
+
 int Channel::find_rendezvous() {
     const char* value = std::getenv(control::kRendezvousVariable);
     int fd = -1;
     unsigned long long inode = 0;
-    struct stat status {};
-    if (value == nullptr || std::sscanf(value, "%d:%llu", &fd, &inode) != 2 || fd < 0 ||
-        fstat(fd, &status) != 0 || !S_ISSOCK(status.st_mode) || status.st_ino != inode) {
-        return -1;
-    }
-    return fd;
+    const bool is_there = value != nullptr && std::sscanf(value, "%d:%llu", &fd, &inode) == 2 &&
+                          fd >= 0 && is_socket(fd, static_cast<ino_t>(inode));
+    return is_there ? fd : -1;
 }
 
 Result<UniqueFd> Channel::connect(int rendezvous_fd) {
@@ -74,6 +89,9 @@ Result<UniqueFd> Channel::connect(int rendezvous_fd) {
 template <typename Message>
 Status Channel::send(Message& message, control::MessageType type) {
     fill_header(message, type);
+    if (!is_socket(socket_.get(), inode_)) {
+        return fail(ErrorKind::kProtocol, "the target has closed the control channel");
+    }
     if (::send(socket_.get(), &message, sizeof(message), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
         return fail(ErrorKind::kSystem, "send a control message", errno);
     }
@@ -185,12 +203,21 @@ int Channel::find_fd(const control::Configure& configure, control::FdKind kind) 
     return -1;
 }
 
+void Channel::close_received() {
+    for (UniqueFd& fd : fds_) {
+        fd.reset();
+    }
+}
+
 bool Channel::wait_for_stop(std::int64_t timeout_ns, int wake_fd) {
     // A negative descriptor is one that poll() passes over.
     pollfd poll_fds[] = {{socket_.get(), POLLIN, 0}, {wake_fd, POLLIN, 0}};
     const timespec timeout = make_timespec(timeout_ns > 0 ? timeout_ns : 0);
     if (ppoll(poll_fds, std::size(poll_fds), &timeout, nullptr) <= 0 || poll_fds[0].revents == 0) {
         return false;
+    }
+    if (!is_socket(socket_.get(), inode_)) {
+        return true;
     }
     control::Stop message{};
     const ssize_t size = recv(socket_.get(), &message, sizeof(message), MSG_DONTWAIT);

@@ -15,10 +15,22 @@ namespace echion::agent {
 /// signal's si_fd.
 Status signal_arrivals(int fd, int signal, pid_t tid);
 
-/// The agent's end of the control channel. Sampler thread only, except open_rendezvous().
+/// The inode of a descriptor's file; 0 when there is none.
+ino_t find_inode(int fd);
+/// Whether `fd` is the socket with that inode, and not a file of the target under a number that it
+/// has closed (os.closerange()) and been given again. Signal-safe.
+bool is_socket(int fd, ino_t inode);
+
+/// The agent's end of the control channel. Sampler thread only, except what is static.
+///
+/// It lives among the target's own descriptors: before it is written to, read or closed it is
+/// looked at whether it is still the same socket; if not, that counts as a hang-up.
 class Channel {
   public:
-    explicit Channel(UniqueFd socket) : socket_(std::move(socket)) {}
+    explicit Channel(UniqueFd socket);
+    Channel(const Channel&) = delete;
+    Channel& operator=(const Channel&) = delete;
+    ~Channel();
 
     /// The rendezvous socket that kRendezvousVariable names, if it still is that socket: its
     /// descriptor, which stays the environment's, or -1.
@@ -47,6 +59,9 @@ class Channel {
 
     /// The descriptor of a kind that came with the configuration, or -1. Owned by the channel.
     [[nodiscard]] int find_fd(const control::Configure& configure, control::FdKind kind) const;
+    /// Closes the descriptors that came with the configuration: what they are for has been mapped.
+    /// The target has the fewer of ours, and its children inherit none.
+    void close_received();
 
     /// Whether the other side has asked to stop, or has hung up. Waits until then or until
     /// `timeout_ns` have passed; 0 looks only. Waits no longer when `wake_fd` (-1: none) is
@@ -58,6 +73,7 @@ class Channel {
     Status send(Message& message, control::MessageType type);
 
     UniqueFd socket_;
+    ino_t inode_ = 0;
     std::array<UniqueFd, control::kMaxFds> fds_;
 };
 

@@ -86,6 +86,26 @@ void* entry_of(const struct sigaction& action) {
                                                : reinterpret_cast<void*>(action.sa_handler);
 }
 
+/// Finds the executable part of the file that is mapped at `base`. Empty when there is none.
+void find_code(Address base, Address& start, Address& end) {
+    std::uint64_t device = 0;
+    std::uint64_t inode = 0;
+    start = end = Address();
+    (void)for_each_mapped_range(kOwnProcess, [&](const MappedRange& range) {
+        if (range.start == base) {
+            device = range.device;
+            inode = range.inode;
+        }
+        const bool is_found = inode != 0 && range.executable && range.inode == inode &&
+                              range.device == device && range.start >= base;
+        if (is_found) {
+            start = range.start;
+            end = range.end;
+        }
+        return !is_found;
+    });
+}
+
 /// Puts our handler in front of `previous`, which is the one that is installed.
 void install(const struct sigaction& previous) {
     g_gate.previous = previous;
@@ -152,8 +172,9 @@ class ErrorOutput {
 
 }  // namespace
 
-Status StackDump::start(const cpython::RuntimeView& view, std::size_t max_frames,
+Status StackDump::start(const cpython::LocatedRuntime& runtime, std::size_t max_frames,
                         const GuestFacts& facts) {
+    const cpython::RuntimeView& view = runtime.view;
     report::ProcessCapture::Limits limits;
     limits.max_frames = max_frames;
     auto report = report::ProcessReport::make(view, limits);
@@ -173,6 +194,7 @@ Status StackDump::start(const cpython::RuntimeView& view, std::size_t max_frames
     wake_read_.reset(fds[0]);
     wake_write_.reset(fds[1]);
     view_ = view;
+    find_code(runtime.module_base, code_start_, code_end_);
     report_.emplace(std::move(*report));
     buffer_ = std::move(*buffer);
     same_cpu_.open(facts.rseq_offset);
@@ -225,31 +247,46 @@ void StackDump::keep_signal(std::int64_t now_ns) {
     }
     looked_ns_ = now_ns;
     struct sigaction current {};
-    struct sigaction interrupt {};
-    if (sigaction(kSignal, nullptr, &current) != 0 || is_ours(current) || !is_real(current) ||
-        sigaction(SIGINT, nullptr, &interrupt) != 0) {
+    if (sigaction(kSignal, nullptr, &current) != 0 || is_ours(current) || !is_real(current)) {
         return;
     }
-    // Python has one handler in C for all signals that Python code handles; SIGINT is one of them
-    // from the start. Any other handler may call ours in its turn: that one is left in front.
-    if (entry_of(current) == entry_of(interrupt)) {
+    // Any other handler may call ours in its turn: that one is left in front.
+    if (is_python_s(current)) {
         install(current);
     }
+}
+
+bool StackDump::is_python_s(const struct sigaction& action) const {
+    // Python has one handler in C for all signals that Python code handles; SIGINT is one of them
+    // from the start, unless the program was started with it ignored, or has given it up.
+    struct sigaction interrupt {};
+    if (sigaction(SIGINT, nullptr, &interrupt) == 0 && is_real(interrupt) &&
+        entry_of(action) == entry_of(interrupt)) {
+        return true;
+    }
+    // Then it is known by its place and by the flags that CPython sets (Python/pylifecycle.c,
+    // PyOS_setsig). faulthandler's, which calls the one before it, has others.
+    const Address entry(reinterpret_cast<std::uintptr_t>(entry_of(action)));
+    return (action.sa_flags & (SA_SIGINFO | SA_NODEFER | SA_RESTART)) == 0 &&
+           entry >= code_start_ && entry < code_end_;
 }
 
 Status StackDump::signal_requests(int signal, pid_t tid) const {
     return wake_read_ ? signal_arrivals(wake_read_.get(), signal, tid) : Status();
 }
 
-void StackDump::serve() {
-    if (!wake_write_ || !g_gate.requested.load(std::memory_order_relaxed) ||
-        !g_gate.requested.exchange(false)) {
+void StackDump::serve(bool is_woken) {
+    const bool may_be_asked = g_gate.requested.load(std::memory_order_relaxed);
+    if (!wake_write_ || (!may_be_asked && !is_woken)) {
         return;
     }
     char bytes[64];
     while (read(wake_read_.get(), bytes, sizeof(bytes)) > 0) {
     }
-    write_dump();
+    // After the bytes: a request that comes between the two has its byte still to come.
+    if (g_gate.requested.exchange(false)) {
+        write_dump();
+    }
 }
 
 void StackDump::write_dump() {

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/mapping.h"
 #include "base/unique_fd.h"
+#include "cpython/locate.h"
 #include "cpython/runtime_view.h"
 #include "platform/process_reader.h"
 #include "platform/same_cpu.h"
@@ -37,16 +38,19 @@ class StackDump {
     StackDump& operator=(const StackDump&) = delete;
     ~StackDump() { stop(); }
 
-    /// Takes all memory that a dump needs, and the signal. The view's layout must outlive this.
-    Status start(const cpython::RuntimeView& view, std::size_t max_frames, const GuestFacts& facts);
+    /// Takes all memory that a dump needs, and the signal. The runtime's layout must outlive this.
+    Status start(const cpython::LocatedRuntime& runtime, std::size_t max_frames,
+                 const GuestFacts& facts);
     /// Gives the signal back to whom it belonged, if it is still ours. Any state; nothing is left.
     void stop();
 
     /// Readable when a dump has been asked for; -1 before start().
     [[nodiscard]] int wake_fd() const { return wake_read_.get(); }
     /// Writes a dump if one has been asked for. Takes a millisecond or a few, and up to a second
-    /// when standard error takes nothing.
-    void serve();
+    /// when standard error takes nothing. `is_woken`: wake_fd() may be readable. It is read then,
+    /// as a request is seen sometimes before its byte has come, which would wake the sampler for
+    /// ever.
+    void serve(bool is_woken = false);
     /// Has arriving requests told by `signal` to the thread `tid`, with wake_fd() as its si_fd.
     Status signal_requests(int signal, pid_t tid) const;
     /// Python's signal.signal() does not call the handler that it replaces. So when Python code has
@@ -62,9 +66,13 @@ class StackDump {
     static constexpr std::int64_t kLookNs = 100'000'000;
 
     void write_dump();
+    [[nodiscard]] bool is_python_s(const struct sigaction& action) const;
 
     std::optional<report::ProcessReport> report_;
     cpython::RuntimeView view_;
+    // Code of the executable or library that holds the runtime; empty if not known.
+    Address code_start_;
+    Address code_end_;
     ProcessReader reader_;
     SameCpu same_cpu_;
     FixedArray<char> buffer_;

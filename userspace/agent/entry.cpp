@@ -35,6 +35,7 @@ constexpr std::size_t kStackBytes = 256 * 1024;
 struct Agent {
     std::atomic<bool> is_active{false};  // a sampler thread exists, or is being made
     std::atomic<int> channel_fd{-1};     // its control channel, for the child of a fork to close
+    std::atomic<ino_t> channel_inode{0};
     std::atomic<bool> handles_fork{false};
 };
 Agent g_agent;
@@ -63,7 +64,7 @@ void* sampler_main(void* argument) {
 // channel was: as long as a copy of it is open, the parent's end would not be seen to hang up.
 void handle_fork_in_child() {
     const int fd = g_agent.channel_fd.exchange(-1);
-    if (fd >= 0) {
+    if (fd >= 0 && is_socket(fd, g_agent.channel_inode.load())) {
         close(fd);
     }
     StackDump::forget_after_fork();
@@ -90,15 +91,18 @@ int start_sampler(UniqueFd channel, bool is_launch) {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    // The C library takes the thread-local data of all objects out of the stack.
     pthread_attr_setstacksize(
         &attributes,
-        std::max(kStackBytes, kStackBytes / 2 + static_cast<std::size_t>(PTHREAD_STACK_MIN)));
+        std::max(kStackBytes, kStackBytes / 2 + static_cast<std::size_t>(PTHREAD_STACK_MIN)) +
+            assignment->facts.tls_bytes);
     // The thread is born with all signals blocked: none that is meant for the target's threads is
     // ever handled on it.
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    g_agent.channel_inode.store(find_inode(channel.get()));
     g_agent.channel_fd.store(channel.get());
     pthread_t thread;
     const int result = pthread_create(&thread, &attributes, sampler_main, assignment);

@@ -31,6 +31,9 @@ GuestFacts collect_guest_facts() {
             auto& out = *static_cast<GuestFacts*>(result);
             for (std::size_t i = 0; i < info->dlpi_phnum; ++i) {
                 const auto& header = info->dlpi_phdr[i];
+                if (header.p_type == PT_TLS) {
+                    out.tls_bytes += header.p_memsz + header.p_align;
+                }
                 if (header.p_type == PT_LOAD && (header.p_flags & PF_W) != 0 &&
                     out.segment_count < out.segments.size()) {
                     out.segments[out.segment_count++] = {Address(info->dlpi_addr + header.p_vaddr),

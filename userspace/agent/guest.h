@@ -21,6 +21,7 @@ struct GuestFacts {
     std::array<Segment, 256> segments{};
     std::size_t segment_count = 0;
     bool wants_colours = false;     ///< the environment does not forbid them (NO_COLOR, TERM)
+    std::size_t tls_bytes = 0;      ///< thread-local data of those objects, in each thread's stack
     bool is_launch = false;         ///< the agent was there from the process's first moment
     std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
 

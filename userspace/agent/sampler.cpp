@@ -119,9 +119,10 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     if (auto status = sampler.start(located->view, options, facts, ring, monotonic_ns()); !status) {
         return status;
     }
+    channel.close_received();
     StackDump dump;
     // Without the memory for dumps there are none: no reason not to sample.
-    (void)dump.start(located->view, options.max_frames, facts);
+    (void)dump.start(*located, options.max_frames, facts);
     const auto interval_ns = static_cast<std::int64_t>(options.interval_ns);
     std::optional<SignalTimer> signal_timer;
     if (auto status = arm_kernel_ticks(channel, sampler, dump, options, signal_timer); !status) {

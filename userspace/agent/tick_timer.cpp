@@ -39,7 +39,7 @@ bool ClockTimer::wait(Channel& channel, StackDump& dump) {
         if (channel.wait_for_stop(deadline_ns_ - now_ns, dump.wake_fd())) {
             return false;
         }
-        dump.serve();
+        dump.serve(true);
         looked_ns_ = now_ns = monotonic_ns();
     }
     const timespec deadline = make_timespec(deadline_ns_);
@@ -59,7 +59,15 @@ SignalTimer::SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, 
 }
 
 bool SignalTimer::wait(Channel& channel, StackDump& dump) {
-    dump.serve();  // one that was asked for before requests came by signal
+    // What came before arrivals were told of by signal, nobody tells of any more.
+    dump.serve();
+    if (!has_looked_) {
+        has_looked_ = true;
+        ++counts_.system_calls;
+        if (channel.wait_for_stop(0)) {
+            return false;
+        }
+    }
     for (;;) {
         siginfo_t info{};
         ++counts_.system_calls;
@@ -75,19 +83,15 @@ bool SignalTimer::wait(Channel& channel, StackDump& dump) {
             count_due(monotonic_ns());
             return true;
         }
+        // A tick has the number of a perf event, a file of the command-line program: it may be the
+        // same as one of ours, so that whatever else a signal may say, it counts as a tick, too.
         if (signal == SIGIO || info.si_fd == dump.wake_fd()) {
-            dump.serve();
-            if (signal != SIGIO) {
-                continue;
-            }
+            dump.serve(true);
         }
         if (signal == SIGIO || info.si_fd == channel.fd()) {
             ++counts_.system_calls;
             if (channel.wait_for_stop(0)) {
                 return false;
-            }
-            if (signal != SIGIO) {
-                continue;
             }
         }
         if (is_regular_) {

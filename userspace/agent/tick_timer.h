@@ -63,6 +63,7 @@ class SignalTimer final : public TickTimer {
     void count_due(std::int64_t now_ns);
 
     sigset_t signals_{};
+    bool has_looked_ = false;  // at the channel, for what came before it was told of by signal
     std::int64_t interval_ns_;
     bool is_regular_;
     std::int64_t began_ns_;  // half an interval before the first tick was due

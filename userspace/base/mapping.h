@@ -32,18 +32,25 @@ class Mapping {
     Mapping& operator=(const Mapping&) = delete;
     ~Mapping() { reset(); }
 
-    /// Reserves `size_bytes` of zeroed private memory. kNoSpace when the system refuses. A forked
-    /// child does not get it (MADV_DONTFORK): it has no use for a sampler's memory.
+    /// Reserves `size_bytes` of zeroed private memory, not for forked children. kNoSpace when the
+    /// system refuses.
     static Result<Mapping> make_anonymous(std::size_t size_bytes) {
         void* data = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (data == MAP_FAILED) {
             return fail(ErrorKind::kNoSpace, "reserve memory for the sampler");
         }
+        Mapping mapping(data, size_bytes);
+        mapping.keep_from_children();
+        return mapping;
+    }
+
+    /// Keeps it from children that are forked from now on: they have no use for it, and what is
+    /// mapped lives as long as any mapping.
+    void keep_from_children() const {
 #ifdef MADV_DONTFORK
-        ::madvise(data, size_bytes, MADV_DONTFORK);
+        ::madvise(data_, size_bytes_, MADV_DONTFORK);
 #endif
-        return Mapping(data, size_bytes);
     }
 
     [[nodiscard]] std::byte* data() const { return static_cast<std::byte*>(data_); }

@@ -22,7 +22,9 @@ Result<Mapping> map_read_only(int fd, std::size_t size_bytes) {
     if (data == MAP_FAILED) {
         return fail(ErrorKind::kSystem, "map the CPU state table", errno);
     }
-    return Mapping(data, size_bytes);
+    Mapping mapping(data, size_bytes);
+    mapping.keep_from_children();
+    return mapping;
 }
 
 bool is_plausible(const echion_table& table) {

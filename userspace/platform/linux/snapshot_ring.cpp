@@ -32,6 +32,7 @@ Result<SnapshotRing> SnapshotRing::open(int fd, std::size_t data_bytes) {
         return fail(ErrorKind::kSystem, "map the snapshot ring", errno);
     }
     ring.consumer_ = Mapping(page, page_bytes);
+    ring.consumer_.keep_from_children();
     const std::size_t producer_bytes = page_bytes + 2 * data_bytes;
     void* producer =
         ::mmap(nullptr, producer_bytes, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(page_bytes));
@@ -39,6 +40,7 @@ Result<SnapshotRing> SnapshotRing::open(int fd, std::size_t data_bytes) {
         return fail(ErrorKind::kSystem, "map the snapshot ring", errno);
     }
     ring.producer_ = Mapping(producer, producer_bytes);
+    ring.producer_.keep_from_children();
     ring.data_ = ring.producer_.data() + page_bytes;
     ring.mask_ = data_bytes - 1;
     ring.position_ = *reinterpret_cast<const std::uint64_t*>(ring.consumer_.data());

@@ -1,0 +1,147 @@
+// The agent's library in a program that is not Python, and difficult in other ways.
+#include <dirent.h>
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <set>
+#include <string>
+
+#include "base/unique_fd.h"
+#include "stream/control.h"
+
+namespace echion {
+namespace {
+
+// More than the stack of a thread that does not reckon with it.
+thread_local char big[std::size_t{2} << 20];
+
+std::set<std::string> list(const char* folder) {
+    std::set<std::string> names;
+    DIR* directory = opendir(folder);
+    EXPECT_NE(directory, nullptr);
+    while (const dirent* entry = readdir(directory)) {
+        names.insert(entry->d_name);
+    }
+    closedir(directory);
+    return names;
+}
+
+class AgentLibrary : public testing::Test {
+  protected:
+    void SetUp() override {
+        std::memset(big, 1, sizeof(big));
+        void* library = dlopen(ECHION_AGENT_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+        ASSERT_NE(library, nullptr) << dlerror();
+        attach_ = reinterpret_cast<int (*)(int)>(dlsym(library, "echion_attach"));
+        ASSERT_NE(attach_, nullptr);
+    }
+    /// Gives the agent its channel; `other_` is the end of the command-line program.
+    int attach() {
+        int pair[2];
+        EXPECT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        other_.reset(pair[0]);
+        const timeval patience{60, 0};
+        setsockopt(other_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+        return attach_(pair[1]);
+    }
+    void expect_hello() const {
+        control::Hello hello{};
+        ASSERT_EQ(recv(other_.get(), &hello, sizeof(hello), 0), ssize_t{sizeof(hello)});
+        EXPECT_EQ(hello.header.type, control::MessageType::kHello);
+        EXPECT_EQ(hello.pid, static_cast<std::uint32_t>(getpid()));
+    }
+    /// Hangs up, and waits until the agent's thread has gone.
+    void hang_up() {
+        other_.reset();
+        while (list("/proc/self/task").size() != threads_.size()) {
+            usleep(1000);
+        }
+    }
+
+    int (*attach_)(int) = nullptr;
+    UniqueFd other_;
+    const std::set<std::string> threads_ = list("/proc/self/task");
+};
+
+TEST_F(AgentLibrary, GreetsInAProgramWithMuchThreadLocalData) {
+    ASSERT_EQ(attach(), 0);
+    expect_hello();
+    hang_up();
+}
+
+TEST_F(AgentLibrary, LeavesNeitherThreadNorDescriptorWhenTheOtherSideHangsUp) {
+    const auto before = list("/proc/self/fd");
+    for (int i = 0; i < 3; ++i) {
+        ASSERT_EQ(attach(), 0);
+        expect_hello();
+        hang_up();
+        EXPECT_EQ(list("/proc/self/fd"), before);
+    }
+}
+
+TEST_F(AgentLibrary, RefusesASecondChannelAndClosesIt) {
+    ASSERT_EQ(attach(), 0);
+    expect_hello();
+    UniqueFd first = std::move(other_);
+    EXPECT_EQ(attach(), EBUSY);
+    char byte = 0;
+    EXPECT_EQ(recv(other_.get(), &byte, 1, 0), 0) << "hung up";
+    other_ = std::move(first);
+    hang_up();
+}
+
+TEST_F(AgentLibrary, AForkedChildHasNoChannelAndCanBeSampledItself) {
+    ASSERT_EQ(attach(), 0);
+    expect_hello();
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        // Its copy of the parent's channel is closed, and an agent of its own may begin.
+        other_.reset();
+        const int result = attach();
+        control::Hello hello{};
+        const bool greeted = recv(other_.get(), &hello, sizeof(hello), 0) == sizeof(hello) &&
+                             hello.pid == static_cast<std::uint32_t>(getpid());
+        _exit(result == 0 && greeted ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+    hang_up();
+}
+
+TEST_F(AgentLibrary, TheParentsHangUpIsSeenAlthoughAChildLivesOn) {
+    ASSERT_EQ(attach(), 0);
+    expect_hello();
+    int live[2];
+    ASSERT_EQ(pipe(live), 0);
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        close(live[1]);
+        other_.reset();
+        char byte = 0;
+        (void)!read(live[0], &byte, 1);  // until the test is done
+        _exit(0);
+    }
+    // The agent answers nonsense by going; its end is closed only if no child has it open.
+    const char nonsense = 0;
+    ASSERT_EQ(send(other_.get(), &nonsense, 1, 0), 1);
+    control::Failed failed{};
+    EXPECT_EQ(recv(other_.get(), &failed, sizeof(failed), 0), ssize_t{sizeof(failed)});
+    EXPECT_EQ(failed.header.type, control::MessageType::kFailed);
+    EXPECT_EQ(recv(other_.get(), &failed, sizeof(failed), 0), 0);
+    close(live[0]);
+    close(live[1]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    hang_up();
+}
+
+}  // namespace
+}  // namespace echion

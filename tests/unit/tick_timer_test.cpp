@@ -1,0 +1,198 @@
+#include "agent/tick_timer.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <optional>
+
+#include "agent/dump.h"
+#include "base/clock.h"
+
+namespace echion::agent {
+namespace {
+
+/// A channel, and the end that the command-line program has.
+class TickTimerTest : public testing::Test {
+  protected:
+    void SetUp() override {
+        int pair[2];
+        ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        channel_.emplace(UniqueFd(pair[0]));
+        other_.reset(pair[1]);
+        sigset_t ours;
+        sigemptyset(&ours);
+        sigaddset(&ours, SignalTimer::pick_signal());
+        sigaddset(&ours, SIGIO);
+        ASSERT_EQ(pthread_sigmask(SIG_BLOCK, &ours, nullptr), 0);
+    }
+    void TearDown() override {
+        // None is left for the next test, also not of a hang-up.
+        channel_.reset();
+        other_.reset();
+        sigset_t ours;
+        sigemptyset(&ours);
+        sigaddset(&ours, SignalTimer::pick_signal());
+        sigaddset(&ours, SIGIO);
+        const timespec at_once{};
+        while (sigtimedwait(&ours, nullptr, &at_once) > 0) {
+        }
+    }
+    void send_stop() const {
+        control::Stop stop{};
+        stop.header = {control::kMagic, control::kVersion, control::MessageType::kStop,
+                       sizeof(stop)};
+        ASSERT_EQ(send(other_.get(), &stop, sizeof(stop), 0), ssize_t{sizeof(stop)});
+    }
+    /// A signal as the kernel sends it for a descriptor.
+    static void send_tick(int fd) {
+        siginfo_t info{};
+        info.si_code = POLL_IN;
+        info.si_fd = fd;
+        ASSERT_EQ(
+            syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), SignalTimer::pick_signal(), &info),
+            0);
+    }
+
+    std::optional<Channel> channel_;
+    StackDump dump_;  // not started: there are none
+    UniqueFd other_;
+};
+
+constexpr std::int64_t kInterval = 1'000'000;
+
+TEST_F(TickTimerTest, TheClocksFirstTickIsOneIntervalAfterItsStart) {
+    const std::int64_t start = monotonic_ns();
+    ClockTimer timer(kInterval, start);
+    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    EXPECT_GE(monotonic_ns(), start + kInterval);
+    EXPECT_EQ(timer.counts().missed + timer.counts().late, timer.counts().late);
+}
+
+TEST_F(TickTimerTest, CountsTheDeadlinesThatHavePassed) {
+    // It was due for the first time 10.75 intervals ago.
+    const std::int64_t late = 10 * kNanosPerSecond + kNanosPerSecond * 3 / 4;
+    ClockTimer timer(kNanosPerSecond, monotonic_ns() - kNanosPerSecond - late);
+    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    EXPECT_EQ(timer.counts().missed, 10U);
+    EXPECT_EQ(timer.counts().late, 1U);
+}
+
+TEST_F(TickTimerTest, ATickThatIsALittleLateIsNeitherMissedNorLate) {
+    ClockTimer timer(1000 * kNanosPerSecond, monotonic_ns() - 1001 * kNanosPerSecond);
+    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    EXPECT_EQ(timer.counts().missed, 0U);
+    EXPECT_EQ(timer.counts().late, 0U);
+}
+
+TEST_F(TickTimerTest, AClockThatIsAlwaysLateStillHearsTheStop) {
+    ClockTimer timer(1, monotonic_ns());
+    send_stop();
+    while (timer.wait(*channel_, dump_)) {
+    }
+    EXPECT_GT(timer.counts().missed, 0U);
+}
+
+TEST_F(TickTimerTest, ALongIntervalEndsWithTheStop) {
+    ClockTimer timer(3600 * kNanosPerSecond, monotonic_ns());
+    send_stop();
+    EXPECT_FALSE(timer.wait(*channel_, dump_));
+}
+
+TEST_F(TickTimerTest, AHangUpIsAStop) {
+    ClockTimer timer(3600 * kNanosPerSecond, monotonic_ns());
+    other_.reset();
+    EXPECT_FALSE(timer.wait(*channel_, dump_));
+}
+
+TEST_F(TickTimerTest, EachSignalIsATick) {
+    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
+    for (int i = 0; i < 3; ++i) {
+        send_tick(1000);
+        EXPECT_TRUE(timer.wait(*channel_, dump_));
+    }
+    EXPECT_EQ(timer.counts().missed, 0U);
+}
+
+TEST_F(TickTimerTest, ATickWhoseDescriptorHasTheChannelsNumberIsATick) {
+    // The number is the command-line program's, where it means another file.
+    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
+    send_tick(channel_->fd());
+    EXPECT_TRUE(timer.wait(*channel_, dump_));
+}
+
+TEST_F(TickTimerTest, AStopComesAsASignalToo) {
+    ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
+    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
+    send_tick(1000);
+    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    send_stop();
+    EXPECT_FALSE(timer.wait(*channel_, dump_));
+}
+
+TEST_F(TickTimerTest, AHangUpComesAsASignalToo) {
+    ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
+    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
+    send_tick(1000);
+    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    other_.reset();
+    EXPECT_FALSE(timer.wait(*channel_, dump_));
+}
+
+TEST_F(TickTimerTest, AStopFromBeforeTheSignalsIsHeard) {
+    send_stop();
+    ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
+    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
+    EXPECT_FALSE(timer.wait(*channel_, dump_)) << "no signal will ever tell of it";
+}
+
+TEST_F(TickTimerTest, AFullQueueOfSignalsIsATickAndALookAtTheChannel) {
+    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
+    ASSERT_EQ(syscall(SYS_tgkill, getpid(), gettid(), SIGIO), 0);
+    EXPECT_TRUE(timer.wait(*channel_, dump_));
+    send_stop();
+    ASSERT_EQ(syscall(SYS_tgkill, getpid(), gettid(), SIGIO), 0);
+    EXPECT_FALSE(timer.wait(*channel_, dump_));
+}
+
+TEST_F(TickTimerTest, CountsRegularTicksThatDidNotCome) {
+    SignalTimer timer(SignalTimer::pick_signal(), kInterval, true, monotonic_ns());
+    send_tick(1000);
+    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    EXPECT_EQ(timer.counts().missed, 0U);
+    const std::int64_t begin = monotonic_ns();
+    while (monotonic_ns() < begin + 5 * kInterval) {
+    }
+    send_tick(1000);
+    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    EXPECT_GE(timer.counts().missed, 4U);
+    EXPECT_EQ(timer.counts().late, 1U);
+}
+
+// ---- The channel's descriptors ----
+
+TEST_F(TickTimerTest, ANumberThatTheTargetHasClosedAndReusedIsLeftAlone) {
+    // What os.closerange() and the next socket() do.
+    int foreign[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, foreign), 0);
+    const int number = channel_->fd();
+    ASSERT_EQ(dup2(foreign[0], number), number);
+    ASSERT_EQ(send(foreign[1], "data", 4, 0), 4);
+    EXPECT_TRUE(channel_->wait_for_stop(0)) << "the channel is gone";
+    channel_->send_stopped();
+    channel_.reset();
+    char data[8];
+    EXPECT_EQ(recv(number, data, sizeof(data), MSG_DONTWAIT), 4) << "neither read nor closed";
+    EXPECT_LT(recv(foreign[1], data, sizeof(data), MSG_DONTWAIT), 0) << "nor written to";
+    close(number);
+    close(foreign[0]);
+    close(foreign[1]);
+}
+
+}  // namespace
+}  // namespace echion::agent
