@@ -23,14 +23,11 @@ LONG = os.environ.get("ECHION_TEST_LONG", "") not in ("", "0")
 # Tests that compare times, or take many minutes: a machine that pauses or is busy fails them without
 # a fault of Echion's. The long form runs them.
 LONG_ONLY = (
+    "test_attach_soak.py",
     "test_cpu_time.py",
-    "test_shares.py",
     "test_stress.py",
     "test_where_follow.py",
     "test_shares_are_those",
-    "test_every_scene_shows_under_its_stack_for_its_time",
-    "test_no_name_outlives_its_function_by_more_than_a_second",
-    "test_garbage_collection_shows_as_its_innermost_frame",
 )
 
 

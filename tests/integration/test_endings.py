@@ -15,7 +15,7 @@ WAYS = json.loads(
     subprocess.check_output([sys.executable, str(TARGETS / "endings.py"), "--list"], text=True)
 )
 SECONDS = 0.3
-AT_LEAST = 0.2
+AT_LEAST = 0.6
 NEARLY = 0.7
 TOLD_ABOUT = {"exception": "RuntimeError: on purpose"}
 
@@ -29,7 +29,7 @@ def test_the_status_passes_through_and_the_profile_is_written(echion, python, wa
     assert TOLD_ABOUT.get(way, "") in result.stderr
     profile = result.profile
     assert "duration" in profile.footer, "the profile has no end"
-    # Not all of it: the program does not wait for the sampler to begin.
+    # Not all of it: the last tick may have been late.
     assert profile.total_with("before_the_end", "spin") >= AT_LEAST * SECONDS * 1e6
 
 

@@ -1,4 +1,4 @@
-"""Watches the sampler thread of this process from inside it (for the benchmarks)."""
+"""Watches the sampler thread of this process from inside it."""
 
 import os
 import time
@@ -16,6 +16,18 @@ def find_sampler():
     return None
 
 
+def count_waits(tid):
+    """How often the thread has gone to sleep so far; 0 for no thread."""
+    if tid is None:
+        return 0
+    try:
+        with open("/proc/self/task/{}/status".format(tid)) as file:
+            fields = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return 0  # it has ended
+    return int(fields["voluntary_ctxt_switches"])
+
+
 class Sampler:
     """What the sampler uses between begin() and end(); zeros where there is none."""
 
@@ -28,9 +40,7 @@ class Sampler:
         task = "/proc/self/task/{}/".format(self.tid)
         with open(task + "schedstat") as file:
             cpu_ns = int(file.read().split()[0])
-        with open(task + "status") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return cpu_ns, int(fields["voluntary_ctxt_switches"])
+        return cpu_ns, count_waits(self.tid)
 
     def begin(self):
         self._cpu_ns, self._wakeups = self._read()

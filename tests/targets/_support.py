@@ -6,7 +6,13 @@ import sys
 import threading
 import time
 
+from _sampler import count_waits, find_sampler
+
 clock = time.perf_counter
+# A sampler that has waited so often since it was first looked at is past its start.
+WAITS_OF_A_SAMPLER_AT_WORK = 5
+# It may also tick so rarely, or end so soon, that this is not worth waiting for.
+PATIENCE_S = 3.0
 
 
 def say(*words):
@@ -20,8 +26,25 @@ def say(*words):
             os.close(descriptor)
 
 
+def wait_for_sampler():
+    """Where echion has launched the target: until its sampler works. The program does not wait for it,
+    so that on a busy machine a short target would be over before; busy, as a sampler of CPU time
+    ticks for CPU time only."""
+    if "libechion" not in os.environ.get("LD_PRELOAD", ""):
+        return
+    end = clock() + PATIENCE_S
+    sampler = first = None
+    while clock() < end:
+        if sampler is None:
+            sampler = find_sampler()
+            first = count_waits(sampler)
+        elif count_waits(sampler) - first >= WAITS_OF_A_SAMPLER_AT_WORK:
+            return
+
+
 def ready():
     """Tells the test that the target is where the test wants it."""
+    wait_for_sampler()
     say("ready", os.getpid())
 
 

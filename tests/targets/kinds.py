@@ -173,14 +173,8 @@ def run_scene(function):
     return function()
 
 
-def warm_up():
-    """Until the sampler has begun, whatever it has to load first."""
-    spin(0.5)
-
-
 def main():
     ready()
-    warm_up()
     facts = []
     for function, names in scenes:
         begin = clock()

@@ -8,7 +8,7 @@ import sys
 import threading
 
 import endings
-from _support import argument, clock, spin
+from _support import argument, clock, ready, spin
 
 SECONDS = argument(2, 0.3)
 
@@ -41,6 +41,7 @@ def restless(end):
 
 
 if __name__ == "__main__":
+    ready()
     endings.SECONDS = SECONDS / 10
     # One more thread stays as it is until the end, busy in the same way.
     threading.Thread(target=restless, args=(clock() + SECONDS,), daemon=True).start()

@@ -36,14 +36,6 @@ def sixty():
 
 
 lifetimes = {}
-WARM_UP_S = 0.5
-
-
-def warm_up():
-    """Until the sampler has begun, whatever it has to load first."""
-    begin = clock()
-    while clock() < begin + WARM_UP_S:
-        pass
 
 
 def sleeper(wake):
@@ -55,7 +47,6 @@ def sleeper(wake):
 def main():
     seconds = argument(1, 4.0)
     ready()
-    warm_up()
     wake = threading.Lock()
     wake.acquire()
     thread = threading.Thread(target=sleeper, args=(wake,), name="sleeper")

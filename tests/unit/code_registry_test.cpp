@@ -72,6 +72,7 @@ class CodeRegistryOf : public testing::TestWithParam<int> {
     }
     /// Puts a code object into the place of another.
     void write_code(Address code, Address name, std::int32_t first_line) {
+        memory_.write(code, std::uintptr_t{1});  // count of references
         memory_.write(code + at(layout_.object.ob_type), code_type_);
         memory_.write(code + at(layout_.code.name), name);
         if (cpython::has(layout_.code.qualname)) {
@@ -265,6 +266,28 @@ TEST_P(CodeRegistryOf, ACodeWhoseMemoryHasGoneIsUnknown) {
     EXPECT_EQ(find(code), CodeRegistry::kUnknownCode);
     const Address other = make_code("other");
     EXPECT_EQ(name_of(find(other)), "other");
+}
+
+TEST_P(CodeRegistryOf, AFreedCodeIsUnknownThoughItsTextsAreStillThere) {
+    const Address code = make_code("freed");
+    for (const std::uintptr_t link : {std::uintptr_t{0}, std::uintptr_t{0x7f00'0000'1000}}) {
+        memory_.write(code, link);  // what an allocator leaves there
+        EXPECT_EQ(find(code), CodeRegistry::kUnknownCode) << link;
+    }
+    memory_.write(code, std::uintptr_t{0xffff'ffff});  // immortal, in 3.12 and later
+    EXPECT_EQ(name_of(find(code)), "freed");
+}
+
+TEST_P(CodeRegistryOf, TellsWhenItHasReadACodeToDefineIt) {
+    const Address code = make_code("one");
+    find(code);
+    const std::uint64_t reads = codes_.reads();
+    find(code);
+    EXPECT_EQ(codes_.reads(), reads);
+    write_code(code, make_.make_str("another"), 7);
+    tick(CodeRegistry::kSoftAgeNs);
+    find(code);
+    EXPECT_GT(codes_.reads(), reads);
 }
 
 TEST_P(CodeRegistryOf, ACodeWithoutAnyReadableTextIsStillDefined) {

@@ -16,6 +16,15 @@ constexpr std::size_t kMaxObjectHeadBytes = 128;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
+// Whether an object has an owner. Freed memory starts with the allocator's link to the next free
+// block, or null (Objects/obmalloc.c, malloc), where an object has its count of references: a
+// number that is small, or that of immortal objects (Include/object.h, _Py_IMMORTAL_REFCNT
+// in 3.12).
+bool is_alive(const std::byte* object_copy) {
+    const auto references = load<std::uintptr_t>(object_copy, 0);
+    return references != 0 && references <= 0xffff'ffffU;
+}
+
 // Mixes bytes into a running hash. Not for tables with hostile keys: a target that forges a
 // collision gets a wrong name for its own function.
 std::uint64_t mix(std::uint64_t hash, const void* bytes, std::size_t size) {
@@ -225,7 +234,8 @@ std::uint64_t CodeRegistry::read_fingerprint(MemoryReader& reader, const Entry& 
         return 0;
     }
     const CodeFields code = parse_code(code_copy.data());
-    if (code.name.value() != entry.name.object || code.linetable.value() != entry.table.object) {
+    if (!is_alive(code_copy.data()) || code.name.value() != entry.name.object ||
+        code.linetable.value() != entry.table.object) {
         return 0;
     }
     *identity = hash_identity(code);
@@ -252,6 +262,7 @@ std::string_view CodeRegistry::read_text(MemoryReader& reader, Address object,
 bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry& entry) {
     const cpython::Layout& layout = *view_.layout;
     std::array<std::byte, kMaxCodeHeadBytes> code_copy;
+    ++reads_;
     if (at(layout.code.size) > code_copy.size() ||
         !reader.read_bytes(Address(entry.code), code_copy.data(), at(layout.code.size))) {
         return false;
@@ -304,6 +315,10 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
         !reader.read_bytes(code.linetable + at(layout.bytes.ob_sval), table, table_size)) {
         table_size = 0;  // the first line then stands for all
         ++counts_.names_failed;
+    }
+    std::uint64_t identity = 0;
+    if (read_fingerprint(reader, entry, &identity) != entry.fingerprint) {
+        return false;  // another one by now: these texts may be of two
     }
 
     if (next_id_ == kMaxIds) {

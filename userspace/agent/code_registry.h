@@ -26,6 +26,10 @@ namespace echion::agent {
 ///     kHardAgeNs    the same in any case: no name is given that was not that code object's within
 ///                   the last second
 ///
+/// A definition takes several reads, in which the program may run on: it holds only if the code
+/// object was there, alive and the same, before the first and after the last of them. That it is
+/// the one that a stack means, the caller has to prove: see reads().
+///
 /// Fixed tables; full, it starts over. A code object that took another's place gets an id of its
 /// own, as a stack that refers to the old one would otherwise look unchanged; when all ids have
 /// been given, they are given anew. Sampler thread only.
@@ -58,6 +62,11 @@ class CodeRegistry {
     /// none. `fresh` is cleared when the entry is past its soft age and the budget is used up.
     std::uint32_t find_id(MemoryReader& reader, stream::Encoder& encoder, Address code,
                           bool* fresh);
+
+    /// How many code objects have been read to define them, whether they could be or not. A stack
+    /// in whose lookup this has grown was true before; whether the code objects were still its own
+    /// when they were read is another question.
+    [[nodiscard]] std::uint64_t reads() const { return reads_; }
 
     /// The batch that was open has been dropped: its definitions are given again when needed.
     void forget_batch();
@@ -118,7 +127,8 @@ class CodeRegistry {
     [[nodiscard]] Span find_name_span(const std::byte* unicode_head, Address object) const;
     [[nodiscard]] CodeFields parse_code(const std::byte* copy) const;
     static std::uint64_t hash_identity(const CodeFields& code);
-    // Hash of what identifies the code object, also in `identity`; 0 when it cannot be read.
+    // Hash of what identifies the code object, also in `identity`; 0 when it cannot be read or is
+    // no longer alive.
     std::uint64_t read_fingerprint(MemoryReader& reader, const Entry& entry,
                                    std::uint64_t* identity);
     std::string_view read_text(MemoryReader& reader, Address object, std::span<char> into);
@@ -138,6 +148,7 @@ class CodeRegistry {
     Address trampoline_;
     std::int64_t now_ns_ = 0;
     unsigned checks_left_ = 0;
+    std::uint64_t reads_ = 0;
     Counts counts_;
 };
 

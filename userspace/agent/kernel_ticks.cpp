@@ -143,11 +143,11 @@ void StackSampler::use_snapshots() {
         // Of a thread that has left its CPU since, the stack can be read as it is now.
         if (thread.in_use && !thread.has_left && thread.may_have_changed && is_current &&
             thread.is_on_cpu) {
-            thread.may_have_changed = false;
-            thread.has_run = false;
-            write_stack(thread,
-                        {snapshot_raw_.data() + thread.snapshot_first, thread.snapshot_count},
-                        gc_flag(thread));
+            if (write_snapshot(thread, {snapshot_raw_.data() + thread.snapshot_first,
+                                        thread.snapshot_count})) {
+                thread.may_have_changed = false;
+                thread.has_run = false;
+            }
         }
         thread.has_snapshot = false;
     }
@@ -161,7 +161,11 @@ void StackSampler::tick_for_events(std::int64_t now_ns) {
             return;  // its CPU time is still to be accounted for: see catch_up()
         }
         begin(static_cast<std::int64_t>(snapshot.head.time_ns));
-        write_stack(thread, {snapshot_raw_.data(), count}, gc_flag(thread));
+        if (!write_snapshot(thread, {snapshot_raw_.data(), count})) {
+            mark(thread);
+            commit();
+            return;
+        }
         write_cpu_up_to(thread, static_cast<std::int64_t>(snapshot.head.cpu_ns));
         ring_->count(Counter::kSamples);
         commit();

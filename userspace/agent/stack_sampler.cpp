@@ -569,13 +569,33 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
             verdict = Verdict::kRetry;
             must_pause_ = true;
         }
+        AssignedStack assigned{};
+        if (verdict != Verdict::kRetry) {
+            const WalkedStack& stack = stacks[i];
+            assigned = assign_stack(thread, {raw_.data() + stack.first, stack.walk.count});
+            if (assigned.has_read_code && verdict == Verdict::kProved &&
+                !still_stands(round, gil_index, before, thread, stack)) {
+                thread.must_resend = true;  // of what it had before, part has been written over
+                verdict = Verdict::kRetry;
+            }
+        }
         if (verdict == Verdict::kRetry && !is_last) {
             ++tally_.torn_retried;
             return i;  // from this one on again, in a new round
         }
-        accept(thread, stacks[i], verdict, &thread == round.holder && after.locked > 0);
+        accept(thread, stacks[i], assigned, verdict, &thread == round.holder && after.locked > 0);
     }
     return walked;
+}
+
+bool StackSampler::still_stands(Round& round, std::uint32_t gil_index, const GilState& before,
+                                const TrackedThread& thread, const WalkedStack& stack) {
+    if (&thread == round.holder) {
+        return prove_holder(round, stack, true) != Verdict::kRetry;
+    }
+    GilState now;
+    return read_gil(gils_[gil_index].address, &now) && now.last_holder == before.last_holder &&
+           now.switch_number == before.switch_number;
 }
 
 bool StackSampler::is_between_frames(TrackedThread& thread, const cpython::Walk& walk) {
@@ -606,14 +626,15 @@ void StackSampler::pause() {
     clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
 }
 
-void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack, Verdict verdict,
-                          bool holds_gil) {
+void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
+                          const AssignedStack& assigned, Verdict verdict, bool holds_gil) {
     thread.may_have_changed = false;
     thread.has_run = false;
     thread.was_read_ns = now_ns_;
     if (verdict == Verdict::kRetry) {
         ++tally_.torn_marked;
-        write_stack(thread, {}, stream::kStackInvalid);  // no stack rather than a wrong one
+        // No stack rather than a wrong one.
+        write_stack(thread, assign_stack(thread, {}), stream::kStackInvalid);
         return;
     }
     tally_.unproved += verdict == Verdict::kUnproved;
@@ -630,7 +651,7 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack, Verdi
     if (holds_gil && interpreters_[thread.interpreter].is_collecting) {
         flags |= stream::kStackInGc;
     }
-    write_stack(thread, {raw_.data() + stack.first, stack.walk.count}, flags);
+    write_stack(thread, assigned, flags);
 }
 
 }  // namespace echion::agent

@@ -118,6 +118,12 @@ class StackSampler {
         bool is_readable;  // the thread state was still this thread's
     };
     enum class Verdict { kProved, kUnproved, kRetry };
+    // A stack whose code objects have been looked up: TrackedThread's codes and refs are its own.
+    struct AssignedStack {
+        std::size_t frame_count;
+        std::size_t kept;    // frames from the root that are as they were
+        bool has_read_code;  // a code object was read to define it
+    };
 
     static constexpr std::size_t kGroup = 64;
     static constexpr int kAttempts = 4;
@@ -166,7 +172,10 @@ class StackSampler {
     void read_interpreter_copies();
     bool is_between_frames(TrackedThread& thread, const cpython::Walk& walk);
     void pause();
-    void accept(TrackedThread& thread, const WalkedStack& stack, Verdict verdict, bool holds_gil);
+    bool still_stands(Round& round, std::uint32_t gil_index, const cpython::GilState& before,
+                      const TrackedThread& thread, const WalkedStack& stack);
+    void accept(TrackedThread& thread, const WalkedStack& stack, const AssignedStack& assigned,
+                Verdict verdict, bool holds_gil);
     bool request(Round& round, std::uint32_t gil_index);
     [[nodiscard]] CopiedHead take_head(const TrackedThread& thread) const;
     bool walk_one(TrackedThread& thread, const CopiedHead& copied, WalkedStack& out,
@@ -177,7 +186,9 @@ class StackSampler {
 
     void define_unknown_code();
     void announce(TrackedThread& thread);
-    void write_stack(TrackedThread& thread, std::span<cpython::RawFrame> raw, std::uint8_t flags);
+    AssignedStack assign_stack(TrackedThread& thread, std::span<cpython::RawFrame> raw);
+    void write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags);
+    bool write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw);
     bool assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
                      std::size_t* kept);
     std::int64_t read_thread_cpu_ns(const TrackedThread& thread);

@@ -118,11 +118,9 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
     return true;
 }
 
-void StackSampler::write_stack(TrackedThread& thread, std::span<cpython::RawFrame> raw,
-                               std::uint8_t flags) {
-    if (!thread.has_begun) {
-        return;  // it will hold the GIL when it does
-    }
+StackSampler::AssignedStack StackSampler::assign_stack(TrackedThread& thread,
+                                                       std::span<cpython::RawFrame> raw) {
+    const std::uint64_t reads = codes_.reads();
     std::size_t kept = 0;
     std::size_t least_kept = raw.size();
     for (int lookup = 0; lookup < kLookups; ++lookup) {
@@ -137,23 +135,43 @@ void StackSampler::write_stack(TrackedThread& thread, std::span<cpython::RawFram
         });
         raw = raw.first(static_cast<std::size_t>(end - raw.begin()));
     }
+    // `kept` of a later lookup compares with what an earlier one has written over.
+    return {raw.size(), least_kept, codes_.reads() != reads};
+}
+
+void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack,
+                               std::uint8_t flags) {
+    if (!thread.has_begun) {
+        return;  // it will hold the GIL when it does
+    }
     // After the lookups, which may have ended a batch that had no room, and all names with it.
     if (!thread.is_announced) {
         announce(thread);
     }
-    // `kept` of a later lookup compares with what an earlier one has written over.
-    kept = thread.must_resend ? 0 : least_kept;
-    const bool is_same = kept == raw.size() && kept == thread.frame_count &&
+    const std::size_t kept = thread.must_resend ? 0 : stack.kept;
+    const bool is_same = kept == stack.frame_count && kept == thread.frame_count &&
                          flags == thread.flags && !thread.must_resend;
-    thread.frame_count = static_cast<std::uint32_t>(raw.size());
+    thread.frame_count = static_cast<std::uint32_t>(stack.frame_count);
     thread.flags = flags;
     if (is_same) {
         return;
     }
     thread.must_resend = false;
     encoder_->stack(thread.id, flags, static_cast<std::uint32_t>(kept),
-                    {thread.refs + kept, raw.size() - kept});
+                    {thread.refs + kept, stack.frame_count - kept});
     split_batch();
+}
+
+bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw) {
+    const AssignedStack stack = assign_stack(thread, raw);
+    if (stack.has_read_code) {
+        // The thread has run on since: a code object that is read only now may be another one.
+        thread.must_resend = true;
+        ++tally_.snapshots_unused;
+        return false;
+    }
+    write_stack(thread, stack, gc_flag(thread));
+    return true;
 }
 
 void StackSampler::split_batch() {
