@@ -1,13 +1,17 @@
 // Attach: the agent is brought into a process that runs already, samples until it is told to stop,
 // and leaves it as it was.
 
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,6 +36,37 @@ constexpr std::size_t kMaxAgentBytes = std::size_t{256} << 20;
 /// Signals that end sampling; the profile is written and the target goes on.
 constexpr int kEndingSignals[] = {SIGINT, SIGTERM, SIGHUP};
 
+/// Cuts off what a loader does not need, the symbols and the debugger's data: with those the image
+/// is 30 times as large, all of which the target would have to pay for as long as it lives. What is
+/// no such file stays as it is; the target's loader will say what is wrong.
+void trim_agent(std::vector<std::byte>& image) {
+    ElfW(Ehdr) header;
+    if (image.size() < sizeof(header)) {
+        return;
+    }
+    std::memcpy(&header, image.data(), sizeof(header));
+    const std::size_t table = header.e_phoff;
+    if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 ||
+        header.e_phentsize != sizeof(ElfW(Phdr)) || table > image.size() ||
+        header.e_phnum > (image.size() - table) / sizeof(ElfW(Phdr))) {
+        return;
+    }
+    std::size_t end = table + header.e_phnum * sizeof(ElfW(Phdr));
+    for (std::size_t i = 0; i < header.e_phnum; ++i) {
+        ElfW(Phdr) segment;
+        std::memcpy(&segment, image.data() + table + i * sizeof(segment), sizeof(segment));
+        if (segment.p_offset > image.size() || segment.p_filesz > image.size() - segment.p_offset) {
+            return;
+        }
+        end = std::max<std::size_t>(end, segment.p_offset + segment.p_filesz);
+    }
+    header.e_shoff = 0;
+    header.e_shnum = 0;
+    header.e_shstrndx = SHN_UNDEF;
+    std::memcpy(image.data(), &header, sizeof(header));
+    image.resize(end);
+}
+
 Result<std::vector<std::byte>> read_agent(const std::string& path) {
     const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
     struct stat status {};
@@ -50,6 +85,7 @@ Result<std::vector<std::byte>> read_agent(const std::string& path) {
         }
         done += static_cast<std::size_t>(got);
     }
+    trim_agent(bytes);
     return bytes;
 }
 

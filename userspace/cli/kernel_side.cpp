@@ -1,6 +1,7 @@
 #include "cli/kernel_side.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 
 #include <array>
 #include <cstring>
@@ -24,7 +25,20 @@ KernelSide::KernelSide(const Options& options)
     if (options.engine == Engine::kClock) {
         return;
     }
-    auto opened = BpfSession::open({});
+    // Signals are for the thread that the event loop runs in.
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    loading_ = std::async([] { return BpfSession::open({}); });
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void KernelSide::settle() const {
+    if (!loading_.valid()) {
+        return;
+    }
+    auto opened = loading_.get();
     if (opened) {
         bpf_ = std::move(*opened);
     } else {

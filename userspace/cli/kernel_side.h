@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,18 +18,29 @@ namespace echion::cli {
 /// that tick, where this machine and this user's rights have them. Where not, agents keep time by
 /// themselves and `why_not` says what stands in the way.
 ///
+/// Loading takes the kernel some 100 ms, most of it for checking the programs, so that it goes on
+/// in a thread of its own until somebody asks for anything here.
+///
 /// Owns everything that is in the kernel for this run; it goes with this object, or with the
 /// process.
 class KernelSide {
   public:
-    /// Tries to load the programs, unless the options ask for another engine.
+    /// Begins to load the programs, unless the options ask for another engine.
     explicit KernelSide(const Options& options);
 
-    [[nodiscard]] bool is_available() const { return bpf_ != nullptr; }
+    /// Waits until loading is over, as all the others do.
+    void settle() const;
+    [[nodiscard]] bool is_available() const {
+        settle();
+        return bpf_ != nullptr;
+    }
     /// For the profile's header.
     [[nodiscard]] const char* engine() const { return is_available() ? "bpf" : "nanosleep"; }
     /// One line, when it is not available though it was wanted; else empty.
-    [[nodiscard]] const std::string& why_not() const { return why_not_; }
+    [[nodiscard]] const std::string& why_not() const {
+        settle();
+        return why_not_;
+    }
     /// Whether the options insist on it and it is not to be had.
     [[nodiscard]] bool is_refused() const { return is_required_ && !is_available(); }
 
@@ -46,9 +58,13 @@ class KernelSide {
     [[nodiscard]] std::vector<std::string> report() const;
 
   private:
+    using Loaded = tl::expected<std::unique_ptr<BpfSession>, Unavailable>;
+
     const Options& options_;
-    std::unique_ptr<BpfSession> bpf_;
-    std::string why_not_;
+    // Filled by settle().
+    mutable std::future<Loaded> loading_;
+    mutable std::unique_ptr<BpfSession> bpf_;
+    mutable std::string why_not_;
     bool is_required_ = false;
 };
 

@@ -193,6 +193,7 @@ int Launch::run() {
     }
     sampling_ = std::move(*sampling);
     sampling_->on_finished([this] { on_profile_written(); });
+    sampling_->await_kernel();
     if (auto status = command_->execute(); !status) {
         sampling_->stop();  // leaves no file
         return report_not_executed(options_.command.front(), status.error().system_errno);

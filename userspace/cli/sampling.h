@@ -29,8 +29,8 @@ namespace echion::cli {
 ///     write_summary()   what the user should know, on standard error
 class Sampling {
   public:
-    /// Opens the output and loads what goes into the kernel; fails before anything else has
-    /// happened if it cannot be written.
+    /// Opens the output and begins to load what goes into the kernel; fails before anything else
+    /// has happened if it cannot be written, or if the kernel refuses what the options insist on.
     static Result<std::unique_ptr<Sampling>> make(EventLoop& loop, const Options& options,
                                                   pid_t pid_for_name);
     ~Sampling();
@@ -45,6 +45,9 @@ class Sampling {
         first_sample_handler_ = std::move(handler);
     }
 
+    /// Waits until what goes into the kernel is there, for a program that is not to run before it
+    /// can be sampled. Without it, the first agent waits.
+    void await_kernel() const { kernel_.settle(); }
     /// Takes in an agent: `pid` is its process as the kernel says. After stop() it is turned away.
     void add_agent(Channel channel, pid_t pid);
     /// Begins the end: all agents are told to stop. Once; any number of calls.
