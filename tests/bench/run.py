@@ -19,6 +19,7 @@ import time
 from measure import ROOT, Bench, Interpreter, finish_bare_loop, median, per_tick_us, write_json
 
 from interpreters import find_interpreters
+from where import where
 
 TICK_US = 1000
 FAST_US = 100
@@ -182,7 +183,14 @@ def slowdown(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
 
 
 NO_FOLLOW = "--no-follow"
-SECTIONS = {"work": work, "ticks": ticks, "rate": rate, "calls": calls, "slowdown": slowdown}
+SECTIONS = {
+    "work": work,
+    "ticks": ticks,
+    "rate": rate,
+    "calls": calls,
+    "slowdown": slowdown,
+    "where": where,
+}
 
 
 def main() -> int:

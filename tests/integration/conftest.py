@@ -26,7 +26,10 @@ LONG_ONLY = (
     "test_attach_soak.py",
     "test_cpu_time.py",
     "test_stress.py",
-    "test_where_follow.py",
+    "test_cpu_time_is_the_kernel_s",
+    "test_cpu_time_leaves_out_who_sleeps",
+    "test_threads_that_sleep_cost_nothing_and_keep_their_stack",
+    "test_a_summary_in_words",
     "test_shares_are_those",
 )
 

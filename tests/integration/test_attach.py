@@ -8,8 +8,10 @@ import subprocess
 
 import pytest
 
+import whereabouts
 from attach_support import start_target, target_command
 from profile_text import Profile
+from runner import TARGETS
 
 pytestmark = pytest.mark.usefixtures("needs_root")
 
@@ -50,6 +52,19 @@ def test_interrupted_call_returns_what_it_would_have(echion, python, target, kin
         report = waiting.finish()
     assert report["got"] == report["wanted"]
     assert not report["too_short"], report
+
+
+def test_a_deadlock_shows_in_the_profile(echion, python, tmp_path):
+    """Two threads wait for each other's lock for ever; the main thread waits for them."""
+    with whereabouts.start_target(python, tmp_path, "deadlocked") as target:
+        result = attach(echion, target.wait_ready(), "-x", "0.3").check()
+    samples = [sample for sample in result.profile.samples if sample.frames]
+    innermost = {sample.thread: sample.frames[-1] for sample in samples}
+    source = (TARGETS / "whereabouts.py").read_text().splitlines()
+    for name in ("one", "two"):
+        assert innermost[name].name == "take_the_other"
+        assert source[innermost[name].line - 1].strip() == "other.acquire()"
+    assert any("wait_for_the_others" in sample.names for sample in samples)
 
 
 def test_profile_shows_where_the_target_was(echion, python, target):
