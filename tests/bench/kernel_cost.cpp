@@ -68,8 +68,19 @@ class PingPong {
 
     [[nodiscard]] pid_t pid() const { return pid_; }
     [[nodiscard]] pid_t partner() const { return partner_; }
-    /// Plays so many rounds; nanoseconds for one.
+    /// Plays so many rounds, in pieces; nanoseconds for one, of the piece that was disturbed least.
     double play(int rounds) {
+        double best = play_piece(rounds / kPieces);
+        for (int i = 1; i < kPieces; ++i) {
+            best = std::min(best, play_piece(rounds / kPieces));
+        }
+        return best;
+    }
+
+  private:
+    static constexpr int kPieces = 10;
+
+    double play_piece(int rounds) {
         if (::write(orders_.get(), &rounds, sizeof(rounds)) != sizeof(rounds)) {
             std::abort();
         }
@@ -78,7 +89,6 @@ class PingPong {
         return static_cast<double>(ns) / rounds;
     }
 
-  private:
     template <typename T>
     void read_value(T* value) const {
         if (::read(results_.get(), value, sizeof(*value)) != sizeof(*value)) {
@@ -179,7 +189,8 @@ void compare_ping_pong(int rounds, int repeats) {
         other_ratios.push_back(watching_other.back() / bare.back());
         watched_ratios.push_back(watched.back() / bare.back());
     }
-    std::printf("ping-pong on one CPU, ns a round of two switches, median of %d:\n", repeats);
+    std::printf("ping-pong on one CPU, ns a round of two switches, best piece, median of %d:\n",
+                repeats);
     std::printf("  %-28s %8.0f\n", "no programs", median(bare));
     std::printf("  %-28s %8.0f   ratio %.3f\n", "watching another process", median(watching_other),
                 median(other_ratios));

@@ -24,6 +24,10 @@ __all__ = ["Bench", "Interpreter", "median"]
 NANOS_PER_MICRO = 1000.0
 
 
+def heading(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
 def median(values: Iterable[float]) -> float:
     return statistics.median(list(values))
 

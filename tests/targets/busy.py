@@ -1,6 +1,6 @@
 """One thread that works at a given depth; tells its own CPU time for a fixed amount of work.
 
-    busy.py DEPTH UNITS [sleeping threads]
+    busy.py DEPTH UNITS [threads that sleep at that depth]
 
 A unit is some milliseconds of short calls.
 """
@@ -40,20 +40,29 @@ def work():
     report(thread_cpu_s=time.thread_time() - begin_cpu, spent_s=clock() - begin, **sampler.end())
 
 
-def descend(depth):
+def descend(depth, bottom):
     if depth > 1:
-        descend(depth - 1)
+        descend(depth - 1, bottom)
     else:
-        work()
+        bottom()
 
 
 def main():
     sys.setrecursionlimit(DEPTH + 1000)
-    wake = threading.Event()
+    threading.stack_size(max(1 << 18, DEPTH * 2048))
+    wake, asleep = threading.Semaphore(0), threading.Semaphore(0)
+
+    def sleep():
+        asleep.release()
+        wake.acquire()
+
     for _ in range(SLEEPERS):
-        threading.Thread(target=wake.wait, daemon=True).start()
-    descend(max(1, DEPTH - 4))
-    wake.set()
+        threading.Thread(target=descend, args=(max(1, DEPTH - 4), sleep), daemon=True).start()
+    for _ in range(SLEEPERS):
+        asleep.acquire()
+    descend(max(1, DEPTH - 4), work)
+    for _ in range(SLEEPERS):
+        wake.release()
 
 
 if __name__ == "__main__":
