@@ -214,16 +214,19 @@ struct echion_target_config {
     __u32 max_pending;         /* tick signals that may wait for the sampler; more are swallowed */
     __u32 thread_ticks_signal; /* 1: ticks of the target's threads send signals; 0: they only take
                                 * snapshots, and the wall clock's ticks send signals */
+    __u64 signal_gap_ns;       /* a snapshot waits in the ring until so much time has passed since
+                                * the last signal; a tick without one sends its signal at once */
     struct echion_snapshot_layout snapshot;
 };
 
 /* What the programs know of one target. */
 struct echion_target_state {
-    __u32 pid;        /* in the PID namespace of the command-line program; 0: it has ended */
-    __u32 target_pid; /* in its own */
-    __u32 kernel_pid; /* in the initial namespace: the key in the map of targets; 0: this place in
-                       * the table is free */
-    __u32 pending;    /* tick signals sent since the sampler last went to sleep */
+    __u32 pid;          /* in the PID namespace of the command-line program; 0: it has ended */
+    __u32 target_pid;   /* in its own */
+    __u32 kernel_pid;   /* in the initial namespace: the key in the map of targets; 0: this place in
+                         * the table is free */
+    __u32 pending;      /* tick signals sent since the sampler last went to sleep */
+    __u64 signalled_ns; /* CLOCK_MONOTONIC of the last one, sent or swallowed */
 };
 
 /* Places in the counters map, one copy per CPU. */
@@ -242,7 +245,7 @@ enum echion_counter {
     ECHION_COUNTERS
 };
 
-ECHION_ABI_ASSERT(sizeof(struct echion_target_config) == 80, "target config");
-ECHION_ABI_ASSERT(sizeof(struct echion_target_state) == 16, "target state");
+ECHION_ABI_ASSERT(sizeof(struct echion_target_config) == 88, "target config");
+ECHION_ABI_ASSERT(sizeof(struct echion_target_state) == 24, "target state");
 
 #endif

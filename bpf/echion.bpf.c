@@ -266,6 +266,7 @@ static __always_inline bool may_signal(__u32 target, const struct echion_target_
     if (!target_state || !config->max_pending) {
         return false;
     }
+    STORE(target_state->signalled_ns, bpf_ktime_get_ns());
     if (LOAD(target_state->pending) >= config->max_pending) {
         count(ECHION_COUNT_SAMPLER_BUSY);
         return false;
@@ -273,6 +274,15 @@ static __always_inline bool may_signal(__u32 target, const struct echion_target_
     __sync_fetch_and_add(&target_state->pending, 1);
     count(ECHION_COUNT_SIGNALS);
     return true;
+}
+
+/* Whether a snapshot in the ring can wait for the next tick's signal: to wake another thread costs
+ * more than all the rest of a tick. What the snapshot refers to changes only while threads of the
+ * target run, so it is at most so much of their time old when it is read. */
+static __always_inline bool can_wait(__u32 target, const struct echion_target_config* config) {
+    const struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &target);
+    return config->signal_gap_ns && target_state &&
+           bpf_ktime_get_ns() - LOAD(target_state->signalled_ns) < config->signal_gap_ns;
 }
 
 static __always_inline int tick_thread(bool has_loop_helper) {
@@ -303,8 +313,12 @@ static __always_inline int tick_thread(bool has_loop_helper) {
         STORE(thread->on_cpu_since_ns, bpf_ktime_get_ns());
         touch_stamp(member->slot - 1, true);
     }
-    take_snapshot(thread, member->slot - 1, target, &config->snapshot, has_loop_helper);
-    return config->thread_ticks_signal && may_signal(target, config);
+    const bool taken =
+        take_snapshot(thread, member->slot - 1, target, &config->snapshot, has_loop_helper);
+    if (!config->thread_ticks_signal || (taken && can_wait(target, config))) {
+        return 0;
+    }
+    return may_signal(target, config);
 }
 
 /* A tick of an event on the target's own threads, after so much CPU time of the one interrupted. */

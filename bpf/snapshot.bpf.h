@@ -153,7 +153,8 @@ static __always_inline bool read_heads(struct snapshot_scratch* buffer,
     return true;
 }
 
-static __always_inline void take_snapshot(struct echion_thread* thread, __u32 slot, __u32 target,
+/* True if it is in the ring. */
+static __always_inline bool take_snapshot(struct echion_thread* thread, __u32 slot, __u32 target,
                                           const struct echion_snapshot_layout* layout,
                                           bool has_loop_helper) {
     const __u32 zero = 0;
@@ -162,17 +163,17 @@ static __always_inline void take_snapshot(struct echion_thread* thread, __u32 sl
     struct echion_thread_ref ref;
     __u64 head = 0;
     if (!layout->thread_refs || !buffer || !ring) {
-        return;
+        return false;
     }
     const void* ref_address = (const void*)(layout->thread_refs + (__u64)slot * sizeof(ref));
     if (bpf_probe_read_user(&ref, sizeof(ref), ref_address) || !ref.thread_state ||
         ref.generation != thread->generation) {
         count(ECHION_COUNT_SNAPSHOT_UNKNOWN);
-        return;
+        return false;
     }
     if (!read_heads(buffer, layout, ref.thread_state, &head)) {
         count(ECHION_COUNT_SNAPSHOT_FAULT);
-        return;
+        return false;
     }
     const __u64 now = bpf_ktime_get_ns();
     buffer->head.slot = slot;
@@ -192,13 +193,14 @@ static __always_inline void take_snapshot(struct echion_thread* thread, __u32 sl
     __u64 size_bytes =
         sizeof(buffer->head) + (__u64)buffer->head.frame_count * sizeof(struct echion_frame);
     if (size_bytes > sizeof(buffer->head) + sizeof(buffer->frames)) {
-        return;
+        return false;
     }
     if (bpf_ringbuf_output(ring, buffer, size_bytes, BPF_RB_NO_WAKEUP)) {
         count(ECHION_COUNT_SNAPSHOT_FULL);
-        return;
+        return false;
     }
     count(ECHION_COUNT_SNAPSHOTS);
+    return true;
 }
 
 #endif

@@ -2,6 +2,7 @@
 //
 //   - two processes that play ping-pong over pipes on one CPU, each round two context switches:
 //     without programs, with programs that watch another process, and as their target; interleaved
+//   - a busy thread with a perf timer that does nothing: what ticks cost on this machine at least
 //   - the programs' own time per run, by the kernel's count (which adds some 20 ns to each)
 //   - a snapshot of 20 and of 100 frames, read from a data stack and as objects
 //
@@ -25,6 +26,7 @@
 #include "cli/bpf_session.h"
 #include "kernel/fake_interpreter.h"
 #include "platform/linux/cpu_state_map.h"
+#include "platform/linux/perf_event.h"
 #include "platform/linux/snapshot_ring.h"
 
 namespace {
@@ -209,6 +211,42 @@ void compare_ping_pong(int rounds, int repeats) {
     print_stats(*session, "ping-pong the target");
 }
 
+/// CPU time of a fixed amount of work.
+double work_ms() {
+    const std::int64_t begin = echion::read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    volatile long sum = 0;
+    for (long i = 0; i < 15'000'000; ++i) {
+        sum = sum + i;
+    }
+    return static_cast<double>(echion::read_clock_ns(CLOCK_THREAD_CPUTIME_ID) - begin) / 1e6;
+}
+
+// What a tick costs its thread when nothing comes of it: no program, no signal. On a virtual
+// machine each is an exit to its host. No profiler that ticks can be below this.
+void measure_bare_ticks(int repeats) {
+    std::printf("busy thread with a bare perf timer, CPU for the same work, median of %d:\n",
+                repeats);
+    for (const std::int64_t interval_ns : {1'000'000, 100'000}) {
+        std::vector<double> ratios;
+        double ticked_ms = 0;
+        for (int i = 0; i < repeats; ++i) {
+            const double bare_ms = work_ms();
+            auto timer = echion::perf::open_task_timer(0, echion::perf::Inherit::kNothing,
+                                                       {.interval_ns = interval_ns});
+            if (!timer || !echion::perf::enable(*timer)) {
+                std::printf("  skipped: no perf events\n");
+                return;
+            }
+            ticked_ms = work_ms();
+            ratios.push_back(ticked_ms / bare_ms);
+        }
+        const double ratio = median(ratios);
+        std::printf("  every %4lld us: ratio %.3f, %.1f us a tick\n",
+                    static_cast<long long>(interval_ns / 1000), ratio,
+                    (1 - 1 / ratio) * static_cast<double>(interval_ns) / 1e3);
+    }
+}
+
 void measure_snapshot(bool in_data_stack, int depth) {
     static echion::test::FakeThreadState state;
     static std::uint64_t cframe[2];
@@ -300,6 +338,7 @@ int main(int argc, char** argv) {
     const int rounds = argc > 1 ? std::atoi(argv[1]) : 20'000;
     const int repeats = argc > 2 ? std::atoi(argv[2]) : 15;
     compare_ping_pong(rounds, repeats);
+    measure_bare_ticks(41);
     std::printf("a tick with a snapshot, the kernel's own count:\n");
     for (const bool in_data_stack : {true, false}) {
         for (const int depth : {1, 20, 100}) {
