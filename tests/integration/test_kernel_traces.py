@@ -48,13 +48,14 @@ def in_kernel(kind: str) -> set[str]:
 
 def start_busy(echion: Echion, python: Interpreter):
     return echion.start(
-        [python.path, str(TARGETS / "cpu_figures.py"), "busy", "60"], "-c", "--engine", "bpf"
+        [python.path, str(TARGETS / "busy.py"), "20", "100000"], "-c", "--engine", "bpf"
     )
 
 
 ENDS = {
     "command": lambda running, target: os.kill(target, signal.SIGKILL),
-    "interrupt": lambda running, target: running.process.send_signal(signal.SIGINT),
+    # As the terminal does: both get it.
+    "interrupt": lambda running, target: os.killpg(running.process.pid, signal.SIGINT),
     "sigkill": lambda running, target: running.process.kill(),
 }
 
