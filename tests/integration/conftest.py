@@ -23,7 +23,6 @@ LONG = os.environ.get("ECHION_TEST_LONG", "") not in ("", "0")
 # Tests that compare times, or take many minutes: a machine that pauses or is busy fails them without
 # a fault of Echion's. The long form runs them.
 LONG_ONLY = (
-    "test_attach_soak.py",
     "test_cpu_time.py",
     "test_stress.py",
     "test_cpu_time_is_the_kernel_s",
