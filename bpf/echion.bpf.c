@@ -215,6 +215,8 @@ int BPF_PROG(on_exec, struct task_struct* task, int old_tid) {
     const struct task_numbers tid = read_numbers(task);
     STORE(thread->tid, tid.here);
     STORE(thread->target_tid, tid.innermost);
+    /* What the old program used is not the new one's. */
+    STORE(thread->start_cpu_ns, BPF_CORE_READ(task, se.sum_exec_runtime));
     touch_stamp(member->slot - 1, true);
     return 0;
 }

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from attach_support import start_target
 from interpreters import Interpreter
 from runner import TARGETS, Echion
 
@@ -102,3 +103,45 @@ def test_two_runs_at_once_do_not_meet(echion: Echion, any_python: Interpreter) -
         seen = result.profile.total() - sampler
         # The interpreter's start and end are in the profile, but no other process.
         assert expected * 0.99 <= seen <= expected * 1.01 + 200_000
+
+
+def test_another_users_process_in_namespaces_of_its_own(echion: Echion, tmp_path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    python = "/usr/bin/python3"  # one that every user may run
+    if not os.access(python, os.X_OK):
+        pytest.skip(f"no {python}")
+    away = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    as_nobody = {"user": 65534, "group": 65534, "cwd": "/"}
+    probe = subprocess.run([*away, "true"], capture_output=True, text=True, **as_nobody)
+    if probe.returncode:
+        pytest.skip(f"no namespaces for ordinary users here: {probe.stderr.strip()}")
+    targets = shutil.copytree(TARGETS, tmp_path / "targets")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == 0 and str(folder).startswith("/tmp/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    command = [*away, python, str(targets / "busy.py"), "20", "100000"]
+    with start_target(tmp_path, command, **as_nobody) as busy:
+        children = f"/proc/{busy.process.pid}/task/{busy.process.pid}/children"
+        pid = int(pathlib.Path(children).read_text())
+        assert busy.pid == 1 != pid, "the target sees a number of its own"
+        result = echion.run(["-p", str(pid)], "-c", "-x", "1", "--engine", "bpf").check()
+    profile = result.profile
+    assert profile.header["engine"] == "bpf"
+    assert {sample.pid for sample in profile.samples} == {pid}
+    assert profile.total_with("work", "unit", thread="MainThread") > 100_000
+    assert profile.figure("snapshots") > 100
+    assert profile.figure("snapshots_unused") < profile.figure("snapshots") / 10
+
+
+def test_cpu_time_since_the_last_tick_is_not_lost(echion: Echion, any_python: Interpreter) -> None:
+    # Each thread lives 5 ms, so that no tick falls due in any but the first.
+    result = echion.run_target(
+        any_python, "cpu_figures", "short", "1", options=["-c", "-i", "1s", "--engine", "bpf"]
+    ).check()
+    figures = result.report["threads"]
+    names = set(figures) | {f"thread-{one['tid']}" for one in figures.values()}
+    seen = result.profile.total(lambda sample: sample.thread in names)
+    expected = sum(one["cpu_us"] for one in figures.values())
+    # What a thread does before and after its function is in the profile only.
+    assert expected * 0.99 <= seen <= expected * 1.05, (seen, expected)

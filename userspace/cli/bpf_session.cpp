@@ -8,12 +8,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <map>
 
+#include "base/clock.h"
 #include "bpf/echion.skel.h"
 #include "cli/tick_timers.h"
 #include "platform/linux/cpu_state_map.h"
@@ -132,6 +134,11 @@ struct BpfSession::Impl {
     std::map<pid_t, Target> added;
     std::map<Target, UniqueFd> rings;
     std::map<Target, TickTimers> timers;
+    struct Sampler {
+        std::uint32_t slot;
+        std::uint32_t generation;
+    };
+    std::map<Target, Sampler> samplers;  // of targets whose ticks have been started
     bool has_wall_program = true;
     bool has_loop_helper = true;
     UniqueFd stats;
@@ -280,6 +287,7 @@ void BpfSession::remove_target(Target target) {
     stop_timer(target);
     std::erase_if(impl_->added, [target](const auto& entry) { return entry.second == target; });
     impl_->rings.erase(target);
+    impl_->samplers.erase(target);
     bpf_map_delete_elem(bpf_map__fd(impl_->skeleton->maps.snapshot_rings), &target);
     if (state->kernel_pid == 0) {
         return;
@@ -394,6 +402,7 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
     const TimerReport report{ticks.interval_ns, snapshots, timers->thread_events(),
                              timers->threads_without_event()};
     impl_->timers.emplace(target, std::move(*timers));
+    impl_->samplers[target] = {*slot, sampler->generation};
     return report;
 }
 
@@ -402,6 +411,24 @@ void BpfSession::stop_timer(Target target) {
     // Threads are entered and left by the kernel; only what the agent asked for is undone. A tick
     // that is running now may still read the target's memory, never longer than a microsecond.
     (void)impl_->write_config(target, {});
+}
+
+std::vector<ThreadCpu> BpfSession::count_cpu(Target target, pid_t pid) const {
+    std::vector<ThreadCpu> result;
+    const auto sampler = impl_->samplers.find(target);
+    const auto now_ns = static_cast<std::uint64_t>(monotonic_ns());
+    for (std::uint32_t slot = 0; sampler != impl_->samplers.end() && slot < impl_->states.used();
+         ++slot) {
+        const auto state = impl_->states.read(slot);
+        if (!state || state->target != target ||
+            state->session_pid != static_cast<std::uint32_t>(pid) ||
+            (slot == sampler->second.slot && state->generation == sampler->second.generation)) {
+            continue;
+        }
+        const std::uint64_t cpu_ns = state->cpu_ns_at(now_ns);
+        result.push_back({state->tid, cpu_ns - std::min(cpu_ns, state->start_cpu_ns)});
+    }
+    return result;
 }
 
 Status BpfSession::keep_ticking() {

@@ -49,6 +49,12 @@ struct TimerReport {
     std::size_t threads_without_event = 0;
 };
 
+/// CPU time that one thread has used since it came under watch.
+struct ThreadCpu {
+    std::uint32_t target_tid = 0;  ///< as the target sees it
+    std::uint64_t cpu_ns = 0;
+};
+
 struct BpfProgramStats {
     std::string name;
     std::uint64_t run_count = 0;
@@ -92,6 +98,9 @@ class BpfSession {
     /// Starts the target's ticks. On failure none run. kProtocol when the request breaks a rule.
     Result<TimerReport> start_timer(Target target, const TimerRequest& request);
     void stop_timer(Target target);
+    /// Every thread of the target's process `pid` that is in the table, ended or not, but the one
+    /// that the ticks wake. Empty if ticks were never started.
+    [[nodiscard]] std::vector<ThreadCpu> count_cpu(Target target, pid_t pid) const;
     /// Keeps the wall clocks of all targets running when CPUs go offline. Once a second is enough.
     Status keep_ticking();
 

@@ -31,6 +31,7 @@ Result<TimerReport> BpfSession::start_timer(Target, const TimerRequest&) {
     return fail(ErrorKind::kRefused, "no BPF in this build");
 }
 void BpfSession::stop_timer(Target) {}
+std::vector<ThreadCpu> BpfSession::count_cpu(Target, pid_t) const { return {}; }
 Status BpfSession::keep_ticking() { return {}; }
 std::array<std::uint64_t, ECHION_COUNTERS> BpfSession::counters() const { return {}; }
 Status BpfSession::enable_stats() { return {}; }

@@ -86,14 +86,29 @@ control::Armed KernelSide::arm(pid_t pid, const control::Arm& request) {
         answer.system_errno = started.error().system_errno;
         return answer;
     }
-    if (options_.verbose && started->interval_ns > timer.interval_ns) {
+    if (started->interval_ns > timer.interval_ns) {
         say("process {}: the kernel allows one tick in {} us (kernel.perf_event_max_sample_rate)",
             pid, started->interval_ns / 1000);
+    }
+    if (started->threads_without_event != 0) {
+        say("process {}: {} threads have no ticks of their own: too many open files", pid,
+            started->threads_without_event);
     }
     answer.armed = 1;
     answer.snapshots = started->snapshots ? 1 : 0;
     answer.interval_ns = static_cast<std::uint64_t>(started->interval_ns);
     return answer;
+}
+
+std::vector<model::CountedCpu> KernelSide::count_cpu(pid_t pid) const {
+    const auto target = is_available() ? bpf_->find_target(pid) : std::nullopt;
+    std::vector<model::CountedCpu> counted;
+    if (target) {
+        for (const ThreadCpu& one : bpf_->count_cpu(*target, pid)) {
+            counted.push_back({one.target_tid, one.cpu_ns});
+        }
+    }
+    return counted;
 }
 
 void KernelSide::forget(pid_t pid) {

@@ -10,6 +10,7 @@
 #include "cli/bpf_session.h"
 #include "cli/options.h"
 #include "cli/session.h"
+#include "model/cpu_ledger.h"
 #include "stream/control.h"
 
 namespace echion::cli {
@@ -49,6 +50,9 @@ class KernelSide {
     std::vector<ExtraFd> watch(pid_t pid);
     /// Starts the ticks for an agent that is ready for them. The request is not trusted.
     control::Armed arm(pid_t pid, const control::Arm& request);
+    /// CPU time of the threads of an agent's process since watch(), its sampler aside; of those
+    /// that ended more than a second ago it may be gone. Nothing without the kernel's ticks.
+    [[nodiscard]] std::vector<model::CountedCpu> count_cpu(pid_t pid) const;
     /// The agent's process is sampled no more.
     void forget(pid_t pid);
     /// To be called about once a second.

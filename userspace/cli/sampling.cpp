@@ -112,7 +112,8 @@ void Sampling::add_agent(Channel channel, pid_t pid) {
         [this](pid_t process) { return kernel_.watch(process); },
         [this](pid_t process, const control::Arm& request) {
             return kernel_.arm(process, request);
-        })));
+        },
+        [this](pid_t process) { return kernel_.count_cpu(process); })));
     Agent& agent = *agents_.back();
     const auto on_event = [this, &agent] {
         agent.session.on_readable();

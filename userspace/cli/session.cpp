@@ -43,13 +43,14 @@ std::span<std::byte> batch_buffer() {
 }  // namespace
 
 Session::Session(Profile& profile, const SessionSettings& settings, Channel channel, pid_t pid,
-                 FdSource extra_fds, ArmHandler arm)
+                 FdSource extra_fds, ArmHandler arm, CpuSource counted_cpu)
     : profile_(profile),
       settings_(settings),
       channel_(std::move(channel)),
       pid_(pid),
       extra_fds_(std::move(extra_fds)),
-      arm_(std::move(arm)) {}
+      arm_(std::move(arm)),
+      counted_cpu_(std::move(counted_cpu)) {}
 
 void Session::on_readable() {
     while (!has_ended()) {
@@ -126,7 +127,8 @@ Status Session::configure() {
     sink_ = profile_.add_process(pid_);
     builder_ =
         std::make_unique<model::ProfileBuilder>(*sink_, profile_.settings().metric, resolve_line);
-    decoder_ = std::make_unique<stream::Decoder>(*builder_);
+    ledger_ = std::make_unique<model::CpuLedger>(*builder_);
+    decoder_ = std::make_unique<stream::Decoder>(*ledger_);
 
     control::Configure message{};
     message.header = make_header<control::Configure>(control::MessageType::kConfigure);
@@ -228,6 +230,7 @@ void Session::end() {
     if (has_ended()) {
         return;
     }
+    const bool was_stopped = state_ == State::kStopping;
     state_ = State::kEnded;
     channel_.close();
     if (!ring_) {
@@ -237,6 +240,11 @@ void Session::end() {
     // for. A stream that has gone wrong goes wrong again at once.
     if (auto status = take_batches(ring_->data_bytes()); !status && complaint_.empty()) {
         complaint_ = fmt::format("{} ({})", kBrokenStream, status.error().what);
+    }
+    if (settings_.mode == control::Mode::kCpu && decoder_->has_started() && !was_stopped &&
+        complaint_.empty() && counted_cpu_) {
+        // The process ended before the sampler's next look.
+        ledger_->settle(counted_cpu_(pid_));
     }
     builder_->finish();
     was_sampled_ = was_sampled_ || decoder_->has_started();
@@ -250,6 +258,7 @@ void Session::end() {
         profile_.finish_process(pid_, figures);
     }
     decoder_.reset();
+    ledger_.reset();
     builder_.reset();
     sink_.reset();
     ring_.reset();

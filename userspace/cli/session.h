@@ -13,6 +13,7 @@
 #include "base/unique_fd.h"
 #include "cli/channel.h"
 #include "cli/profile.h"
+#include "model/cpu_ledger.h"
 #include "model/profile_builder.h"
 #include "stream/control.h"
 #include "stream/decoder.h"
@@ -52,9 +53,12 @@ class Session {
     /// Asked when this agent is ready for ticks from the kernel.
     using ArmHandler = std::function<control::Armed(pid_t, const control::Arm&)>;
 
+    /// Asked when the agent's process has ended, for what the kernel counted of its threads.
+    using CpuSource = std::function<std::vector<model::CountedCpu>(pid_t)>;
+
     /// `pid` is the agent's process in this program's namespace, as the kernel says.
     Session(Profile& profile, const SessionSettings& settings, Channel channel, pid_t pid,
-            FdSource extra_fds = {}, ArmHandler arm = {});
+            FdSource extra_fds = {}, ArmHandler arm = {}, CpuSource counted_cpu = {});
 
     /// The control channel, for the event loop; on_readable() when it is. -1 once ended.
     [[nodiscard]] int fd() const { return channel_.fd(); }
@@ -92,6 +96,7 @@ class Session {
     pid_t pid_;
     FdSource extra_fds_;
     ArmHandler arm_;
+    CpuSource counted_cpu_;
     State state_ = State::kWaiting;
     bool was_sampled_ = false;
     std::string complaint_;
@@ -99,6 +104,7 @@ class Session {
     std::optional<stream::RingConsumer> ring_;
     std::unique_ptr<model::StackSink> sink_;
     std::unique_ptr<model::ProfileBuilder> builder_;
+    std::unique_ptr<model::CpuLedger> ledger_;
     std::unique_ptr<stream::Decoder> decoder_;
 };
 

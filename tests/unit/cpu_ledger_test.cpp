@@ -1,0 +1,96 @@
+#include "model/cpu_ledger.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <map>
+
+namespace echion::model {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+using testing::Pair;
+
+/// Sums up CPU time by thread name.
+class Sums final : public ProfileEvents {
+  public:
+    std::map<std::string, std::uint64_t> cpu_ns;
+
+    void start(std::uint64_t /*now_ns*/, PythonVersion /*version*/) override {}
+    void tick(std::uint64_t /*ns*/) override {}
+    void lost(std::uint64_t /*ticks*/, std::uint64_t /*ns*/) override {}
+    void code(std::uint32_t /*code_id*/, const CodeView& /*code*/) override {}
+    void thread(std::uint32_t thread_id, std::int64_t /*interpreter_id*/,
+                std::uint32_t /*native_thread_id*/, std::string_view name) override {
+        names_[thread_id] = name;
+    }
+    void thread_end(std::uint32_t thread_id) override { names_.erase(thread_id); }
+    void stack(std::uint32_t /*thread_id*/, StackMarks /*marks*/, std::uint32_t /*kept*/,
+               std::span<const FrameLocation> /*frames*/) override {}
+    void cpu(std::uint32_t thread_id, std::uint64_t ns) override {
+        ASSERT_TRUE(names_.count(thread_id)) << "a thread that is not alive";
+        cpu_ns[names_[thread_id]] += ns;
+    }
+    void run_state(std::uint32_t /*thread_id*/, RunState /*state*/) override {}
+
+  private:
+    std::map<std::uint32_t, std::string> names_;
+};
+
+class Ledger : public testing::Test {
+  protected:
+    Sums sums_;
+    CpuLedger ledger_{sums_};
+};
+
+TEST_F(Ledger, GivesALivingThreadWhatIsMissing) {
+    ledger_.thread(3, 0, 100, "worker");
+    ledger_.cpu(3, 7'000'000);
+    ledger_.settle(std::vector<CountedCpu>{{100, 9'000'000}});
+    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("worker", 9'000'000U)));
+}
+
+TEST_F(Ledger, AddsNothingToWhatIsComplete) {
+    ledger_.thread(3, 0, 100, "worker");
+    ledger_.cpu(3, 7'000'000);
+    ledger_.settle(std::vector<CountedCpu>{{100, 6'000'000}, {0, 5'000'000}});
+    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("worker", 7'000'000U)));
+}
+
+TEST_F(Ledger, GivesAnEndedThreadWhatIsMissingUnderItsName) {
+    ledger_.thread(3, 0, 100, "worker");
+    ledger_.cpu(3, 7'000'000);
+    ledger_.thread_end(3);
+    ledger_.thread(3, 0, 101, "other");  // the id is another's now
+    ledger_.settle(std::vector<CountedCpu>{{100, 9'000'000}});
+    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("worker", 9'000'000U)));
+}
+
+TEST_F(Ledger, NamesAThreadThatTheAgentNeverMet) {
+    ledger_.settle(std::vector<CountedCpu>{{55, 5'000'000}});
+    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("thread-55", 5'000'000U)));
+}
+
+TEST_F(Ledger, AddsUpThreadsThatHadTheSameNumber) {
+    ledger_.thread(1, 0, 100, "first");
+    ledger_.cpu(1, 2'000'000);
+    ledger_.thread_end(1);
+    ledger_.thread(1, 0, 100, "second");
+    ledger_.cpu(1, 3'000'000);
+    ledger_.settle(std::vector<CountedCpu>{{100, 2'000'000}, {100, 4'000'000}});
+    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("first", 2'000'000U), Pair("second", 4'000'000U)));
+}
+
+TEST_F(Ledger, DoesNotWrapOverWhatAHostileAgentClaims) {
+    ledger_.thread(1, 0, 100, "liar");
+    ledger_.cpu(1, std::numeric_limits<std::uint64_t>::max());
+    sums_.cpu_ns.clear();
+    ledger_.cpu(1, 10);
+    ledger_.settle(std::vector<CountedCpu>{{100, 2'000'000}});
+    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("liar", 10U)));
+}
+
+}  // namespace
+}  // namespace echion::model

@@ -1,0 +1,80 @@
+#include "model/cpu_ledger.h"
+
+#include <limits>
+
+namespace echion::model {
+namespace {
+
+// What is not worth a line: the last microsecond, which rounding takes as well.
+constexpr std::uint64_t kLeastNs = 1000;
+
+// Thread ids that are kept apart, of all that an agent ever tells of; the rest is not settled.
+constexpr std::size_t kMaxAccounts = std::size_t{1} << 18;
+
+std::uint64_t add_capped(std::uint64_t a, std::uint64_t b) {
+    const std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+    return b > most - a ? most : a + b;
+}
+
+}  // namespace
+
+void CpuLedger::thread(std::uint32_t thread_id, std::int64_t interpreter_id,
+                       std::uint32_t native_thread_id, std::string_view name) {
+    if (thread_id >= native_ids_.size()) {
+        native_ids_.resize(thread_id + 1);
+    }
+    native_ids_[thread_id] = native_thread_id;
+    if (native_thread_id != 0 &&
+        (accounts_.size() < kMaxAccounts || accounts_.count(native_thread_id) != 0)) {
+        Account& account = accounts_[native_thread_id];
+        account.thread_id = thread_id;
+        account.name = name;
+    }
+    next_.thread(thread_id, interpreter_id, native_thread_id, name);
+}
+
+void CpuLedger::thread_end(std::uint32_t thread_id) {
+    if (thread_id < native_ids_.size()) {
+        const auto account = accounts_.find(native_ids_[thread_id]);
+        if (account != accounts_.end() && account->second.thread_id == thread_id) {
+            account->second.thread_id = kNone;
+        }
+        native_ids_[thread_id] = 0;
+    }
+    next_.thread_end(thread_id);
+}
+
+void CpuLedger::cpu(std::uint32_t thread_id, std::uint64_t ns) {
+    const auto account =
+        thread_id < native_ids_.size() ? accounts_.find(native_ids_[thread_id]) : accounts_.end();
+    if (account != accounts_.end()) {
+        account->second.told_ns = add_capped(account->second.told_ns, ns);
+        account->second.thread_id = thread_id;  // of several Python states, the one that runs
+    }
+    next_.cpu(thread_id, ns);
+}
+
+void CpuLedger::settle(std::span<const CountedCpu> counted) {
+    std::unordered_map<std::uint32_t, std::uint64_t> sums;
+    for (const CountedCpu& one : counted) {
+        std::uint64_t& sum = sums[one.native_thread_id];
+        sum = add_capped(sum, one.cpu_ns);
+    }
+    for (const auto& [native_id, counted_ns] : sums) {
+        const auto known = accounts_.find(native_id);
+        const Account account = known == accounts_.end() ? Account{} : known->second;
+        if (native_id == 0 || counted_ns <= account.told_ns ||
+            counted_ns - account.told_ns < kLeastNs) {
+            continue;
+        }
+        std::uint32_t thread_id = account.thread_id;
+        if (thread_id == kNone) {
+            thread_id = static_cast<std::uint32_t>(native_ids_.size());
+            thread(thread_id, 0, native_id,
+                   account.name.empty() ? "thread-" + std::to_string(native_id) : account.name);
+        }
+        cpu(thread_id, counted_ns - account.told_ns);
+    }
+}
+
+}  // namespace echion::model

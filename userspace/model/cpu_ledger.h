@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "model/profile_events.h"
+
+namespace echion::model {
+
+/// CPU time of one thread while it was watched, as somebody other than the agent counted it.
+struct CountedCpu {
+    std::uint32_t native_thread_id = 0;  ///< as the target sees it
+    std::uint64_t cpu_ns = 0;
+};
+
+/// Passes events on and keeps the books on the CPU time in them, so that what an agent did not come
+/// to report (its process ended before the next tick) can be made good. Host side, one thread.
+class CpuLedger final : public ProfileEvents {
+  public:
+    explicit CpuLedger(ProfileEvents& next) : next_(next) {}
+
+    void start(std::uint64_t now_ns, PythonVersion version) override {
+        next_.start(now_ns, version);
+    }
+    void tick(std::uint64_t ns) override { next_.tick(ns); }
+    void lost(std::uint64_t ticks, std::uint64_t ns) override { next_.lost(ticks, ns); }
+    void code(std::uint32_t code_id, const CodeView& code) override { next_.code(code_id, code); }
+    void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
+                std::uint32_t native_thread_id, std::string_view name) override;
+    void thread_end(std::uint32_t thread_id) override;
+    void stack(std::uint32_t thread_id, StackMarks marks, std::uint32_t kept,
+               std::span<const FrameLocation> frames) override {
+        next_.stack(thread_id, marks, kept, frames);
+    }
+    void cpu(std::uint32_t thread_id, std::uint64_t ns) override;
+    void run_state(std::uint32_t thread_id, RunState state) override {
+        next_.run_state(thread_id, state);
+    }
+
+    /// After the last batch: what was counted for a thread beyond what the events told goes to the
+    /// stack that it had last; if it has ended in them, or never began, to the thread without one.
+    /// A number that several threads had, one after the other, may occur more than once.
+    void settle(std::span<const CountedCpu> counted);
+
+  private:
+    static constexpr std::uint32_t kNone = ~std::uint32_t{0};
+
+    struct Account {
+        std::uint64_t told_ns = 0;
+        std::uint32_t thread_id = kNone;  // of the living thread
+        std::string name;                 // the last one
+    };
+
+    ProfileEvents& next_;
+    std::unordered_map<std::uint32_t, Account> accounts_;  // by native thread id
+    std::vector<std::uint32_t> native_ids_;                // by thread id; 0: not alive
+};
+
+}  // namespace echion::model
