@@ -123,6 +123,10 @@ void KernelSide::keep_ticking() {
     }
 }
 
+std::uint64_t KernelSide::threads_refused() const {
+    return is_available() ? bpf_->threads_refused() : 0;
+}
+
 std::vector<std::string> KernelSide::report() const {
     std::vector<std::string> lines;
     if (!is_available()) {
@@ -130,9 +134,6 @@ std::vector<std::string> KernelSide::report() const {
             lines.push_back(fmt::format("without BPF: {}", why_not_));
         }
         return lines;
-    }
-    if (const auto refused = bpf_->threads_refused(); refused != 0) {
-        lines.push_back(fmt::format("{} threads found no room in the kernel's table", refused));
     }
     const auto counters = bpf_->counters();
     for (std::size_t i = 0; i < counters.size(); ++i) {

@@ -58,6 +58,8 @@ class KernelSide {
     /// To be called about once a second.
     void keep_ticking();
 
+    /// Threads that found no room in the kernel's table.
+    [[nodiscard]] std::uint64_t threads_refused() const;
     /// Lines for -v: what the programs did and did not do.
     [[nodiscard]] std::vector<std::string> report() const;
 

@@ -267,6 +267,9 @@ bool Sampling::write_summary() {
             static_cast<double>(totals.duration_ns) / 1e9, profile_->processes(),
             profile_->processes() == 1 ? "" : "es", profile_->path(), lacks);
     }
+    if (const std::uint64_t refused = kernel_.threads_refused(); options_.cpu && refused != 0) {
+        say("{} threads found no room in the kernel's table: their CPU time is missing", refused);
+    }
     if (options_.verbose) {
         for (const stream::CounterInfo& info : stream::kCounters) {
             say("  {:<20} {:>12}  {}", info.name, profile_->total(info.counter), info.description);
