@@ -53,9 +53,9 @@ def work(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
         for threads, depth, aim in SHAPES:
             rows = []
             for _ in range(repeats):
-                ticks, _, cpu_ns = bench.bare_loop(TICK_US, 1.0)
+                ticks, _, cpu_ns = bench.bare_loop(TICK_US, 0.5)
                 result = bench.sampled(
-                    python, "still", str(threads), str(depth), "1.5",
+                    python, "still", str(threads), str(depth), "1",
                     options=["-i", str(TICK_US), "--engine", "clock"],
                 )
                 report = result.report
