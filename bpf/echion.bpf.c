@@ -81,10 +81,14 @@ struct switching {
     struct echion_thread* thread; /* null: the task is no member */
 };
 
+/* `may_be_member`: false for most tasks of a machine, which have no task storage at all. Looked at
+ * once by the caller: for each such load the verifier searches the kernel's types, for a third of a
+ * millisecond. */
 static __always_inline struct switching find_switching(struct recent_members* recent,
-                                                       struct task_struct* task) {
+                                                       struct task_struct* task,
+                                                       bool may_be_member) {
     struct switching result = {{0, 0}, 0};
-    if (has_task_storage && !task->bpf_storage) {
+    if (!may_be_member) {
         return result;
     }
     struct recent_member* entry = &recent->entry[(__u32)task->pid % RECENT_MEMBERS];
@@ -151,7 +155,9 @@ static __always_inline void switch_in(const struct switching* in, __u64 now) {
  * speculative execution), so there is one as a rule: the clock's. */
 SEC("tp_btf/sched_switch")
 int BPF_PROG(on_switch, bool preempted, struct task_struct* previous, struct task_struct* next) {
-    if (has_task_storage && !previous->bpf_storage && !next->bpf_storage) {
+    const bool may_go = !has_task_storage || previous->bpf_storage;
+    const bool may_come = !has_task_storage || next->bpf_storage;
+    if (!may_go && !may_come) {
         return 0;
     }
     const __u32 zero = 0;
@@ -159,8 +165,8 @@ int BPF_PROG(on_switch, bool preempted, struct task_struct* previous, struct tas
     if (!recent) {
         return 0;
     }
-    const struct switching out = find_switching(recent, previous);
-    const struct switching in = find_switching(recent, next);
+    const struct switching out = find_switching(recent, previous, may_go);
+    const struct switching in = find_switching(recent, next, may_come);
     if (!out.member.slot && !in.member.slot) {
         return 0;
     }
