@@ -268,12 +268,12 @@ TEST_F(Session, WorksFromInsideAPidNamespace) {
             ::waitpid(pid, &status, 0);
             ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 10);
         }
-        // Number 1 here. Its child is 2.
+        // Number 1 here. Its child is 2, before threads take that number.
+        const Child target([](const Child::Channel& channel) { channel.rest(); });
         auto session = cli::BpfSession::open({});
         if (!session) {
             ::_exit(11);
         }
-        const Child target([](const Child::Channel& channel) { channel.rest(); });
         const auto states = CpuStateMap::open((*session)->state_fd());
         if (target.pid() != 2 || !(*session)->add_target(2) || !states) {
             ::_exit(12);

@@ -9,10 +9,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <future>
 #include <map>
 
 #include "base/clock.h"
@@ -142,6 +144,7 @@ struct BpfSession::Impl {
     bool has_wall_program = true;
     bool has_loop_helper = true;
     UniqueFd stats;
+    UniqueFd first_event;
 
     [[nodiscard]] std::optional<echion_target_state> read_target(Target target) const {
         echion_target_state state{};
@@ -153,10 +156,24 @@ struct BpfSession::Impl {
     }
 
     [[nodiscard]] std::optional<Target> find_living(pid_t pid) const {
-        for (Target target = 0; target < ECHION_MAX_TARGETS; ++target) {
-            const auto state = read_target(target);
-            if (state && state->kernel_pid != 0 && state->pid == static_cast<std::uint32_t>(pid)) {
-                return target;
+        const auto is_it = [pid](const echion_target_state& state) {
+            return state.kernel_pid != 0 && state.pid == static_cast<std::uint32_t>(pid);
+        };
+        // All in one call; kernels before 5.6 are asked one by one.
+        std::array<Target, ECHION_MAX_TARGETS> targets{};
+        std::array<echion_target_state, ECHION_MAX_TARGETS> all{};
+        std::uint32_t count = ECHION_MAX_TARGETS;
+        Target next = 0;
+        const int status = bpf_map_lookup_batch(bpf_map__fd(skeleton->maps.target_states), nullptr,
+                                                &next, targets.data(), all.data(), &count, nullptr);
+        const bool is_batch = status == 0 || status == -ENOENT;
+        for (Target i = 0; i < (is_batch ? count : ECHION_MAX_TARGETS); ++i) {
+            if (is_batch) {
+                if (is_it(all[i])) {
+                    return targets[i];
+                }
+            } else if (const auto state = read_target(i); state && is_it(*state)) {
+                return i;
             }
         }
         return std::nullopt;
@@ -182,6 +199,10 @@ tl::expected<std::unique_ptr<BpfSession>, Unavailable> BpfSession::open(const Bp
         !std::has_single_bit(options.snapshot_ring_bytes) || options.snapshot_ring_bytes < 4096) {
         return refuse("size the BPF maps", -EINVAL);
     }
+    // The first perf event of a machine makes its kernel wait, some 10 ms, until all CPUs know that
+    // there are such (kernel/events/core.c, account_event): here is time for that.
+    auto first_event =
+        std::async([] { return perf::open_task_timer(0, perf::Inherit::kNothing, {}); });
     libbpf_set_print(silent);
     libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
     raise_limits();
@@ -224,6 +245,9 @@ tl::expected<std::unique_ptr<BpfSession>, Unavailable> BpfSession::open(const Bp
     bpf_program__set_autoattach(skeleton.progs.enter_threads, false);
     if (const int status = echion_bpf__attach(&skeleton); status != 0) {
         return refuse("attach to the scheduler's tracepoints", status);
+    }
+    if (auto event = first_event.get()) {
+        impl->first_event = std::move(*event);
     }
     return std::unique_ptr<BpfSession>(new BpfSession(std::move(impl)));
 }
