@@ -179,6 +179,13 @@ class Borrower {
             result = tl::unexpected(
                 failure(status.error(), "lost hold of " + describe_process(request_.pid)));
         }
+        // From here on the helper needs nobody to know that the region may go, should Echion die. A
+        // thread that puts itself back says so itself.
+        if (result && !is_left_alone_) {
+            (void)write_target_value(request_.pid,
+                                     *result + kStubCodeBytes + offsetof(StubParameters, has_left),
+                                     std::uint32_t{kThreadHasLeft});
+        }
         session.detach();
         // A thread that ran loses time from the request on. One that was blocked loses none until
         // it has woken up to be stopped.
@@ -275,6 +282,7 @@ class Borrower {
             case kSpawned:
                 return region;
             case kLeavingAlone:
+                is_left_alone_ = true;
                 session.forget_context();
                 return region;
             case kSpawnFailed: {
@@ -327,6 +335,7 @@ class Borrower {
     Unwinder unwinder_;
     SafePoint safe_point_;
     std::string last_doing_;
+    bool is_left_alone_ = false;
     std::map<pid_t, PtraceSession> unstoppable_;  // threads in an uninterruptible sleep
 };
 

@@ -212,7 +212,7 @@ class Conversation {
     /// Tells the helper, whatever happened, that the region may go.
     ~Conversation() {
         (void)write_target_value(pid_, parameters_ + offsetof(StubParameters, has_left),
-                                 std::uint32_t{1});
+                                 std::uint32_t{kNobodyReads});
     }
     Conversation(const Conversation&) = delete;
     Conversation& operator=(const Conversation&) = delete;

@@ -189,6 +189,7 @@ extern "C" [[noreturn]] ECHION_STUB void echion_stub_spawn(StubParameters* param
 /// All that the helper thread does; false if the region has to stay. Not part of its first
 /// function, whose last call must find no local variables left.
 extern "C" ECHION_STUB [[gnu::noinline]] bool echion_stub_work(StubParameters* parameters) {
+    bool is_alone = false;
     const std::uint64_t name = 0x6e6f69686365;  // "echion"
     stub_call(SYS_prctl, PR_SET_NAME, word(&name));
 
@@ -224,6 +225,7 @@ extern "C" ECHION_STUB [[gnu::noinline]] bool echion_stub_work(StubParameters* p
         const bool was_fetched = take_packet(ends[1], kFetchPatienceMs);
         close_fd(ends[0]);
         const bool is_complete = was_fetched && take_packet(ends[1], kImagePatienceMs);
+        is_alone = !is_complete;
         std::uintptr_t entry = parameters->entry;
         if (is_complete && entry == 0) {
             entry = load_agent(parameters, image);
@@ -245,13 +247,15 @@ extern "C" ECHION_STUB [[gnu::noinline]] bool echion_stub_work(StubParameters* p
     }
     __atomic_store_n(&parameters->helper_state, kHelperDone, __ATOMIC_RELEASE);
 
+    // If Echion has died or given up, nobody reads what is here.
+    const std::uint32_t wanted = is_alone ? kThreadHasLeft : kNobodyReads;
     for (int i = 0; i < kLeavePatienceMs; ++i) {
-        if (__atomic_load_n(&parameters->has_left, __ATOMIC_ACQUIRE) == 1) {
+        if (__atomic_load_n(&parameters->has_left, __ATOMIC_ACQUIRE) >= wanted) {
             return true;
         }
         wait_for(-1, 1);
     }
-    return false;
+    return __atomic_load_n(&parameters->has_left, __ATOMIC_ACQUIRE) >= kThreadHasLeft;
 }
 
 /// The helper thread: an ordinary thread of the target's C library.

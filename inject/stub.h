@@ -35,6 +35,12 @@ enum SpawnState : std::uint32_t {
     kLeavingAlone = 3,  ///< No tracer came: it puts itself back by sigreturn.
 };
 
+/// Who is done with the region.
+enum HasLeft : std::uint32_t {
+    kThreadHasLeft = 1,  ///< The borrowed thread executes nothing there any more.
+    kNobodyReads = 2,    ///< Nor does Echion read there: it may be unmapped.
+};
+
 /// Where the helper thread is.
 enum HelperState : std::uint32_t {
     kHelperStarting = 0,
@@ -77,7 +83,7 @@ struct StubParameters {
 
     volatile std::uint32_t spawn_state;
     volatile std::int32_t spawn_error;
-    /// 1: the borrowed thread executes nothing in the region any more, so that it may be unmapped.
+    /// HasLeft; 0 at first.
     volatile std::uint32_t has_left;
     volatile std::uint32_t helper_state;
     volatile std::uint32_t helper_step;

@@ -69,8 +69,8 @@ class StubHelper : public testing::Test {
     void send_packet() { ASSERT_EQ(send(parameters_->channel_fd, "x", 1, MSG_NOSIGNAL), 1); }
 
     /// Lets the helper take the region away, which ends its thread in the C library.
-    void finish() {
-        parameters_->has_left = 1;
+    void finish(HasLeft word = kNobodyReads) {
+        parameters_->has_left = word;
         ASSERT_EQ(pthread_join(thread_, nullptr), 0);
         EXPECT_EQ(msync(region_, kRegionBytes, MS_ASYNC), -1) << "the region is still mapped";
     }
@@ -138,7 +138,7 @@ TEST_F(StubHelper, EndsWhenTheOtherSideHangsUp) {
     close(channel);
     await(kHelperDone);
     EXPECT_EQ(parameters_->helper_step, static_cast<std::uint32_t>(HelperStep::kWaitForImage));
-    finish();
+    finish(kThreadHasLeft);  // nobody is left who would say more
 }
 
 }  // namespace
