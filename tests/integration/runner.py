@@ -197,5 +197,6 @@ def run_unsampled(
         stdout=subprocess.DEVNULL,
         timeout=TIMEOUT_S,
         check=True,
+        start_new_session=True,  # as a sampled one: schedulers share CPUs out by session
     )
     return json.loads(report.read_text())
