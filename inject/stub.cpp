@@ -67,6 +67,18 @@ ECHION_STUB_INLINE long wait_for(int fd, long milliseconds) {
     return stub_call(SYS_ppoll, word(&entry), fd >= 0 ? 1 : 0, word(&patience), 0, 8);
 }
 
+/// Waits until the other side is gone; whatever it has sent does not count.
+ECHION_STUB_INLINE bool wait_for_hang_up(int fd, long milliseconds) {
+    timespec patience;
+    patience.tv_sec = 0;
+    patience.tv_nsec = milliseconds * kNanosPerMilli;
+    pollfd entry;
+    entry.fd = fd;
+    entry.events = 0;
+    entry.revents = 0;
+    return stub_call(SYS_ppoll, word(&entry), fd >= 0 ? 1 : 0, word(&patience), 0, 8) == 1;
+}
+
 /// Waits for one packet and takes it. False at the time's end or when the other side is gone.
 ECHION_STUB_INLINE bool take_packet(int fd, long milliseconds) {
     if (wait_for(fd, milliseconds) != 1) {
@@ -190,6 +202,7 @@ extern "C" [[noreturn]] ECHION_STUB void echion_stub_spawn(StubParameters* param
 /// function, whose last call must find no local variables left.
 extern "C" ECHION_STUB [[gnu::noinline]] bool echion_stub_work(StubParameters* parameters) {
     bool is_alone = false;
+    int watched = -1;  // of our own, to see Echion hang up when the channel is the agent's
     const std::uint64_t name = 0x6e6f69686365;  // "echion"
     stub_call(SYS_prctl, PR_SET_NAME, word(&name));
 
@@ -235,27 +248,39 @@ extern "C" ECHION_STUB [[gnu::noinline]] bool echion_stub_work(StubParameters* p
         int refused = -1;
         if (is_called) {
             set_step(parameters, HelperStep::kCallEntry, 0);
+            watched = static_cast<int>(stub_call(SYS_fcntl, static_cast<std::uintptr_t>(ends[1]),
+                                                 kDuplicateAtOrAbove, kLowestFd));
             refused = target_function<int(int)>(entry)(ends[1]);
             parameters->helper_error = refused;
         }
         // Once it has been called, the descriptor is the agent's, whatever it answers.
         if (refused == 0) {
             set_step(parameters, HelperStep::kAttached, 0);
-        } else if (!is_called) {
+        } else {
+            close_fd(watched);
+            watched = -1;
+        }
+        if (!is_called) {
             close_fd(ends[1]);
         }
     }
     __atomic_store_n(&parameters->helper_state, kHelperDone, __ATOMIC_RELEASE);
 
     // If Echion has died or given up, nobody reads what is here.
-    const std::uint32_t wanted = is_alone ? kThreadHasLeft : kNobodyReads;
+    std::uint32_t left = 0;
     for (int i = 0; i < kLeavePatienceMs; ++i) {
-        if (__atomic_load_n(&parameters->has_left, __ATOMIC_ACQUIRE) >= wanted) {
-            return true;
+        left = __atomic_load_n(&parameters->has_left, __ATOMIC_ACQUIRE);
+        if (left >= (is_alone ? kThreadHasLeft : kNobodyReads)) {
+            break;
         }
-        wait_for(-1, 1);
+        if (is_alone) {
+            wait_for(-1, 1);
+        } else {
+            is_alone = wait_for_hang_up(watched, 1);
+        }
     }
-    return __atomic_load_n(&parameters->has_left, __ATOMIC_ACQUIRE) >= kThreadHasLeft;
+    close_fd(watched);
+    return left >= kThreadHasLeft;
 }
 
 /// The helper thread: an ordinary thread of the target's C library.
