@@ -1,4 +1,4 @@
-"""Runs a command in which the system call process_vm_readv is refused, as containers do it.
+"""Runs a command in which process_vm_readv and process_vm_writev are refused, as containers do it.
 
     without_vm_readv.py COMMAND…
 
@@ -11,7 +11,7 @@ import struct
 import sys
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-SYS_PROCESS_VM_READV = 310
+SYS_PROCESS_VM_READV, SYS_PROCESS_VM_WRITEV = 310, 311
 EPERM = 1
 
 LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
@@ -24,7 +24,8 @@ def instruction(code, if_true, if_false, constant):
 
 PROGRAM = (
     instruction(LOAD_WORD, 0, 0, 0)  # seccomp_data.nr
-    + instruction(JUMP_IF_EQUAL, 0, 1, SYS_PROCESS_VM_READV)
+    + instruction(JUMP_IF_EQUAL, 1, 0, SYS_PROCESS_VM_READV)
+    + instruction(JUMP_IF_EQUAL, 0, 1, SYS_PROCESS_VM_WRITEV)
     + instruction(RETURN, 0, 0, RETURN_ERRNO | EPERM)
     + instruction(RETURN, 0, 0, RETURN_ALLOW)
 )

@@ -62,6 +62,10 @@ class PageBatchTest : public testing::Test {
     PageBatch batch_;
 };
 
+void touch(PageSet& pages, Address page, std::uint32_t walk) {
+    pages.touch(page, page + kPageBytes, walk);
+}
+
 std::vector<Address> list(const PageSet& pages) {
     std::vector<Address> result;
     for (std::size_t i = 0; i < pages.size(); ++i) {
@@ -73,24 +77,24 @@ std::vector<Address> list(const PageSet& pages) {
 TEST(PageSet, KeepsEachPageOnceInTheOrderOfAddresses) {
     PageSet pages{};
     for (const std::size_t number : {5, 1, 3, 5, 1}) {
-        pages.touch(page(number), 1);
+        touch(pages, page(number), 1);
     }
     EXPECT_EQ(list(pages), (std::vector<Address>{page(1), page(3), page(5)}));
 }
 
 TEST(PageSet, ForgetsWhatNoWalkHasUsedLately) {
     PageSet pages{};
-    pages.touch(page(1), 1);
-    pages.touch(page(2), 5);
-    pages.touch(page(3), 9);
+    touch(pages, page(1), 1);
+    touch(pages, page(2), 5);
+    touch(pages, page(3), 9);
     pages.expire(10, 5);
     EXPECT_EQ(list(pages), (std::vector<Address>{page(2), page(3)}));
 }
 
 TEST(PageSet, AgesSurviveTheWrapOfTheWalksNumber) {
     PageSet pages{};
-    pages.touch(page(1), ~0U - 1);
-    pages.touch(page(2), 2);
+    touch(pages, page(1), ~0U - 1);
+    touch(pages, page(2), 2);
     pages.expire(3, 5);
     EXPECT_EQ(pages.size(), 2U);
     pages.expire(8, 5);
@@ -100,14 +104,14 @@ TEST(PageSet, AgesSurviveTheWrapOfTheWalksNumber) {
 TEST(PageSet, TakesNoMoreWhenFullUntilSomeExpire) {
     PageSet pages{};
     for (std::size_t i = 0; i < PageSet::kCapacity; ++i) {
-        pages.touch(page(i), i == 7 ? 1 : 2);
+        touch(pages, page(i), i == 7 ? 1 : 2);
     }
-    pages.touch(page(PageSet::kCapacity), 3);
+    touch(pages, page(PageSet::kCapacity), 3);
     ASSERT_EQ(pages.size(), PageSet::kCapacity);
     EXPECT_EQ(pages.page(PageSet::kCapacity - 1), page(PageSet::kCapacity - 1));
     pages.expire(3, 1);
     ASSERT_EQ(pages.size(), PageSet::kCapacity - 1) << "page 7 was last used by walk 1";
-    pages.touch(page(PageSet::kCapacity), 3);
+    touch(pages, page(PageSet::kCapacity), 3);
     ASSERT_EQ(pages.size(), PageSet::kCapacity);
     EXPECT_EQ(pages.page(PageSet::kCapacity - 1), page(PageSet::kCapacity));
     for (std::size_t i = 1; i < pages.size(); ++i) {
@@ -117,8 +121,8 @@ TEST(PageSet, TakesNoMoreWhenFullUntilSomeExpire) {
 
 TEST(PageSet, ErasesOnlyWhatItHas) {
     PageSet pages{};
-    pages.touch(page(1), 1);
-    pages.touch(page(2), 1);
+    touch(pages, page(1), 1);
+    touch(pages, page(2), 1);
     pages.erase(page(3));
     EXPECT_EQ(pages.size(), 2U);
     pages.erase(page(1));
@@ -158,7 +162,7 @@ TEST_F(PageBatchTest, NeighbouringPagesAreOneRange) {
     map_page(5);
     PageSet pages{};
     for (const std::size_t number : {3, 5, 1, 2}) {
-        pages.touch(page(number), 1);
+        touch(pages, page(number), 1);
     }
     RecordingReader reader(memory_);
     ASSERT_TRUE(batch_.add_pages(pages));
@@ -213,7 +217,7 @@ TEST_F(PageBatchTest, RefusesMoreRequestsThanItHasPlacesFor) {
     EXPECT_EQ(batch_.free_requests(), 0U);
     EXPECT_EQ(batch_.add(page(1), 1), PageBatch::kNone);
     PageSet pages{};
-    pages.touch(page(1), 1);
+    touch(pages, page(1), 1);
     EXPECT_FALSE(batch_.add_pages(pages));
 }
 
@@ -272,7 +276,7 @@ TEST_F(PageBatchTest, APageThatHasGoneLeavesTheSetAndItsNeighboursStay) {
     map_page(4);  // page 3 has been given back
     PageSet pages{};
     for (const std::size_t number : {1, 2, 3, 4}) {
-        pages.touch(page(number), 1);
+        touch(pages, page(number), 1);
     }
     ASSERT_TRUE(batch_.add_pages(pages));
     EXPECT_EQ(batch_.run(memory_), 1U) << "one range of neighbours fails as a whole";

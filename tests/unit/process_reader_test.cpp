@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -101,7 +102,41 @@ class ProcessReaderTest : public testing::Test {
 
 TEST_F(ProcessReaderTest, CountsTheRequestsInFrontOfTheOneThatFails) {
     check_partial_reads();
+    EXPECT_STREQ(reader_.method(), "process_vm_writev");
+}
+
+TEST_F(ProcessReaderTest, AnAddressThatNoProcessHasSpoilsNoOther) {
+    char first = 0;
+    char second = 0;
+    const Address nowhere(~std::uintptr_t{0} - 0xfff);
+    const ReadRequest requests[] = {{at(0), &first, 1}, {nowhere, &second, 1}, {at(1), &second, 1}};
+    EXPECT_EQ(reader_.read(requests), 1U);
+    EXPECT_EQ(first, 'a');
+    EXPECT_EQ(reader_.read({requests + 1, 2}), 0U);
+    EXPECT_STREQ(reader_.method(), "process_vm_writev");
+}
+
+TEST_F(ProcessReaderTest, ReadsAnotherProcess) {
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        pause();
+        _exit(0);
+    }
+    ASSERT_TRUE(reader_.open(child, at(0)));
+    check_partial_reads();
+    check_many();
     EXPECT_STREQ(reader_.method(), "process_vm_readv");
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+}
+
+TEST_F(ProcessReaderTest, ReadsWhereOnlyWritingIsRefused) {
+    std::thread([this] {
+        refuse(SYS_process_vm_writev);
+        check_partial_reads();
+        EXPECT_STREQ(reader_.method(), "process_vm_readv");
+    }).join();
 }
 
 TEST_F(ProcessReaderTest, AnEmptyRangeIsComplete) { check_empty_ranges(); }
@@ -143,6 +178,7 @@ TEST_F(ProcessReaderTest, ADirectRangeBehindAFailureIsNotCopied) {
 
 TEST_F(ProcessReaderTest, ReadsTheMemFileWhereTheSystemCallIsRefused) {
     std::thread([this] {
+        refuse(SYS_process_vm_writev);
         refuse(SYS_process_vm_readv);
         ASSERT_TRUE(reader_.open(getpid(), at(0)));
         EXPECT_STREQ(reader_.method(), "/proc/PID/mem");
@@ -156,7 +192,8 @@ TEST_F(ProcessReaderTest, GoesOnWithTheMemFileWhenTheSystemCallIsRefusedLater) {
     std::thread([this] {
         char byte = 0;
         ASSERT_TRUE(reader_.read_bytes(at(0), &byte, 1));
-        ASSERT_STREQ(reader_.method(), "process_vm_readv");
+        ASSERT_STREQ(reader_.method(), "process_vm_writev");
+        refuse(SYS_process_vm_writev);
         refuse(SYS_process_vm_readv);
         check_partial_reads();
         EXPECT_STREQ(reader_.method(), "/proc/PID/mem");
@@ -165,6 +202,7 @@ TEST_F(ProcessReaderTest, GoesOnWithTheMemFileWhenTheSystemCallIsRefusedLater) {
 
 TEST_F(ProcessReaderTest, SaysSoWhenNeitherWayIsAllowed) {
     std::thread([this] {
+        refuse(SYS_process_vm_writev);
         refuse(SYS_process_vm_readv);
         refuse(SYS_openat);
         const auto status = reader_.open(getpid(), at(0));

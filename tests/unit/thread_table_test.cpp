@@ -41,7 +41,7 @@ TEST(ThreadTable, ThePlaceOfAThreadThatHasGoneIsTakenWithoutWhatWasThere) {
     one->is_announced = true;
     one->frame_count = 7;
     one->cpu_ns = 99;
-    one->pages.touch(Address(0x5000), 1);
+    one->pages.touch(Address(0x5000), Address(0x5100), 1);
     const std::uint32_t id = one->id;
     table.remove(*one);
     EXPECT_EQ(table.find(state(1)), nullptr);

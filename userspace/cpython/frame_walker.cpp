@@ -37,6 +37,26 @@ bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instructio
     return true;
 }
 
+Address FrameWalker::touch(PageSet& pages, Address frame, Address last_page, std::uint32_t walk) {
+    const auto frame_size = static_cast<std::size_t>(layout_.frame.size);
+    const Address first = Address(frame.value() & ~(kPageBytes - 1));
+    const Address last = Address((frame.value() + frame_size - 1) & ~(kPageBytes - 1));
+    if (!has(layout_.frame.owner)) {
+        // Objects, each in a place of its own that it keeps: no more than them.
+        const Address end = frame + frame_size;
+        pages.touch(frame, last == first ? end : last, walk);
+        if (last != first) {
+            pages.touch(last, end, walk);
+        }
+    } else if (first != last_page || last != last_page) {
+        // A stack that grows and shrinks: all of the page.
+        for (const Address page : {first, last}) {
+            pages.touch(page, page + kPageBytes, walk);
+        }
+    }
+    return first;
+}
+
 Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::span<RawFrame> out) {
     const FrameLayout& fields = layout_.frame;
     const auto frame_size = static_cast<std::size_t>(fields.size);
@@ -72,15 +92,7 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
             result.why = ErrorKind::kUnreadable;
             return result;
         }
-        const Address first = Address(frame.value() & ~(kPageBytes - 1));
-        const Address last = Address((frame.value() + frame_size - 1) & ~(kPageBytes - 1));
-        if (first != last_page || last != last_page) {
-            pages.touch(first, walk);
-            if (last != first) {
-                pages.touch(last, walk);
-            }
-            last_page = first;
-        }
+        last_page = touch(pages, frame, last_page, walk);
         const std::int16_t owner =
             has(fields.owner) ? load<std::int8_t>(copy, static_cast<std::size_t>(fields.owner))
                               : std::int16_t{-2};

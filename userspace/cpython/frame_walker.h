@@ -55,6 +55,10 @@ class FrameWalker {
     Walk walk(Address head, PageSet& pages, std::uint32_t walk, std::span<RawFrame> out);
 
   private:
+    // Notes the memory of a frame; returns the page where it begins. `last_page`: of the frame
+    // before.
+    Address touch(PageSet& pages, Address frame, Address last_page, std::uint32_t walk);
+
     const Layout& layout_;
     MemoryReader& reader_;
     PageBatch& batch_;

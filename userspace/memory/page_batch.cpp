@@ -17,17 +17,32 @@ std::size_t PageSet::lower_bound(std::uintptr_t page) const {
     return static_cast<std::size_t>(found - entries_);
 }
 
-void PageSet::touch(Address page, std::uint32_t walk) {
-    std::size_t at = lower_bound(page.value());
-    if (at < count_ && entries_[at].page == page.value()) {
-        entries_[at].last_walk = walk;
+std::size_t PageSet::find_place(std::uintptr_t page) {
+    if (last_ >= count_ || entries_[last_].page != page) {
+        last_ = static_cast<std::uint32_t>(lower_bound(page));
+    }
+    return last_;
+}
+
+void PageSet::touch(Address from, Address end, std::uint32_t walk) {
+    const std::uintptr_t page = page_of(from.value());
+    const auto low = static_cast<std::uint16_t>(from.value() - page);
+    const auto high = static_cast<std::uint16_t>(end.value() - page);
+    const std::size_t at = find_place(page);
+    if (at < count_ && entries_[at].page == page) {
+        Entry& entry = entries_[at];
+        entry.last_walk = walk;
+        entry.recent_from = std::min(entry.recent_from, low);
+        entry.recent_end = std::max(entry.recent_end, high);
+        entry.from = std::min(entry.from, low);
+        entry.end = std::max(entry.end, high);
         return;
     }
     if (count_ == kCapacity) {
         return;
     }
     std::memmove(entries_ + at + 1, entries_ + at, (count_ - at) * sizeof(Entry));
-    entries_[at] = {page.value(), walk};
+    entries_[at] = {page, walk, low, high, low, high};
     ++count_;
 }
 
@@ -35,7 +50,14 @@ void PageSet::expire(std::uint32_t walk, std::uint32_t max_age) {
     std::uint32_t kept = 0;
     for (std::uint32_t i = 0; i < count_; ++i) {
         if (walk - entries_[i].last_walk <= max_age) {
-            entries_[kept++] = entries_[i];
+            Entry entry = entries_[i];
+            if (entry.recent_from < entry.recent_end) {
+                entry.from = entry.recent_from;
+                entry.end = entry.recent_end;
+            }
+            entry.recent_from = kPageBytes;
+            entry.recent_end = 0;
+            entries_[kept++] = entry;
         }
     }
     count_ = kept;
@@ -84,14 +106,14 @@ PageBatch::Handle PageBatch::add(Address from, std::size_t size_bytes) {
 
 bool PageBatch::add_pages(const PageSet& pages) {
     for (std::size_t i = 0; i < pages.size();) {
-        std::size_t end = i + 1;
-        while (end < pages.size() && pages.page(end) - pages.page(i) == (end - i) * kPageBytes) {
-            ++end;
+        const Address from = pages.from(i);
+        Address end = pages.end(i);
+        for (++i; i < pages.size() && pages.from(i) == end; ++i) {
+            end = pages.end(i);
         }
-        if (add(pages.page(i), (end - i) * kPageBytes) == kNone) {
+        if (add(from, end - from) == kNone) {
             return false;
         }
-        i = end;
     }
     return true;
 }
@@ -104,9 +126,9 @@ const std::byte* PageBatch::copy(Handle handle) const {
 
 void PageBatch::erase_unread(PageSet& pages) {
     for (std::size_t i = pages.size(); i > 0; --i) {
-        const Address page = pages.page(i - 1);
-        if (find(page, kPageBytes) == nullptr) {
-            pages.erase(page);
+        const Address from = pages.from(i - 1);
+        if (find(from, pages.end(i - 1) - from) == nullptr) {
+            pages.erase(pages.page(i - 1));
         }
     }
 }

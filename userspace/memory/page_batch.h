@@ -10,13 +10,14 @@
 
 namespace echion {
 
-/// Unit in which stack memory is fetched. Frames lie close together (data-stack chunks of 16 KiB in
-/// 3.11 and later, the object allocator's pools before), and a copied page costs about as much as a
-/// copied word: one page brings all its frames. Smallest page of every supported system.
+/// Unit in which stack memory is fetched when it is met. Frames lie close together (data-stack
+/// chunks of 16 KiB in 3.11 and later, the object allocator's pools before), so that one page
+/// brings several frames. Smallest page of every supported system.
 constexpr std::size_t kPageBytes = 4096;
 
-/// The pages that the walks of one thread's stack have needed lately: fetched ahead in the next
-/// tick's first read, so that in the steady state a stack costs no read of its own.
+/// The pages that the walks of one thread's stack have needed lately, and which part of each:
+/// fetched ahead in the next tick's first read, so that in the steady state a stack costs no read
+/// of its own.
 ///
 /// Sorted by address. Plain data without a constructor: lives in zeroed memory.
 class PageSet {
@@ -26,10 +27,17 @@ class PageSet {
     [[nodiscard]] std::size_t size() const { return count_; }
     [[nodiscard]] Address page(std::size_t index) const { return Address(entries_[index].page); }
 
-    /// Notes that a walk used the page at `page` (aligned). A full set takes no more until some
-    /// have expired: what is not in it is fetched when a walk comes to it.
-    void touch(Address page, std::uint32_t walk);
-    /// Drops the pages that no walk since `walk - max_age` has used.
+    /// What is to be copied of a page: [from, end).
+    [[nodiscard]] Address from(std::size_t index) const {
+        return page(index) + entries_[index].from;
+    }
+    [[nodiscard]] Address end(std::size_t index) const { return page(index) + entries_[index].end; }
+
+    /// Notes that a walk used [from, end), of one page. A full set takes no more until some have
+    /// expired: what is not in it is fetched when a walk comes to it.
+    void touch(Address from, Address end, std::uint32_t walk);
+    /// Drops the pages that no walk since `walk - max_age` has used, and of the others the parts
+    /// that none has used since the last call.
     void expire(std::uint32_t walk, std::uint32_t max_age);
     void erase(Address page);
     void clear() { count_ = 0; }
@@ -38,10 +46,14 @@ class PageSet {
     struct Entry {
         std::uintptr_t page;
         std::uint32_t last_walk;
+        std::uint16_t from, end;                // to be copied
+        std::uint16_t recent_from, recent_end;  // used since the last expire()
     };
     std::size_t lower_bound(std::uintptr_t page) const;
+    std::size_t find_place(std::uintptr_t page);
 
     std::uint32_t count_;
+    std::uint32_t last_;  // the entry that was touched last: the next frame is often beside it
     Entry entries_[kCapacity];
 };
 
@@ -68,7 +80,7 @@ class PageBatch {
 
     /// Requests a range of any size, or kNone when the round is full.
     Handle add(Address from, std::size_t size_bytes);
-    /// Requests all pages of a set, neighbours as one range. False when the round is full.
+    /// Requests what a set holds, neighbours as one range. False when the round is full.
     bool add_pages(const PageSet& pages);
     /// Copies what has been requested since the last run(), in the order of the requests. Ranges
     /// that cannot be read are left out, the others are still copied. Returns the number left out.

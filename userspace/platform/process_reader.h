@@ -11,8 +11,16 @@
 namespace echion {
 
 /// Reads the memory of one process by system call, so that an address that is not mapped is an
-/// error and never a fault. Linux: process_vm_readv(2); once that is refused (seccomp, a kernel
-/// without CONFIG_CROSS_MEMORY_ATTACH), at the start or later, pread(2) on /proc/PID/mem.
+/// error and never a fault. Linux, in this order, going on to the next once one is refused
+/// (seccomp, a kernel without CONFIG_CROSS_MEMORY_ATTACH), at the start or later:
+///
+///   process_vm_writev(2)  of the own process only, which writes to itself. The kernel copies from
+///                         the ranges as from any caller's buffers, and looks up and pins the pages
+///                         of the one buffer that they go into; when it reads, those of each range
+///                         (mm/process_vm_access.c). 20 ranges of 128 bytes on 20 pages: 1.7 µs
+///                         instead of 7.5.
+///   process_vm_readv(2)
+///   pread(2)              on /proc/PID/mem
 ///
 /// After open() no call allocates. One thread at a time.
 class ProcessReader final : public MemoryReader {
@@ -33,7 +41,7 @@ class ProcessReader final : public MemoryReader {
 
     /// System calls made so far.
     [[nodiscard]] std::uint64_t system_calls() const { return system_calls_; }
-    /// "process_vm_readv" or "/proc/PID/mem".
+    /// "process_vm_writev", "process_vm_readv" or "/proc/PID/mem".
     [[nodiscard]] const char* method() const;
 
   private:
@@ -41,14 +49,16 @@ class ProcessReader final : public MemoryReader {
         return request.from - direct_from_ < direct_size_bytes_ &&
                request.size_bytes <= direct_size_bytes_ - (request.from - direct_from_);
     }
-    bool open_mem_file();
+    enum class Way { kWriteOwn, kRead, kMemFile };
+    bool take_next_way();
     std::size_t read_by_system_call(std::span<const ReadRequest> requests) noexcept;
-    std::size_t read_vectors(std::span<const ReadRequest> requests) noexcept;
+    std::size_t read_part(std::span<const ReadRequest> requests) noexcept;
+    std::size_t read_vectors(long system_call, std::span<const ReadRequest> requests) noexcept;
     std::size_t read_mem_file(std::span<const ReadRequest> requests) noexcept;
 
     pid_t pid_ = 0;
     UniqueFd mem_fd_;
-    bool is_mem_tried_ = false;
+    Way way_ = Way::kRead;
     Address direct_from_;
     std::size_t direct_size_bytes_ = 0;
     std::uint64_t system_calls_ = 0;

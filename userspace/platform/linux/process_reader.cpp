@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -19,12 +20,22 @@ constexpr std::size_t kMaxVectors = 256;
 
 }  // namespace
 
-const char* ProcessReader::method() const { return mem_fd_ ? "/proc/PID/mem" : "process_vm_readv"; }
+const char* ProcessReader::method() const {
+    switch (way_) {
+        case Way::kWriteOwn:
+            return "process_vm_writev";
+        case Way::kRead:
+            return "process_vm_readv";
+        case Way::kMemFile:
+            break;
+    }
+    return "/proc/PID/mem";
+}
 
 Status ProcessReader::open(pid_t pid, Address probe) {
     pid_ = pid;
     mem_fd_.reset();
-    is_mem_tried_ = false;
+    way_ = pid == getpid() ? Way::kWriteOwn : Way::kRead;
     std::byte byte;
     if (probe.is_null() || read_bytes(probe, &byte, 1)) {
         return {};
@@ -33,10 +44,15 @@ Status ProcessReader::open(pid_t pid, Address probe) {
                 errno);
 }
 
-bool ProcessReader::open_mem_file() {
-    if (std::exchange(is_mem_tried_, true)) {
+bool ProcessReader::take_next_way() {
+    if (way_ == Way::kWriteOwn) {
+        way_ = Way::kRead;
+        return true;
+    }
+    if (way_ == Way::kMemFile) {
         return false;
     }
+    way_ = Way::kMemFile;
     char path[40];
     std::snprintf(path, sizeof(path), "/proc/%d/mem", static_cast<int>(pid_));
     ++system_calls_;
@@ -76,10 +92,10 @@ std::size_t ProcessReader::read_by_system_call(std::span<const ReadRequest> requ
     while (done < requests.size()) {
         const std::size_t count = std::min(requests.size() - done, kMaxVectors);
         const auto part = requests.subspan(done, count);
-        std::size_t copied = mem_fd_ ? read_mem_file(part) : read_vectors(part);
+        std::size_t copied = read_part(part);
         // Also in the middle: a program may lock itself up (seccomp) after it has started.
-        if (copied == 0 && !mem_fd_ && (errno == EPERM || errno == ENOSYS) && open_mem_file()) {
-            copied = read_mem_file(part);
+        while (copied == 0 && (errno == EPERM || errno == ENOSYS) && take_next_way()) {
+            copied = read_part(part);
         }
         done += copied;
         if (copied != count) {
@@ -89,25 +105,42 @@ std::size_t ProcessReader::read_by_system_call(std::span<const ReadRequest> requ
     return done;
 }
 
-std::size_t ProcessReader::read_vectors(std::span<const ReadRequest> requests) noexcept {
-    iovec local[kMaxVectors];
-    iovec remote[kMaxVectors];
-    std::size_t local_count = 0;
+std::size_t ProcessReader::read_part(std::span<const ReadRequest> requests) noexcept {
+    if (way_ == Way::kMemFile) {
+        return read_mem_file(requests);
+    }
+    if (way_ == Way::kWriteOwn) {
+        const std::size_t copied = read_vectors(SYS_process_vm_writev, requests);
+        // One address that no process can have fails it as a whole (lib/iov_iter.c, access_ok).
+        if (copied != 0 || errno != EFAULT || requests.size() == 1) {
+            return copied;
+        }
+    }
+    return read_vectors(SYS_process_vm_readv, requests);
+}
+
+std::size_t ProcessReader::read_vectors(long system_call,
+                                        std::span<const ReadRequest> requests) noexcept {
+    iovec into[kMaxVectors];
+    iovec from[kMaxVectors];
+    std::size_t into_count = 0;
     for (std::size_t i = 0; i < requests.size(); ++i) {
-        remote[i] = {reinterpret_cast<void*>(requests[i].from.value()), requests[i].size_bytes};
+        from[i] = {reinterpret_cast<void*>(requests[i].from.value()), requests[i].size_bytes};
         // Buffers that follow each other are one vector for the kernel.
-        if (local_count > 0 && static_cast<std::byte*>(local[local_count - 1].iov_base) +
-                                       local[local_count - 1].iov_len ==
-                                   requests[i].into) {
-            local[local_count - 1].iov_len += requests[i].size_bytes;
+        if (into_count > 0 &&
+            static_cast<std::byte*>(into[into_count - 1].iov_base) + into[into_count - 1].iov_len ==
+                requests[i].into) {
+            into[into_count - 1].iov_len += requests[i].size_bytes;
         } else {
-            local[local_count++] = {requests[i].into, requests[i].size_bytes};
+            into[into_count++] = {requests[i].into, requests[i].size_bytes};
         }
     }
     ++system_calls_;
+    errno = 0;  // what it says afterwards is of this call, also when that has copied a part
     // By number: the agent binds to as few symbols of the target's C library as it can.
-    const long got =
-        syscall(SYS_process_vm_readv, pid_, local, local_count, remote, requests.size(), 0UL);
+    const long got = system_call == SYS_process_vm_writev
+                         ? syscall(system_call, pid_, from, requests.size(), into, into_count, 0UL)
+                         : syscall(system_call, pid_, into, into_count, from, requests.size(), 0UL);
     // Nothing is there to be copied of an empty range, and so it is complete.
     std::size_t left = got > 0 ? static_cast<std::size_t>(got) : 0;
     std::size_t complete = 0;
