@@ -348,12 +348,13 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
             round.holder_cpu = batch_.add(
                 same_cpu_.cpu_number_address(round.holder->head.thread_id), sizeof(std::uint32_t));
         } else {
-            round.holder_state_after =
-                batch_.add(round.holder->state, at(layout.thread_state.size));
             if (round.holder->head.cframe) {
                 round.holder_cframe_after = batch_.add(
                     round.holder->head.cframe + at(layout.cframe.current_frame), sizeof(void*));
             }
+            // After that: it may be copied directly, which would cut the system call in two.
+            round.holder_state_after =
+                batch_.add(round.holder->state, at(layout.thread_state.size));
         }
     }
     round.gil_after = batch_.add(gil.address, at(layout.gil.size));
@@ -442,8 +443,8 @@ StackSampler::Verdict StackSampler::prove_holder(Round& round, const WalkedStack
             if (!same_cpu_.move_to(cpu)) {
                 can_follow_ = false;
             }
-            return Verdict::kRetry;
         }
+        // A thread that waits for its CPU for so long is given another one.
         return stack.walk.count > kDeepFrames ? compare_heads(round, stack, true) : Verdict::kRetry;
     }
     return compare_heads(round, stack, was_cold);

@@ -6,6 +6,10 @@
 namespace echion {
 namespace {
 
+// A gap that costs less to copy than another request does. Both its ends are in pages that a walk
+// has read.
+constexpr std::size_t kBridgedBytes = 1024;
+
 constexpr std::uintptr_t page_of(std::uintptr_t address) { return address & ~(kPageBytes - 1); }
 
 }  // namespace
@@ -108,10 +112,10 @@ bool PageBatch::add_pages(const PageSet& pages) {
     for (std::size_t i = 0; i < pages.size();) {
         const Address from = pages.from(i);
         Address end = pages.end(i);
-        for (++i; i < pages.size() && pages.from(i) == end; ++i) {
+        for (++i; i < pages.size() && pages.from(i) - end <= kBridgedBytes; ++i) {
             end = pages.end(i);
         }
-        if (add(from, end - from) == kNone) {
+        if (free_requests() <= kKeptRequests || add(from, end - from) == kNone) {
             return false;
         }
     }

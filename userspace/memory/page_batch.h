@@ -62,6 +62,7 @@ class PageSet {
 class PageBatch {
   public:
     static constexpr std::size_t kMaxRequests = 1024;
+    static constexpr std::size_t kKeptRequests = 64;
 
     /// `arena_bytes`: room for the copies of one round.
     static Result<PageBatch> make(std::size_t arena_bytes);
@@ -80,7 +81,8 @@ class PageBatch {
 
     /// Requests a range of any size, or kNone when the round is full.
     Handle add(Address from, std::size_t size_bytes);
-    /// Requests what a set holds, neighbours as one range. False when the round is full.
+    /// Requests what a set holds, neighbours as one range. False when the round is full but for
+    /// kKeptRequests: the rest is fetched when a walk comes to it.
     bool add_pages(const PageSet& pages);
     /// Copies what has been requested since the last run(), in the order of the requests. Ranges
     /// that cannot be read are left out, the others are still copied. Returns the number left out.
