@@ -157,8 +157,10 @@ def slowdown(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
         "plain": None,
         f"-i {TICK_US}": ["-i", str(TICK_US)],
         f"-i {FAST_US}": ["-i", str(FAST_US)],
-        f"-i {TICK_US}, not followed": ["-i", str(TICK_US), NO_FOLLOW],
-        f"-i {FAST_US}, not followed": ["-i", str(FAST_US), NO_FOLLOW],
+        f"-i {TICK_US}, clock": ["-i", str(TICK_US), *CLOCK],
+        f"-i {TICK_US}, clock, not followed": ["-i", str(TICK_US), *CLOCK, NO_FOLLOW],
+        f"-i {FAST_US}, clock, not followed": ["-i", str(FAST_US), *CLOCK, NO_FOLLOW],
+        f"-i {FAST_US}, bpf": ["-i", str(FAST_US), "--engine", "bpf"],
     }
     aims = {f"-i {TICK_US}": 1.01, f"-i {FAST_US}": 1.03}
     figures = {}
@@ -184,13 +186,14 @@ def slowdown(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
             sampler = median(one["sampler_cpu_ns"] / 1e9 / one["wall_s"] for one in reports)
             figures[f"{python.name} {kind}"] = {"cpu": cpu, "wall": wall, "sampler": sampler}
             aim = f" (aim: {aims[kind]})" if kind in aims else ""
-            print(f"  {python.name:14} {kind:22} CPU × {cpu:6.4f}{aim:13} wall × {wall:6.4f}"
+            print(f"  {python.name:14} {kind:30} CPU × {cpu:6.4f}{aim:13} wall × {wall:6.4f}"
                   f"  sampler {sampler:6.2%} of a CPU", flush=True)
         print(f"  {'':14} (plain: {base:.3f} s)")
     return figures
 
 
 NO_FOLLOW = "--no-follow"
+CLOCK = ("--engine", "clock")
 SECTIONS = {
     "work": work,
     "ticks": ticks,

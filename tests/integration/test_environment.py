@@ -117,6 +117,29 @@ def test_without_process_vm_readv_it_reads_through_proc(echion, python):
         assert seen[name] / sum(seen.values()) == pytest.approx(share, abs=0.05)
 
 
+# --- what makes the ticks ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["-i", "1000"], "bpf"),
+        (["-i", "100"], "nanosleep"),
+        (["-i", "100", "-c"], "bpf"),
+        (["-i", "100", "--engine", "bpf"], "bpf"),
+        (["-i", "1000", "--engine", "clock"], "nanosleep"),
+    ],
+)
+def test_the_kernel_ticks_where_that_costs_the_program_least(
+    echion, engine, any_python, options, expected
+):
+    if engine != "bpf":
+        pytest.skip("the same for both")
+    result = echion.run([any_python.path, "-c", "pass"], "-v", *options).check()
+    assert result.profile.header["engine"] == expected
+    assert ("below 500 us" in result.stderr) == (options == ["-i", "100"])
+
+
 # --- outputs that fail -------------------------------------------------------------------------
 
 

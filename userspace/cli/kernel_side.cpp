@@ -18,11 +18,23 @@ constexpr std::array<const char*, ECHION_COUNTERS> kCounterNames = {
     "snapshot full", "threads refused", "targets refused",
 };
 
+// In wall time a busy thread is interrupted twice an interval, by its own tick and by the sampler's,
+// and each interrupt takes some microseconds: `scripts/bench slowdown` shows both engines.
+constexpr std::uint64_t kLeastWallIntervalNs = 500'000;
+
 }  // namespace
 
 KernelSide::KernelSide(const Options& options)
     : options_(options), is_required_(options.engine == Engine::kBpf) {
     if (options.engine == Engine::kClock) {
+        return;
+    }
+    if (options.engine == Engine::kAuto && !options.cpu &&
+        options.interval_ns < kLeastWallIntervalNs) {
+        why_not_ = fmt::format(
+            "at wall-time intervals below {} us the kernel's ticks cost the program more than the "
+            "sampler's own (--engine bpf has them all the same)",
+            kLeastWallIntervalNs / 1000);
         return;
     }
     // Signals are for the thread that the event loop runs in.

@@ -37,7 +37,7 @@ class KernelSide {
     }
     /// For the profile's header.
     [[nodiscard]] const char* engine() const { return is_available() ? "bpf" : "nanosleep"; }
-    /// One line, when it is not available though it was wanted; else empty.
+    /// One line, when it is not available and no option said so; else empty.
     [[nodiscard]] const std::string& why_not() const {
         settle();
         return why_not_;
