@@ -135,7 +135,7 @@ def test_the_kernel_ticks_where_that_costs_the_program_least(
 ):
     if engine != "bpf":
         pytest.skip("the same for both")
-    result = echion.run([any_python.path, "-c", "pass"], "-v", *options).check()
+    result = echion.run_target(any_python, "busy", "5", "20", options=["-v", *options]).check()
     assert result.profile.header["engine"] == expected
     assert ("below 500 us" in result.stderr) == (options == ["-i", "100"])
 

@@ -140,6 +140,9 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     while (timer.wait(channel, dump)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
+        if (const std::int64_t took_ns = monotonic_ns() - now_ns; took_ns > interval_ns / 2) {
+            sampler.rest(took_ns);
+        }
         if (now_ns - published_ns >= kHousekeepingNs) {
             published_ns = now_ns;
             publish_timing(ring, timer.counts());

@@ -30,8 +30,11 @@ constexpr std::uint32_t kPageAge = 32;
 constexpr std::uint32_t kTimesOfARealRoot = 4;
 constexpr std::int64_t kPastAMomentNs = 2'000;
 constexpr std::int64_t kLongMomentNs = 100'000'000;
-// For a thread to get past the few instructions in which its chain of frames is not whole.
-constexpr std::int64_t kPauseNs = 3'000;
+// For a thread to get past the few instructions in which its chain of frames is not whole. Less,
+// and the timer fires before the kernel has switched to it.
+constexpr std::int64_t kPauseNs = 20'000;
+// A tick of a stack so deep that it takes longer is rare enough.
+constexpr std::int64_t kLongestRestNs = 10'000'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
@@ -566,9 +569,10 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
         } else if (thread.state == before.last_holder) {
             verdict = Verdict::kRetry;
         }
-        if (verdict != Verdict::kRetry && is_between_frames(thread, stacks[i].walk)) {
+        bool can_pass = true;
+        if (verdict != Verdict::kRetry && is_between_frames(thread, stacks[i].walk, &can_pass)) {
             verdict = Verdict::kRetry;
-            must_pause_ = true;
+            must_pause_ = can_pass;
         }
         AssignedStack assigned{};
         if (verdict != Verdict::kRetry) {
@@ -580,7 +584,7 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
                 verdict = Verdict::kRetry;
             }
         }
-        if (verdict == Verdict::kRetry && !is_last) {
+        if (verdict == Verdict::kRetry && !is_last && can_pass) {
             ++tally_.torn_retried;
             return i;  // from this one on again, in a new round
         }
@@ -599,7 +603,8 @@ bool StackSampler::still_stands(Round& round, std::uint32_t gil_index, const Gil
            now.switch_number == before.switch_number;
 }
 
-bool StackSampler::is_between_frames(TrackedThread& thread, const cpython::Walk& walk) {
+bool StackSampler::is_between_frames(TrackedThread& thread, const cpython::Walk& walk,
+                                     bool* can_pass) {
     if (!walk.ends_at_generator || walk.truncated || walk.broken) {
         thread.times_between = 0;
         return false;
@@ -610,6 +615,9 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const cpython::Walk&
     if (thread.times_between == 0) {
         thread.between_since_ns = now_ns_;
     }
+    // Since it was last seen there it has not run: others have its CPU, and waiting does not help.
+    *can_pass = thread.times_between == 0 || cpu_ns != thread.last_between_cpu_ns;
+    thread.last_between_cpu_ns = cpu_ns;
     if (thread.times_between == 0 || cpu_ns - thread.between_cpu_ns > kPastAMomentNs) {
         thread.between_cpu_ns = cpu_ns;
         ++thread.times_between;
@@ -625,6 +633,14 @@ void StackSampler::pause() {
     const timespec moment = make_timespec(kPauseNs);
     ++clock_reads_;
     clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
+}
+
+void StackSampler::rest(std::int64_t took_ns) {
+    if (can_follow_) {
+        const timespec as_long = make_timespec(std::min(took_ns, kLongestRestNs));
+        ++clock_reads_;
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &as_long, nullptr);
+    }
 }
 
 void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,

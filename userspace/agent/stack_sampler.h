@@ -65,6 +65,10 @@ class StackSampler {
     void use_kernel_ticks(std::int64_t interval_ns);
     /// Takes one sample of every thread at `now_ns`.
     void tick(std::int64_t now_ns);
+    /// To be called after a tick that took longer than half an interval. The sampler shares a CPU
+    /// with the thread that it follows: sleeps as long as it has worked, so that one tick after the
+    /// other leaves that thread at least half of it.
+    void rest(std::int64_t took_ns);
     /// Takes the last sample, and ends what start() began.
     void stop(std::int64_t now_ns);
 
@@ -170,7 +174,7 @@ class StackSampler {
     std::size_t read_group(std::uint32_t gil_index, std::span<TrackedThread*> group,
                            Address* last_holder, bool is_last);
     void read_interpreter_copies();
-    bool is_between_frames(TrackedThread& thread, const cpython::Walk& walk);
+    bool is_between_frames(TrackedThread& thread, const cpython::Walk& walk, bool* can_pass);
     void pause();
     bool still_stands(Round& round, std::uint32_t gil_index, const cpython::GilState& before,
                       const TrackedThread& thread, const WalkedStack& stack);

@@ -171,6 +171,7 @@ bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawF
         return false;
     }
     write_stack(thread, stack, gc_flag(thread));
+    thread.times_between = 0;
     return true;
 }
 

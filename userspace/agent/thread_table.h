@@ -54,11 +54,12 @@ struct TrackedThread {
     std::uint32_t name_bytes;
     char name[256];  ///< UTF-8, as announced
     PageSet pages;
-    std::int64_t between_since_ns;  ///< when its chain first ended at a generator
-    std::int64_t between_cpu_ns;    ///< its CPU clock when that was last counted
-    std::uint32_t times_between;    ///< how often that was
-    Address* codes;                 ///< last stack, root first: code objects…
-    stream::FrameRef* refs;         ///< …and how they are called in the stream
+    std::int64_t between_since_ns;     ///< when its chain first ended at a generator
+    std::int64_t between_cpu_ns;       ///< its CPU clock when that was last counted
+    std::int64_t last_between_cpu_ns;  ///< its CPU clock when it was last seen so
+    std::uint32_t times_between;       ///< how often that was
+    Address* codes;                    ///< last stack, root first: code objects…
+    stream::FrameRef* refs;            ///< …and how they are called in the stream
 };
 
 /// The threads that are being sampled. Fixed bounds; memory is taken when a thread appears and
