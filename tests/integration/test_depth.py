@@ -1,5 +1,7 @@
 """Stacks of every depth, whole or openly cut."""
 
+import os
+
 import pytest
 
 SECONDS = 1.0
@@ -31,6 +33,20 @@ def test_a_deep_stack_is_whole(echion, python, depth):
     assert sum(sample.metric for sample in whole) >= 0.98 * sum(s.metric for s in samples)
     assert whole[0].names[:3] == ("_bootstrap", "_bootstrap_inner", "run")
     assert profile.figure("truncated") == 0
+
+
+def test_a_sampler_that_cannot_keep_up_leaves_the_program_its_cpu(echion, any_python):
+    """Each tick takes far longer than the interval, on the one CPU that there is for both."""
+    cpu = str(min(os.sched_getaffinity(0)))
+    report = echion.run_target(
+        any_python,
+        "deep",
+        "5000",
+        str(SECONDS),
+        options=["-i", "50", "--max-frames", "6000", "--engine", "clock"],
+        wrap=["taskset", "-c", cpu],
+    ).check().report
+    assert report["cpu_s"] >= 0.3 * report["seconds"]
 
 
 def test_a_stack_beyond_the_bound_is_cut_at_its_root_and_says_so(echion, python):

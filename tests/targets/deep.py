@@ -8,6 +8,7 @@ enough of it.
 
 import sys
 import threading
+import time
 
 from _support import argument, ready, report, spin
 
@@ -15,9 +16,14 @@ DEPTH = argument(1, 100000, int)
 SECONDS = argument(2, 1.0)
 
 
+cpu_s = []
+
+
 def bottom():
     ready()
+    begin = time.thread_time()
     spin(SECONDS)
+    cpu_s.append(time.thread_time() - begin)
 
 
 def descend(depth):
@@ -33,7 +39,7 @@ def main():
     thread = threading.Thread(target=descend, args=(DEPTH,), name="deep")
     thread.start()
     thread.join()
-    report(depth=DEPTH, seconds=SECONDS)
+    report(depth=DEPTH, seconds=SECONDS, cpu_s=cpu_s[0])
 
 
 if __name__ == "__main__":

@@ -94,8 +94,7 @@ bool StackSampler::convert(TrackedThread& thread, const SnapshotView& snapshot,
     }
     // A root that the thread did not have before may be that of a thread between two frames (see
     // FrameWalker): the plain way tells.
-    is_usable = is_usable && *count > 0 && thread.frame_count > 0 &&
-                thread.codes[0] == out[*count - 1].code;
+    is_usable = is_usable && *count > 0 && thread.root == out[*count - 1].code;
     tally_.snapshots_unused += !is_usable;
     return is_usable;
 }

@@ -25,9 +25,10 @@ constexpr std::size_t kDeepFrames = 512;
 constexpr std::size_t kMinRawFrames = std::size_t{1} << 16;
 // Walks after which a page that was not needed any more is no longer fetched ahead.
 constexpr std::uint32_t kPageAge = 32;
-// When a chain that ends at a generator is what it seems: seen so often, after so much CPU time of
-// the thread each time, or for so long.
-constexpr std::uint32_t kTimesOfARealRoot = 4;
+// When a chain that ends at a generator, or at another function than before, is what it seems: seen
+// so often, after so much CPU time of the thread each time, or for so long.
+constexpr std::uint32_t kTimesOfAGeneratorsRoot = 16;
+constexpr std::uint32_t kTimesOfAnotherRoot = 2;
 constexpr std::int64_t kPastAMomentNs = 2'000;
 constexpr std::int64_t kLongMomentNs = 100'000'000;
 // For a thread to get past the few instructions in which its chain of frames is not whole. Less,
@@ -569,8 +570,10 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
         } else if (thread.state == before.last_holder) {
             verdict = Verdict::kRetry;
         }
+        const bool holds_gil = &thread == round.holder && after.locked > 0;
         bool can_pass = true;
-        if (verdict != Verdict::kRetry && is_between_frames(thread, stacks[i].walk, &can_pass)) {
+        if (verdict != Verdict::kRetry &&
+            is_between_frames(thread, stacks[i], holds_gil, &can_pass)) {
             verdict = Verdict::kRetry;
             must_pause_ = can_pass;
         }
@@ -588,7 +591,7 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
             ++tally_.torn_retried;
             return i;  // from this one on again, in a new round
         }
-        accept(thread, stacks[i], assigned, verdict, &thread == round.holder && after.locked > 0);
+        accept(thread, stacks[i], assigned, verdict, holds_gil);
     }
     return walked;
 }
@@ -603,16 +606,22 @@ bool StackSampler::still_stands(Round& round, std::uint32_t gil_index, const Gil
            now.switch_number == before.switch_number;
 }
 
-bool StackSampler::is_between_frames(TrackedThread& thread, const cpython::Walk& walk,
-                                     bool* can_pass) {
-    if (!walk.ends_at_generator || walk.truncated || walk.broken) {
+bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& stack,
+                                     bool holds_gil, bool* can_pass) {
+    const cpython::Walk& walk = stack.walk;
+    const bool is_whole = walk.count > 0 && !walk.truncated && !walk.broken;
+    const Address root = is_whole ? raw_[stack.first + walk.count - 1].code : Address();
+    const bool has_new_root =
+        has(view_.layout->frame.owner) && thread.root && is_whole && root != thread.root;
+    // Who does not hold the GIL waits in C code, with its frames in order.
+    if (!holds_gil || !is_whole || !(walk.ends_at_generator || has_new_root)) {
         thread.times_between = 0;
         return false;
     }
-    // A generator that C code runs in a thread without any other Python frame is no such moment: it
-    // shows while the thread goes on, or for long.
     const std::int64_t cpu_ns = read_thread_cpu_ns(thread);
-    if (thread.times_between == 0) {
+    if (thread.times_between == 0 || root != thread.between_root) {
+        thread.times_between = 0;
+        thread.between_root = root;
         thread.between_since_ns = now_ns_;
     }
     // Since it was last seen there it has not run: others have its CPU, and waiting does not help.
@@ -622,8 +631,9 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const cpython::Walk&
         thread.between_cpu_ns = cpu_ns;
         ++thread.times_between;
     }
-    return thread.times_between < kTimesOfARealRoot &&
-           now_ns_ - thread.between_since_ns < kLongMomentNs;
+    const std::uint32_t enough =
+        walk.ends_at_generator ? kTimesOfAGeneratorsRoot : kTimesOfAnotherRoot;
+    return thread.times_between < enough && now_ns_ - thread.between_since_ns < kLongMomentNs;
 }
 
 void StackSampler::pause() {
@@ -667,6 +677,9 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
     // The collector runs with the GIL held, so whoever holds it while one runs is running it.
     if (holds_gil && interpreters_[thread.interpreter].is_collecting) {
         flags |= stream::kStackInGc;
+    }
+    if (!stack.walk.broken && !stack.walk.truncated && assigned.frame_count > 0) {
+        thread.root = thread.codes[0];
     }
     write_stack(thread, assigned, flags);
 }

@@ -174,7 +174,8 @@ class StackSampler {
     std::size_t read_group(std::uint32_t gil_index, std::span<TrackedThread*> group,
                            Address* last_holder, bool is_last);
     void read_interpreter_copies();
-    bool is_between_frames(TrackedThread& thread, const cpython::Walk& walk, bool* can_pass);
+    bool is_between_frames(TrackedThread& thread, const WalkedStack& stack, bool holds_gil,
+                           bool* can_pass);
     void pause();
     bool still_stands(Round& round, std::uint32_t gil_index, const cpython::GilState& before,
                       const TrackedThread& thread, const WalkedStack& stack);

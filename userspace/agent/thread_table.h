@@ -54,7 +54,9 @@ struct TrackedThread {
     std::uint32_t name_bytes;
     char name[256];  ///< UTF-8, as announced
     PageSet pages;
-    std::int64_t between_since_ns;     ///< when its chain first ended at a generator
+    Address root;                      ///< code object at the root of its last whole stack
+    Address between_root;              ///< that of a chain which may not be whole: see FrameWalker
+    std::int64_t between_since_ns;     ///< when that first showed
     std::int64_t between_cpu_ns;       ///< its CPU clock when that was last counted
     std::int64_t last_between_cpu_ns;  ///< its CPU clock when it was last seen so
     std::uint32_t times_between;       ///< how often that was

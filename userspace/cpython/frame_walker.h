@@ -41,7 +41,10 @@ struct Walk {
 /// From 3.11 on a generator's frame lets go of its caller's when it stops, and as compiled that may
 /// be an instruction before it ceases to be the thread's newest frame (CPython Python/bytecodes.c,
 /// YIELD_VALUE, RETURN_VALUE): a thread that stands just there shows a chain that ends at the
-/// generator, which nobody runs.
+/// generator, which nobody runs. Likewise a new frame may become the thread's newest before it is
+/// tied to its caller's, and in 3.11 and 3.12 the _PyCFrame that leads to it before it leads
+/// anywhere (Python/ceval.c, _PyEval_EvalFrameDefault): the chain then ends where some earlier one
+/// did.
 class FrameWalker {
   public:
     FrameWalker(const Layout& layout, MemoryReader& reader, PageBatch& batch)
