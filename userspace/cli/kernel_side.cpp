@@ -18,8 +18,9 @@ constexpr std::array<const char*, ECHION_COUNTERS> kCounterNames = {
     "snapshot full", "threads refused", "targets refused",
 };
 
-// In wall time a busy thread is interrupted twice an interval, by its own tick and by the sampler's,
-// and each interrupt takes some microseconds: `scripts/bench slowdown` shows both engines.
+// In wall time a busy thread is interrupted twice an interval, by its own tick and by the
+// sampler's, and each interrupt takes some microseconds: `scripts/bench slowdown` shows both
+// engines.
 constexpr std::uint64_t kLeastWallIntervalNs = 500'000;
 
 }  // namespace
