@@ -84,9 +84,9 @@ def any_python() -> Interpreter:
 
 
 @functools.lru_cache(maxsize=None)
-def why_no_bpf(program: pathlib.Path) -> str:
-    """Empty where the kernel may make the ticks; otherwise what echion says about it."""
-    command = [program, "--engine", "bpf", "-o", os.devnull, sys.executable, "-c", "pass"]
+def why_not(engine: str, program: pathlib.Path) -> str:
+    """Empty where this engine may make the ticks; otherwise what echion says about it."""
+    command = [program, "-c", "--engine", engine, "-o", os.devnull, sys.executable, "-c", "pass"]
     tried = subprocess.run(command, capture_output=True, text=True, timeout=60)
     return (tried.stderr.strip() or f"exit status {tried.returncode}") if tried.returncode else ""
 
@@ -94,7 +94,15 @@ def why_no_bpf(program: pathlib.Path) -> str:
 @pytest.fixture(params=["clock", "bpf"])
 def engine(request: pytest.FixtureRequest, build_dir: pathlib.Path) -> str:
     """What makes the ticks: a test that asks for it runs with each that this machine allows."""
-    if request.param == "bpf" and (reason := why_no_bpf(build_dir / "echion")):
+    if reason := why_not(request.param, build_dir / "echion"):
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture(params=["clock", "perf", "bpf"])
+def cpu_engine(request: pytest.FixtureRequest, build_dir: pathlib.Path) -> str:
+    """The same for ticks of CPU time."""
+    if reason := why_not(request.param, build_dir / "echion"):
         pytest.skip(reason)
     return request.param
 

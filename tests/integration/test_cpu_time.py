@@ -1,7 +1,8 @@
 """The metric of `-c` against the kernel's own figure: each thread's clock, read by the thread.
 
 With the kernel's programs the two are the same number, so that only what a thread does before it is
-known and after it has read its clock makes a difference. The fallback reads clocks at its ticks.
+known and after it has read its clock makes a difference. The others read the threads' clocks at their
+ticks.
 """
 
 import pytest
@@ -9,52 +10,54 @@ import pytest
 from interpreters import Interpreter
 from runner import Echion
 
-TOLERANCE = {"bpf": 0.01, "clock": 0.03}
+TOLERANCE = {"bpf": 0.01, "perf": 0.03, "clock": 0.03}
 # A thread does some work outside its function: its start, and its end.
 ALLOWANCE_US = 1500
 
 
 @pytest.mark.parametrize("kind", ["busy", "bursts", "duty"])
 def test_each_thread_has_the_cpu_time_that_its_clock_shows(
-    echion: Echion, any_python: Interpreter, engine: str, kind: str
+    echion: Echion, any_python: Interpreter, cpu_engine: str, kind: str
 ) -> None:
     result = echion.run_target(
-        any_python, "cpu_figures", kind, "3", options=["-c", "-i", "1000", "--engine", engine]
+        any_python, "cpu_figures", kind, "3", options=["-c", "-i", "1000", "--engine", cpu_engine]
     ).check()
     totals = result.profile.thread_totals()
     for name, figures in result.report["threads"].items():
         # What was seen of it before its name was known is under its number.
         seen = totals.get(name, 0) + totals.get(f"thread-{figures['tid']}", 0)
         assert seen == pytest.approx(
-            figures["cpu_us"], rel=TOLERANCE[engine], abs=ALLOWANCE_US
+            figures["cpu_us"], rel=TOLERANCE[cpu_engine], abs=ALLOWANCE_US
         ), f"{name}: {totals}"
 
 
 def test_threads_that_live_for_five_milliseconds_are_accounted_for(
-    echion: Echion, any_python: Interpreter, engine: str
+    echion: Echion, any_python: Interpreter, cpu_engine: str
 ) -> None:
-    if engine != "bpf":
-        pytest.skip("threads that end between two ticks of the fallback cannot be asked any more")
     result = echion.run_target(
-        any_python, "cpu_figures", "short", "3", options=["-c", "-i", "1000", "--engine", engine]
+        any_python, "cpu_figures", "short", "3", options=["-c", "-i", "1000", "--engine", cpu_engine]
     ).check()
     # All threads of their kind together: what each does before and after its function, 2 % of 5 ms,
-    # is in the profile but not in its own figure.
+    # is in the profile but not in its own figure. A thread that no tick met is in the stand-in's.
     threads = result.report["threads"]
     names = set(threads) | {f"thread-{figures['tid']}" for figures in threads.values()}
+    names.add("threads not seen")
+    # A line without a stack does not end in a number.
+    names |= {name.replace(" ", "_") for name in names}
     seen = result.profile.total(lambda sample: sample.thread in names)
     expected = sum(figures["cpu_us"] for figures in threads.values())
-    assert expected * 0.99 <= seen <= expected * 1.05, (seen, expected)
+    assert expected * (1 - TOLERANCE[cpu_engine]) <= seen <= expected * 1.05, (seen, expected)
 
 
 def test_a_sleeping_target_does_not_wake_the_sampler(
-    echion: Echion, any_python: Interpreter, engine: str
+    echion: Echion, any_python: Interpreter, cpu_engine: str
 ) -> None:
-    if engine != "bpf":
-        pytest.skip("the fallback has to look at the clock")
+    if cpu_engine == "clock":
+        pytest.skip("the sampler's own timer has to look at the clock")
     # A thousand ticks would fall due meanwhile.
     program = "import time; time.sleep(1.0)"
-    result = echion.run([any_python.path, "-c", program], "-c", "-i", "1000").check()
-    assert result.profile.header["engine"] == "bpf"
+    command = [any_python.path, "-c", program]
+    result = echion.run(command, "-c", "-i", "1000", "--engine", cpu_engine).check()
+    assert result.profile.header["engine"] == cpu_engine
     # Start and end of the interpreter use some tens of milliseconds.
     assert result.profile.figure("ticks") < 300

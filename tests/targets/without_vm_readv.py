@@ -22,22 +22,26 @@ def instruction(code, if_true, if_false, constant):
     return struct.pack("<HBBI", code, if_true, if_false, constant)
 
 
-PROGRAM = (
-    instruction(LOAD_WORD, 0, 0, 0)  # seccomp_data.nr
-    + instruction(JUMP_IF_EQUAL, 1, 0, SYS_PROCESS_VM_READV)
-    + instruction(JUMP_IF_EQUAL, 0, 1, SYS_PROCESS_VM_WRITEV)
-    + instruction(RETURN, 0, 0, RETURN_ERRNO | EPERM)
-    + instruction(RETURN, 0, 0, RETURN_ALLOW)
-)
+def make_program(calls):
+    tests = b"".join(
+        instruction(JUMP_IF_EQUAL, len(calls) - i, 0, call) for i, call in enumerate(calls)
+    )
+    return (
+        instruction(LOAD_WORD, 0, 0, 0)  # seccomp_data.nr
+        + tests
+        + instruction(RETURN, 0, 0, RETURN_ALLOW)
+        + instruction(RETURN, 0, 0, RETURN_ERRNO | EPERM)
+    )
 
 
 class Filter(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_char_p)]
 
 
-def install():
+def install(*calls):
     libc = ctypes.CDLL(None, use_errno=True)
-    program = Filter(len(PROGRAM) // 8, PROGRAM)
+    instructions = make_program(calls)
+    program = Filter(len(instructions) // 8, instructions)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
         PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0
     ):
@@ -46,5 +50,5 @@ def install():
 
 if __name__ == "__main__":
     assert os.uname().machine == "x86_64"
-    install()
+    install(SYS_PROCESS_VM_READV, SYS_PROCESS_VM_WRITEV)
     os.execvp(sys.argv[1], sys.argv[1:])

@@ -30,6 +30,14 @@ TEST(Options, HaveDefaults) {
     EXPECT_THAT(options.command, ElementsAre("python"));
 }
 
+TEST(Options, NameTheEngine) {
+    EXPECT_EQ(accepted({"cmd"}).engine, Engine::kAuto);
+    EXPECT_EQ(accepted({"-c", "--engine", "perf", "cmd"}).engine, Engine::kPerf);
+    EXPECT_EQ(accepted({"--engine", "clock", "cmd"}).engine, Engine::kClock);
+    EXPECT_EQ(parse_options({"--engine", "perf", "cmd"}).exit_status, 2) << "wall time has none";
+    EXPECT_EQ(parse_options({"--engine", "sundial", "cmd"}).exit_status, 2);
+}
+
 TEST(Options, HaveShortAndLongForms) {
     for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
              {"-c", "-n", "-s", "-v", "-i", "200", "-o", "f", "-x", "3", "cmd"},

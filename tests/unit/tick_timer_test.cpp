@@ -9,7 +9,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <optional>
+#include <thread>
 
 #include "agent/dump.h"
 #include "base/clock.h"
@@ -172,6 +174,55 @@ TEST_F(TickTimerTest, CountsRegularTicksThatDidNotCome) {
     ASSERT_TRUE(timer.wait(*channel_, dump_));
     EXPECT_GE(timer.counts().missed, 4U);
     EXPECT_EQ(timer.counts().late, 1U);
+}
+
+// ---- Ticks of CPU time ----
+
+TEST_F(TickTimerTest, EachSignalOfAnEventIsATick) {
+    CpuTimeTimer timer(SignalTimer::pick_signal(), 2, monotonic_ns());
+    for (int i = 0; i < 3; ++i) {
+        send_tick(1000);
+        EXPECT_TRUE(timer.wait(*channel_, dump_));
+    }
+}
+
+TEST_F(TickTimerTest, TicksOfSeveralThreadsAtATimeAreOne) {
+    ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
+    CpuTimeTimer timer(SignalTimer::pick_signal(), 3600 * kNanosPerSecond, monotonic_ns());
+    send_tick(1000);
+    send_tick(1001);
+    EXPECT_TRUE(timer.wait(*channel_, dump_));
+    send_stop();
+    EXPECT_FALSE(timer.wait(*channel_, dump_)) << "the second was a tick of its own";
+}
+
+TEST_F(TickTimerTest, CpuTimeWithoutATickIsSeen) {
+    CpuTimeTimer timer(SignalTimer::pick_signal(), kInterval, monotonic_ns());
+    std::atomic<bool> has_ended{false};
+    std::thread busy([&] {
+        while (!has_ended) {
+        }
+    });
+    EXPECT_TRUE(timer.wait(*channel_, dump_));
+    EXPECT_TRUE(timer.wait(*channel_, dump_));
+    has_ended = true;
+    busy.join();
+}
+
+TEST_F(TickTimerTest, AProcessThatSleepsIsNotLookedAt) {
+    ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
+    CpuTimeTimer timer(SignalTimer::pick_signal(), kInterval, monotonic_ns());
+    ASSERT_TRUE(timer.wait(*channel_, dump_)) << "what was used before";
+    std::thread other([&] {
+        const timespec moment = make_timespec(100 * kInterval);
+        nanosleep(&moment, nullptr);  // so that there is something to be woken in
+        send_stop();
+    });
+    while (timer.wait(*channel_, dump_)) {
+    }
+    other.join();
+    // 80 looks of three calls each would fit in; after 20 ms there are no more.
+    EXPECT_LT(timer.counts().system_calls, 3U * 40);
 }
 
 // ---- The channel's descriptors ----

@@ -59,10 +59,15 @@ void publish_timing(stream::RingProducer& ring, const TimerCounts& timer) {
 
 std::uint32_t own_tid() { return static_cast<std::uint32_t>(syscall(SYS_gettid)); }
 
-/// With the kernel's programs at work: asks for their ticks, in place of the sampler's own clock.
+/// Where the kernel's ticks can be had: asks for them, in place of the sampler's own clock.
+struct KernelTimer {
+    std::optional<SignalTimer> with_bpf;
+    std::optional<CpuTimeTimer> perf_only;
+};
+
 Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, const StackDump& dump,
-                        const SamplerOptions& options, std::optional<SignalTimer>& timer) {
-    if (!sampler.watch().is_open()) {
+                        const SamplerOptions& options, KernelTimer& timer) {
+    if (!sampler.watch().is_open() && !options.perf_ticks) {
         return {};
     }
     const int signal = SignalTimer::pick_signal();
@@ -80,9 +85,13 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, const StackDump
     if (auto status = dump.signal_requests(signal, static_cast<pid_t>(own_tid())); !status) {
         return status;
     }
-    timer.emplace(signal, static_cast<std::int64_t>(armed->interval_ns), !options.cpu_mode,
-                  monotonic_ns());
-    sampler.use_kernel_ticks(static_cast<std::int64_t>(armed->interval_ns));
+    const auto interval_ns = static_cast<std::int64_t>(armed->interval_ns);
+    if (sampler.watch().is_open()) {
+        timer.with_bpf.emplace(signal, interval_ns, !options.cpu_mode, monotonic_ns());
+    } else {
+        timer.perf_only.emplace(signal, interval_ns, monotonic_ns());
+    }
+    sampler.use_kernel_ticks(interval_ns);
     return {};
 }
 
@@ -114,6 +123,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
                      configure->interval_ns >= kLeastFollowIntervalNs;
     options.state_fd = channel.find_fd(*configure, control::FdKind::kBpfState);
     options.snapshots_fd = channel.find_fd(*configure, control::FdKind::kBpfSnapshots);
+    options.perf_ticks = options.cpu_mode && (configure->flags & control::kPerfTicks) != 0;
     become_prompt();
     StackSampler sampler;
     if (auto status = sampler.start(located->view, options, facts, ring, monotonic_ns()); !status) {
@@ -124,8 +134,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     // Without the memory for dumps there are none: no reason not to sample.
     (void)dump.start(*located, options.max_frames, facts);
     const auto interval_ns = static_cast<std::int64_t>(options.interval_ns);
-    std::optional<SignalTimer> signal_timer;
-    if (auto status = arm_kernel_ticks(channel, sampler, dump, options, signal_timer); !status) {
+    KernelTimer kernel_timer;
+    if (auto status = arm_kernel_ticks(channel, sampler, dump, options, kernel_timer); !status) {
         return status;
     }
     sampler.tick(monotonic_ns());
@@ -135,9 +145,14 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
         own_tid());
 
     ClockTimer clock_timer(interval_ns, monotonic_ns());
-    TickTimer& timer = signal_timer ? static_cast<TickTimer&>(*signal_timer) : clock_timer;
+    TickTimer* timer = &clock_timer;
+    if (kernel_timer.with_bpf) {
+        timer = &*kernel_timer.with_bpf;
+    } else if (kernel_timer.perf_only) {
+        timer = &*kernel_timer.perf_only;
+    }
     std::int64_t published_ns = 0;
-    while (timer.wait(channel, dump)) {
+    while (timer->wait(channel, dump)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
         if (const std::int64_t took_ns = monotonic_ns() - now_ns; took_ns > interval_ns / 2) {
@@ -145,13 +160,13 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
         }
         if (now_ns - published_ns >= kHousekeepingNs) {
             published_ns = now_ns;
-            publish_timing(ring, timer.counts());
+            publish_timing(ring, timer->counts());
             dump.keep_signal(now_ns);
         }
     }
     dump.stop();
     sampler.stop(monotonic_ns());
-    publish_timing(ring, timer.counts());
+    publish_timing(ring, timer->counts());
     return {};
 }
 

@@ -135,7 +135,7 @@ void StackSampler::finish(std::int64_t began_ns) {
 void StackSampler::tick(std::int64_t now_ns) {
     now_ns_ = now_ns;
     codes_.begin_tick(now_ns);
-    if (has_kernel_ticks_ && options_.cpu_mode) {
+    if (has_kernel_ticks_ && options_.cpu_mode && watch_.is_open()) {
         tick_for_events(now_ns);
         return;
     }
@@ -150,17 +150,18 @@ void StackSampler::tick(std::int64_t now_ns) {
     }
     refresh_names();
     if (options_.cpu_mode) {
-        write_all_cpu();
+        write_all_cpu(is_stopping_);
     }
     ring_->count(Counter::kSamples, threads_.size());
     finish(now_ns);
 }
 
 void StackSampler::stop(std::int64_t now_ns) {
+    is_stopping_ = true;
     tick(now_ns);
     if (options_.cpu_mode && watch_.is_open()) {
         begin(now_ns);
-        write_all_cpu();
+        write_all_cpu(true);
         finish(monotonic_ns());
     }
     same_cpu_.release();

@@ -27,10 +27,11 @@ constexpr std::uint64_t kLeastFollowIntervalNs = 25'000;
 struct SamplerOptions {
     std::uint64_t interval_ns = 1'000'000;
     std::size_t max_frames = 2048;
-    bool cpu_mode = false;  ///< also report the CPU time of each thread
-    bool follow = true;     ///< go to the GIL holder's CPU to read its stack
-    int state_fd = -1;      ///< CPU state map of the BPF programs; -1: there are none
-    int snapshots_fd = -1;  ///< their ring of snapshots; -1: none
+    bool cpu_mode = false;    ///< also report the CPU time of each thread
+    bool perf_ticks = false;  ///< CPU mode without BPF, but with perf events that tick
+    bool follow = true;       ///< go to the GIL holder's CPU to read its stack
+    int state_fd = -1;        ///< CPU state map of the BPF programs; -1: there are none
+    int snapshots_fd = -1;    ///< their ring of snapshots; -1: none
 };
 
 /// Looks at all Python threads of this process once a tick and writes what has changed.
@@ -61,7 +62,7 @@ class StackSampler {
     Status start(const cpython::RuntimeView& view, const SamplerOptions& options,
                  const GuestFacts& facts, stream::RingProducer& ring, std::int64_t now_ns);
     /// Ticks come from the kernel, `interval_ns` apart: in CPU mode each for a thread that has used
-    /// so much CPU time, and only those threads are looked at.
+    /// so much CPU time, and with BPF only those threads are looked at.
     void use_kernel_ticks(std::int64_t interval_ns);
     /// Takes one sample of every thread at `now_ns`.
     void tick(std::int64_t now_ns);
@@ -200,8 +201,10 @@ class StackSampler {
     void write_cpu(TrackedThread& thread);
     void write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns);
     void write_stranger_cpu(std::uint32_t slot, const CpuState& state);
-    void write_all_cpu();
-    void settle_the_left(std::int64_t living_ns, std::size_t left_count);
+    void write_all_cpu(bool is_last);
+    void settle_unclaimed(std::int64_t living_ns, std::size_t left_count, bool is_last);
+    void write_unseen_cpu(std::int64_t cpu_ns);
+    void skip_told_as_unseen(TrackedThread& thread, std::int64_t cpu_ns);
     void split_batch();
     void commit();
     void publish_counts();
@@ -251,10 +254,16 @@ class StackSampler {
     std::int64_t names_scanned_ns_ = 0;
     std::int64_t nameless_ns_ = 0;  // when a thread without a name last appeared
     std::int64_t tick_interval_ns_ = 0;
-    std::int64_t settled_ns_ = 0;  // CPU time of the process that is of no living thread's clock
+    // Without BPF: CPU time of the process that is accounted for, or was used before the start, and
+    // is of no living thread's clock.
+    std::int64_t settled_ns_ = 0;
+    std::int64_t last_settled_ns_ = 0;  // when
+    std::int64_t unseen_told_ns_ = 0;   // when CPU time was last told for the stand-in thread
+    bool is_unseen_announced_ = false;
     bool has_kernel_ticks_ = false;
     bool counts_from_birth_ = false;
     bool has_ticked_ = false;
+    bool is_stopping_ = false;
     bool must_pause_ = false;
 
     struct Tally {

@@ -23,6 +23,10 @@ static_assert(kBatchBytes + stream::kMaxLineTableBytes + 4 * stream::kMaxTextByt
               stream::kMaxBatchBytes);
 // A stack is looked up again when a code object changes its id meanwhile; rarely more than once.
 constexpr int kLookups = 4;
+// How often CPU time that no thread's clock shows is looked for.
+constexpr std::int64_t kSettlePeriodNs = 100'000'000;
+// Less of it waits for the next look.
+constexpr std::int64_t kLeastUnseenNs = 1'000'000;
 
 // The clock of another thread of this process (Linux, include/linux/posix-timers_types.h:
 // CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED).
@@ -216,11 +220,13 @@ void StackSampler::write_cpu(TrackedThread& thread) {
     const std::int64_t cpu_ns = read_thread_cpu_ns(thread);
     if (thread.cpu_ns == 0 && !thread.began_under_watch) {
         thread.cpu_ns = cpu_ns;  // what it used before is not this profile's
+    } else if (thread.cpu_ns == 0) {
+        skip_told_as_unseen(thread, cpu_ns);
     }
     write_cpu_up_to(thread, cpu_ns);
 }
 
-void StackSampler::write_all_cpu() {
+void StackSampler::write_all_cpu(bool is_last) {
     std::int64_t living_ns = 0;
     std::size_t left_count = 0;
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
@@ -236,24 +242,27 @@ void StackSampler::write_all_cpu() {
             living_ns += thread.cpu_ns;
         }
     }
-    if (!watch_.is_open() && (left_count > 0 || !has_ticked_)) {
-        settle_the_left(living_ns, left_count);
+    const bool is_due = now_ns_ - last_settled_ns_ >= kSettlePeriodNs;
+    if (!watch_.is_open() && (left_count > 0 || is_due || is_last || !has_ticked_)) {
+        settle_unclaimed(living_ns, left_count, is_last);
     }
 }
 
-void StackSampler::settle_the_left(std::int64_t living_ns, std::size_t left_count) {
-    // What the process has used beyond all threads that have a clock was used by those that have
-    // ended: since their last sample, each at most an interval or two; the rest is of threads that
-    // Python does not know.
+void StackSampler::settle_unclaimed(std::int64_t living_ns, std::size_t left_count, bool is_last) {
+    // What the process has used beyond all threads that have a clock was used by threads that have
+    // ended since their last sample, each an interval or two before; by threads that began and
+    // ended between two ticks; and by threads that Python does not know.
     clock_reads_ += 2;
-    const std::int64_t nobodys_ns = read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) -
-                                    read_clock_ns(CLOCK_THREAD_CPUTIME_ID) - living_ns -
-                                    settled_ns_;
-    const std::int64_t most_ns = 2 * tick_interval_ns_;
+    last_settled_ns_ = now_ns_;
+    const std::int64_t used_ns =
+        read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) - read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    if (!has_ticked_) {
+        settled_ns_ = used_ns - living_ns;  // before the start
+    }
+    std::int64_t unclaimed_ns = used_ns - living_ns - settled_ns_;
     const auto count = static_cast<std::int64_t>(left_count);
     const std::int64_t share_ns =
-        count == 0 ? 0 : std::clamp<std::int64_t>(nobodys_ns / count, 0, most_ns);
-    settled_ns_ += nobodys_ns;
+        count == 0 ? 0 : std::clamp<std::int64_t>(unclaimed_ns / count, 0, 2 * tick_interval_ns_);
     for (std::size_t i = 0; i < threads_.slots() && left_count > 0; ++i) {
         TrackedThread& thread = threads_.slot(i);
         if (!thread.in_use || !thread.has_left) {
@@ -261,9 +270,38 @@ void StackSampler::settle_the_left(std::int64_t living_ns, std::size_t left_coun
         }
         if (thread.has_begun) {
             write_cpu_up_to(thread, thread.cpu_ns + share_ns);
+            settled_ns_ += share_ns;
+            unclaimed_ns -= share_ns;
         }
         forget_thread(thread);
     }
+    // A little may be of a thread that is about to be met, or was used while the clocks were read.
+    if (unclaimed_ns > (is_last ? 0 : std::max(tick_interval_ns_, kLeastUnseenNs))) {
+        write_unseen_cpu(unclaimed_ns);
+    }
+}
+
+void StackSampler::write_unseen_cpu(std::int64_t cpu_ns) {
+    // A number behind those of the threads that Python knows.
+    constexpr std::uint32_t kId = cpython::kMaxThreadStates;
+    static_assert(kId < stream::kMaxThreads);
+    if (!is_unseen_announced_) {
+        encoder_->thread(kId, 0, 0, "threads not seen");
+        is_unseen_announced_ = true;
+    }
+    encoder_->cpu(kId, static_cast<std::uint64_t>(cpu_ns));
+    settled_ns_ += cpu_ns;
+    unseen_told_ns_ = now_ns_;
+}
+
+void StackSampler::skip_told_as_unseen(TrackedThread& thread, std::int64_t cpu_ns) {
+    // A thread that ran before Python came to know it: what it used until the stand-in thread's
+    // last figure is in that.
+    if (unseen_told_ns_ == 0) {
+        return;
+    }
+    thread.cpu_ns = std::max<std::int64_t>(cpu_ns - (now_ns_ - unseen_told_ns_), 0);
+    settled_ns_ -= thread.cpu_ns;
 }
 
 void StackSampler::write_stranger_cpu(std::uint32_t slot, const CpuState& state) {
@@ -299,6 +337,7 @@ void StackSampler::commit() {
             mark(thread);
         }
     }
+    is_unseen_announced_ = false;
     for (std::size_t slot = 0; slot < strangers_.capacity() && watch_.is_open(); ++slot) {
         strangers_[slot].is_announced = false;
     }

@@ -228,12 +228,14 @@ bool StackSampler::has_begun(const TrackedThread& thread) {
         return false;  // 3.12 and later fill it in when the thread begins
     }
     // Before, a new state carries the number of the thread that made it (CPython 3.8-3.11,
-    // Modules/_threadmodule.c, thread_run) until its own begins.
+    // Modules/_threadmodule.c, thread_run) until its own begins, which enters its two numbers one
+    // after the other.
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         const TrackedThread& other = threads_.slot(i);
         if (&other != &thread && other.in_use && !other.has_left && other.has_begun &&
             other.interpreter == thread.interpreter &&
-            other.head.thread_id == thread.head.thread_id) {
+            (other.head.thread_id == thread.head.thread_id ||
+             (thread.head.native_id != 0 && other.head.native_id == thread.head.native_id))) {
             return false;
         }
     }

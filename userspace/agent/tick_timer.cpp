@@ -13,6 +13,24 @@
 
 namespace echion::agent {
 
+namespace {
+
+// A process that has used none for so long is not looked at again before the next tick.
+constexpr std::int64_t kRestNs = 20'000'000;
+// The two clocks that are compared are read one after the other.
+constexpr std::int64_t kLeastUsedNs = 20'000;
+
+// What the kernel sends when its queue of real-time signals is full is SIGIO.
+sigset_t make_set(int signal) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, signal);
+    sigaddset(&set, SIGIO);
+    return set;
+}
+
+}  // namespace
+
 ClockTimer::ClockTimer(std::int64_t interval_ns, std::int64_t now_ns)
     : interval_ns_(interval_ns), deadline_ns_(now_ns), looked_ns_(now_ns) {}
 
@@ -51,12 +69,10 @@ bool ClockTimer::wait(Channel& channel, StackDump& dump) {
 }
 
 SignalTimer::SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, std::int64_t now_ns)
-    : interval_ns_(interval_ns), is_regular_(is_regular), began_ns_(now_ns) {
-    sigemptyset(&signals_);
-    sigaddset(&signals_, signal);
-    // What the kernel sends when its queue of real-time signals is full.
-    sigaddset(&signals_, SIGIO);
-}
+    : signals_(make_set(signal)),
+      interval_ns_(interval_ns),
+      is_regular_(is_regular),
+      began_ns_(now_ns) {}
 
 bool SignalTimer::wait(Channel& channel, StackDump& dump) {
     // What came before arrivals were told of by signal, nobody tells of any more.
@@ -83,22 +99,91 @@ bool SignalTimer::wait(Channel& channel, StackDump& dump) {
             count_due(monotonic_ns());
             return true;
         }
-        // A tick has the number of a perf event, a file of the command-line program: it may be the
-        // same as one of ours, so that whatever else a signal may say, it counts as a tick, too.
-        if (signal == SIGIO || info.si_fd == dump.wake_fd()) {
-            dump.serve(true);
-        }
-        if (signal == SIGIO || info.si_fd == channel.fd()) {
-            ++counts_.system_calls;
-            if (channel.wait_for_stop(0)) {
-                return false;
-            }
+        if (is_told_to_stop(signal, info, channel, dump)) {
+            return false;
         }
         if (is_regular_) {
             count_due(monotonic_ns());
         }
         return true;
     }
+}
+
+bool TickTimer::is_told_to_stop(int signal, const siginfo_t& info, Channel& channel,
+                                StackDump& dump) {
+    // A tick has the number of a perf event, a file of the command-line program: it may be the same
+    // as one of ours, so that whatever else a signal may say, it counts as a tick, too.
+    if (signal == SIGIO || info.si_fd == dump.wake_fd()) {
+        dump.serve(true);
+    }
+    if (signal == SIGIO || info.si_fd == channel.fd()) {
+        ++counts_.system_calls;
+        return channel.wait_for_stop(0);
+    }
+    return false;
+}
+
+CpuTimeTimer::CpuTimeTimer(int signal, std::int64_t interval_ns, std::int64_t now_ns)
+    : signals_(make_set(signal)),
+      gap_ns_(interval_ns / 2),
+      look_ns_(interval_ns + interval_ns / 4),
+      last_used_ns_(now_ns) {}
+
+bool CpuTimeTimer::wait(Channel& channel, StackDump& dump) {
+    dump.serve();
+    if (!has_looked_) {
+        has_looked_ = true;
+        ++counts_.system_calls;
+        if (channel.wait_for_stop(0)) {
+            return false;
+        }
+    }
+    for (;;) {
+        siginfo_t info{};
+        ++counts_.system_calls;
+        const timespec patience = make_timespec(look_ns_);
+        const int signal = sigtimedwait(&signals_, &info, is_watchful_ ? &patience : nullptr);
+        if (signal < 0) {
+            if (errno != EAGAIN) {
+                continue;
+            }
+            if (!look(monotonic_ns())) {
+                continue;
+            }
+        } else {
+            if (is_told_to_stop(signal, info, channel, dump)) {
+                return false;
+            }
+            is_watchful_ = true;
+            last_used_ns_ = monotonic_ns();
+            // Threads that run at the same time tick each for itself, but are all looked at in one.
+            if (last_used_ns_ - ticked_ns_ < gap_ns_) {
+                continue;
+            }
+        }
+        ticked_ns_ = last_used_ns_;
+        return true;
+    }
+}
+
+bool CpuTimeTimer::look(std::int64_t now_ns) {
+    if (has_used_cpu()) {
+        last_used_ns_ = now_ns;
+        return true;
+    }
+    is_watchful_ = now_ns - last_used_ns_ < kRestNs;
+    return false;
+}
+
+bool CpuTimeTimer::has_used_cpu() {
+    counts_.system_calls += 2;
+    const std::int64_t used_ns =
+        read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) - read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    if (used_ns - used_cpu_ns_ < kLeastUsedNs) {
+        return false;
+    }
+    used_cpu_ns_ = used_ns;
+    return true;
 }
 
 void SignalTimer::count_due(std::int64_t now_ns) {

@@ -32,6 +32,9 @@ class TickTimer {
     [[nodiscard]] const TimerCounts& counts() const { return counts_; }
 
   protected:
+    /// Serves what a signal tells of: dumps that are asked for, a message on the channel.
+    bool is_told_to_stop(int signal, const siginfo_t& info, Channel& channel, StackDump& dump);
+
     TimerCounts counts_;
 };
 
@@ -68,6 +71,31 @@ class SignalTimer final : public TickTimer {
     bool is_regular_;
     std::int64_t began_ns_;  // half an interval before the first tick was due
     std::int64_t last_due_ = 0;
+};
+
+/// Ticks of CPU time as a real-time signal, from perf events on the threads of this process: each
+/// ticks when its thread has used an interval of CPU time. Where none comes for a little longer
+/// though the process uses CPU time, this ticks by itself: in the kernel an ordinary user's events
+/// do not tick, and threads may end before their first one; what they do would show as what comes
+/// next. A process that sleeps causes no wake-up.
+class CpuTimeTimer final : public TickTimer {
+  public:
+    /// `signal`: as SignalTimer::pick_signal().
+    CpuTimeTimer(int signal, std::int64_t interval_ns, std::int64_t now_ns);
+    bool wait(Channel& channel, StackDump& dump) override;
+
+  private:
+    bool has_used_cpu();
+    bool look(std::int64_t now_ns);
+
+    sigset_t signals_{};
+    bool has_looked_ = false;  // at the channel, for what came before it was told of by signal
+    bool is_watchful_ = true;  // CPU time has been used not long ago
+    std::int64_t gap_ns_;
+    std::int64_t look_ns_;
+    std::int64_t ticked_ns_ = 0;    // CLOCK_MONOTONIC
+    std::int64_t last_used_ns_;     // likewise, of the last look that found CPU time used, or tick
+    std::int64_t used_cpu_ns_ = 0;  // the process's at the last such look, the sampler's aside
 };
 
 /// Asks the scheduler for a short time slice and exact wake-ups, for the calling thread.

@@ -218,8 +218,10 @@ int Attach::run() {
     }
     auto sampling = Sampling::make(*loop_, options_, pid_);
     if (!sampling) {
-        say("cannot write {}: {}", expand_output(options_.output, pid_),
-            describe(sampling.error()));
+        if (sampling.error().kind != ErrorKind::kRefused) {
+            say("cannot write {}: {}", expand_output(options_.output, pid_),
+                describe(sampling.error()));
+        }
         return kExitFailure;
     }
     sampling_ = std::move(*sampling);

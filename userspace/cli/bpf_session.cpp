@@ -60,11 +60,7 @@ std::uint32_t own_pid_namespace() {
 // One event for each thread of the target: as many descriptors as the system lets this process
 // have. Kernels before 5.11 charge maps to the limit on locked memory.
 void raise_limits() {
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        ::setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    raise_file_limit();
     const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
     ::setrlimit(RLIMIT_MEMLOCK, &unlimited);
 }
@@ -102,26 +98,6 @@ int seal_table(echion_bpf& skeleton, const BpfOptions& options) {
     const std::uint32_t first = 0;
     const int status = bpf_map_update_elem(fd, &first, &entry, BPF_ANY);
     return status != 0 ? status : bpf_map_freeze(fd);
-}
-
-// Whether the kernel lets ticks that this process sets up send signals there (fs/fcntl.c,
-// sigio_perm): unlike kill(), it asks for no capability, and says nothing when it does not.
-bool may_signal(pid_t pid) {
-    if (::geteuid() == 0) {
-        return true;
-    }
-    std::ifstream status("/proc/" + std::to_string(pid) + "/status");
-    std::string line;
-    while (std::getline(status, line)) {
-        unsigned real = 0;
-        unsigned effective = 0;
-        unsigned saved = 0;
-        if (std::sscanf(line.c_str(), "Uid: %u %u %u", &real, &effective, &saved) == 3) {
-            const auto is_ours = [](uid_t uid) { return uid == ::getuid() || uid == ::geteuid(); };
-            return is_ours(real) || is_ours(saved);
-        }
-    }
-    return false;
 }
 
 int silent(libbpf_print_level, const char*, va_list) { return 0; }
@@ -418,7 +394,7 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
                                                : impl_->skeleton->progs.on_thread_tick_unrolled);
     ticks.wall_program_fd =
         impl_->has_wall_program ? bpf_program__fd(impl_->skeleton->progs.on_wall_tick) : -1;
-    auto timers = TickTimers::start(ticks, impl_->states);
+    auto timers = TickTimers::start(ticks, &impl_->states);
     if (!timers) {
         stop_timer(target);
         return tl::unexpected(timers.error());

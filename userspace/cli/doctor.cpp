@@ -176,6 +176,9 @@ Finding judge_perf(const PerfAttempts& attempts, const Privileges& privileges) {
     finding.cost =
         "ticks come from sleeping until the next one is due: later, and also while "
         "nothing runs";
+    if (finding.verdict == Verdict::kLimited) {
+        finding.cost += "; but for -c";
+    }
     return finding;
 }
 

@@ -23,16 +23,34 @@ constexpr std::array<const char*, ECHION_COUNTERS> kCounterNames = {
 // engines.
 constexpr std::uint64_t kLeastWallIntervalNs = 500'000;
 
+/// Puts what has been started into the answer; what falls short of the wish is told to the user.
+template <typename Report>
+void take_report(pid_t pid, const Report& started, control::Armed& answer) {
+    const auto interval_ns = static_cast<std::uint64_t>(started.interval_ns);
+    if (interval_ns > answer.interval_ns) {
+        say("process {}: the kernel allows one tick in {} us (kernel.perf_event_max_sample_rate)",
+            pid, interval_ns / 1000);
+    }
+    if (started.threads_without_event != 0) {
+        say("process {}: {} threads have no ticks of their own: too many open files", pid,
+            started.threads_without_event);
+    }
+    answer.armed = 1;
+    answer.interval_ns = interval_ns;
+}
+
 }  // namespace
 
-KernelSide::KernelSide(const Options& options)
-    : options_(options), is_required_(options.engine == Engine::kBpf) {
-    if (options.engine == Engine::kClock) {
+KernelSide::KernelSide(const Options& options) : options_(options) {
+    if (options.engine == Engine::kPerf) {
+        try_perf();
+    }
+    if (options.engine != Engine::kAuto && options.engine != Engine::kBpf) {
         return;
     }
     if (options.engine == Engine::kAuto && !options.cpu &&
         options.interval_ns < kLeastWallIntervalNs) {
-        why_not_ = fmt::format(
+        why_no_bpf_ = fmt::format(
             "at wall-time intervals below {} us the kernel's ticks cost the program more than the "
             "sampler's own (--engine bpf has them all the same)",
             kLeastWallIntervalNs / 1000);
@@ -55,8 +73,36 @@ void KernelSide::settle() const {
     if (opened) {
         bpf_ = std::move(*opened);
     } else {
-        why_not_ = opened.error().text();
+        why_no_bpf_ = opened.error().text();
+        if (options_.engine == Engine::kAuto && options_.cpu) {
+            try_perf();
+        }
     }
+}
+
+void KernelSide::try_perf() const {
+    auto opened = PerfTicks::open();
+    if (opened) {
+        perf_.emplace(std::move(*opened));
+    } else {
+        why_no_perf_ = opened.error().text();
+    }
+}
+
+bool KernelSide::has_perf_ticks(pid_t pid) const {
+    settle();
+    return perf_ && perf_->can_tick(pid);
+}
+
+std::string KernelSide::why_not() const {
+    settle();
+    return options_.engine == Engine::kPerf ? why_no_perf_ : why_no_bpf_;
+}
+
+bool KernelSide::is_refused() const {
+    settle();
+    return (options_.engine == Engine::kBpf && !bpf_) ||
+           (options_.engine == Engine::kPerf && !perf_);
 }
 
 std::vector<ExtraFd> KernelSide::watch(pid_t pid) {
@@ -81,6 +127,10 @@ control::Armed KernelSide::arm(pid_t pid, const control::Arm& request) {
     control::Armed answer{};
     answer.header = make_header<control::Armed>(control::MessageType::kArmed);
     answer.interval_ns = options_.interval_ns;
+    if (!is_available() && perf_) {
+        arm_perf(pid, request, answer);
+        return answer;
+    }
     const auto target = is_available() ? bpf_->find_target(pid) : std::nullopt;
     if (!target) {
         answer.system_errno = ESRCH;
@@ -99,18 +149,20 @@ control::Armed KernelSide::arm(pid_t pid, const control::Arm& request) {
         answer.system_errno = started.error().system_errno;
         return answer;
     }
-    if (started->interval_ns > timer.interval_ns) {
-        say("process {}: the kernel allows one tick in {} us (kernel.perf_event_max_sample_rate)",
-            pid, started->interval_ns / 1000);
-    }
-    if (started->threads_without_event != 0) {
-        say("process {}: {} threads have no ticks of their own: too many open files", pid,
-            started->threads_without_event);
-    }
-    answer.armed = 1;
+    take_report(pid, *started, answer);
     answer.snapshots = started->snapshots ? 1 : 0;
-    answer.interval_ns = static_cast<std::uint64_t>(started->interval_ns);
     return answer;
+}
+
+void KernelSide::arm_perf(pid_t pid, const control::Arm& request, control::Armed& answer) {
+    const auto interval_ns = static_cast<std::int64_t>(options_.interval_ns);
+    const auto started = perf_->start(pid, request.sampler_tid, request.signal, interval_ns);
+    if (!started) {
+        say("process {} is not ticked by perf events: {}", pid, describe(started.error()));
+        answer.system_errno = started.error().system_errno;
+        return;
+    }
+    take_report(pid, *started, answer);
 }
 
 std::vector<model::CountedCpu> KernelSide::count_cpu(pid_t pid) const {
@@ -128,6 +180,9 @@ void KernelSide::forget(pid_t pid) {
     if (const auto target = is_available() ? bpf_->find_target(pid) : std::nullopt) {
         bpf_->remove_target(*target);
     }
+    if (perf_) {
+        perf_->stop(pid);
+    }
 }
 
 void KernelSide::keep_ticking() {
@@ -143,8 +198,11 @@ std::uint64_t KernelSide::threads_refused() const {
 std::vector<std::string> KernelSide::report() const {
     std::vector<std::string> lines;
     if (!is_available()) {
-        if (!why_not_.empty()) {
-            lines.push_back(fmt::format("without BPF: {}", why_not_));
+        for (const auto& [engine, why] :
+             {std::pair{"BPF", &why_no_bpf_}, std::pair{"perf events", &why_no_perf_}}) {
+            if (!why->empty()) {
+                lines.push_back(fmt::format("without {}: {}", engine, *why));
+            }
         }
         return lines;
     }

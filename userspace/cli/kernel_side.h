@@ -4,11 +4,13 @@
 
 #include <future>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "cli/bpf_session.h"
 #include "cli/options.h"
+#include "cli/perf_ticks.h"
 #include "cli/session.h"
 #include "model/cpu_ledger.h"
 #include "stream/control.h"
@@ -16,8 +18,9 @@
 namespace echion::cli {
 
 /// The kernel's part of a run: BPF programs that account for the target's threads, and perf events
-/// that tick, where this machine and this user's rights have them. Where not, agents keep time by
-/// themselves and `why_not` says what stands in the way.
+/// that tick, where this machine and this user's rights have them. Without BPF, perf events alone
+/// make the ticks of CPU time. Without those, agents keep time by themselves. `why_not` says what
+/// stands in the way of the better ones.
 ///
 /// Loading takes the kernel some 100 ms, most of it for checking the programs, so that it goes on
 /// in a thread of its own until somebody asks for anything here.
@@ -35,15 +38,17 @@ class KernelSide {
         settle();
         return bpf_ != nullptr;
     }
-    /// For the profile's header.
-    [[nodiscard]] const char* engine() const { return is_available() ? "bpf" : "nanosleep"; }
-    /// One line, when it is not available and no option said so; else empty.
-    [[nodiscard]] const std::string& why_not() const {
-        settle();
-        return why_not_;
+    /// Whether perf events alone tick for a process, by trying.
+    [[nodiscard]] bool has_perf_ticks(pid_t pid) const;
+    /// What makes the ticks of a process, for the profile's header.
+    [[nodiscard]] const char* engine(pid_t pid) const {
+        return is_available() ? "bpf" : has_perf_ticks(pid) ? "perf" : "nanosleep";
     }
-    /// Whether the options insist on it and it is not to be had.
-    [[nodiscard]] bool is_refused() const { return is_required_ && !is_available(); }
+    /// One line: what stands in the way of the engine that was wanted, if no option does; else
+    /// empty.
+    [[nodiscard]] std::string why_not() const;
+    /// Whether the options insist on an engine that is not to be had.
+    [[nodiscard]] bool is_refused() const;
 
     /// Puts an agent's process under watch: what its agent gets for it. Nothing on failure, which
     /// is told to the user: that agent then does without.
@@ -64,14 +69,18 @@ class KernelSide {
     [[nodiscard]] std::vector<std::string> report() const;
 
   private:
+    void try_perf() const;
+    void arm_perf(pid_t pid, const control::Arm& request, control::Armed& answer);
+
     using Loaded = tl::expected<std::unique_ptr<BpfSession>, Unavailable>;
 
     const Options& options_;
     // Filled by settle().
     mutable std::future<Loaded> loading_;
     mutable std::unique_ptr<BpfSession> bpf_;
-    mutable std::string why_not_;
-    bool is_required_ = false;
+    mutable std::string why_no_bpf_;
+    mutable std::optional<PerfTicks> perf_;
+    mutable std::string why_no_perf_;
 };
 
 }  // namespace echion::cli

@@ -186,8 +186,10 @@ int Launch::run() {
     }
     auto sampling = Sampling::make(*loop_, options_, command_->pid());
     if (!sampling) {
-        say("cannot write {}: {}", expand_output(options_.output, command_->pid()),
-            describe(sampling.error()));
+        if (sampling.error().kind != ErrorKind::kRefused) {
+            say("cannot write {}: {}", expand_output(options_.output, command_->pid()),
+                describe(sampling.error()));
+        }
         command_->abandon();
         return kExitFailure;
     }

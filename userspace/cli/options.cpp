@@ -112,8 +112,8 @@ void declare(CLI::App& app, Options& options, Words& words) {
                                kDefaultMaxFrames))
         ->type_name("N");
     app.add_option("--engine", words.engine,
-                   "What makes the ticks: bpf (kernel), clock (own timer), or auto, the best that "
-                   "is allowed (default)")
+                   "What makes the ticks: bpf (kernel), perf (with -c: perf events), clock (own "
+                   "timer), or auto, the best that is allowed (default)")
         ->type_name("NAME");
     app.add_flag("--no-follow{false}", options.follow,
                  "Read stacks from any CPU: the profiled threads run on meanwhile, and some stacks "
@@ -223,10 +223,12 @@ std::string convert(const Words& words, Options& options) {
             options.engine = Engine::kAuto;
         } else if (*words.engine == "bpf") {
             options.engine = Engine::kBpf;
+        } else if (*words.engine == "perf") {
+            options.engine = Engine::kPerf;
         } else if (*words.engine == "clock") {
             options.engine = Engine::kClock;
         } else {
-            return fmt::format("--engine {}: expected auto, bpf or clock", *words.engine);
+            return fmt::format("--engine {}: expected auto, bpf, perf or clock", *words.engine);
         }
     }
     if (words.max_frames) {
@@ -275,6 +277,9 @@ std::string find_contradiction(const Options& options, const Words& words) {
     }
     if (options.memory && options.cpu) {
         return clash("-m", "-c");
+    }
+    if (options.engine == Engine::kPerf && !options.cpu) {
+        return "--engine perf makes ticks of CPU time: it goes with -c only";
     }
     if (options.json && !options.where_pid) {
         return "--json goes with -w only";

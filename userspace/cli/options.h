@@ -30,6 +30,7 @@ constexpr std::string_view kDefaultOutput = "%(pid).echion";
 enum class Engine {
     kAuto,   ///< The best that can be had.
     kBpf,    ///< BPF and perf events, or an error.
+    kPerf,   ///< Perf events on the target's threads (CPU mode), or an error.
     kClock,  ///< The sampler's own clock.
 };
 

@@ -68,8 +68,9 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
         timer->emplace(std::move(*made));
     }
     if (self->kernel_.is_refused()) {
-        say("{}", self->kernel_.why_not());
-        return fail(ErrorKind::kRefused, "use BPF, as --engine bpf demands");
+        say("--engine {} cannot be had: {}; or leave --engine out for the best that is allowed",
+            options.engine == Engine::kBpf ? "bpf" : "perf", self->kernel_.why_not());
+        return fail(ErrorKind::kRefused, "the engine asked for is refused");
     }
     if (auto status = sampling->open_profile(pid_for_name); !status) {
         return tl::unexpected(status.error());
@@ -105,10 +106,14 @@ void Sampling::add_agent(Channel channel, pid_t pid) {
         return;  // closing the channel tells it
     }
     if (agents_seen_ == 1) {
-        profile_->set_engine(kernel_.engine());
+        profile_->set_engine(kernel_.engine(pid));
+    }
+    SessionSettings settings = settings_;
+    if (!kernel_.is_available() && kernel_.has_perf_ticks(pid)) {
+        settings.flags |= control::kPerfTicks;
     }
     agents_.push_back(std::make_unique<Agent>(Session(
-        *profile_, settings_, std::move(channel), pid,
+        *profile_, settings, std::move(channel), pid,
         [this](pid_t process) { return kernel_.watch(process); },
         [this](pid_t process, const control::Arm& request) {
             return kernel_.arm(process, request);

@@ -30,7 +30,8 @@ namespace echion::cli {
 class Sampling {
   public:
     /// Opens the output and begins to load what goes into the kernel; fails before anything else
-    /// has happened if it cannot be written, or if the kernel refuses what the options insist on.
+    /// has happened if it cannot be written, or if the kernel refuses what the options insist on
+    /// (kRefused: the user has been told).
     static Result<std::unique_ptr<Sampling>> make(EventLoop& loop, const Options& options,
                                                   pid_t pid_for_name);
     ~Sampling();

@@ -5,11 +5,14 @@
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <sched.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <string>
 
@@ -59,6 +62,32 @@ Result<UniqueFd> link_program(int program_fd, int event_fd, std::uint64_t cookie
 
 }  // namespace
 
+bool may_signal(pid_t pid) {
+    if (::geteuid() == 0) {
+        return true;
+    }
+    std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+    std::string line;
+    while (std::getline(status, line)) {
+        unsigned real = 0;
+        unsigned effective = 0;
+        unsigned saved = 0;
+        if (std::sscanf(line.c_str(), "Uid: %u %u %u", &real, &effective, &saved) == 3) {
+            const auto is_ours = [](uid_t uid) { return uid == ::getuid() || uid == ::geteuid(); };
+            return is_ours(real) || is_ours(saved);
+        }
+    }
+    return false;
+}
+
+void raise_file_limit() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        ::setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 std::vector<pid_t> list_threads(pid_t pid) {
     const std::string path = "/proc/" + std::to_string(pid) + "/task";
     const auto close = [](DIR* directory) { ::closedir(directory); };
@@ -77,7 +106,7 @@ std::vector<pid_t> list_threads(pid_t pid) {
     return result;
 }
 
-Result<TickTimers> TickTimers::start(const TickRequest& request, const CpuStateMap& states) {
+Result<TickTimers> TickTimers::start(const TickRequest& request, const CpuStateMap* states) {
     TickTimers timers(request);
     if (request.wall) {
         if (auto status = timers.open_wall_clock(); !status) {
@@ -138,12 +167,14 @@ Status TickTimers::attach_wall_program() {
 Status TickTimers::open_thread(pid_t tid) {
     const auto inherit =
         request_.follow_children ? perf::Inherit::kChildren : perf::Inherit::kThreads;
-    auto event = perf::open_task_timer(tid, inherit, {.interval_ns = request_.interval_ns});
+    auto event = perf::open_task_timer(tid, inherit, {request_.interval_ns, request_.user_only});
     if (!event) {
         return tl::unexpected(event.error());
     }
-    if (auto status = perf::run_program(*event, request_.thread_program_fd); !status) {
-        return status;
+    if (request_.thread_program_fd >= 0) {
+        if (auto status = perf::run_program(*event, request_.thread_program_fd); !status) {
+            return status;
+        }
     }
     if (!request_.wall) {
         auto status = perf::signal_thread(*event, request_.sampler_tid, request_.signal);
@@ -155,7 +186,7 @@ Status TickTimers::open_thread(pid_t tid) {
     return {};
 }
 
-Status TickTimers::open_threads(const CpuStateMap& states) {
+Status TickTimers::open_threads(const CpuStateMap* states) {
     Error error{ErrorKind::kSystem, ESRCH, "open the target's events"};
     covered_since_[request_.sampler_tid] = ~std::uint64_t{0};  // it gets none
     for (int pass = 0; pass < kMaxPasses; ++pass) {
@@ -165,8 +196,9 @@ Status TickTimers::open_threads(const CpuStateMap& states) {
             std::uint64_t started_ns;
         };
         std::unordered_map<pid_t, Origin> origins;
-        for (std::uint32_t slot = 0; pass > 0 && slot < states.used(); ++slot) {
-            const auto state = states.read(slot);
+        for (std::uint32_t slot = 0; pass > 0 && states != nullptr && slot < states->used();
+             ++slot) {
+            const auto state = states->read(slot);
             if (state && !state->ended) {
                 origins[static_cast<pid_t>(state->session_tid)] = {
                     static_cast<pid_t>(state->creator_session_tid), state->started_ns};

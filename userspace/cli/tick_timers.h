@@ -20,10 +20,11 @@ struct TickRequest {
     std::int64_t interval_ns = 1'000'000;
     bool wall = true;  ///< A tick every interval; else after so much CPU time of a thread.
     bool follow_children = false;
-    bool thread_events = true;  ///< False: no events on the threads (wall mode without snapshots).
-    std::uint32_t target = 0;   ///< number of the target: the wall program's cookie
-    int thread_program_fd = -1;
-    int wall_program_fd = -1;  ///< -1: every tick of the wall clock sends a signal
+    bool thread_events = true;   ///< False: no events on the threads (wall mode without snapshots).
+    std::uint32_t target = 0;    ///< number of the target: the wall program's cookie
+    int thread_program_fd = -1;  ///< -1: none runs; every tick of a thread sends a signal
+    int wall_program_fd = -1;    ///< -1: every tick of the wall clock sends a signal
+    bool user_only = false;      ///< Events on threads tick in user mode only (perf::TimerOptions).
 };
 
 /// The perf events of one target. They tick, and signal the sampler, as long as this lives; its
@@ -34,7 +35,8 @@ class TickTimers {
   public:
     /// Opens and starts them. kSystem with the errno of perf_event_open when not even one could be
     /// opened.
-    static Result<TickTimers> start(const TickRequest& request, const CpuStateMap& states);
+    /// `states`, if there are any, spare the threads that have inherited an event another one.
+    static Result<TickTimers> start(const TickRequest& request, const CpuStateMap* states);
 
     /// Moves the wall clock's event to another CPU if its own has gone offline. To be called now
     /// and then (a second); does nothing in CPU mode.
@@ -51,7 +53,7 @@ class TickTimers {
     explicit TickTimers(const TickRequest& request) : request_(request) {}
 
     Status open_wall_clock();
-    Status open_threads(const CpuStateMap& states);
+    Status open_threads(const CpuStateMap* states);
     Status open_thread(pid_t tid);
     Status attach_wall_program();
 
@@ -64,6 +66,13 @@ class TickTimers {
     std::unordered_map<pid_t, std::uint64_t> covered_since_;
     std::size_t refused_ = 0;
 };
+
+/// Whether the kernel lets this process's events signal the threads of `pid` (fs/fcntl.c,
+/// sigio_perm); where not, ticks are lost without a word.
+bool may_signal(pid_t pid);
+
+/// Lets this process open as many files as it may: each thread of a target takes one.
+void raise_file_limit();
 
 /// Tids of a process, from /proc/PID/task. Empty when it has gone.
 std::vector<pid_t> list_threads(pid_t pid);

@@ -12,7 +12,8 @@
 ///     socket
 ///     agent ── Hello ──────────────► CLI
 ///     agent ◄─ Configure + ring fd ─ CLI            (+ descriptors named by `fd_kinds`)
-///     agent ── Arm ────────────────► CLI            with BPF only: the sampler is ready for ticks
+///     agent ── Arm ────────────────► CLI            with BPF or kPerfTicks only: the sampler is
+///                                                   ready for ticks
 ///     agent ◄─ Armed ─────────────── CLI
 ///     agent ── Started | Failed ───► CLI
 ///     agent ◄─ Stop ──────────────── CLI
@@ -72,6 +73,7 @@ enum ConfigureFlag : std::uint32_t {
     kStealth = 1,      ///< Do not account for the sampler thread.
     kNoFollow = 2,     ///< Do not follow the GIL holder to its CPU (for measurements).
     kFollowForks = 4,  ///< Reserved: also sample forked children.
+    kPerfTicks = 8,    ///< Without BPF, but Arm will be answered (CPU mode): ask for ticks.
 };
 
 /// What the descriptor at the same position beside a Configure message is for.
@@ -97,9 +99,9 @@ struct Configure {
     FdKind fd_kinds[kMaxFds];
 };
 
-/// Agent → CLI, if Configure came with kBpfState: the sampler thread waits for `signal`, which is
-/// blocked in it. The CLI points the timers at it: in CPU mode ticks of the target's own threads,
-/// in wall mode one every interval. No ticks come before this.
+/// Agent → CLI, if Configure came with kBpfState or kPerfTicks: the sampler thread waits for
+/// `signal`, which is blocked in it. The CLI points the timers at it: in CPU mode ticks of the
+/// target's own threads, in wall mode one every interval. No ticks come before this.
 struct Arm {
     Header header;
     std::uint32_t sampler_tid;  // as the target sees it
