@@ -100,10 +100,36 @@ void run_target(const Child::Channel& channel, Shared* shared, int workers) {
     channel.rest();
 }
 
+// Keeps every CPU busy. On an idle one without a scheduler's tick perf holds a clock's ticks back:
+// the agent makes up for them (SignalTimer), the samplers here do not.
+class BusyCpus {
+  public:
+    BusyCpus() {
+        for (unsigned i = 0; i < std::thread::hardware_concurrency(); ++i) {
+            threads_.emplace_back([this] {
+                while (!has_ended_) {
+                    burn(100'000);
+                }
+            });
+        }
+    }
+    ~BusyCpus() {
+        has_ended_ = true;
+        for (std::thread& thread : threads_) {
+            thread.join();
+        }
+    }
+
+  private:
+    std::atomic<bool> has_ended_{false};
+    std::vector<std::thread> threads_;
+};
+
 TEST_F(Ticks, OfTheWallClockReachTheSamplerOfAnotherUser) {
     open();
     const Child child([this](const Child::Channel& channel) { run_target(channel, shared_, 0); });
     const auto hello = child.receive<Hello>();
+    const BusyCpus busy;
     const auto target = session_->add_target(child.pid());
     ASSERT_TRUE(target);
     const auto report = session_->start_timer(
@@ -202,6 +228,7 @@ TEST_F(Ticks, DoNotPileUpForASamplerThatDoesNotTakeThem) {
     open();
     const Child child([this](const Child::Channel& channel) { run_target(channel, shared_, 0); });
     const auto hello = child.receive<Hello>();
+    const BusyCpus busy;
     const auto target = session_->add_target(child.pid());
     ASSERT_TRUE(target);
     ASSERT_TRUE(session_->start_timer(*target,

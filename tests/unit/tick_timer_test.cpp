@@ -211,6 +211,11 @@ TEST_F(TickTimerTest, CpuTimeWithoutATickIsSeen) {
 
 TEST_F(TickTimerTest, AProcessThatSleepsIsNotLookedAt) {
     ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
+    std::thread([] {
+        const std::int64_t end = read_clock_ns(CLOCK_THREAD_CPUTIME_ID) + kInterval;
+        while (read_clock_ns(CLOCK_THREAD_CPUTIME_ID) < end) {
+        }
+    }).join();
     CpuTimeTimer timer(SignalTimer::pick_signal(), kInterval, monotonic_ns());
     ASSERT_TRUE(timer.wait(*channel_, dump_)) << "what was used before";
     std::thread other([&] {
