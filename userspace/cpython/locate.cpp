@@ -200,6 +200,9 @@ Status search(MemoryReader& reader, pid_t pid, LocatedRuntime& out, bool& has_fo
 }  // namespace
 
 LocatedRuntime& LocatedRuntime::operator=(const LocatedRuntime& other) {
+    if (this == &other) {
+        return *this;
+    }
     view = other.view;
     own_layout = other.own_layout;
     has_own_layout = other.has_own_layout;
