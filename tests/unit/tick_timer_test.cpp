@@ -176,6 +176,31 @@ TEST_F(TickTimerTest, CountsRegularTicksThatDidNotCome) {
     EXPECT_EQ(timer.counts().late, 1U);
 }
 
+TEST_F(TickTimerTest, RegularTicksThatDoNotComeAreMadeUpForWhenTheyAreDue) {
+    SignalTimer timer(SignalTimer::pick_signal(), kInterval, true, monotonic_ns());
+    send_tick(1000);
+    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    const std::int64_t begin = monotonic_ns();
+    for (int i = 0; i < 20; ++i) {
+        ASSERT_TRUE(timer.wait(*channel_, dump_));
+    }
+    // Each a quarter late, they would take 25; a busy machine lets some pass.
+    EXPECT_GE(monotonic_ns() - begin, 19 * kInterval);
+    if (timer.counts().missed == 0) {
+        EXPECT_LE(monotonic_ns() - begin, 22 * kInterval);
+    }
+}
+
+TEST_F(TickTimerTest, AKernelsTickThatHasBeenMadeUpForIsNoSecondOne) {
+    constexpr std::int64_t kLong = 400 * kInterval;
+    SignalTimer timer(SignalTimer::pick_signal(), kLong, true, monotonic_ns());
+    ASSERT_TRUE(timer.wait(*channel_, dump_)) << "its own";
+    send_tick(1000);
+    const std::int64_t begin = monotonic_ns();
+    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    EXPECT_GE(monotonic_ns() - begin, kLong / 2);
+}
+
 // ---- Ticks of CPU time ----
 
 TEST_F(TickTimerTest, EachSignalOfAnEventIsATick) {

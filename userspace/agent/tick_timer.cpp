@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "base/clock.h"
 
@@ -87,7 +88,9 @@ bool SignalTimer::wait(Channel& channel, StackDump& dump) {
     for (;;) {
         siginfo_t info{};
         ++counts_.system_calls;
-        const timespec patience = make_timespec(interval_ns_ + interval_ns_ / 4);
+        const std::int64_t patience_ns = makes_up_ ? ticked_ns_ + interval_ns_ - monotonic_ns()
+                                                   : interval_ns_ + interval_ns_ / 4;
+        const timespec patience = make_timespec(std::max<std::int64_t>(patience_ns, 0));
         const int signal = sigtimedwait(&signals_, &info, is_regular_ ? &patience : nullptr);
         if (signal < 0) {
             if (errno != EAGAIN) {
@@ -96,14 +99,23 @@ bool SignalTimer::wait(Channel& channel, StackDump& dump) {
             // The event is on a CPU that has gone to sleep: without a scheduler's tick there to say
             // that time passes, perf takes its ticks for too many at once and holds them back
             // (Linux, kernel/events/core.c, __perf_event_account_interrupt).
-            count_due(monotonic_ns());
+            const std::int64_t now_ns = monotonic_ns();
+            const std::int64_t due_ns =
+                makes_up_ ? ticked_ns_ + interval_ns_ : now_ns - interval_ns_ / 4;
+            ticked_ns_ = std::max(due_ns, now_ns - interval_ns_);
+            makes_up_ = true;
+            count_due(now_ns);
             return true;
         }
         if (is_told_to_stop(signal, info, channel, dump)) {
             return false;
         }
         if (is_regular_) {
-            count_due(monotonic_ns());
+            const std::int64_t now_ns = monotonic_ns();
+            if (std::exchange(makes_up_, false) && now_ns - ticked_ns_ < interval_ns_ / 2) {
+                continue;  // the kernel's tick that has been made up for
+            }
+            count_due(now_ns);
         }
         return true;
     }

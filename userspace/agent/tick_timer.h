@@ -52,7 +52,8 @@ class ClockTimer final : public TickTimer {
 
 /// Ticks that come as a real-time signal, from perf events of the command-line program. Without
 /// ticks (CPU mode, a target that sleeps) the sampler is not woken at all: a control message comes
-/// as the same signal. Regular ticks that stay out are made up for: a quarter of an interval late.
+/// as the same signal. Regular ticks that stay out are made up for: the first a quarter of an
+/// interval late, those that follow when they are due, until the kernel ticks again.
 class SignalTimer final : public TickTimer {
   public:
     /// Blocked in the calling thread, as all signals are.
@@ -71,6 +72,8 @@ class SignalTimer final : public TickTimer {
     bool is_regular_;
     std::int64_t began_ns_;  // half an interval before the first tick was due
     std::int64_t last_due_ = 0;
+    bool makes_up_ = false;       // the last tick was one of its own,
+    std::int64_t ticked_ns_ = 0;  // due then
 };
 
 /// Ticks of CPU time as a real-time signal, from perf events on the threads of this process: each
