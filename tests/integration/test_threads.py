@@ -8,6 +8,7 @@ from runner import TARGETS, Result
 
 SECONDS = 0.5
 NEARLY = 0.8
+NAMES_EVERY_S = 0.35  # a quarter of a second, and some for a busy machine
 TICK_US = 1000
 SAMPLER = "echion.core.sampler"
 
@@ -31,7 +32,7 @@ def test_a_renamed_thread_changes_its_name(echion, python, scene, first, second)
     assert_about(profile.total_with("before_rename", thread=first), SECONDS)
     assert profile.total_with("before_rename", thread=second) == 0
     # The new name is seen when the names are next looked at, not at once.
-    assert profile.total_with("after_rename", thread=second) >= 0.5 * SECONDS * 1e6
+    assert profile.total_with("after_rename", thread=second) >= (SECONDS - NAMES_EVERY_S) * 1e6
     assert_about(profile.total_with("after_rename"), SECONDS)
 
 
