@@ -78,12 +78,8 @@ SignalTimer::SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, 
 bool SignalTimer::wait(Channel& channel, StackDump& dump) {
     // What came before arrivals were told of by signal, nobody tells of any more.
     dump.serve();
-    if (!has_looked_) {
-        has_looked_ = true;
-        ++counts_.system_calls;
-        if (channel.wait_for_stop(0)) {
-            return false;
-        }
+    if (is_stopped_already(channel)) {
+        return false;
     }
     for (;;) {
         siginfo_t info{};
@@ -121,6 +117,14 @@ bool SignalTimer::wait(Channel& channel, StackDump& dump) {
     }
 }
 
+bool TickTimer::is_stopped_already(Channel& channel) {
+    if (std::exchange(has_looked_, true)) {
+        return false;
+    }
+    ++counts_.system_calls;
+    return channel.wait_for_stop(0);
+}
+
 bool TickTimer::is_told_to_stop(int signal, const siginfo_t& info, Channel& channel,
                                 StackDump& dump) {
     // A tick has the number of a perf event, a file of the command-line program: it may be the same
@@ -143,12 +147,8 @@ CpuTimeTimer::CpuTimeTimer(int signal, std::int64_t interval_ns, std::int64_t no
 
 bool CpuTimeTimer::wait(Channel& channel, StackDump& dump) {
     dump.serve();
-    if (!has_looked_) {
-        has_looked_ = true;
-        ++counts_.system_calls;
-        if (channel.wait_for_stop(0)) {
-            return false;
-        }
+    if (is_stopped_already(channel)) {
+        return false;
     }
     for (;;) {
         siginfo_t info{};

@@ -35,7 +35,13 @@ class TickTimer {
     /// Serves what a signal tells of: dumps that are asked for, a message on the channel.
     bool is_told_to_stop(int signal, const siginfo_t& info, Channel& channel, StackDump& dump);
 
+    /// Whether the channel said stop before arrivals were told of by signal. Looks once.
+    bool is_stopped_already(Channel& channel);
+
     TimerCounts counts_;
+
+  private:
+    bool has_looked_ = false;
 };
 
 /// Absolute deadlines, one interval apart; those that have passed are skipped and counted.
@@ -67,7 +73,6 @@ class SignalTimer final : public TickTimer {
     void count_due(std::int64_t now_ns);
 
     sigset_t signals_{};
-    bool has_looked_ = false;  // at the channel, for what came before it was told of by signal
     std::int64_t interval_ns_;
     bool is_regular_;
     std::int64_t began_ns_;  // half an interval before the first tick was due
@@ -92,7 +97,6 @@ class CpuTimeTimer final : public TickTimer {
     bool look(std::int64_t now_ns);
 
     sigset_t signals_{};
-    bool has_looked_ = false;  // at the channel, for what came before it was told of by signal
     bool is_watchful_ = true;  // CPU time has been used not long ago
     std::int64_t gap_ns_;
     std::int64_t look_ns_;

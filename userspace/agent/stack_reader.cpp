@@ -1,0 +1,420 @@
+// The part of StackSampler that copies the stacks of a group of threads, and proves the copies: that
+// no thread changed its stack meanwhile, and that it did not stand where its frames make no stack.
+
+#include <time.h>
+
+#include <algorithm>
+#include <array>
+
+#include "agent/stack_sampler.h"
+#include "base/clock.h"
+
+namespace echion::agent {
+namespace {
+
+using cpython::GilState;
+using cpython::has;
+using cpython::Offset;
+
+// A stack with more frames takes longer to copy than the sampler may keep its CPU.
+constexpr std::size_t kDeepFrames = 512;
+// Walks after which a page that was not needed any more is no longer fetched ahead.
+constexpr std::uint32_t kPageAge = 32;
+// When a chain that ends at a generator, or at another function than before, is what it seems: seen
+// so often, after so much CPU time of the thread each time, or for so long.
+constexpr std::uint32_t kTimesOfAGeneratorsRoot = 16;
+constexpr std::uint32_t kTimesOfAnotherRoot = 2;
+constexpr std::int64_t kPastAMomentNs = 2'000;
+constexpr std::int64_t kLongMomentNs = 100'000'000;
+// For a thread to get past the few instructions in which its chain of frames is not whole. Less,
+// and the timer fires before the kernel has switched to it.
+constexpr std::int64_t kPauseNs = 20'000;
+// A tick of a stack so deep that it takes longer is rare enough.
+constexpr std::int64_t kLongestRestNs = 10'000'000;
+
+std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
+
+}  // namespace
+
+bool StackSampler::request(Round& round, std::uint32_t gil_index) {
+    const cpython::Layout& layout = *view_.layout;
+    const Gil& gil = gils_[gil_index];
+    batch_.reset();
+    // What is copied directly comes first, so that the rest goes into one system call.
+    round.gil_before = batch_.add(gil.address, at(layout.gil.size));
+    PageBatch::Handle runtime_collecting = PageBatch::kNone;
+    if (has(layout.runtime.gc_collecting)) {
+        runtime_collecting =
+            batch_.add(view_.runtime + at(layout.runtime.gc_collecting), sizeof(std::int32_t));
+    }
+    for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
+        Interpreter& interpreter = interpreters_[i];
+        interpreter.threads_head_copy = PageBatch::kNone;
+        interpreter.collecting_copy = runtime_collecting;
+        if (interpreter.gil != gil_index) {
+            continue;
+        }
+        const Address base = interpreter.head.interpreter;
+        interpreter.threads_head_copy =
+            batch_.add(base + at(layout.interpreter.threads_head), sizeof(void*));
+        if (has(layout.interpreter.gc_collecting)) {
+            interpreter.collecting_copy =
+                batch_.add(base + at(layout.interpreter.gc_collecting), sizeof(std::int32_t));
+        }
+    }
+    std::size_t fits = 0;
+    for (TrackedThread* thread : round.group) {
+        thread->state_copy = batch_.add(thread->state, at(layout.thread_state.size));
+        thread->cframe_copy = PageBatch::kNone;
+        if (thread->head.cframe) {
+            thread->cframe_copy =
+                batch_.add(thread->head.cframe + at(layout.cframe.current_frame), sizeof(void*));
+        }
+        // Room for what closes the round, and for pages that a walk needs besides.
+        if (thread->state_copy == PageBatch::kNone || !batch_.add_pages(thread->pages) ||
+            batch_.free_bytes() < kArenaBytes / 4 || batch_.free_requests() < 64) {
+            break;
+        }
+        ++fits;
+    }
+    round.group = round.group.first(std::max<std::size_t>(fits, 1));
+    round.holder_cpu = round.holder_state_after = round.holder_cframe_after = PageBatch::kNone;
+    if (round.holder != nullptr) {
+        if (can_follow_) {
+            // Last but for the GIL: see SameCpu.
+            round.holder_cpu = batch_.add(
+                same_cpu_.cpu_number_address(round.holder->head.thread_id), sizeof(std::uint32_t));
+        } else {
+            if (round.holder->head.cframe) {
+                round.holder_cframe_after = batch_.add(
+                    round.holder->head.cframe + at(layout.cframe.current_frame), sizeof(void*));
+            }
+            // After that: it may be copied directly, which would cut the system call in two.
+            round.holder_state_after =
+                batch_.add(round.holder->state, at(layout.thread_state.size));
+        }
+    }
+    round.gil_after = batch_.add(gil.address, at(layout.gil.size));
+    return round.gil_after != PageBatch::kNone;
+}
+
+StackSampler::CopiedHead StackSampler::take_head(const TrackedThread& thread) const {
+    CopiedHead result{};
+    const std::byte* copy = batch_.copy(thread.state_copy);
+    if (copy == nullptr) {
+        return result;
+    }
+    result.head = cpython::parse_thread_head(*view_.layout, copy);
+    result.is_read = true;
+    if (!result.head.cframe) {
+        result.frame = result.head.frame;
+        result.has_frame = true;
+    } else if (result.head.cframe == thread.head.cframe) {
+        if (const std::byte* expected = batch_.copy(thread.cframe_copy)) {
+            result.frame = load_address(expected, 0);
+            result.has_frame = true;
+        }
+    }
+    return result;
+}
+
+bool StackSampler::walk_one(TrackedThread& thread, const CopiedHead& copied, WalkedStack& out,
+                            std::size_t* raw_used) {
+    out = {};
+    out.first = *raw_used;
+    const cpython::ThreadHead& head = copied.head;
+    // A thread state that has been freed, and perhaps taken by another thread since, shows here.
+    if (!copied.is_read || head.interpreter != thread.head.interpreter ||
+        head.id != thread.head.id) {
+        return false;
+    }
+    if (head.next != thread.head.next || head.prev != thread.head.prev) {
+        interpreters_[thread.interpreter].list_changed = true;
+    }
+    Address frame = copied.frame;
+    if (!copied.has_frame) {
+        const auto current =
+            reader_.read_pointer(head.cframe + at(view_.layout->cframe.current_frame));
+        if (!current) {
+            return false;
+        }
+        frame = *current;
+    }
+    const std::uintptr_t thread_id = thread.head.thread_id;
+    thread.head = head;
+    if (head.thread_id != thread_id || !thread.has_begun) {
+        describe_thread(thread);  // a thread that had not begun when it was first seen
+    }
+    out.is_readable = true;
+    out.head = frame;
+    cpython::FrameWalker walker(*view_.layout, reader_, batch_);
+    walker.skip_code(codes_.trampoline());
+    const std::size_t room = std::min(options_.max_frames, raw_.capacity() - out.first);
+    ++thread.walk;
+    out.walk = walker.walk(frame, thread.pages, thread.walk, {raw_.data() + out.first, room});
+    if (thread.walk % kPageAge == 0) {
+        thread.pages.expire(thread.walk, kPageAge);
+    }
+    *raw_used += out.walk.count;
+    return true;
+}
+
+StackSampler::Verdict StackSampler::prove_holder(Round& round, const WalkedStack& stack,
+                                                 bool was_cold) {
+    if (can_follow_) {
+        std::uint32_t cpu = ~0U;
+        const std::byte* copy = batch_.copy(round.holder_cpu);
+        const Address cpu_number = same_cpu_.cpu_number_address(round.holder->head.thread_id);
+        if (!was_cold && copy != nullptr) {
+            cpu = load<std::uint32_t>(copy, 0);
+        } else if (const auto value = reader_.read_value<std::uint32_t>(cpu_number)) {
+            cpu = *value;
+        } else {
+            return Verdict::kRetry;
+        }
+        if (cpu == same_cpu_.own_cpu() && same_cpu_.undisturbed()) {
+            return Verdict::kProved;
+        }
+        if (cpu != same_cpu_.own_cpu()) {
+            ++tally_.follow_moves;
+            if (!same_cpu_.move_to(cpu)) {
+                can_follow_ = false;
+            }
+        }
+        // A thread that waits for its CPU for so long is given another one.
+        return stack.walk.count > kDeepFrames ? compare_heads(round, stack, true) : Verdict::kRetry;
+    }
+    return compare_heads(round, stack, was_cold);
+}
+
+StackSampler::Verdict StackSampler::compare_heads(const Round& round, const WalkedStack& stack,
+                                                  bool was_cold) {
+    // Not a proof, but what there is without one: the newest frame, read before and after.
+    cpython::ThreadHead after;
+    const std::byte* copy = batch_.copy(round.holder_state_after);
+    if (!was_cold && copy != nullptr) {
+        after = cpython::parse_thread_head(*view_.layout, copy);
+    } else if (const auto head = read_thread_head(reader_, view_, round.holder->state)) {
+        after = *head;
+    } else {
+        return Verdict::kRetry;
+    }
+    Address frame = after.frame;
+    if (after.cframe) {
+        copy = batch_.copy(round.holder_cframe_after);
+        if (!was_cold && copy != nullptr && after.cframe == round.holder->head.cframe) {
+            frame = load_address(copy, 0);
+        } else if (const auto current = reader_.read_pointer(
+                       after.cframe + at(view_.layout->cframe.current_frame))) {
+            frame = *current;
+        } else {
+            return Verdict::kRetry;
+        }
+    }
+    return frame == stack.head ? Verdict::kUnproved : Verdict::kRetry;
+}
+
+void StackSampler::read_interpreter_copies() {
+    for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
+        Interpreter& interpreter = interpreters_[i];
+        if (const std::byte* copy = batch_.copy(interpreter.threads_head_copy)) {
+            interpreter.list_changed |= load_address(copy, 0) != interpreter.threads_head;
+        }
+        const std::byte* copy = batch_.copy(interpreter.collecting_copy);
+        interpreter.is_collecting = copy != nullptr && load<std::int32_t>(copy, 0) != 0;
+    }
+}
+
+std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedThread*> group,
+                                     Address* last_holder, bool is_last) {
+    Round round{};
+    round.group = group;
+    for (TrackedThread* thread : group) {
+        if (thread->state == *last_holder) {
+            round.holder = thread;
+        }
+    }
+    same_cpu_.arm();
+    if (!request(round, gil_index)) {
+        ++tally_.table_full;
+        group[0]->may_have_changed = false;
+        return 1;
+    }
+    const std::int64_t read_from_ns = monotonic_ns();
+    const std::size_t left_out = batch_.run(reader_);
+    tally_.read_failures += left_out;
+    read_ns_ += monotonic_ns() - read_from_ns;
+    const std::uint64_t calls = reader_.system_calls();
+
+    const std::byte* before_copy = batch_.copy(round.gil_before);
+    const std::byte* after_copy = batch_.copy(round.gil_after);
+    if (before_copy == nullptr || after_copy == nullptr) {
+        return 0;
+    }
+    const GilState before = cpython::parse_gil(*view_.layout, before_copy);
+    GilState after = cpython::parse_gil(*view_.layout, after_copy);
+    read_interpreter_copies();
+
+    std::array<CopiedHead, kGroup> heads;
+    for (std::size_t i = 0; i < round.group.size(); ++i) {
+        heads[i] = take_head(*round.group[i]);
+        if (left_out > 0) {
+            batch_.erase_unread(round.group[i]->pages);
+        }
+    }
+    std::array<WalkedStack, kGroup> stacks;
+    std::size_t raw_used = 0;
+    std::size_t walked = 0;
+    const WalkedStack* holder_stack = nullptr;
+    for (TrackedThread* thread : round.group) {
+        if (walked > 0 && raw_.capacity() - raw_used < options_.max_frames) {
+            break;
+        }
+        if (!walk_one(*thread, heads[walked], stacks[walked], &raw_used)) {
+            interpreters_[thread->interpreter].list_changed = true;
+        } else if (thread == round.holder) {
+            holder_stack = &stacks[walked];
+        }
+        ++walked;
+    }
+
+    // What the walks read besides the round came after it: the evidence has to come after that.
+    const bool was_cold = reader_.system_calls() != calls;
+    Verdict holder_verdict = Verdict::kRetry;
+    if (holder_stack != nullptr) {
+        holder_verdict = prove_holder(round, *holder_stack, was_cold);
+    }
+    if (was_cold && !read_gil(gils_[gil_index].address, &after)) {
+        return 0;
+    }
+    const bool gil_stayed =
+        before.last_holder == after.last_holder && before.switch_number == after.switch_number;
+    *last_holder = after.last_holder;
+
+    for (std::size_t i = 0; i < walked; ++i) {
+        TrackedThread& thread = *round.group[i];
+        if (!stacks[i].is_readable) {
+            thread.may_have_changed = false;  // gone, most likely: the walk of its list will tell
+            continue;
+        }
+        Verdict verdict = gil_stayed ? Verdict::kProved : Verdict::kRetry;
+        if (&thread == round.holder) {
+            verdict = holder_verdict;
+        } else if (thread.state == before.last_holder) {
+            verdict = Verdict::kRetry;
+        }
+        const bool holds_gil = &thread == round.holder && after.locked > 0;
+        bool can_pass = true;
+        if (verdict != Verdict::kRetry &&
+            is_between_frames(thread, stacks[i], holds_gil, &can_pass)) {
+            verdict = Verdict::kRetry;
+            must_pause_ = can_pass;
+        }
+        AssignedStack assigned{};
+        if (verdict != Verdict::kRetry) {
+            const WalkedStack& stack = stacks[i];
+            assigned = assign_stack(thread, {raw_.data() + stack.first, stack.walk.count});
+            if (assigned.has_read_code && verdict == Verdict::kProved &&
+                !still_stands(round, gil_index, before, thread, stack)) {
+                thread.must_resend = true;  // of what it had before, part has been written over
+                verdict = Verdict::kRetry;
+            }
+        }
+        if (verdict == Verdict::kRetry && !is_last && can_pass) {
+            ++tally_.torn_retried;
+            return i;  // from this one on again, in a new round
+        }
+        accept(thread, stacks[i], assigned, verdict, holds_gil);
+    }
+    return walked;
+}
+
+bool StackSampler::still_stands(Round& round, std::uint32_t gil_index, const GilState& before,
+                                const TrackedThread& thread, const WalkedStack& stack) {
+    if (&thread == round.holder) {
+        return prove_holder(round, stack, true) != Verdict::kRetry;
+    }
+    GilState now;
+    return read_gil(gils_[gil_index].address, &now) && now.last_holder == before.last_holder &&
+           now.switch_number == before.switch_number;
+}
+
+bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& stack,
+                                     bool holds_gil, bool* can_pass) {
+    const cpython::Walk& walk = stack.walk;
+    const bool is_whole = walk.count > 0 && !walk.truncated && !walk.broken;
+    const Address root = is_whole ? raw_[stack.first + walk.count - 1].code : Address();
+    const bool has_new_root =
+        has(view_.layout->frame.owner) && thread.root && is_whole && root != thread.root;
+    // Who does not hold the GIL waits in C code, with its frames in order.
+    if (!holds_gil || !is_whole || !(walk.ends_at_generator || has_new_root)) {
+        thread.times_between = 0;
+        return false;
+    }
+    const std::int64_t cpu_ns = read_thread_cpu_ns(thread);
+    if (thread.times_between == 0 || root != thread.between_root) {
+        thread.times_between = 0;
+        thread.between_root = root;
+        thread.between_since_ns = now_ns_;
+    }
+    // Since it was last seen there it has not run: others have its CPU, and waiting does not help.
+    *can_pass = thread.times_between == 0 || cpu_ns != thread.last_between_cpu_ns;
+    thread.last_between_cpu_ns = cpu_ns;
+    if (thread.times_between == 0 || cpu_ns - thread.between_cpu_ns > kPastAMomentNs) {
+        thread.between_cpu_ns = cpu_ns;
+        ++thread.times_between;
+    }
+    const std::uint32_t enough =
+        walk.ends_at_generator ? kTimesOfAGeneratorsRoot : kTimesOfAnotherRoot;
+    return thread.times_between < enough && now_ns_ - thread.between_since_ns < kLongMomentNs;
+}
+
+void StackSampler::pause() {
+    // Where the sampler holds its CPU, the thread that it reads stands still: let it go on a
+    // little.
+    must_pause_ = false;
+    const timespec moment = make_timespec(kPauseNs);
+    ++clock_reads_;
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
+}
+
+void StackSampler::rest(std::int64_t took_ns) {
+    if (can_follow_) {
+        const timespec as_long = make_timespec(std::min(took_ns, kLongestRestNs));
+        ++clock_reads_;
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &as_long, nullptr);
+    }
+}
+
+void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
+                          const AssignedStack& assigned, Verdict verdict, bool holds_gil) {
+    thread.may_have_changed = false;
+    thread.has_run = false;
+    thread.was_read_ns = now_ns_;
+    if (verdict == Verdict::kRetry) {
+        ++tally_.torn_marked;
+        // No stack rather than a wrong one.
+        write_stack(thread, assign_stack(thread, {}), stream::kStackInvalid);
+        return;
+    }
+    tally_.unproved += verdict == Verdict::kUnproved;
+    std::uint8_t flags = 0;
+    if (stack.walk.truncated) {
+        ++tally_.truncated;
+        flags |= stream::kStackTruncated;
+    }
+    if (stack.walk.broken) {
+        ++tally_.invalid;
+        flags |= stream::kStackInvalid;
+    }
+    // The collector runs with the GIL held, so whoever holds it while one runs is running it.
+    if (holds_gil && interpreters_[thread.interpreter].is_collecting) {
+        flags |= stream::kStackInGc;
+    }
+    if (!stack.walk.broken && !stack.walk.truncated && assigned.frame_count > 0) {
+        thread.root = thread.codes[0];
+    }
+    write_stack(thread, assigned, flags);
+}
+
+}  // namespace echion::agent
