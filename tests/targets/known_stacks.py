@@ -254,7 +254,8 @@ SECTIONS = {
     "section_coroutines": (section_coroutines, 1500),
 }
 ANY_SECTION = ", ".join(SECTIONS)
-visits = {name: [] for name in SECTIONS}  # each visit's time
+# Each visit's time.
+visits = {name: [] for name in SECTIONS}  # calls <dictcomp>
 
 
 def rounds_alone(end):
