@@ -6,10 +6,12 @@ import select
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from runner import TARGETS
+from attach_support import Target
+from runner import TARGETS, TIMEOUT_S
 
 WAYS = json.loads(
     subprocess.check_output([sys.executable, str(TARGETS / "endings.py"), "--list"], text=True)
@@ -91,6 +93,56 @@ def test_the_target_survives_the_death_of_echion(echion, any_python, tmp_path):
         finally:
             os.close(watch)
     assert json.loads(report.read_text())["spent"]["sixty"] > 0.3
+
+
+def wait_for_descriptors(target, wanted):
+    """One that is held only for a moment, as the test's own pipe is, is no fault."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while (now := target.descriptors()).keys() != wanted:
+        assert time.monotonic() < deadline, f"{now} are left, instead of {wanted}"
+        time.sleep(0.01)
+
+
+RENDEZVOUS = "900"
+
+
+@pytest.mark.parametrize("ending", ["killed", "exposure"])
+def test_when_echion_has_left_no_descriptor_is_left(echion, python, ending):
+    command = [python.path, TARGETS / "waits.py", "read_pipe"]  # its standard streams are all it has
+    options = ["-x", "0.2"] if ending == "exposure" else []
+    with echion.start(command, *options, stdin=subprocess.PIPE) as running:
+        target = Target(running.process, running.wait_ready(), echion.folder)
+        if ending == "killed":
+            target.wait_until_sampled()
+            assert RENDEZVOUS in target.descriptors(), "not a descriptor that this test is about"
+            running.process.kill()
+        wait_for_descriptors(target, {"0", "1", "2"})
+        assert target.threads() == {target.pid}
+
+
+def test_a_descriptor_that_the_program_has_since_is_its_own(echion, any_python):
+    """The number of ours, closed by the program and given to a socket of its own, stays open."""
+    code = (
+        "import os, signal, socket, sys; sys.path.insert(0, sys.argv[1]); import _support\n"
+        "mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        f"os.dup2(mine.fileno(), {RENDEZVOUS})\n"
+        "_support.ready(); signal.pause()"
+    )
+    with echion.start([any_python.path, "-c", code, TARGETS]) as running:
+        target = Target(running.process, running.wait_ready(), echion.folder)
+        target.wait_until_sampled()
+        before = target.descriptors()[RENDEZVOUS]
+        running.process.kill()
+        target.wait_for_threads({target.pid})
+        assert target.descriptors()[RENDEZVOUS] == before
+
+
+def test_a_python_that_starts_after_one_has_ended_is_sampled(echion, any_python):
+    """By a shell, and by a Python whose own sampler has been ended by exec."""
+    again = f"'{any_python.path}' '{TARGETS / 'shares.py'}' 0.5"
+    script = f"{again}; '{any_python.path}' -c 'import os; os.system(\"{again}\")'; {again}"
+    result = echion.run(["sh", "-c", script]).check()
+    assert len({one.pid for one in result.profile.samples if one.has("sixty")}) == 3
 
 
 def test_sampling_stops_after_the_exposure_and_the_command_goes_on(echion, any_python):

@@ -31,34 +31,34 @@ bool is_message(const Message& message, std::size_t size_bytes, control::Message
 
 }  // namespace
 
-ino_t find_inode(int fd) {
+SocketId identify(int fd) {
     struct stat status {};
-    return fstat(fd, &status) == 0 ? status.st_ino : 0;
+    return fstat(fd, &status) == 0 ? SocketId{status.st_dev, status.st_ino} : SocketId{};
 }
 
-bool is_socket(int fd, ino_t inode) {
+bool is_socket(int fd, const SocketId& id) {
     struct stat status {};
-    return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode) && status.st_ino == inode;
+    return fd >= 0 && fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode) &&
+           status.st_dev == id.device && status.st_ino == id.inode;
 }
 
-Channel::Channel(UniqueFd socket) : socket_(std::move(socket)), inode_(find_inode(socket_.get())) {}
-
-Channel::~Channel() {
-    if (!is_socket(socket_.get(), inode_)) {
-        (void)socket_.release();
-    }
-}
-
-int Channel::find_rendezvous() {
+Rendezvous Rendezvous::find() {
     const char* value = std::getenv(control::kRendezvousVariable);
     int fd = -1;
     unsigned long long inode = 0;
-    const bool is_there = value != nullptr && std::sscanf(value, "%d:%llu", &fd, &inode) == 2 &&
-                          fd >= 0 && is_socket(fd, static_cast<ino_t>(inode));
-    return is_there ? fd : -1;
+    Rendezvous rendezvous;
+    if (value == nullptr || std::sscanf(value, "%d:%llu", &fd, &inode) != 2) {
+        return rendezvous;
+    }
+    const SocketId id = identify(fd);
+    if (id.inode == static_cast<ino_t>(inode) && is_socket(fd, id)) {
+        rendezvous.fd_ = fd;
+        rendezvous.id_ = id;
+    }
+    return rendezvous;
 }
 
-Result<UniqueFd> Channel::connect(int rendezvous_fd) {
+Result<UniqueFd> Rendezvous::knock() const {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
         return fail(ErrorKind::kSystem, "make a control channel", errno);
@@ -80,16 +80,37 @@ Result<UniqueFd> Channel::connect(int rendezvous_fd) {
     rights->cmsg_len = CMSG_LEN(sizeof(int));
     const int fd = other.get();
     std::memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
-    if (sendmsg(rendezvous_fd, &packet, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+    if (sendmsg(fd_, &packet, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
         return fail(ErrorKind::kSystem, "send the control channel", errno);
     }
     return own;
 }
 
+bool Rendezvous::is_abandoned(std::int64_t timeout_ns) const {
+    pollfd entry{fd_, 0, 0};  // a hang-up is told unasked
+    const timespec timeout = make_timespec(timeout_ns);
+    return is_there() && ppoll(&entry, 1, &timeout, nullptr) == 1 && (entry.revents & POLLHUP) != 0;
+}
+
+void Rendezvous::close() {
+    if (is_there()) {
+        ::close(fd_);
+    }
+    fd_ = -1;
+}
+
+Channel::Channel(UniqueFd socket) : socket_(std::move(socket)), id_(identify(socket_.get())) {}
+
+Channel::~Channel() {
+    if (!is_socket(socket_.get(), id_)) {
+        (void)socket_.release();
+    }
+}
+
 template <typename Message>
 Status Channel::send(Message& message, control::MessageType type) {
     fill_header(message, type);
-    if (!is_socket(socket_.get(), inode_)) {
+    if (!is_socket(socket_.get(), id_)) {
         return fail(ErrorKind::kProtocol, "the target has closed the control channel");
     }
     if (::send(socket_.get(), &message, sizeof(message), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
@@ -216,7 +237,7 @@ bool Channel::wait_for_stop(std::int64_t timeout_ns, int wake_fd) {
     if (ppoll(poll_fds, std::size(poll_fds), &timeout, nullptr) <= 0 || poll_fds[0].revents == 0) {
         return false;
     }
-    if (!is_socket(socket_.get(), inode_)) {
+    if (!is_socket(socket_.get(), id_)) {
         return true;
     }
     control::Stop message{};
@@ -226,7 +247,15 @@ bool Channel::wait_for_stop(std::int64_t timeout_ns, int wake_fd) {
     }
     // An empty read is a hang-up. There is no other message that the agent expects here, so that
     // whatever has come, it is the end.
+    was_told_to_stop_ = size > 0 && is_message(message, static_cast<std::size_t>(size),
+                                               control::MessageType::kStop);
     return true;
+}
+
+bool Channel::has_hung_up() const {
+    pollfd entry{socket_.get(), 0, 0};
+    return !is_socket(socket_.get(), id_) ||
+           (poll(&entry, 1, 0) == 1 && (entry.revents & POLLHUP) != 0);
 }
 
 }  // namespace echion::agent

@@ -15,11 +15,40 @@ namespace echion::agent {
 /// signal's si_fd.
 Status signal_arrivals(int fd, int signal, pid_t tid);
 
-/// The inode of a descriptor's file; 0 when there is none.
-ino_t find_inode(int fd);
-/// Whether `fd` is the socket with that inode, and not a file of the target under a number that it
-/// has closed (os.closerange()) and been given again. Signal-safe.
-bool is_socket(int fd, ino_t inode);
+/// What tells a socket of ours from a file of the target that has its number now.
+struct SocketId {
+    dev_t device = 0;
+    ino_t inode = 0;
+};
+
+/// That of a descriptor; zeros when there is none.
+SocketId identify(int fd);
+/// Whether `fd` is that socket, and not a file of the target under a number that it has closed
+/// (os.closerange()) and been given again. Signal-safe.
+bool is_socket(int fd, const SocketId& id);
+
+/// A launched command's end of the rendezvous socket. It is the environment's: shells, `env` and
+/// forked children inherit it, and whoever becomes Python knocks there. It stays open as long as
+/// the program at the other end may answer, and not a moment longer than the agent can help.
+class Rendezvous {
+  public:
+    /// None.
+    Rendezvous() = default;
+    /// The socket that kRendezvousVariable names, if it still is that socket.
+    static Rendezvous find();
+
+    [[nodiscard]] bool is_there() const { return is_socket(fd_, id_); }
+    /// Makes a channel and sends its other end to the program.
+    [[nodiscard]] Result<UniqueFd> knock() const;
+    /// Whether nobody is left at the other end. Waits up to `timeout_ns` for that.
+    [[nodiscard]] bool is_abandoned(std::int64_t timeout_ns) const;
+    /// Closes it in this process, unless it has been closed already.
+    void close();
+
+  private:
+    int fd_ = -1;
+    SocketId id_;
+};
 
 /// The agent's end of the control channel. Sampler thread only, except what is static.
 ///
@@ -31,12 +60,6 @@ class Channel {
     Channel(const Channel&) = delete;
     Channel& operator=(const Channel&) = delete;
     ~Channel();
-
-    /// The rendezvous socket that kRendezvousVariable names, if it still is that socket: its
-    /// descriptor, which stays the environment's, or -1.
-    static int find_rendezvous();
-    /// Makes a channel and sends its other end over the rendezvous socket.
-    static Result<UniqueFd> connect(int rendezvous_fd);
 
     [[nodiscard]] int fd() const { return socket_.get(); }
 
@@ -67,13 +90,18 @@ class Channel {
     /// `timeout_ns` have passed; 0 looks only. Waits no longer when `wake_fd` (-1: none) is
     /// readable.
     bool wait_for_stop(std::int64_t timeout_ns, int wake_fd = -1);
+    /// Whether the other side has asked to stop: for it, the whole run is over.
+    [[nodiscard]] bool was_told_to_stop() const { return was_told_to_stop_; }
+    /// Whether the other side has hung up.
+    [[nodiscard]] bool has_hung_up() const;
 
   private:
     template <typename Message>
     Status send(Message& message, control::MessageType type);
 
     UniqueFd socket_;
-    ino_t inode_ = 0;
+    SocketId id_;
+    bool was_told_to_stop_ = false;
     std::array<UniqueFd, control::kMaxFds> fds_;
 };
 

@@ -18,6 +18,7 @@
 #include "agent/dump.h"
 #include "agent/guest.h"
 #include "agent/sampler.h"
+#include "base/clock.h"
 #include "base/mapping.h"
 #include "cpython/locate.h"
 #include "platform/process_modules.h"
@@ -35,7 +36,7 @@ constexpr std::size_t kStackBytes = 256 * 1024;
 struct Agent {
     std::atomic<bool> is_active{false};  // a sampler thread exists, or is being made
     std::atomic<int> channel_fd{-1};     // its control channel, for the child of a fork to close
-    std::atomic<ino_t> channel_inode{0};
+    SocketId channel_id;                 // written before channel_fd
     std::atomic<bool> handles_fork{false};
 };
 Agent g_agent;
@@ -43,7 +44,21 @@ Agent g_agent;
 struct Assignment {
     GuestFacts facts;
     int channel_fd;
+    Rendezvous rendezvous;  // of a launch
 };
+
+// How long a program that has died may take to close its last descriptor: the kernel first undoes
+// what else it had.
+constexpr std::int64_t kLastDescriptorNs = 5 * kNanosPerSecond;
+
+/// Closes this process's end of the rendezvous socket when the run is over. When only this agent's
+/// part of it is, a Python that this process starts or becomes may still knock.
+void leave_rendezvous(const Channel& channel, Rendezvous& rendezvous) {
+    if (channel.was_told_to_stop() ||
+        rendezvous.is_abandoned(channel.has_hung_up() ? kLastDescriptorNs : 0)) {
+        rendezvous.close();
+    }
+}
 
 void* sampler_main(void* argument) {
     prctl(PR_SET_NAME, "echion");
@@ -53,6 +68,7 @@ void* sampler_main(void* argument) {
         auto& assignment = *static_cast<Assignment*>(argument);
         Channel channel{UniqueFd(assignment.channel_fd)};
         run_sampler(channel, assignment.facts);
+        leave_rendezvous(channel, assignment.rendezvous);
         // Before the channel closes: its number may then be somebody else's.
         g_agent.channel_fd.store(-1);
     }
@@ -64,16 +80,16 @@ void* sampler_main(void* argument) {
 // channel was: as long as a copy of it is open, the parent's end would not be seen to hang up.
 void handle_fork_in_child() {
     const int fd = g_agent.channel_fd.exchange(-1);
-    if (fd >= 0 && is_socket(fd, g_agent.channel_inode.load())) {
+    if (fd >= 0 && is_socket(fd, g_agent.channel_id)) {
         close(fd);
     }
     StackDump::forget_after_fork();
     g_agent.is_active.store(false);
 }
 
-/// Starts the sampler thread with a control channel, which it owns from then on. 0 or an errno;
-/// EBUSY when there is one already.
-int start_sampler(UniqueFd channel, bool is_launch) {
+/// Starts the sampler thread with a control channel, which it owns from then on, and with the place
+/// that it came from, if that was a launch. 0 or an errno; EBUSY when there is one already.
+int start_sampler(UniqueFd channel, const Rendezvous& rendezvous) {
     if (g_agent.is_active.exchange(true)) {
         return EBUSY;
     }
@@ -85,9 +101,10 @@ int start_sampler(UniqueFd channel, bool is_launch) {
         g_agent.is_active.store(false);
         return ENOMEM;
     }
-    auto* assignment = new (memory->data()) Assignment{collect_guest_facts(), channel.get()};
+    auto* assignment =
+        new (memory->data()) Assignment{collect_guest_facts(), channel.get(), rendezvous};
 
-    assignment->facts.is_launch = is_launch;
+    assignment->facts.is_launch = rendezvous.is_there();
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
@@ -102,7 +119,7 @@ int start_sampler(UniqueFd channel, bool is_launch) {
     sigset_t before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    g_agent.channel_inode.store(find_inode(channel.get()));
+    g_agent.channel_id = identify(channel.get());
     g_agent.channel_fd.store(channel.get());
     pthread_t thread;
     const int result = pthread_create(&thread, &attributes, sampler_main, assignment);
@@ -138,13 +155,16 @@ bool is_python() {
 }
 
 __attribute__((constructor)) void on_load() {
-    const int rendezvous = Channel::find_rendezvous();
+    Rendezvous rendezvous = Rendezvous::find();
+    if (rendezvous.is_abandoned(0)) {
+        rendezvous.close();  // of a run that was over before this program was started
+    }
     // In a program that is not Python the agent does nothing, and is inherited by what it starts.
-    if (rendezvous < 0 || !is_preloaded() || !is_python()) {
+    if (!rendezvous.is_there() || !is_preloaded() || !is_python()) {
         return;
     }
-    if (auto channel = Channel::connect(rendezvous)) {
-        start_sampler(std::move(*channel), true);
+    if (auto channel = rendezvous.knock()) {
+        start_sampler(std::move(*channel), rendezvous);
     }
 }
 
@@ -156,5 +176,5 @@ __attribute__((constructor)) void on_load() {
 /// Returns at once: 0, or an errno (EBUSY: already sampling). Any thread, in no lock of the C
 /// library or its loader.
 extern "C" __attribute__((visibility("default"))) int echion_attach(int control_fd) {
-    return echion::agent::start_sampler(echion::UniqueFd(control_fd), false);
+    return echion::agent::start_sampler(echion::UniqueFd(control_fd), {});
 }

@@ -1,5 +1,6 @@
-// The part of StackSampler that copies the stacks of a group of threads, and proves the copies: that
-// no thread changed its stack meanwhile, and that it did not stand where its frames make no stack.
+// The part of StackSampler that copies the stacks of a group of threads, and proves the copies:
+// that no thread changed its stack meanwhile, and that it did not stand where its frames make no
+// stack.
 
 #include <time.h>
 

@@ -130,8 +130,8 @@ class StackSampler {
         bool has_read_code;  // a code object was read to define it
     };
 
-    // Copies of one round: the stacks of a group of threads. What does not fit is fetched in pieces.
-    // Pages that are never touched cost nothing.
+    // Copies of one round: the stacks of a group of threads. What does not fit is fetched in
+    // pieces. Pages that are never touched cost nothing.
     static constexpr std::size_t kArenaBytes = std::size_t{sizeof(void*) == 8 ? 64 : 16} << 20;
     static constexpr std::size_t kGroup = 64;
     static constexpr int kAttempts = 4;
