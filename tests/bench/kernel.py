@@ -164,44 +164,6 @@ def idle(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
     return figures
 
 
-def cpu_slowdown(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
-    """CPU and wall time of a busy target for a fixed amount of work under `-c`."""
-    repeats = max(9, repeats)
-    heading(f"busy target under -c, time for the same work, ratio, interleaved, median of {repeats}")
-    kinds = {
-        "plain": None,
-        "-c -i 1000": (1000, "bpf", "(aim: 1.005)"),
-        "-c -i 100": (100, "bpf", "(aim: 1.02)"),
-        "-c -i 1000, clock": (1000, "clock", ""),
-        "-c -i 100, clock": (100, "clock", ""),
-    }
-    figures = {}
-    for python in pythons:
-        reports: dict[str, list[dict]] = {kind: [] for kind in kinds}
-        for turn in range(repeats):
-            order = list(kinds) if turn % 2 == 0 else list(reversed(kinds))
-            for kind in order:
-                arguments = (str(DEPTH), "200")
-                if kinds[kind] is None:
-                    report = bench.unsampled(python, "busy", *arguments)
-                else:
-                    interval_us, engine, _ = kinds[kind]
-                    options = ["-c", "-i", str(interval_us), "--engine", engine]
-                    report = bench.sampled(python, "busy", *arguments, options=options).report
-                reports[kind].append(report)
-        for kind, ones in reports.items():
-            if kinds[kind] is None:
-                continue
-            pairs = list(zip(ones, reports["plain"]))
-            cpu = median(one["thread_cpu_s"] / plain["thread_cpu_s"] for one, plain in pairs)
-            wall = median(one["spent_s"] / plain["spent_s"] for one, plain in pairs)
-            sampler = median(one["sampler_cpu_ns"] / 1e9 / one["wall_s"] for one in ones)
-            figures[f"{python.name} {kind}"] = {"cpu": cpu, "wall": wall, "sampler": sampler}
-            print(f"  {python.name:14} {kind:18} CPU × {cpu:6.4f} {kinds[kind][2]:12}"
-                  f" wall × {wall:6.4f}  sampler {sampler:6.2%} of a CPU", flush=True)
-    return figures
-
-
 FIGURE_KINDS = ("busy", "bursts", "duty", "short")
 
 
@@ -273,6 +235,5 @@ SECTIONS = {
     "snapshots": snapshots,
     "crowd": crowd,
     "idle": idle,
-    "cpu_slowdown": cpu_slowdown,
     "figures": figures,
 }

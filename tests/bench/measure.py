@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from typing import Any, Iterable
+from typing import Any, Iterable, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
@@ -54,10 +54,13 @@ class Bench:
     def unsampled(self, python: Interpreter, target: str, *arguments: str) -> dict[str, Any]:
         return run_unsampled(python, target, *arguments, folder=self.folder)
 
-    def start_bare_loop(self, interval_us: int, seconds: float) -> subprocess.Popen[str]:
+    def start_bare_loop(
+        self, interval_us: int, seconds: float, wrap: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
         program = self.build_dir / "tests" / "bench" / "bare_loop"
         return subprocess.Popen(
-            [str(program), str(interval_us * 1000), str(seconds)], stdout=subprocess.PIPE, text=True
+            [*wrap, str(program), str(interval_us * 1000), str(seconds)],
+            stdout=subprocess.PIPE, text=True,
         )
 
     def bare_loop(self, interval_us: int, seconds: float) -> tuple[int, int, int]:

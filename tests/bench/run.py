@@ -29,6 +29,7 @@ from measure import (
 )
 
 from interpreters import find_interpreters
+from slowdown import slowdown
 from where import where
 
 TICK_US = 1000
@@ -149,51 +150,6 @@ def find_sampler(pid: int) -> str:
     raise SystemExit("the target has no thread named echion")
 
 
-def slowdown(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
-    """CPU time of the target's own thread for a fixed amount of work, with and without."""
-    repeats = max(9, repeats)
-    heading(f"target's own CPU time for the same work, ratio, interleaved, median of {repeats}")
-    kinds = {
-        "plain": None,
-        f"-i {TICK_US}": ["-i", str(TICK_US)],
-        f"-i {FAST_US}": ["-i", str(FAST_US)],
-        f"-i {TICK_US}, clock": ["-i", str(TICK_US), *CLOCK],
-        f"-i {TICK_US}, clock, not followed": ["-i", str(TICK_US), *CLOCK, NO_FOLLOW],
-        f"-i {FAST_US}, clock, not followed": ["-i", str(FAST_US), *CLOCK, NO_FOLLOW],
-        f"-i {FAST_US}, bpf": ["-i", str(FAST_US), "--engine", "bpf"],
-    }
-    aims = {f"-i {TICK_US}": 1.01, f"-i {FAST_US}": 1.03}
-    figures = {}
-    for python in pythons:
-        spent: dict[str, list[dict]] = {kind: [] for kind in kinds}
-        for _ in range(repeats):
-            for kind, options in kinds.items():
-                arguments = (str(DEPTH), "150")
-                if options is None:
-                    report = bench.unsampled(python, "busy", *arguments)
-                else:
-                    report = bench.sampled(python, "busy", *arguments, options=options).report
-                spent[kind].append(report)
-        base = median(report["thread_cpu_s"] for report in spent["plain"])
-        for kind, reports in spent.items():
-            cpu = median(
-                one["thread_cpu_s"] / plain["thread_cpu_s"]
-                for one, plain in zip(reports, spent["plain"])
-            )
-            wall = median(
-                one["spent_s"] / plain["spent_s"] for one, plain in zip(reports, spent["plain"])
-            )
-            sampler = median(one["sampler_cpu_ns"] / 1e9 / one["wall_s"] for one in reports)
-            figures[f"{python.name} {kind}"] = {"cpu": cpu, "wall": wall, "sampler": sampler}
-            aim = f" (aim: {aims[kind]})" if kind in aims else ""
-            print(f"  {python.name:14} {kind:30} CPU × {cpu:6.4f}{aim:13} wall × {wall:6.4f}"
-                  f"  sampler {sampler:6.2%} of a CPU", flush=True)
-        print(f"  {'':14} (plain: {base:.3f} s)")
-    return figures
-
-
-NO_FOLLOW = "--no-follow"
-CLOCK = ("--engine", "clock")
 SECTIONS = {
     "work": work,
     "ticks": ticks,

@@ -70,7 +70,7 @@ class Target:
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             for tid in self.threads():
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     status = pathlib.Path(f"/proc/{self.pid}/task/{tid}/status").read_text()
                     switches = re.search(r"^voluntary_ctxt_switches:\t(\d+)", status, re.M)
                     if status.startswith("Name:\techion\n") and int(switches.group(1)) > ticks:
