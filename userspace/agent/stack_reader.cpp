@@ -180,6 +180,7 @@ StackSampler::Verdict StackSampler::prove_holder(Round& round, const WalkedStack
             ++tally_.follow_moves;
             if (!same_cpu_.move_to(cpu)) {
                 can_follow_ = false;
+                refused_ns_ = now_ns_;
             }
         }
         // A thread that waits for its CPU for so long is given another one.

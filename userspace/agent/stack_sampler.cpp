@@ -16,6 +16,9 @@ using stream::Counter;
 
 // Frames of one round, before they are compared with the last ones.
 constexpr std::size_t kMinRawFrames = std::size_t{1} << 16;
+// After a CPU that it may not go to: one that has just gone offline, or that it is kept from.
+constexpr std::int64_t kFollowAgainNs = 100'000'000;
+
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
 }  // namespace
@@ -114,6 +117,10 @@ void StackSampler::finish(std::int64_t began_ns) {
 void StackSampler::tick(std::int64_t now_ns) {
     now_ns_ = now_ns;
     codes_.begin_tick(now_ns);
+    if (refused_ns_ != 0 && now_ns - refused_ns_ >= kFollowAgainNs) {
+        can_follow_ = true;
+        refused_ns_ = 0;
+    }
     if (has_kernel_ticks_ && options_.cpu_mode && watch_.is_open()) {
         tick_for_events(now_ns);
         return;

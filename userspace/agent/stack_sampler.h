@@ -253,6 +253,7 @@ class StackSampler {
     std::int64_t lists_walked_ns_ = 0;
     std::int64_t read_ns_ = 0;
     bool can_follow_ = false;
+    std::int64_t refused_ns_ = 0;  // when it could not move to a CPU, and stopped following; or 0
 
     std::int64_t names_scanned_ns_ = 0;
     std::int64_t nameless_ns_ = 0;  // when a thread without a name last appeared

@@ -38,8 +38,9 @@ class TickTimers {
     /// `states`, if there are any, spare the threads that have inherited an event another one.
     static Result<TickTimers> start(const TickRequest& request, const CpuStateMap* states);
 
-    /// Moves the wall clock's event to another CPU if its own has gone offline. To be called now
-    /// and then (a second); does nothing in CPU mode.
+    /// Opens the wall clock's event anew, on a CPU that is there, if its own has gone offline since
+    /// the last call, be it for a moment. To be called now and then (a second); does nothing in CPU
+    /// mode. On errors the old one stays.
     Status keep_ticking();
 
     /// Threads that got an event of their own.
@@ -53,6 +54,7 @@ class TickTimers {
     explicit TickTimers(const TickRequest& request) : request_(request) {}
 
     Status open_wall_clock();
+    bool has_stood_still();
     Status open_threads(const CpuStateMap* states);
     Status open_thread(pid_t tid);
     Status attach_wall_program();
@@ -61,6 +63,9 @@ class TickTimers {
     UniqueFd wall_event_;
     UniqueFd wall_link_;
     int wall_cpu_ = -1;
+    // How long its event had run when that was last looked at, and when; 0: not yet.
+    std::int64_t wall_running_ns_ = 0;
+    std::int64_t wall_looked_ns_ = 0;
     std::vector<UniqueFd> thread_events_;
     // When the thread's event was open, CLOCK_MONOTONIC ns: what it started later has inherited it.
     std::unordered_map<pid_t, std::uint64_t> covered_since_;

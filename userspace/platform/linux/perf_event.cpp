@@ -117,6 +117,14 @@ Status run_program(const UniqueFd& event, int program_fd) {
                    "attach the program to the event");
 }
 
+Result<std::uint64_t> read_running_ns(const UniqueFd& event) {
+    std::uint64_t count = 0;  // the clock's own unit
+    if (::read(event.get(), &count, sizeof(count)) != static_cast<ssize_t>(sizeof(count))) {
+        return fail(ErrorKind::kSystem, "read the event's count", errno);
+    }
+    return count;
+}
+
 Status enable(const UniqueFd& event) {
     return control(event, PERF_EVENT_IOC_ENABLE, 0, "start the event");
 }

@@ -58,6 +58,10 @@ Status signal_thread(const UniqueFd& event, pid_t tid, int signal);
 /// Runs a loaded BPF program of type perf_event on each tick; `program` may be closed afterwards.
 Status run_program(const UniqueFd& event, int program_fd);
 
+/// How long the event has run, in ns: it stands still once the event's CPU has been offline, even
+/// when that is back. Interrupts the CPU for a moment.
+Result<std::uint64_t> read_running_ns(const UniqueFd& event);
+
 Status enable(const UniqueFd& event);
 Status disable(const UniqueFd& event);
 /// Changes the period; the running one is finished first.
