@@ -20,26 +20,6 @@ from runner import Echion
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LONG = os.environ.get("ECHION_TEST_LONG", "") not in ("", "0")
 
-# Tests that compare times, or take many minutes: a machine that pauses or is busy fails them without
-# a fault of Echion's. The long form runs them.
-LONG_ONLY = (
-    "test_cpu_time.py",
-    "test_stress.py",
-    "test_cpu_time_is_the_kernel_s",
-    "test_cpu_time_leaves_out_who_sleeps",
-    "test_threads_that_sleep_cost_nothing_and_keep_their_stack",
-    "test_a_summary_in_words",
-    "test_shares_are_those",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not LONG:
-        mark = pytest.mark.skip(reason="compares times or takes long: ECHION_TEST_LONG=1")
-        for item in items:
-            if any(name in item.nodeid for name in LONG_ONLY):
-                item.add_marker(mark)
-
 
 def pick_some(by_version: dict[tuple[int, int], Interpreter]) -> list[Interpreter]:
     """The oldest, the newest, and 3.11, where frames moved from objects to the data stack: the short

@@ -2,15 +2,18 @@
 
 With the kernel's programs the two are the same number, so that only what a thread does before it is
 known and after it has read its clock makes a difference. The others read the threads' clocks at their
-ticks.
+ticks: on a busy machine these are late, and a thread may have ended meanwhile.
 """
 
 import pytest
 
+from conftest import LONG
 from interpreters import Interpreter
 from runner import Echion
 
-TOLERANCE = {"bpf": 0.01, "perf": 0.03, "clock": 0.03}
+SECONDS = "3" if LONG else "1"
+LATE = 0.03 if LONG else 0.10
+TOLERANCE = {"bpf": 0.01, "perf": LATE, "clock": LATE}
 # A thread does some work outside its function: its start, and its end.
 ALLOWANCE_US = 1500
 
@@ -20,7 +23,7 @@ def test_each_thread_has_the_cpu_time_that_its_clock_shows(
     echion: Echion, any_python: Interpreter, cpu_engine: str, kind: str
 ) -> None:
     result = echion.run_target(
-        any_python, "cpu_figures", kind, "3", options=["-c", "-i", "1000", "--engine", cpu_engine]
+        any_python, "cpu_figures", kind, SECONDS, options=["-c", "-i", "1000", "--engine", cpu_engine]
     ).check()
     totals = result.profile.thread_totals()
     for name, figures in result.report["threads"].items():
@@ -35,7 +38,7 @@ def test_threads_that_live_for_five_milliseconds_are_accounted_for(
     echion: Echion, any_python: Interpreter, cpu_engine: str
 ) -> None:
     result = echion.run_target(
-        any_python, "cpu_figures", "short", "3", options=["-c", "-i", "1000", "--engine", cpu_engine]
+        any_python, "cpu_figures", "short", SECONDS, options=["-c", "-i", "1000", "--engine", cpu_engine]
     ).check()
     # All threads of their kind together: what each does before and after its function, 2 % of 5 ms,
     # is in the profile but not in its own figure. A thread that no tick met is in the stand-in's.

@@ -15,10 +15,14 @@ import time
 
 import pytest
 
+from conftest import LONG
 from runner import TIMEOUT_S
 from whereabouts import Where, start_target, wait_until
 
-SECONDS = 2.0
+SECONDS = 2.0 if LONG else 1.0
+# By how much a place that uses no CPU time has less of it than one that does: on a busy machine the
+# program is looked at late, when it has left the place where it was.
+MUCH_LESS = 5 if LONG else 2
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def test_cpu_time_leaves_out_who_sleeps(where, python, tmp_path):
         assert document["mode"] == "cpu"
         assert 0 < main["cpu_ns"] < main["seen_ns"]
         assert sum(stack["time_ns"] for stack in main["stacks"]) == main["cpu_ns"]
-        assert time_in(main, "long_part") > 5 * time_in(main, "short_part")
+        assert time_in(main, "long_part") > MUCH_LESS * time_in(main, "short_part")
 
 
 def test_cpu_time_is_the_kernel_s(where, any_python, tmp_path):
@@ -84,7 +88,7 @@ def test_cpu_time_is_the_kernel_s(where, any_python, tmp_path):
         document = follow(where, pid, "-c")
         used = cpu_ns() - before
         # The program itself starts and ends around the time that it measures.
-        assert 0.5 * used <= main_thread(document)["cpu_ns"] <= used
+        assert 0.3 * used <= main_thread(document)["cpu_ns"] <= used
 
 
 def test_threads_that_sleep_cost_nothing_and_keep_their_stack(where, python, tmp_path):
@@ -106,7 +110,7 @@ def test_a_summary_in_words(where, python, tmp_path):
         assert "\x1b" not in done.stderr
         version = ".".join(map(str, python.version))
         assert re.match(
-            rf"Process {pid} \(python.*\), Python {version}: [12]\.\d+ s, \d+ samples, wall time\n",
+            rf"Process {pid} \(python.*\), Python {version}: \d+\.\d+ s, \d+ samples, wall time\n",
             done.stderr,
         )
         assert re.search(rf"    🧵 MainThread: thread {pid}, \d+\.\d % CPU\n", done.stderr)
@@ -141,7 +145,7 @@ def test_a_signal_ends_it_with_the_summary(where, any_python, tmp_path, number):
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_until(lambda: blocks(process.pid, number), "echion waits for signals")
+        wait_until(lambda: takes(process.pid, number), "echion waits for signals")
         process.send_signal(number)
         text, errors = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 0 and errors == ""
@@ -149,7 +153,11 @@ def test_a_signal_ends_it_with_the_summary(where, any_python, tmp_path, number):
         assert target.process.poll() is None
 
 
-def blocks(pid: int, number: int) -> bool:
+def takes(pid: int, number: int) -> bool:
+    """Whether the process has blocked a signal, to wait for it; in the wait itself it is not blocked."""
+    with open(f"/proc/{pid}/wchan") as place:
+        if "sigtimedwait" in place.read():
+            return True
     with open(f"/proc/{pid}/status") as status:
         text = next(line for line in status if line.startswith("SigBlk:"))
     return bool(int(text.split()[1], 16) >> (number - 1) & 1)
