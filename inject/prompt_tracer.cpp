@@ -1,9 +1,8 @@
 #include "inject/prompt_tracer.h"
 
+#include <sched.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
 
@@ -24,16 +23,6 @@ sigset_t child_signal() {
     return set;
 }
 
-/// Reads how an ordinary thread is scheduled; false for any other.
-bool read_attributes(pid_t tid, SchedulerAttributes& attributes) {
-    return syscall(SYS_sched_getattr, tid, &attributes, sizeof(attributes), 0U) == 0 &&
-           attributes.policy == SCHED_OTHER;
-}
-
-bool write_attributes(pid_t tid, SchedulerAttributes attributes) {
-    return syscall(SYS_sched_setattr, tid, &attributes, 0U) == 0;
-}
-
 }  // namespace
 
 PromptTracer::PromptTracer() {
@@ -42,7 +31,7 @@ PromptTracer::PromptTracer() {
     // A process that may not do this waits its turn like any other.
     sched_param first{};
     first.sched_priority = sched_get_priority_min(SCHED_RR);
-    has_priority_ = read_attributes(0, kept_) &&
+    has_priority_ = read_scheduling(0, kept_) &&
                     sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &first) == 0;
     kept_slack_ns_ = prctl(PR_GET_TIMERSLACK);
     prctl(PR_SET_TIMERSLACK, 1);
@@ -50,7 +39,7 @@ PromptTracer::PromptTracer() {
 
 PromptTracer::~PromptTracer() {
     if (has_priority_) {
-        write_attributes(0, kept_);
+        write_scheduling(0, kept_);
     }
     prctl(PR_SET_TIMERSLACK, kept_slack_ns_ > 0 ? kept_slack_ns_ : 0);
     // Those of our own tracing, so that nobody takes them for a child's end.
@@ -62,12 +51,12 @@ PromptTracer::~PromptTracer() {
 }
 
 PromptThread::PromptThread(pid_t tid, const PromptTracer& tracer) : tid_(tid) {
-    if (!read_attributes(tid_, kept_)) {
+    if (!read_scheduling(tid_, kept_)) {
         return;
     }
     SchedulerAttributes prompt = kept_;
     prompt.runtime_ns = kShortestSliceNs;
-    has_changed_ = write_attributes(tid_, prompt);
+    has_changed_ = write_scheduling(tid_, prompt);
     if (kept_.runtime_ns == tracer.usual_slice_ns()) {
         kept_.runtime_ns = 0;  // back to the usual one, whatever that is then
     }
@@ -75,7 +64,7 @@ PromptThread::PromptThread(pid_t tid, const PromptTracer& tracer) : tid_(tid) {
 
 PromptThread::~PromptThread() {
     if (has_changed_) {
-        write_attributes(tid_, kept_);
+        write_scheduling(tid_, kept_);
     }
 }
 

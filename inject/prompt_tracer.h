@@ -1,24 +1,13 @@
 #pragma once
 
-#include <sched.h>
 #include <signal.h>
 #include <sys/types.h>
 
 #include <cstdint>
 
-namespace echion::inject {
+#include "platform/linux/scheduler.h"
 
-/// struct sched_attr, version 0 (sched_setattr(2)).
-struct SchedulerAttributes {
-    std::uint32_t size;
-    std::uint32_t policy;
-    std::uint64_t flags;
-    std::int32_t nice;
-    std::uint32_t priority;
-    std::uint64_t runtime_ns;
-    std::uint64_t deadline_ns;
-    std::uint64_t period_ns;
-};
+namespace echion::inject {
 
 /// Makes the calling thread one that keeps a stopped thread waiting as short as it can: it sleeps
 /// until the kernel tells of a stop (SIGCHLD is blocked and taken synchronously), and goes before

@@ -1,16 +1,14 @@
 #include "agent/tick_timer.h"
 
-#include <sched.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include "base/clock.h"
+#include "platform/linux/scheduler.h"
 
 namespace echion::agent {
 
@@ -220,21 +218,10 @@ void become_prompt() {
     // one has had its share (kernel/sched/fair.c, PREEMPT_SHORT). Needs no privilege. Older kernels
     // ignore the request or refuse it. Not the very shortest: a copy of a deep stack has to fit in.
     constexpr std::uint64_t kShortSliceNs = 500'000;
-    struct {
-        std::uint32_t size;
-        std::uint32_t policy;
-        std::uint64_t flags;
-        std::int32_t nice;
-        std::uint32_t priority;
-        std::uint64_t runtime_ns;
-        std::uint64_t deadline_ns;
-        std::uint64_t period_ns;
-    } attributes{};  // struct sched_attr, version 0 (sched_setattr(2))
-    attributes.size = sizeof(attributes);
-    if (syscall(SYS_sched_getattr, 0, &attributes, sizeof(attributes), 0U) == 0 &&
-        attributes.policy == SCHED_OTHER) {
+    SchedulerAttributes attributes{};
+    if (read_scheduling(0, attributes)) {
         attributes.runtime_ns = kShortSliceNs;
-        (void)syscall(SYS_sched_setattr, 0, &attributes, 0U);
+        (void)write_scheduling(0, attributes);
     }
 }
 
