@@ -36,7 +36,7 @@ static __always_inline __u32 read_state(struct task_struct* task) {
     if (bpf_core_field_exists(task->__state)) {
         return task->__state;
     }
-    return (__u32)((struct task_struct___before_5_14*)task)->state;
+    return (__u32)task->state;
 }
 
 static __always_inline __u8 classify(bool preempted, __u32 task_state) {

@@ -70,8 +70,11 @@ struct sched_entity {
 
 struct bpf_local_storage;
 
+/* Of each type the loader searches all that the kernel has, for a millisecond: so there are few, and
+ * a field that was renamed is here under both names. */
 struct task_struct {
     unsigned int __state;
+    volatile long state; /* its name before 5.14 */
     int on_cpu;
     struct sched_entity se;
     int pid;
@@ -84,27 +87,17 @@ struct task_struct {
     struct bpf_local_storage* bpf_storage;
 };
 
-/* Before 5.14 the field was named `state`. */
-struct task_struct___before_5_14 {
-    volatile long state;
-};
-
 struct linux_binprm;
 struct seq_file;
-
-struct bpf_iter_meta {
-    struct seq_file* seq;
-    __u64 session_id;
-    __u64 seq_num;
-};
-
-struct bpf_iter__task {
-    struct bpf_iter_meta* meta;
-    struct task_struct* task;
-};
-
 struct bpf_perf_event_data;
 
 #pragma clang attribute pop
+
+/* What a program gets of an iterator: as fixed as the calling convention of a helper (struct
+ * bpf_iter__task, kernel/bpf/task_iter.c), so that nothing has to be found. */
+struct bpf_iter__task {
+    __u64 meta; /* struct bpf_iter_meta* */
+    struct task_struct* task;
+};
 
 #endif

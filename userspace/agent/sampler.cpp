@@ -24,22 +24,30 @@ using stream::Counter;
 constexpr std::int64_t kMinReadyWaitNs = 500'000;
 constexpr std::int64_t kMaxReadyWaitNs = 20'000'000;
 
-Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
+/// The runtime as it is now; kNotReady when Python has not started yet.
+Result<cpython::LocatedRuntime> find_python() {
     ProcessReader reader;
-    std::int64_t wait_ns = kMinReadyWaitNs;
     const int probe = 0;
     if (auto status = reader.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&probe)));
         !status) {
         return tl::unexpected(status.error());
     }
+    cpython::LocatedRuntime located;
+    if (auto status = cpython::locate_runtime(reader, kOwnProcess, located); !status) {
+        return tl::unexpected(status.error());
+    }
+    if (!located.is_ready) {
+        return fail(ErrorKind::kNotReady, "Python has not started yet");
+    }
+    return located;
+}
+
+Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
+    std::int64_t wait_ns = kMinReadyWaitNs;
     for (;;) {
-        cpython::LocatedRuntime located;
-        const Status status = cpython::locate_runtime(reader, kOwnProcess, located);
-        if (status && located.is_ready) {
+        auto located = find_python();
+        if (located || located.error().kind != ErrorKind::kNotReady) {
             return located;
-        }
-        if (!status && status.error().kind != ErrorKind::kNotReady) {
-            return tl::unexpected(status.error());
         }
         if (channel.wait_for_stop(wait_ns)) {
             return fail(ErrorKind::kProtocol, "told to stop before Python had started");
@@ -96,6 +104,9 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, const StackDump
 }
 
 Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
+    // An attachment finds Python running, and the other side busy with what it loads into the
+    // kernel: here is time to look.
+    auto located = find_python();
     const auto configure = channel.receive_configure();
     if (!configure) {
         return tl::unexpected(configure.error());
@@ -110,7 +121,9 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     }
     stream::RingProducer ring(std::move(*mapping));
 
-    auto located = wait_for_python(channel);
+    if (!located) {
+        located = wait_for_python(channel);
+    }
     if (!located) {
         return tl::unexpected(located.error());
     }

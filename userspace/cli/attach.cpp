@@ -14,6 +14,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@
 #include "cli/agent_file.h"
 #include "cli/channel.h"
 #include "cli/event_loop.h"
+#include "cli/kernel_side.h"
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/sampling.h"
@@ -36,35 +38,44 @@ constexpr std::size_t kMaxAgentBytes = std::size_t{256} << 20;
 /// Signals that end sampling; the profile is written and the target goes on.
 constexpr int kEndingSignals[] = {SIGINT, SIGTERM, SIGHUP};
 
-/// Cuts off what a loader does not need, the symbols and the debugger's data: with those the image
-/// is 30 times as large, all of which the target would have to pay for as long as it lives. What is
-/// no such file stays as it is; the target's loader will say what is wrong.
-void trim_agent(std::vector<std::byte>& image) {
-    ElfW(Ehdr) header;
-    if (image.size() < sizeof(header)) {
-        return;
+/// Reads `into.size()` bytes of a file from `offset` on.
+Status read_at(int file, std::size_t offset, std::span<std::byte> into) {
+    while (!into.empty()) {
+        const ssize_t got = pread(file, into.data(), into.size(), static_cast<off_t>(offset));
+        if (got <= 0) {
+            return fail(ErrorKind::kSystem, "read the agent", got < 0 ? errno : EIO);
+        }
+        offset += static_cast<std::size_t>(got);
+        into = into.subspan(static_cast<std::size_t>(got));
     }
-    std::memcpy(&header, image.data(), sizeof(header));
-    const std::size_t table = header.e_phoff;
-    if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 ||
-        header.e_phentsize != sizeof(ElfW(Phdr)) || table > image.size() ||
-        header.e_phnum > (image.size() - table) / sizeof(ElfW(Phdr))) {
-        return;
+    return {};
+}
+
+/// How much of a library's file its loader needs, without the symbols and the debugger's data: with
+/// those the image is 30 times as large, all of which would have to be read here, and which the
+/// target would have to pay for as long as it lives. Clears the header's mention of what is left
+/// out. Nothing for what is no such file: the target's loader will say what is wrong with it.
+std::optional<std::size_t> find_loaded_part(int file, std::size_t file_bytes, ElfW(Ehdr) & header) {
+    if (!read_at(file, 0, std::as_writable_bytes(std::span(&header, 1))) ||
+        std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 ||
+        header.e_phentsize != sizeof(ElfW(Phdr))) {
+        return std::nullopt;
     }
-    std::size_t end = table + header.e_phnum * sizeof(ElfW(Phdr));
-    for (std::size_t i = 0; i < header.e_phnum; ++i) {
-        ElfW(Phdr) segment;
-        std::memcpy(&segment, image.data() + table + i * sizeof(segment), sizeof(segment));
-        if (segment.p_offset > image.size() || segment.p_filesz > image.size() - segment.p_offset) {
-            return;
+    std::vector<ElfW(Phdr)> segments(header.e_phnum);
+    if (!read_at(file, header.e_phoff, std::as_writable_bytes(std::span(segments)))) {
+        return std::nullopt;
+    }
+    std::size_t end = header.e_phoff + segments.size() * sizeof(ElfW(Phdr));
+    for (const ElfW(Phdr) & segment : segments) {
+        if (segment.p_offset > file_bytes || segment.p_filesz > file_bytes - segment.p_offset) {
+            return std::nullopt;
         }
         end = std::max<std::size_t>(end, segment.p_offset + segment.p_filesz);
     }
     header.e_shoff = 0;
     header.e_shnum = 0;
     header.e_shstrndx = SHN_UNDEF;
-    std::memcpy(image.data(), &header, sizeof(header));
-    image.resize(end);
+    return end;
 }
 
 Result<std::vector<std::byte>> read_agent(const std::string& path) {
@@ -76,16 +87,16 @@ Result<std::vector<std::byte>> read_agent(const std::string& path) {
     if (status.st_size <= 0 || static_cast<std::size_t>(status.st_size) > kMaxAgentBytes) {
         return fail(ErrorKind::kInvalid, "the agent's file is damaged");
     }
-    std::vector<std::byte> bytes(static_cast<std::size_t>(status.st_size));
-    std::size_t done = 0;
-    while (done < bytes.size()) {
-        const ssize_t got = read(file.get(), bytes.data() + done, bytes.size() - done);
-        if (got <= 0) {
-            return fail(ErrorKind::kSystem, "read the agent", got < 0 ? errno : EIO);
-        }
-        done += static_cast<std::size_t>(got);
+    const auto file_bytes = static_cast<std::size_t>(status.st_size);
+    ElfW(Ehdr) header;
+    const auto loaded_part = find_loaded_part(file.get(), file_bytes, header);
+    std::vector<std::byte> bytes(loaded_part.value_or(file_bytes));
+    if (auto read = read_at(file.get(), 0, bytes); !read) {
+        return tl::unexpected(read.error());
     }
-    trim_agent(bytes);
+    if (loaded_part) {
+        std::memcpy(bytes.data(), &header, sizeof(header));
+    }
     return bytes;
 }
 
@@ -114,6 +125,8 @@ class Attach {
     const Options& options_;
     const pid_t pid_;
     const std::int64_t since_ns_ = monotonic_ns();
+    // Its loading takes longer than all the rest, which goes on meanwhile.
+    KernelSide kernel_{options_};
     std::vector<std::byte> agent_;
     std::optional<EventLoop> loop_;
     std::optional<Signals> signals_;
@@ -216,7 +229,7 @@ int Attach::run() {
         say("cannot start: {}", describe(status.error()));
         return kExitFailure;
     }
-    auto sampling = Sampling::make(*loop_, options_, pid_);
+    auto sampling = Sampling::make(*loop_, options_, kernel_, pid_);
     if (!sampling) {
         if (sampling.error().kind != ErrorKind::kRefused) {
             say("cannot write {}: {}", expand_output(options_.output, pid_),

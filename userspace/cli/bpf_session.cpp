@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "bpf/echion.skel.h"
+#include "cli/first_ring.h"
 #include "cli/tick_timers.h"
 #include "platform/linux/cpu_state_map.h"
 #include "platform/linux/perf_event.h"
@@ -206,6 +207,8 @@ tl::expected<std::unique_ptr<BpfSession>, Unavailable> BpfSession::open(const Bp
     if (const int status = size_maps(skeleton, options, has_task_storage); status != 0) {
         return refuse("size the BPF maps", status);
     }
+    FirstRing first_ring(skeleton.maps.snapshot_rings, ECHION_MAX_TARGETS,
+                         options.snapshot_ring_bytes);
     if (const int status = echion_bpf__load(&skeleton); status != 0) {
         return refuse("load the BPF programs", status);
     }
@@ -221,6 +224,9 @@ tl::expected<std::unique_ptr<BpfSession>, Unavailable> BpfSession::open(const Bp
     bpf_program__set_autoattach(skeleton.progs.enter_threads, false);
     if (const int status = echion_bpf__attach(&skeleton); status != 0) {
         return refuse("attach to the scheduler's tracepoints", status);
+    }
+    if (auto ring = first_ring.take()) {
+        impl->rings.emplace(FirstRing::kTarget, std::move(ring));
     }
     if (auto event = first_event.get()) {
         impl->first_event = std::move(*event);
@@ -313,8 +319,7 @@ Result<int> BpfSession::snapshot_fd(Target target) {
     if (const auto known = impl_->rings.find(target); known != impl_->rings.end()) {
         return known->second.get();
     }
-    UniqueFd ring(bpf_map_create(BPF_MAP_TYPE_RINGBUF, "echion_stacks", 0, 0,
-                                 impl_->options.snapshot_ring_bytes, nullptr));
+    UniqueFd ring = make_snapshot_ring(impl_->options.snapshot_ring_bytes);
     if (!ring) {
         return fail(ErrorKind::kSystem, "make a snapshot ring", errno);
     }

@@ -100,6 +100,9 @@ std::string KernelSide::why_not() const {
 }
 
 bool KernelSide::is_refused() const {
+    if (options_.engine != Engine::kBpf && options_.engine != Engine::kPerf) {
+        return false;
+    }
     settle();
     return (options_.engine == Engine::kBpf && !bpf_) ||
            (options_.engine == Engine::kPerf && !perf_);

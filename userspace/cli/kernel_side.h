@@ -22,8 +22,9 @@ namespace echion::cli {
 /// make the ticks of CPU time. Without those, agents keep time by themselves. `why_not` says what
 /// stands in the way of the better ones.
 ///
-/// Loading takes the kernel some 100 ms, most of it for checking the programs, so that it goes on
-/// in a thread of its own until somebody asks for anything here.
+/// Loading takes some 35 ms of CPU time, most of it for the kernel's checking of the programs, so
+/// that it goes on in a thread of its own until somebody asks for anything here: make this object
+/// first.
 ///
 /// Owns everything that is in the kernel for this run; it goes with this object, or with the
 /// process.
@@ -47,7 +48,8 @@ class KernelSide {
     /// One line: what stands in the way of the engine that was wanted, if no option does; else
     /// empty.
     [[nodiscard]] std::string why_not() const;
-    /// Whether the options insist on an engine that is not to be had.
+    /// Whether the options insist on an engine that is not to be had. Waits only if they insist on
+    /// one.
     [[nodiscard]] bool is_refused() const;
 
     /// Puts an agent's process under watch: what its agent gets for it. Nothing on failure, which

@@ -18,6 +18,7 @@
 #include "cli/channel.h"
 #include "cli/command.h"
 #include "cli/event_loop.h"
+#include "cli/kernel_side.h"
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/program_facts.h"
@@ -116,6 +117,7 @@ class Launch {
     Rendezvous rendezvous_;
     EventLoop::Source rendezvous_source_ = 0;
     std::optional<Command> command_;
+    std::optional<KernelSide> kernel_;
     std::unique_ptr<Sampling> sampling_;
     std::optional<int> command_status_;
     bool profile_is_good_ = true;
@@ -184,7 +186,9 @@ int Launch::run() {
         }
         return kExitFailure;
     }
-    auto sampling = Sampling::make(*loop_, options_, command_->pid());
+    // After the fork: the child may not come from a process of several threads.
+    kernel_.emplace(options_);
+    auto sampling = Sampling::make(*loop_, options_, *kernel_, command_->pid());
     if (!sampling) {
         if (sampling.error().kind != ErrorKind::kRefused) {
             say("cannot write {}: {}", expand_output(options_.output, command_->pid()),
@@ -195,7 +199,7 @@ int Launch::run() {
     }
     sampling_ = std::move(*sampling);
     sampling_->on_finished([this] { on_profile_written(); });
-    sampling_->await_kernel();
+    kernel_->settle();  // the command is not to run before it can be sampled
     if (auto status = command_->execute(); !status) {
         sampling_->stop();  // leaves no file
         return report_not_executed(options_.command.front(), status.error().system_errno);

@@ -42,14 +42,14 @@ struct Sampling::Agent {
     EventLoop::Source pidfd_source = 0;
 };
 
-Sampling::Sampling(EventLoop& loop, const Options& options)
-    : loop_(loop), options_(options), kernel_(options_) {}
+Sampling::Sampling(EventLoop& loop, const Options& options, KernelSide& kernel)
+    : loop_(loop), options_(options), kernel_(kernel) {}
 
 Sampling::~Sampling() = default;
 
 Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options& options,
-                                                 pid_t pid_for_name) {
-    std::unique_ptr<Sampling> sampling(new Sampling(loop, options));
+                                                 KernelSide& kernel, pid_t pid_for_name) {
+    std::unique_ptr<Sampling> sampling(new Sampling(loop, options, kernel));
     Sampling* self = sampling.get();
     const std::pair<std::optional<Timer>*, EventLoop::Handler> timers[] = {
         {&self->drain_timer_, [self] { self->drain_all(); }},

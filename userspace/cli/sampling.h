@@ -22,18 +22,18 @@ namespace echion::cli {
 /// their rings from the event loop, ends after the exposure time or when told to, and leaves a
 /// finished profile.
 ///
-///     Sampling::make(loop, options, pid for the file's name)   the output is open from here on
+///     Sampling::make(loop, options, kernel, pid for the file's name)   the output is open now
 ///     add_agent(channel, pid) …                                any number, at any time
 ///     stop()            asks all agents to stop; when the last has, or after a bounded wait,
 ///                       the handler given to on_finished() runs, once
 ///     write_summary()   what the user should know, on standard error
 class Sampling {
   public:
-    /// Opens the output and begins to load what goes into the kernel; fails before anything else
-    /// has happened if it cannot be written, or if the kernel refuses what the options insist on
-    /// (kRefused: the user has been told).
+    /// Opens the output; fails before anything else has happened if it cannot be written, or if
+    /// the kernel refuses what the options insist on (kRefused: the user has been told). `kernel`
+    /// may still be loading, and must live longer.
     static Result<std::unique_ptr<Sampling>> make(EventLoop& loop, const Options& options,
-                                                  pid_t pid_for_name);
+                                                  KernelSide& kernel, pid_t pid_for_name);
     ~Sampling();
     Sampling(const Sampling&) = delete;
     Sampling& operator=(const Sampling&) = delete;
@@ -46,9 +46,6 @@ class Sampling {
         first_sample_handler_ = std::move(handler);
     }
 
-    /// Waits until what goes into the kernel is there, for a program that is not to run before it
-    /// can be sampled. Without it, the first agent waits.
-    void await_kernel() const { kernel_.settle(); }
     /// Takes in an agent: `pid` is its process as the kernel says. After stop() it is turned away.
     void add_agent(Channel channel, pid_t pid);
     /// Begins the end: all agents are told to stop. Once; any number of calls.
@@ -70,7 +67,7 @@ class Sampling {
   private:
     struct Agent;
 
-    Sampling(EventLoop& loop, const Options& options);
+    Sampling(EventLoop& loop, const Options& options, KernelSide& kernel);
     Status open_profile(pid_t pid_for_name);
     void drain_all();
     void after_event(Agent& agent);
@@ -82,7 +79,7 @@ class Sampling {
     Options options_;
     SessionSettings settings_;
     std::unique_ptr<Profile> profile_;
-    KernelSide kernel_;
+    KernelSide& kernel_;
     std::vector<std::unique_ptr<Agent>> agents_;
     std::optional<Timer> drain_timer_;
     std::optional<Timer> exposure_timer_;
