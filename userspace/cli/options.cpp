@@ -18,7 +18,8 @@ constexpr pid_t kMaxPid = 1 << 22;  // PID_MAX_LIMIT of a 64-bit kernel
 constexpr std::string_view kUsage =
     "echion [options] command [argument...]\n"
     "       echion [options] -p PID\n"
-    "       echion [-x SECONDS] -w PID";
+    "       echion [-x SECONDS] [-c] [--json] -w PID\n"
+    "       echion --doctor";
 
 constexpr std::string_view kFooter =
     "Times take a unit: us, ms or s. Options end at the first word that is none of them, or at "
@@ -92,8 +93,8 @@ void declare(CLI::App& app, Options& options, Words& words) {
                    "Stop sampling after so many seconds; a launched command goes on")
         ->type_name("TIME");
     app.add_flag("-m,--memory", options.memory,
-                 "Record the memory that Python objects allocate and do not free");
-    app.add_flag("-n,--native", options.native, "Include the frames of native code");
+                 "Planned: record the memory that Python objects allocate and do not free");
+    app.add_flag("-n,--native", options.native, "Planned: include the frames of native code");
     app.add_option("-o,--output", words.output,
                    fmt::format("File for the profile; %(pid) stands for the process id "
                                "(default: {})",
@@ -113,7 +114,8 @@ void declare(CLI::App& app, Options& options, Words& words) {
         ->type_name("N");
     app.add_option("--engine", words.engine,
                    "What makes the ticks: bpf (kernel), perf (with -c: perf events), clock (own "
-                   "timer), or auto, the best that is allowed (default)")
+                   "timer), or auto (default): the first of them that is allowed, but clock for "
+                   "wall time below 500 us")
         ->type_name("NAME");
     app.add_flag("--no-follow{false}", options.follow,
                  "Read stacks from any CPU: the profiled threads run on meanwhile, and some stacks "
