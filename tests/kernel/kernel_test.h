@@ -135,6 +135,12 @@ class Child {
 
 inline pid_t current_tid() { return static_cast<pid_t>(::syscall(SYS_gettid)); }
 
+inline void block_all_signals() {
+    sigset_t all;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
+}
+
 /// CPU time of the calling thread, as the kernel counts it.
 inline std::int64_t own_cpu_ns() { return read_clock_ns(CLOCK_THREAD_CPUTIME_ID); }
 
