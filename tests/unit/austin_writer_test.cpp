@@ -63,6 +63,17 @@ class Austin : public testing::Test {
     std::unique_ptr<model::StackSink> process;
 };
 
+TEST_F(Austin, ChangesAHeaderUntilTheFirstSample) {
+    writer->add_header("engine", "nanosleep");
+    writer->add_header("python", "3.12.1");
+    writer->set_header("engine", "bpf");
+    stack(0, {code(1, "f", 1)});
+    process->sample(0, 1000);
+    writer->set_header("engine", "perf");
+    ASSERT_TRUE(file->close());
+    EXPECT_EQ(read(path), "# engine: bpf\n# python: 3.12.1 \n\nP42;T0:MainThread;a.py:f:1 1000\n");
+}
+
 TEST_F(Austin, WritesHeaderSamplesAndFooterApart) {
     writer->add_header("mode", "wall");
     writer->add_header("interval", "1000");

@@ -1,12 +1,17 @@
 #include "cli/kernel_side.h"
 
+#include <errno.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstring>
 
 #include "cli/message.h"
+#include "cli/tick_timers.h"
 
 namespace echion::cli {
 namespace {
@@ -37,6 +42,27 @@ void take_report(pid_t pid, const Report& started, control::Armed& answer) {
     }
     answer.armed = 1;
     answer.interval_ns = interval_ns;
+}
+
+control::Armed make_answer(std::uint64_t interval_ns) {
+    control::Armed answer{};
+    answer.header = make_header<control::Armed>(control::MessageType::kArmed);
+    answer.interval_ns = interval_ns;
+    return answer;
+}
+
+/// Whether a process that something could not be had for has ended: then nothing is to be said.
+/// `waits`: a little, for one whose threads are ending.
+bool has_ended(pid_t pid, bool waits) {
+    constexpr int kLastMomentsMs = 200;
+    const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    pollfd entry{process.get(), POLLIN, 0};
+    return process ? poll(&entry, 1, waits ? kLastMomentsMs : 0) == 1 : errno == ESRCH;
+}
+
+std::string refusal(Engine engine, const std::string& why) {
+    return fmt::format("--engine {} cannot be had: {}", engine == Engine::kBpf ? "bpf" : "perf",
+                       why);
 }
 
 }  // namespace
@@ -91,30 +117,47 @@ void KernelSide::try_perf() const {
 
 bool KernelSide::has_perf_ticks(pid_t pid) const {
     settle();
-    return perf_ && perf_->can_tick(pid);
+    return perf_ && !perf_->why_not(pid);
 }
 
-std::string KernelSide::why_not() const {
-    settle();
-    return options_.engine == Engine::kPerf ? why_no_perf_ : why_no_bpf_;
-}
-
-bool KernelSide::is_refused() const {
-    if (options_.engine != Engine::kBpf && options_.engine != Engine::kPerf) {
-        return false;
+std::string KernelSide::why_refused(std::optional<pid_t> target) const {
+    if (!is_insisted_on()) {
+        return "";
     }
     settle();
-    return (options_.engine == Engine::kBpf && !bpf_) ||
-           (options_.engine == Engine::kPerf && !perf_);
+    std::optional<Unavailable> why;
+    if (options_.engine == Engine::kBpf) {
+        if (!bpf_) {
+            return why_no_bpf_;
+        }
+        why = target && !may_signal(*target) ? std::optional(explain_signal(*target)) : why;
+    } else if (options_.engine == Engine::kPerf) {
+        if (!perf_) {
+            return why_no_perf_;
+        }
+        why = target ? perf_->why_not(*target) : why;
+    }
+    return why ? why->text() : "";
 }
 
-std::vector<ExtraFd> KernelSide::watch(pid_t pid) {
+tl::expected<std::vector<ExtraFd>, std::string> KernelSide::watch(pid_t pid) {
     if (!is_available()) {
+        const std::string why = why_refused(pid);
+        if (!why.empty() && !has_ended(pid, true)) {
+            return tl::unexpected(refusal(options_.engine, why));
+        }
         return {};
     }
     const auto target = bpf_->add_target(pid);
     if (!target) {
-        say("process {} is sampled without BPF: {}", pid, describe(target.error()));
+        const std::string why = describe(target.error());
+        if (has_ended(pid, is_insisted_on())) {
+            return {};
+        }
+        if (is_insisted_on()) {
+            return tl::unexpected(refusal(options_.engine, why));
+        }
+        say("process {} is sampled without BPF: {}", pid, why);
         return {};
     }
     std::vector<ExtraFd> fds = {{control::FdKind::kBpfState, bpf_->state_fd()}};
@@ -126,18 +169,29 @@ std::vector<ExtraFd> KernelSide::watch(pid_t pid) {
     return fds;
 }
 
-control::Armed KernelSide::arm(pid_t pid, const control::Arm& request) {
-    control::Armed answer{};
-    answer.header = make_header<control::Armed>(control::MessageType::kArmed);
-    answer.interval_ns = options_.interval_ns;
-    if (!is_available() && perf_) {
-        arm_perf(pid, request, answer);
-        return answer;
+tl::expected<control::Armed, std::string> KernelSide::arm(pid_t pid, const control::Arm& request) {
+    auto answer = is_available() ? arm_bpf(pid, request) : arm_perf(pid, request);
+    if (answer) {
+        return *answer;
     }
-    const auto target = is_available() ? bpf_->find_target(pid) : std::nullopt;
+    control::Armed refused = make_answer(options_.interval_ns);
+    refused.system_errno = answer.error().system_errno;
+    if (has_ended(pid, is_insisted_on())) {
+        return refused;
+    }
+    // What could be told beforehand is told with its remedy.
+    const std::string why = may_signal(pid) ? describe(answer.error()) : explain_signal(pid).text();
+    if (is_insisted_on()) {
+        return tl::unexpected(refusal(options_.engine, why));
+    }
+    say("process {} is not ticked by the kernel: {}", pid, why);
+    return refused;
+}
+
+Result<control::Armed> KernelSide::arm_bpf(pid_t pid, const control::Arm& request) {
+    const auto target = bpf_->find_target(pid);
     if (!target) {
-        answer.system_errno = ESRCH;
-        return answer;
+        return fail(ErrorKind::kSystem, "start the ticks", ESRCH);
     }
     TimerRequest timer;
     timer.wall = !options_.cpu;
@@ -148,24 +202,26 @@ control::Armed KernelSide::arm(pid_t pid, const control::Arm& request) {
     std::memcpy(&timer.snapshot, request.snapshot_layout, sizeof(timer.snapshot));
     const auto started = bpf_->start_timer(*target, timer);
     if (!started) {
-        say("process {} is not ticked by the kernel: {}", pid, describe(started.error()));
-        answer.system_errno = started.error().system_errno;
-        return answer;
+        return tl::unexpected(started.error());
     }
+    control::Armed answer = make_answer(options_.interval_ns);
     take_report(pid, *started, answer);
     answer.snapshots = started->snapshots ? 1 : 0;
     return answer;
 }
 
-void KernelSide::arm_perf(pid_t pid, const control::Arm& request, control::Armed& answer) {
+Result<control::Armed> KernelSide::arm_perf(pid_t pid, const control::Arm& request) {
+    if (!perf_) {
+        return fail(ErrorKind::kProtocol, "start the ticks: none are to be had");
+    }
     const auto interval_ns = static_cast<std::int64_t>(options_.interval_ns);
     const auto started = perf_->start(pid, request.sampler_tid, request.signal, interval_ns);
     if (!started) {
-        say("process {} is not ticked by perf events: {}", pid, describe(started.error()));
-        answer.system_errno = started.error().system_errno;
-        return;
+        return tl::unexpected(started.error());
     }
+    control::Armed answer = make_answer(options_.interval_ns);
     take_report(pid, *started, answer);
+    return answer;
 }
 
 std::vector<model::CountedCpu> KernelSide::count_cpu(pid_t pid) const {

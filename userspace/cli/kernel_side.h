@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tl/expected.hpp>
 #include <vector>
 
 #include "cli/bpf_session.h"
@@ -41,22 +42,21 @@ class KernelSide {
     }
     /// Whether perf events alone tick for a process, by trying.
     [[nodiscard]] bool has_perf_ticks(pid_t pid) const;
-    /// What makes the ticks of a process, for the profile's header.
-    [[nodiscard]] const char* engine(pid_t pid) const {
-        return is_available() ? "bpf" : has_perf_ticks(pid) ? "perf" : "nanosleep";
-    }
-    /// One line: what stands in the way of the engine that was wanted, if no option does; else
-    /// empty.
-    [[nodiscard]] std::string why_not() const;
-    /// Whether the options insist on an engine that is not to be had. Waits only if they insist on
-    /// one.
-    [[nodiscard]] bool is_refused() const;
+    /// What makes the ticks of processes that are armed, as the profile names it.
+    [[nodiscard]] const char* engine() const { return is_available() ? "bpf" : "perf"; }
+    /// One line, without an end: why the engine that the options insist on cannot be had, at all or
+    /// for the process `target`, if there is one already. Empty if it can, as far as is known
+    /// before it is tried, or if they
+    /// insist on none: then this does not wait.
+    [[nodiscard]] std::string why_refused(std::optional<pid_t> target) const;
 
-    /// Puts an agent's process under watch: what its agent gets for it. Nothing on failure, which
-    /// is told to the user: that agent then does without.
-    std::vector<ExtraFd> watch(pid_t pid);
-    /// Starts the ticks for an agent that is ready for them. The request is not trusted.
-    control::Armed arm(pid_t pid, const control::Arm& request);
+    /// Puts an agent's process under watch: what its agent gets for it. Where that fails the agent
+    /// gets nothing and does without, which is told to the user; if the options insist on the
+    /// engine it is an error, in one line.
+    tl::expected<std::vector<ExtraFd>, std::string> watch(pid_t pid);
+    /// Starts the ticks for an agent that is ready for them; errors likewise. The request is not
+    /// trusted.
+    tl::expected<control::Armed, std::string> arm(pid_t pid, const control::Arm& request);
     /// CPU time of the threads of an agent's process since watch(), its sampler aside; of those
     /// that ended more than a second ago it may be gone. Nothing without the kernel's ticks.
     [[nodiscard]] std::vector<model::CountedCpu> count_cpu(pid_t pid) const;
@@ -71,8 +71,12 @@ class KernelSide {
     [[nodiscard]] std::vector<std::string> report() const;
 
   private:
+    [[nodiscard]] bool is_insisted_on() const {
+        return options_.engine == Engine::kBpf || options_.engine == Engine::kPerf;
+    }
     void try_perf() const;
-    void arm_perf(pid_t pid, const control::Arm& request, control::Armed& answer);
+    Result<control::Armed> arm_bpf(pid_t pid, const control::Arm& request);
+    Result<control::Armed> arm_perf(pid_t pid, const control::Arm& request);
 
     using Loaded = tl::expected<std::unique_ptr<BpfSession>, Unavailable>;
 

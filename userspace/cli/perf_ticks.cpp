@@ -83,9 +83,17 @@ tl::expected<PerfTicks, Unavailable> PerfTicks::open() {
     return PerfTicks(true);
 }
 
-bool PerfTicks::can_tick(pid_t pid) const {
-    return may_signal(pid) &&
-           perf::open_task_timer(pid, perf::Inherit::kThreads, {.user_only = user_only_});
+std::optional<Unavailable> PerfTicks::why_not(pid_t pid) const {
+    if (!may_signal(pid)) {
+        return explain_signal(pid);
+    }
+    const auto event =
+        perf::open_task_timer(pid, perf::Inherit::kThreads, {.user_only = user_only_});
+    if (event) {
+        return std::nullopt;
+    }
+    return explain_perf("open a perf event of process " + std::to_string(pid),
+                        event.error().system_errno, read_privileges());
 }
 
 Result<PerfTicks::Report> PerfTicks::start(pid_t pid, std::uint32_t sampler_tid, int signal,

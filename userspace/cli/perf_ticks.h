@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -21,8 +22,8 @@ class PerfTicks {
     /// Tries it on the calling thread.
     static tl::expected<PerfTicks, Unavailable> open();
 
-    /// Whether it can be had for the process, by trying.
-    [[nodiscard]] bool can_tick(pid_t pid) const;
+    /// What stands in the way of ticks for the process, by trying; nothing if they can be had.
+    [[nodiscard]] std::optional<Unavailable> why_not(pid_t pid) const;
 
     struct Report {
         std::int64_t interval_ns;           ///< may be longer than asked for: kernel's rate limit

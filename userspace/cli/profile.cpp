@@ -28,6 +28,20 @@ std::string format_micros(std::uint64_t ns) {
     return text;
 }
 
+void add_once(std::vector<std::string>& list, std::string_view text) {
+    if (std::ranges::find(list, text) == list.end()) {
+        list.emplace_back(text);
+    }
+}
+
+std::string join(const std::vector<std::string>& list) {
+    std::string text;
+    for (const std::string& one : list) {
+        text += (text.empty() ? "" : ", ") + one;
+    }
+    return text;
+}
+
 }  // namespace
 
 Profile::Profile(output::OutputFile file, const ProfileSettings& settings)
@@ -35,6 +49,14 @@ Profile::Profile(output::OutputFile file, const ProfileSettings& settings)
     writer_.add_header("mode", settings.metric == model::Metric::kCpuTime ? "cpu" : "wall");
     writer_.add_header("interval", format_micros(settings.interval_ns));
     writer_.add_header("sampler", "echion " ECHION_VERSION);
+    writer_.add_header("engine", "nanosleep");
+}
+
+void Profile::note_ticks(std::string_view engine, std::uint64_t interval_ns) {
+    add_once(engines_, engine);
+    add_once(intervals_, format_micros(interval_ns));
+    writer_.set_header("engine", join(engines_));
+    writer_.set_header("interval", intervals_.front());
 }
 
 void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
@@ -61,6 +83,12 @@ Status Profile::finish(bool even_empty) {
     }
     writer_.add_footer("duration", std::to_string(totals_.duration_ns / 1000));
     writer_.add_footer("processes", std::to_string(processes_));
+    for (const auto& [key, values] :
+         {std::pair{"engines", &engines_}, std::pair{"intervals", &intervals_}}) {
+        if (values->size() > 1) {
+            writer_.add_footer(key, join(*values));
+        }
+    }
     writer_.add_footer("lost_ns", std::to_string(totals_.lost_ns));
     for (const stream::CounterInfo& info : stream::kCounters) {
         writer_.add_footer(info.name, std::to_string(total(info.counter)));

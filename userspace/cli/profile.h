@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "model/profile_builder.h"
@@ -27,8 +28,8 @@ struct ProcessFigures {
 /// What the header of a profile says beside what is measured.
 struct ProfileSettings {
     model::Metric metric = model::Metric::kWallTime;
-    std::uint64_t interval_ns = 0;
-    bool stealth = false;  ///< The sampler's own CPU time stays out.
+    std::uint64_t interval_ns = 0;  ///< that was asked for
+    bool stealth = false;           ///< The sampler's own CPU time stays out.
 };
 
 /// The profile of one run of Echion: one output file that the samples of any number of processes go
@@ -38,8 +39,9 @@ class Profile {
     /// `file` is open, with nothing written to it yet.
     Profile(output::OutputFile file, const ProfileSettings& settings);
 
-    /// Names in the header what makes the ticks and tells CPU time. In front of the first process.
-    void set_engine(std::string_view engine) { writer_.add_header("engine", engine); }
+    /// What makes the ticks of one of the processes, and how far apart they are. The header says
+    /// what is known when the first sample comes; of processes that differ the footer tells.
+    void note_ticks(std::string_view engine, std::uint64_t interval_ns);
     /// The receiver of a process's samples; it lives no longer than the profile.
     std::unique_ptr<model::StackSink> add_process(pid_t pid) { return writer_.add_process(pid); }
     /// Adds up what a process that has ended amounted to, and puts the sampler's own CPU time into
@@ -66,6 +68,9 @@ class Profile {
     ProfileSettings settings_;
     ProcessFigures totals_;
     std::uint64_t processes_ = 0;
+    // Of all processes, each once, in the order that they came in.
+    std::vector<std::string> engines_;
+    std::vector<std::string> intervals_;
 };
 
 }  // namespace echion::cli

@@ -67,9 +67,9 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
         }
         timer->emplace(std::move(*made));
     }
-    if (self->kernel_.is_refused()) {
+    if (const std::string why = self->kernel_.why_refused(options.attach_pid); !why.empty()) {
         say("--engine {} cannot be had: {}; or leave --engine out for the best that is allowed",
-            options.engine == Engine::kBpf ? "bpf" : "perf", self->kernel_.why_not());
+            options.engine == Engine::kBpf ? "bpf" : "perf", why);
         return fail(ErrorKind::kRefused, "the engine asked for is refused");
     }
     if (auto status = sampling->open_profile(pid_for_name); !status) {
@@ -105,18 +105,24 @@ void Sampling::add_agent(Channel channel, pid_t pid) {
         }
         return;  // closing the channel tells it
     }
-    if (agents_seen_ == 1) {
-        profile_->set_engine(kernel_.engine(pid));
-    }
     SessionSettings settings = settings_;
     if (!kernel_.is_available() && kernel_.has_perf_ticks(pid)) {
         settings.flags |= control::kPerfTicks;
     }
     agents_.push_back(std::make_unique<Agent>(Session(
         *profile_, settings, std::move(channel), pid,
-        [this](pid_t process) { return kernel_.watch(process); },
+        [this](pid_t process) {
+            auto fds = kernel_.watch(process);
+            refusals_ += !fds;
+            return fds;
+        },
         [this](pid_t process, const control::Arm& request) {
-            return kernel_.arm(process, request);
+            auto answer = kernel_.arm(process, request);
+            refusals_ += !answer;
+            if (answer && answer->armed != 0) {
+                profile_->note_ticks(kernel_.engine(), answer->interval_ns);
+            }
+            return answer;
         },
         [this](pid_t process) { return kernel_.count_cpu(process); })));
     Agent& agent = *agents_.back();
@@ -148,6 +154,9 @@ void Sampling::add_agent(Channel channel, pid_t pid) {
 }
 
 void Sampling::after_event(Agent& agent) {
+    if (agent.session.was_sampled() && !agent.session.is_armed()) {
+        profile_->note_ticks("nanosleep", options_.interval_ns);
+    }
     if (agent.session.has_ended()) {
         remove(agent);
         return;
@@ -283,7 +292,7 @@ bool Sampling::write_summary() {
             say("  {}", line);
         }
     }
-    return true;
+    return refusals_ == 0;
 }
 
 }  // namespace echion::cli

@@ -30,8 +30,8 @@ namespace echion::cli {
 class Sampling {
   public:
     /// Opens the output; fails before anything else has happened if it cannot be written, or if
-    /// the kernel refuses what the options insist on (kRefused: the user has been told). `kernel`
-    /// may still be loading, and must live longer.
+    /// the kernel refuses what the options insist on, for the process to attach to or for all
+    /// (kRefused: the user has been told). `kernel` may still be loading, and must live longer.
     static Result<std::unique_ptr<Sampling>> make(EventLoop& loop, const Options& options,
                                                   KernelSide& kernel, pid_t pid_for_name);
     ~Sampling();
@@ -90,6 +90,7 @@ class Sampling {
     Status profile_status_;
     std::uint64_t agents_seen_ = 0;
     std::uint64_t complaints_ = 0;
+    std::uint64_t refusals_ = 0;  // of the engine that the options insist on
     std::uint64_t drain_delay_ns_ = 0;
     std::int64_t next_flush_ns_ = 0;
     bool exposure_begun_ = false;

@@ -109,12 +109,21 @@ void Session::handle_hello(const Packet& packet) {
         end_with("the process is of another word size: use the build of Echion for it");
         return;
     }
-    if (auto status = configure(); !status) {
+    std::vector<ExtraFd> extra_fds;
+    if (extra_fds_) {
+        auto fds = extra_fds_(pid_);
+        if (!fds) {
+            end_with(std::move(fds.error()));
+            return;
+        }
+        extra_fds = std::move(*fds);
+    }
+    if (auto status = configure(extra_fds); !status) {
         end_after(status.error());
     }
 }
 
-Status Session::configure() {
+Status Session::configure(const std::vector<ExtraFd>& extra_fds) {
     auto ring_fd = stream::make_ring(settings_.ring_bytes);
     if (!ring_fd) {
         return tl::unexpected(ring_fd.error());
@@ -138,12 +147,10 @@ Status Session::configure() {
     message.max_frames = settings_.max_frames;
     std::vector<int> fds = {ring_fd->get()};
     message.fd_kinds[0] = control::FdKind::kRing;
-    if (extra_fds_) {
-        for (const ExtraFd& extra : extra_fds_(pid_)) {
-            if (fds.size() < control::kMaxFds) {
-                message.fd_kinds[fds.size()] = extra.kind;
-                fds.push_back(extra.fd);
-            }
+    for (const ExtraFd& extra : extra_fds) {
+        if (fds.size() < control::kMaxFds) {
+            message.fd_kinds[fds.size()] = extra.kind;
+            fds.push_back(extra.fd);
         }
     }
     message.fd_count = static_cast<std::uint32_t>(fds.size());
@@ -160,8 +167,13 @@ void Session::handle_arm(const Packet& packet) {
         end_with("the agent's request for ticks is damaged");
         return;
     }
-    const control::Armed answer = arm_(pid_, *request);
-    if (auto status = channel_.send(&answer, sizeof(answer)); !status) {
+    auto answer = arm_(pid_, *request);
+    if (!answer) {
+        end_with(std::move(answer.error()));
+        return;
+    }
+    is_armed_ = answer->armed != 0;
+    if (auto status = channel_.send(&*answer, sizeof(*answer)); !status) {
         end_after(status.error());
     }
 }

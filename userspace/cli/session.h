@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tl/expected.hpp>
 #include <vector>
 
 #include "base/error.h"
@@ -47,11 +48,13 @@ class Session {
   public:
     enum class State { kWaiting, kConfigured, kSampling, kStopping, kEnded };
 
-    /// Descriptors that this agent is to get; asked when it says Hello.
-    using FdSource = std::function<std::vector<ExtraFd>(pid_t)>;
+    /// Descriptors that this agent is to get; asked when it says Hello. An error is a complaint
+    /// that ends the session.
+    using FdSource = std::function<tl::expected<std::vector<ExtraFd>, std::string>(pid_t)>;
 
-    /// Asked when this agent is ready for ticks from the kernel.
-    using ArmHandler = std::function<control::Armed(pid_t, const control::Arm&)>;
+    /// Asked when this agent is ready for ticks from the kernel; errors likewise.
+    using ArmHandler =
+        std::function<tl::expected<control::Armed, std::string>(pid_t, const control::Arm&)>;
 
     /// Asked when the agent's process has ended, for what the kernel counted of its threads.
     using CpuSource = std::function<std::vector<model::CountedCpu>(pid_t)>;
@@ -75,6 +78,8 @@ class Session {
     [[nodiscard]] bool has_ended() const { return state_ == State::kEnded; }
     /// Whether a first tick has been taken.
     [[nodiscard]] bool was_sampled() const { return was_sampled_; }
+    /// Whether its ticks come from the kernel.
+    [[nodiscard]] bool is_armed() const { return is_armed_; }
     [[nodiscard]] pid_t pid() const { return pid_; }
     /// Why it ended, if it was not by rights: one line without the program's name in front.
     [[nodiscard]] const std::string& complaint() const { return complaint_; }
@@ -84,7 +89,7 @@ class Session {
     void handle_hello(const Packet& packet);
     void handle_arm(const Packet& packet);
     void handle_failed(const Packet& packet);
-    Status configure();
+    Status configure(const std::vector<ExtraFd>& extra_fds);
     Status take_batches(std::size_t max_bytes);
     void end_with(std::string complaint);
     /// Ends after a failure of the channel: quietly if the process has hung up.
@@ -99,6 +104,7 @@ class Session {
     CpuSource counted_cpu_;
     State state_ = State::kWaiting;
     bool was_sampled_ = false;
+    bool is_armed_ = false;
     std::string complaint_;
 
     std::optional<stream::RingConsumer> ring_;

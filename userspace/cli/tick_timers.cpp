@@ -80,6 +80,11 @@ bool may_signal(pid_t pid) {
     return false;
 }
 
+Unavailable explain_signal(pid_t pid) {
+    return {"have the kernel signal process " + std::to_string(pid), 0, "it is another user's",
+            "run echion as root or as that user"};
+}
+
 void raise_file_limit() {
     rlimit limit{};
     if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {

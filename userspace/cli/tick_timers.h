@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "cli/privileges.h"
 #include "platform/linux/cpu_state_map.h"
 
 namespace echion::cli {
@@ -75,6 +76,8 @@ class TickTimers {
 /// Whether the kernel lets this process's events signal the threads of `pid` (fs/fcntl.c,
 /// sigio_perm); where not, ticks are lost without a word.
 bool may_signal(pid_t pid);
+/// Why not.
+Unavailable explain_signal(pid_t pid);
 
 /// Lets this process open as many files as it may: each thread of a target takes one.
 void raise_file_limit();

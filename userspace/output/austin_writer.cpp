@@ -218,19 +218,34 @@ void AustinWriter::append_metadata(std::string& to, std::string_view key, std::s
 }
 
 void AustinWriter::add_header(std::string_view key, std::string_view value) {
-    if (header_ended_ || std::ranges::find(header_keys_, key) != header_keys_.end()) {
+    if (std::ranges::none_of(header_, [key](const auto& line) { return line.first == key; })) {
+        set_header(key, value);
+    }
+}
+
+void AustinWriter::set_header(std::string_view key, std::string_view value) {
+    if (header_ended_) {
         return;
     }
-    header_keys_.emplace_back(key);
-    append_metadata(header_, key, value);
+    const auto known =
+        std::ranges::find_if(header_, [key](const auto& line) { return line.first == key; });
+    if (known != header_.end()) {
+        known->second = value;
+    } else {
+        header_.emplace_back(key, value);
+    }
 }
 
 void AustinWriter::end_header() {
-    if (!std::exchange(header_ended_, true)) {
-        header_ += '\n';
-        file_.append(header_);
-        header_.clear();
+    if (std::exchange(header_ended_, true)) {
+        return;
     }
+    std::string text;
+    for (const auto& [key, value] : header_) {
+        append_metadata(text, key, value);
+    }
+    text += '\n';
+    file_.append(text);
 }
 
 void AustinWriter::add_footer(std::string_view key, std::string_view value) {

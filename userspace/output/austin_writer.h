@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "model/stack_sink.h"
@@ -36,6 +37,8 @@ class AustinWriter {
     /// Adds a line to the header. Ignored once a sample has been written, and for a key that is
     /// there already.
     void add_header(std::string_view key, std::string_view value);
+    /// Adds a line, or changes the one that has this key. Ignored once a sample has been written.
+    void set_header(std::string_view key, std::string_view value);
     /// Adds a line to the footer. After the last sample.
     void add_footer(std::string_view key, std::string_view value);
 
@@ -51,8 +54,7 @@ class AustinWriter {
     void append_metadata(std::string& to, std::string_view key, std::string_view value);
 
     OutputFile& file_;
-    std::string header_;
-    std::vector<std::string> header_keys_;
+    std::vector<std::pair<std::string, std::string>> header_;  // keys and values
     std::string scratch_;
     std::uint64_t lines_ = 0;
     bool header_ended_ = false;
