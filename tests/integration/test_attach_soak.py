@@ -21,6 +21,7 @@ import time
 
 import pytest
 
+import whereabouts
 from attach_support import start_target, target_command
 from runner import TIMEOUT_S
 
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("needs_root")
 
 CYCLES = int(os.environ.get("ECHION_SOAK_CYCLES", "10"))
 MAX_GROWTH_BYTES = 1 << 20
+THREADS_SHOWN = 10
 STOPPED = re.compile(r"was stopped for ([\d.]+) ms")
 ATTACHED = re.compile(r"attached in ([\d.]+) ms")
 FIRST_SAMPLE = re.compile(r"first sample after ([\d.]+) ms")
@@ -77,11 +79,22 @@ def least_mapped_bytes(target, looks=50):
     return least
 
 
+@pytest.fixture
+def tell(python, capsys):
+    """Prints a line of figures, past pytest; scripts/test shows the lines that begin so."""
+
+    def print_figures(text):
+        with capsys.disabled():
+            print(f"\nfigures: {python.name}: {text}")
+
+    return print_figures
+
+
 def describe(name, values):
     return f"{name}: median {statistics.median(values):.2f}, maximum {max(values):.2f} ms"
 
 
-def test_cycles_of_attaching_and_leaving(echion, python, tmp_path, capsys):
+def test_cycles_of_attaching_and_leaving(echion, python, tmp_path, tell):
     pauses, probes, attached, first = [], [], [], []
     with start_target(tmp_path, target_command(python, "production")) as service:
         attach = ["-p", str(service.pid)]
@@ -100,26 +113,25 @@ def test_cycles_of_attaching_and_leaving(echion, python, tmp_path, capsys):
         assert steady_descriptors(service) == descriptors
         assert ours_mapped(service) == mapped
         report = service.finish()
-    with capsys.disabled():
-        print(
-            f"\n{python.name}: {CYCLES} cycles; {describe('pause', pauses)}; "
-            f"{describe('attached', attached)}; {describe('first sample', first)}; "
-            f"{len(probes)} with stops that found no safe point"
-            + (f" (longest {max(probes):.2f} ms)" if probes else "")
-            + f"; rounds {report['rounds']}"
-        )
+    tell(
+        f"{CYCLES} cycles; {describe('pause', pauses)}; {describe('attached', attached)}; "
+        f"{describe('first sample', first)}; {len(probes)} with stops that found no safe point"
+        + (f" (longest {max(probes):.2f} ms)" if probes else "")
+        + f"; {sum(report['rounds'].values())} rounds of work"
+    )
     assert report["faults"] == []
 
 
-def test_cycles_of_being_killed(echion, python, tmp_path, capsys):
+def test_cycles_of_being_killed(echion, python, tmp_path, tell):
     """The program dies by SIGKILL at any moment of attaching, sampling and leaving."""
     chance = random.Random(sum(python.version))
     with start_target(tmp_path, target_command(python, "production")) as service:
-        attach = ["-p", str(service.pid), "--engine", "clock"]
+        attach = ["-p", str(service.pid)]
         for _ in range(CYCLES):
-            with echion.start(attach, "-x", "0.02") as running:
+            engine, longest_s = chance.choice((("clock", 0.06), ("auto", 0.12)))
+            with echion.start(attach, "-x", "0.02", "--engine", engine) as running:
                 try:
-                    running.process.wait(chance.uniform(0, 0.06))
+                    running.process.wait(chance.uniform(0, longest_s))
                 except subprocess.TimeoutExpired:
                     pass
                 running.kill()
@@ -129,8 +141,7 @@ def test_cycles_of_being_killed(echion, python, tmp_path, capsys):
         assert not steady_descriptors(service)
         result = echion.run(attach, "-x", "0.1").check()
         report = service.finish()
-    with capsys.disabled():
-        print(f"\n{python.name}: killed {CYCLES} times; rounds {report['rounds']}")
+    tell(f"killed {CYCLES} times; {sum(report['rounds'].values())} rounds of work")
     assert report["faults"] == []
     assert result.profile.samples
 
@@ -139,7 +150,7 @@ STEADY = [("production", "steady"), ("waits", "read_pipe")]
 
 
 @pytest.mark.parametrize("scene", STEADY, ids=lambda scene: scene[0])
-def test_mapped_memory_does_not_grow(echion, python, tmp_path, capsys, scene):
+def test_mapped_memory_does_not_grow(echion, python, tmp_path, tell, scene):
     with start_target(tmp_path, target_command(python, *scene)) as service:
         attach = ["-p", str(service.pid)]
         echion.run(attach, "-x", "0.02").check()  # the library comes to stay
@@ -151,6 +162,19 @@ def test_mapped_memory_does_not_grow(echion, python, tmp_path, capsys, scene):
         wait_until_left(service)
         growth = least_mapped_bytes(service) - mapped
         service.finish()
-    with capsys.disabled():
-        print(f"\n{python.name} {scene[0]}: {growth >> 10} KiB more mapped after {CYCLES} cycles")
+    tell(f"{scene[0]}: {growth >> 10} KiB more mapped after {CYCLES} cycles")
     assert growth < MAX_GROWTH_BYTES, f"{growth} bytes more are mapped"
+
+
+def test_cycles_of_where_mode(build_dir, python, tmp_path, tell):
+    """The whole command on ten threads. How long it takes is told, and judged by who reads it."""
+    took_ms = []
+    with whereabouts.start_target(python, tmp_path, "many", str(THREADS_SHOWN)) as target:
+        command = [str(build_dir / "echion"), "-w", str(target.wait_ready())]
+        for _ in range(CYCLES):
+            begin = time.perf_counter()
+            shown = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+            took_ms.append((time.perf_counter() - begin) * 1000)
+            assert shown.returncode == 0, shown.stderr
+            assert len(whereabouts.parse_report(shown.stderr)) >= THREADS_SHOWN
+    tell(f"{describe(f'-w on {THREADS_SHOWN} threads', took_ms)}")
