@@ -189,6 +189,24 @@ def test_a_closed_pipe_is_told_once_and_fails(echion, fake, tmp_path):
     assert result.stderr.count("Broken pipe") == 1
 
 
+def test_a_fifo_that_nobody_reads_is_refused(echion, fake, tmp_path):
+    fifo = tmp_path / "out"
+    os.mkfifo(fifo)
+    result = echion.run(["touch", tmp_path / "started"], output=fifo, timeout=30)
+    assert result.returncode == 1
+    assert result.stderr == f"echion: cannot write {fifo}: it is a FIFO that nobody reads\n"
+    assert fifo.exists() and not (tmp_path / "started").exists()
+
+
+def test_a_fifos_reader_may_come_a_moment_later(echion, fake, tmp_path):
+    fifo = tmp_path / "out"
+    os.mkfifo(fifo)
+    with echion.start([fake, "exit", "0"], "-s", output=fifo) as running:
+        text = fifo.read_text()
+        running.finish().check()
+    assert len(check_profile(text).samples) == 2
+
+
 def test_an_output_that_was_removed_is_told(echion, fake):
     with echion.start([fake, "until-signal", "15"]) as running:
         running.wait_ready()

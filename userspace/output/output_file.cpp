@@ -3,11 +3,37 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <utility>
 
 namespace echion::output {
+namespace {
+
+// A shell that starts the reader of a FIFO starts it about now, not in the next minutes.
+constexpr int kReaderTries = 100;
+constexpr timespec kReaderTryPause{0, 10'000'000};
+
+bool is_fifo(const std::string& path) {
+    struct stat info {};
+    return stat(path.c_str(), &info) == 0 && S_ISFIFO(info.st_mode);
+}
+
+/// open() that does not wait for ever for a FIFO's reader; writing blocks all the same.
+UniqueFd open_existing(const std::string& path, int flags) {
+    UniqueFd fd(::open(path.c_str(), flags | O_NONBLOCK, 0666));
+    for (int i = 0; !fd && errno == ENXIO && is_fifo(path) && i < kReaderTries; ++i) {
+        nanosleep(&kReaderTryPause, nullptr);
+        fd.reset(::open(path.c_str(), flags | O_NONBLOCK, 0666));
+    }
+    if (fd && fcntl(fd.get(), F_SETFL, flags) != 0) {
+        fd.reset();
+    }
+    return fd;
+}
+
+}  // namespace
 
 OutputFile::OutputFile(std::string path, UniqueFd fd, bool created)
     : path_(std::move(path)),
@@ -21,7 +47,10 @@ Result<OutputFile> OutputFile::open(const std::string& path) {
     UniqueFd fd(::open(path.c_str(), kFlags | O_CREAT | O_EXCL, 0666));
     if (!fd && errno == EEXIST) {
         created = false;
-        fd.reset(::open(path.c_str(), kFlags | O_CREAT, 0666));
+        fd = open_existing(path, kFlags | O_CREAT);
+    }
+    if (!fd && errno == ENXIO && is_fifo(path)) {
+        return fail(ErrorKind::kInvalid, "it is a FIFO that nobody reads");
     }
     if (!fd) {
         return fail(ErrorKind::kSystem, "open the output", errno);

@@ -16,7 +16,8 @@ namespace echion::output {
 class OutputFile {
   public:
     /// Opens or creates `path` for writing. A file that exists keeps its content until something is
-    /// written. kSystem with errno.
+    /// written; a FIFO must have a reader within a second. kSystem with errno; kInvalid for a FIFO
+    /// that nobody reads.
     static Result<OutputFile> open(const std::string& path);
 
     OutputFile(OutputFile&&) = default;
