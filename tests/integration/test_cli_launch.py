@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import termios
@@ -174,6 +175,34 @@ def test_a_full_disk_is_told_once_and_fails(echion, fake):
     assert result.returncode == 1
     assert result.stderr.count("No space left on device") == 1
     assert result.stderr.count("\n") == 1
+
+
+def limit_file_sizes(size_bytes: int):
+    def limit() -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+
+    return limit
+
+
+def test_a_profile_over_the_limit_of_file_sizes_is_told(echion, fake):
+    script = f'"{fake}" rate 20000; kill -XFSZ $$'
+    result = echion.run(["sh", "-c", script], preexec_fn=limit_file_sizes(16 << 20))
+    assert result.returncode == 1
+    assert result.stderr.count("File too large") == 1 and result.stderr.count("\n") == 1
+    assert result.output.stat().st_size == 16 << 20
+
+
+def test_the_command_may_die_of_the_limit_of_file_sizes(echion):
+    result = echion.run(["sh", "-c", "kill -XFSZ $$"])
+    assert result.returncode == 128 + signal.SIGXFSZ
+
+
+def test_a_ring_over_the_limit_of_file_sizes_is_told(echion, fake):
+    result = echion.run([fake, "exit", "0"], preexec_fn=limit_file_sizes(20 << 10))
+    assert result.returncode == 1
+    assert result.stderr.count("ulimit -f") == 1 and result.stderr.count("\n") == 1
+    assert not result.output.exists()
 
 
 def test_a_closed_pipe_is_told_once_and_fails(echion, fake, tmp_path):

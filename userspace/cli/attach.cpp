@@ -147,8 +147,9 @@ Status Attach::prepare() {
         sigaddset(&set, number);
     }
     sigaddset(&set, SIGPIPE);
+    sigaddset(&set, SIGXFSZ);
     auto signals = Signals::make(*loop_, set, [this](const signalfd_siginfo& info) {
-        if (info.ssi_signo != SIGPIPE) {
+        if (info.ssi_signo != SIGPIPE && info.ssi_signo != SIGXFSZ) {
             sampling_->stop();
         }
     });

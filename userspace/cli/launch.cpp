@@ -136,9 +136,11 @@ Status Launch::prepare(const std::string& agent) {
         sigaddset(&set, number);
     }
     sigaddset(&set, SIGCHLD);
-    // Blocked rather than ignored: a write to a closed pipe then fails with EPIPE, and the command
-    // still inherits the disposition that this program was started with.
+    // Blocked rather than ignored: a write to a closed pipe then fails with EPIPE, one beyond the
+    // limit of file sizes with EFBIG, and the command still inherits the dispositions that this
+    // program was started with.
     sigaddset(&set, SIGPIPE);
+    sigaddset(&set, SIGXFSZ);
     auto signals = Signals::make(*loop_, set, [this](const auto& info) { on_signal(info); });
     if (!signals) {
         return tl::unexpected(signals.error());
@@ -218,7 +220,7 @@ void Launch::on_signal(const signalfd_siginfo& info) {
     const auto number = static_cast<int>(info.ssi_signo);
     if (number == SIGCHLD) {
         on_command_end();
-    } else if (number != SIGPIPE && info.ssi_code != SI_KERNEL) {
+    } else if (number != SIGPIPE && number != SIGXFSZ && info.ssi_code != SI_KERNEL) {
         // A signal from the kernel comes from the terminal, which sends it to the command as well.
         command_->signal(number);
     }
