@@ -32,25 +32,23 @@ struct task_numbers {
  * for each of the callers with all that follows there for every length of it: that took a third of
  * the time of loading. Such a function takes numbers only, no pointers. */
 __noinline __u64 read_pid_numbers(__u64 address) {
-    struct task_numbers result = {0, 0};
     const struct pid* pid = (const struct pid*)address;
     if (!pid) {
         return 0;
     }
     const __u32 level = BPF_CORE_READ(pid, level);
     const void* numbers = __builtin_preserve_access_index(&pid->numbers);
-    for (__u32 i = 0; i <= MAX_PID_NAMESPACE_LEVEL; i++) {
+    const struct upid* innermost = numbers + (__u64)level * bpf_core_type_size(struct upid);
+    __u64 here = 0;
+    /* The verifier goes through it for every level there can be: the less is done in it the better. */
+    for (__u32 i = 0; i <= MAX_PID_NAMESPACE_LEVEL && i <= level; i++) {
         const struct upid* upid = numbers + i * bpf_core_type_size(struct upid);
-        if (i > level) {
+        if (BPF_CORE_READ(upid, ns, ns.inum) == pid_namespace_inode) {
+            here = (__u32)BPF_CORE_READ(upid, nr);
             break;
         }
-        const __u32 number = BPF_CORE_READ(upid, nr);
-        if (BPF_CORE_READ(upid, ns, ns.inum) == pid_namespace_inode) {
-            result.here = number;
-        }
-        result.innermost = number;
     }
-    return (__u64)result.here << 32 | result.innermost;
+    return here << 32 | (__u32)BPF_CORE_READ(innermost, nr);
 }
 
 static __always_inline struct task_numbers read_numbers(struct task_struct* task) {
