@@ -116,7 +116,9 @@ struct echion_thread {
     __u64 ended_ns;     /* CLOCK_MONOTONIC of its last switch; 0 while it lives */
     __u32 creator_tid;  /* of the thread that started it, as `tid`; 0: found running */
     __u32 reserved32;
-    __u64 reserved[2];
+    /* When it last ran another program (exec) while in the table, and on_cpu_ns then; 0: never. */
+    __u64 program_ns; /* CLOCK_MONOTONIC */
+    __u64 program_cpu_ns;
 };
 
 ECHION_ABI_ASSERT(sizeof(struct echion_table) == ECHION_ENTRY_BYTES, "table entry");

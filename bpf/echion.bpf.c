@@ -222,7 +222,8 @@ int BPF_PROG(on_exec, struct task_struct* task, int old_tid) {
     STORE(thread->tid, tid.here);
     STORE(thread->target_tid, tid.innermost);
     /* What the old program used is not the new one's. */
-    STORE(thread->start_cpu_ns, BPF_CORE_READ(task, se.sum_exec_runtime));
+    STORE(thread->program_cpu_ns, BPF_CORE_READ(task, se.sum_exec_runtime));
+    STORE(thread->program_ns, bpf_ktime_get_ns());
     touch_stamp(member->slot - 1, true);
     return 0;
 }

@@ -141,6 +141,8 @@ static __always_inline void fill_slot(struct echion_thread* thread, struct task_
     thread->started_ns = now;
     thread->ended_ns = 0;
     thread->creator_tid = creator_tid;
+    thread->program_ns = 0;
+    thread->program_cpu_ns = 0;
     end_write(thread);
 }
 

@@ -5,8 +5,10 @@
 #include "agent/snapshot_layout.h"
 
 namespace echion::agent {
-Status CpuWatch::open(int state_fd, int snapshots_fd, std::uint32_t sampler_tid) {
+Status CpuWatch::open(int state_fd, std::uint32_t target, int snapshots_fd,
+                      std::uint32_t sampler_tid) {
     pid_ = static_cast<std::uint32_t>(getpid());
+    target_ = target;
     auto states = CpuStateMap::open(state_fd);
     if (!states) {
         return tl::unexpected(states.error());
@@ -19,8 +21,12 @@ Status CpuWatch::open(int state_fd, int snapshots_fd, std::uint32_t sampler_tid)
     }
     stamps_ = std::move(*stamps);
     owners_ = std::move(*owners);
-    if (const auto slot = states_.find_slot(pid_, sampler_tid)) {
+    if (const auto slot = states_.find_slot(pid_, sampler_tid, target_)) {
         own_slot_ = *slot;
+    }
+    if (const auto slot = states_.find_slot(pid_, pid_, target_)) {
+        const auto main_thread = states_.read(*slot);
+        program_ns_ = main_thread ? main_thread->program_ns : 0;
     }
     if (snapshots_fd >= 0) {
         auto ring = SnapshotRing::open(snapshots_fd, states_.snapshot_ring_bytes());
@@ -42,8 +48,11 @@ echion_snapshot_layout CpuWatch::snapshot_layout(const cpython::Layout& layout) 
 
 Result<CpuState> CpuWatch::read_own(std::uint32_t slot) const {
     auto state = states_.read(slot);
-    if (state && state->pid != pid_) {
+    if (state && (state->pid != pid_ || state->target != target_)) {
         return fail(ErrorKind::kInvalid, "a slot of another process");
+    }
+    if (state && state->started_ns < program_ns_ && state->program_ns != program_ns_) {
+        return fail(ErrorKind::kInvalid, "a slot of the program before this one");
     }
     return state;
 }
@@ -52,7 +61,7 @@ void CpuWatch::attach(TrackedThread& thread) {
     if (!is_open_ || thread.native_id == 0) {
         return;
     }
-    const auto slot = states_.find_slot(pid_, thread.native_id);
+    const auto slot = states_.find_slot(pid_, thread.native_id, target_);
     const auto state =
         slot ? states_.read(*slot) : Result<CpuState>(fail(ErrorKind::kInvalid, "no slot"));
     if (!state) {
@@ -60,7 +69,7 @@ void CpuWatch::attach(TrackedThread& thread) {
     }
     thread.slot = *slot;
     thread.slot_generation = state->generation;
-    thread.cpu_ns = static_cast<std::int64_t>(state->start_cpu_ns);
+    thread.cpu_ns = static_cast<std::int64_t>(state->first_cpu_ns());
     thread.has_run = true;
     owners_[*slot] = &thread;
     if (has_snapshots_) {

@@ -17,8 +17,9 @@ namespace echion::agent {
 /// found by it. Sampler thread only; nothing allocates after open().
 class CpuWatch {
   public:
-    /// `snapshots_fd`: -1 for none. `sampler_tid`: whose slot is nobody's.
-    Status open(int state_fd, int snapshots_fd, std::uint32_t sampler_tid);
+    /// `target`: this process's number among the session's. `snapshots_fd`: -1 for none.
+    /// `sampler_tid`: whose slot is nobody's.
+    Status open(int state_fd, std::uint32_t target, int snapshots_fd, std::uint32_t sampler_tid);
     [[nodiscard]] bool is_open() const { return is_open_; }
 
     /// The layout of this version for the tick's program; all zero when there are no snapshots.
@@ -75,7 +76,8 @@ class CpuWatch {
     }
 
     [[nodiscard]] Result<CpuState> read(std::uint32_t slot) const { return states_.read(slot); }
-    /// The same, of a slot of this process; kInvalid for another's.
+    /// The same, of a slot of this process; kInvalid for another's, and for a thread that ended
+    /// with the program that this process ran before (exec).
     [[nodiscard]] Result<CpuState> read_own(std::uint32_t slot) const;
     [[nodiscard]] std::uint64_t lost_snapshots() const { return lost_; }
 
@@ -86,6 +88,8 @@ class CpuWatch {
     bool has_snapshots_ = false;
     std::uint32_t own_slot_ = TrackedThread::kNoSlot;
     std::uint32_t pid_ = 0;
+    std::uint32_t target_ = 0;
+    std::uint64_t program_ns_ = 0;  // CLOCK_MONOTONIC of its exec under watch; 0: none
     CpuStateMap states_;
     SnapshotRing ring_;
     ThreadRefTable refs_;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/clock.h"
 #include "platform/same_cpu.h"
 
 namespace echion::agent {
@@ -22,6 +23,7 @@ std::size_t GuestFacts::static_bytes_from(Address address) const {
 GuestFacts collect_guest_facts() {
     GuestFacts facts;
     facts.rseq_offset = SameCpu::find_rseq_offset();
+    facts.used_cpu_ns = read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
     const char* no_color = std::getenv("NO_COLOR");
     const char* terminal = std::getenv("TERM");
     facts.wants_colours = (no_color == nullptr || *no_color == '\0') &&

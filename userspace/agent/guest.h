@@ -20,9 +20,12 @@ struct GuestFacts {
     /// object is.
     std::array<Segment, 256> segments{};
     std::size_t segment_count = 0;
-    bool wants_colours = false;     ///< the environment does not forbid them (NO_COLOR, TERM)
-    std::size_t tls_bytes = 0;      ///< thread-local data of those objects, in each thread's stack
-    bool is_launch = false;         ///< the agent was there from the process's first moment
+    bool wants_colours = false;  ///< the environment does not forbid them (NO_COLOR, TERM)
+    std::size_t tls_bytes = 0;   ///< thread-local data of those objects, in each thread's stack
+    bool is_launch = false;      ///< the agent was there from the program's first moment
+    /// CPU time of the asking thread until now. At a launch that is what the process used before
+    /// this program began: an exec keeps the clock.
+    std::int64_t used_cpu_ns = 0;
     std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
 
     /// The static data from `address` to the end of its segment; 0 when it is in none.

@@ -31,7 +31,7 @@ void StackSampler::meet_stranger(std::uint32_t slot) {
         return;
     }
     if (state->generation != stranger.generation) {
-        stranger = {state->generation, false, static_cast<std::int64_t>(state->start_cpu_ns)};
+        stranger = {state->generation, false, static_cast<std::int64_t>(state->first_cpu_ns())};
         // A thread that has just begun: Python's own, most likely.
         for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
             interpreters_[i].list_changed = true;

@@ -135,6 +135,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     options.follow = (configure->flags & control::kNoFollow) == 0 &&
                      configure->interval_ns >= kLeastFollowIntervalNs;
     options.state_fd = channel.find_fd(*configure, control::FdKind::kBpfState);
+    options.kernel_target = configure->kernel_target;
     options.snapshots_fd = channel.find_fd(*configure, control::FdKind::kBpfSnapshots);
     options.perf_ticks = options.cpu_mode && (configure->flags & control::kPerfTicks) != 0;
     become_prompt();

@@ -78,10 +78,11 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     }
     if (options.state_fd >= 0) {
         // Without it the sampler does as well as it can by itself.
-        (void)watch_.open(options.state_fd, options.snapshots_fd,
+        (void)watch_.open(options.state_fd, options.kernel_target, options.snapshots_fd,
                           static_cast<std::uint32_t>(syscall(SYS_gettid)));
     }
     counts_from_birth_ = facts.is_launch;
+    used_before_ns_ = facts.used_cpu_ns;
     tick_interval_ns_ = static_cast<std::int64_t>(options.interval_ns);
     ring_ = &ring;
     encoder_.emplace(ring);

@@ -27,11 +27,12 @@ constexpr std::uint64_t kLeastFollowIntervalNs = 25'000;
 struct SamplerOptions {
     std::uint64_t interval_ns = 1'000'000;
     std::size_t max_frames = 2048;
-    bool cpu_mode = false;    ///< also report the CPU time of each thread
-    bool perf_ticks = false;  ///< CPU mode without BPF, but with perf events that tick
-    bool follow = true;       ///< go to the GIL holder's CPU to read its stack
-    int state_fd = -1;        ///< CPU state map of the BPF programs; -1: there are none
-    int snapshots_fd = -1;    ///< their ring of snapshots; -1: none
+    bool cpu_mode = false;            ///< also report the CPU time of each thread
+    bool perf_ticks = false;          ///< CPU mode without BPF, but with perf events that tick
+    bool follow = true;               ///< go to the GIL holder's CPU to read its stack
+    int state_fd = -1;                ///< CPU state map of the BPF programs; -1: there are none
+    std::uint32_t kernel_target = 0;  ///< this process's number in it
+    int snapshots_fd = -1;            ///< their ring of snapshots; -1: none
 };
 
 /// Looks at all Python threads of this process once a tick and writes what has changed.
@@ -266,6 +267,7 @@ class StackSampler {
     bool is_unseen_announced_ = false;
     bool has_kernel_ticks_ = false;
     bool counts_from_birth_ = false;
+    std::int64_t used_before_ns_ = 0;  // by the main thread, before this program
     bool has_ticked_ = false;
     bool is_stopping_ = false;
     bool must_pause_ = false;

@@ -274,6 +274,10 @@ void StackSampler::describe_thread(TrackedThread& thread) {
         watch_.attach(thread);
         adopt_stranger(thread);
     }
+    if (thread.slot == TrackedThread::kNoSlot && thread.cpu_ns == 0 && counts_from_birth_ &&
+        thread.native_id == static_cast<std::uint32_t>(getpid())) {
+        thread.cpu_ns = used_before_ns_;
+    }
     names_.forget(interpreters_[thread.interpreter].head.id, thread.head.thread_id);
 }
 

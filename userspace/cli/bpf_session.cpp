@@ -16,6 +16,7 @@
 #include <fstream>
 #include <future>
 #include <map>
+#include <set>
 
 #include "base/clock.h"
 #include "bpf/echion.skel.h"
@@ -113,11 +114,8 @@ struct BpfSession::Impl {
     std::map<pid_t, Target> added;
     std::map<Target, UniqueFd> rings;
     std::map<Target, TickTimers> timers;
-    struct Sampler {
-        std::uint32_t slot;
-        std::uint32_t generation;
-    };
-    std::map<Target, Sampler> samplers;  // of targets whose ticks have been started
+    CpuBook book;
+    std::set<Target> ticked;  // whose ticks have been started
     bool has_wall_program = true;
     bool has_loop_helper = true;
     UniqueFd stats;
@@ -269,6 +267,9 @@ Result<BpfSession::Target> BpfSession::add_target(pid_t pid) {
     skeleton.bss->entering_pid = 0;
     if (const auto added = impl_->find_living(pid)) {
         impl_->added[pid] = *added;
+        if (const auto state = impl_->read_target(*added)) {
+            impl_->book.begin(*added, state->target_pid, impl_->states);
+        }
         return *added;
     }
     if (::kill(pid, 0) != 0 && errno == ESRCH) {
@@ -293,7 +294,8 @@ void BpfSession::remove_target(Target target) {
     stop_timer(target);
     std::erase_if(impl_->added, [target](const auto& entry) { return entry.second == target; });
     impl_->rings.erase(target);
-    impl_->samplers.erase(target);
+    impl_->ticked.erase(target);
+    impl_->book.forget(target);
     bpf_map_delete_elem(bpf_map__fd(impl_->skeleton->maps.snapshot_rings), &target);
     if (state->kernel_pid == 0) {
         return;
@@ -362,9 +364,9 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
         (request.snapshot.thread_refs != 0 && !is_valid(request.snapshot))) {
         return fail(ErrorKind::kProtocol, "start the ticks: the agent's request is not valid");
     }
-    const auto slot = impl_->states.find_slot(state->target_pid, request.sampler_tid);
+    const auto slot = impl_->states.find_slot(state->target_pid, request.sampler_tid, target);
     const auto sampler = slot ? impl_->states.read(*slot) : tl::unexpected(slot.error());
-    if (!sampler || sampler->target != target) {
+    if (!sampler) {
         return fail(ErrorKind::kProtocol,
                     "start the ticks: the sampler is not a thread of the target");
     }
@@ -407,7 +409,8 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
     const TimerReport report{ticks.interval_ns, snapshots, timers->thread_events(),
                              timers->threads_without_event()};
     impl_->timers.emplace(target, std::move(*timers));
-    impl_->samplers[target] = {*slot, sampler->generation};
+    impl_->ticked.insert(target);
+    impl_->book.leave_out(target, {*slot, sampler->generation});
     return report;
 }
 
@@ -418,23 +421,14 @@ void BpfSession::stop_timer(Target target) {
     (void)impl_->write_config(target, {});
 }
 
-std::vector<ThreadCpu> BpfSession::count_cpu(Target target, pid_t pid) const {
-    std::vector<ThreadCpu> result;
-    const auto sampler = impl_->samplers.find(target);
-    const auto now_ns = static_cast<std::uint64_t>(monotonic_ns());
-    for (std::uint32_t slot = 0; sampler != impl_->samplers.end() && slot < impl_->states.used();
-         ++slot) {
-        const auto state = impl_->states.read(slot);
-        if (!state || state->target != target ||
-            state->session_pid != static_cast<std::uint32_t>(pid) ||
-            (slot == sampler->second.slot && state->generation == sampler->second.generation)) {
-            continue;
-        }
-        const std::uint64_t cpu_ns = state->cpu_ns_at(now_ns);
-        result.push_back({state->tid, cpu_ns - std::min(cpu_ns, state->start_cpu_ns)});
-    }
-    return result;
+std::vector<ThreadCpu> BpfSession::count_cpu(Target target, bool with_living) {
+    return impl_->ticked.contains(target) ? impl_->book.count(target, impl_->states, with_living)
+                                          : std::vector<ThreadCpu>{};
 }
+
+void BpfSession::note_ended() { impl_->book.note_ended(impl_->states); }
+
+std::uint64_t BpfSession::threads_missed() const { return impl_->book.missed(); }
 
 Status BpfSession::keep_ticking() {
     for (auto& [target, timers] : impl_->timers) {

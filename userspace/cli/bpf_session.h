@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "bpf/abi.h"
+#include "cli/cpu_book.h"
 #include "cli/privileges.h"
 
 namespace echion::cli {
@@ -47,12 +48,6 @@ struct TimerReport {
     bool snapshots = false;
     std::size_t thread_events = 0;
     std::size_t threads_without_event = 0;
-};
-
-/// CPU time that one thread has used since it came under watch.
-struct ThreadCpu {
-    std::uint32_t target_tid = 0;  ///< as the target sees it
-    std::uint64_t cpu_ns = 0;
 };
 
 struct BpfProgramStats {
@@ -98,9 +93,13 @@ class BpfSession {
     /// Starts the target's ticks. On failure none run. kProtocol when the request breaks a rule.
     Result<TimerReport> start_timer(Target target, const TimerRequest& request);
     void stop_timer(Target target);
-    /// Every thread of the target's process `pid` that is in the table, ended or not, but the one
-    /// that the ticks wake. Empty if ticks were never started.
-    [[nodiscard]] std::vector<ThreadCpu> count_cpu(Target target, pid_t pid) const;
+    /// CpuBook::count() of the target, but the thread that the ticks wake. Empty if ticks were
+    /// never started.
+    [[nodiscard]] std::vector<ThreadCpu> count_cpu(Target target, bool with_living);
+    /// CpuBook::note_ended(): to be called at least once in the quarantine of a slot.
+    void note_ended();
+    /// Threads whose figures note_ended() came too late for.
+    [[nodiscard]] std::uint64_t threads_missed() const;
     /// Keeps the wall clocks of all targets running when CPUs go offline. Once a second is enough.
     Status keep_ticking();
 

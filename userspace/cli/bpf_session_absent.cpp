@@ -31,7 +31,9 @@ Result<TimerReport> BpfSession::start_timer(Target, const TimerRequest&) {
     return fail(ErrorKind::kRefused, "no BPF in this build");
 }
 void BpfSession::stop_timer(Target) {}
-std::vector<ThreadCpu> BpfSession::count_cpu(Target, pid_t) const { return {}; }
+std::vector<ThreadCpu> BpfSession::count_cpu(Target, bool) { return {}; }
+void BpfSession::note_ended() {}
+std::uint64_t BpfSession::threads_missed() const { return 0; }
 Status BpfSession::keep_ticking() { return {}; }
 std::array<std::uint64_t, ECHION_COUNTERS> BpfSession::counters() const { return {}; }
 Status BpfSession::enable_stats() { return {}; }

@@ -160,7 +160,7 @@ tl::expected<std::vector<ExtraFd>, std::string> KernelSide::watch(pid_t pid) {
         say("process {} is sampled without BPF: {}", pid, why);
         return {};
     }
-    std::vector<ExtraFd> fds = {{control::FdKind::kBpfState, bpf_->state_fd()}};
+    std::vector<ExtraFd> fds = {{control::FdKind::kBpfState, bpf_->state_fd(), *target}};
     if (const auto ring = bpf_->snapshot_fd(*target)) {
         fds.push_back({control::FdKind::kBpfSnapshots, *ring});
     } else if (options_.verbose) {
@@ -224,11 +224,11 @@ Result<control::Armed> KernelSide::arm_perf(pid_t pid, const control::Arm& reque
     return answer;
 }
 
-std::vector<model::CountedCpu> KernelSide::count_cpu(pid_t pid) const {
+std::vector<model::CountedCpu> KernelSide::count_cpu(pid_t pid, bool with_living) const {
     const auto target = is_available() ? bpf_->find_target(pid) : std::nullopt;
     std::vector<model::CountedCpu> counted;
     if (target) {
-        for (const ThreadCpu& one : bpf_->count_cpu(*target, pid)) {
+        for (const ThreadCpu& one : bpf_->count_cpu(*target, with_living)) {
             counted.push_back({one.target_tid, one.cpu_ns});
         }
     }
@@ -241,6 +241,12 @@ void KernelSide::forget(pid_t pid) {
     }
     if (perf_) {
         perf_->stop(pid);
+    }
+}
+
+void KernelSide::note_ended() {
+    if (options_.cpu && is_available()) {
+        bpf_->note_ended();
     }
 }
 
@@ -270,6 +276,9 @@ std::vector<std::string> KernelSide::report() const {
         if (counters[i] != 0) {
             lines.push_back(fmt::format("bpf {:<16} {:>12}", kCounterNames[i], counters[i]));
         }
+    }
+    if (const std::uint64_t missed = bpf_->threads_missed(); missed != 0) {
+        lines.push_back(fmt::format("bpf {:<16} {:>12}", "threads_missed", missed));
     }
     return lines;
 }

@@ -57,9 +57,11 @@ class KernelSide {
     /// Starts the ticks for an agent that is ready for them; errors likewise. The request is not
     /// trusted.
     tl::expected<control::Armed, std::string> arm(pid_t pid, const control::Arm& request);
-    /// CPU time of the threads of an agent's process since watch(), its sampler aside; of those
-    /// that ended more than a second ago it may be gone. Nothing without the kernel's ticks.
-    [[nodiscard]] std::vector<model::CountedCpu> count_cpu(pid_t pid) const;
+    /// CPU time of the threads of an agent's process since watch(), its sampler aside;
+    /// `with_living`: also of those that have not ended. Nothing without the kernel's ticks.
+    [[nodiscard]] std::vector<model::CountedCpu> count_cpu(pid_t pid, bool with_living) const;
+    /// Notes the CPU time of threads that have ended: several times a second.
+    void note_ended();
     /// The agent's process is sampled no more.
     void forget(pid_t pid);
     /// To be called about once a second.

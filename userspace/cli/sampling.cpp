@@ -124,7 +124,9 @@ void Sampling::add_agent(Channel channel, pid_t pid) {
             }
             return answer;
         },
-        [this](pid_t process) { return kernel_.count_cpu(process); })));
+        [this](pid_t process, bool with_living) {
+            return kernel_.count_cpu(process, with_living);
+        })));
     Agent& agent = *agents_.back();
     const auto on_event = [this, &agent] {
         agent.session.on_readable();
@@ -176,6 +178,7 @@ void Sampling::drain_all() {
     for (const auto& agent : agents_) {
         fullest = std::max(fullest, agent->session.drain(kDrainBytes));
     }
+    kernel_.note_ended();
     if (const std::int64_t now = monotonic_ns(); now >= next_flush_ns_) {
         profile_->flush();
         kernel_.keep_ticking();

@@ -150,6 +150,9 @@ Status Session::configure(const std::vector<ExtraFd>& extra_fds) {
     for (const ExtraFd& extra : extra_fds) {
         if (fds.size() < control::kMaxFds) {
             message.fd_kinds[fds.size()] = extra.kind;
+            if (extra.kind == control::FdKind::kBpfState) {
+                message.kernel_target = extra.target;
+            }
             fds.push_back(extra.fd);
         }
     }
@@ -236,6 +239,9 @@ void Session::request_stop() {
         return;
     }
     state_ = State::kStopping;
+    if (settings_.mode == control::Mode::kCpu && counted_cpu_) {
+        ended_cpu_ = counted_cpu_(pid_, false);
+    }
 }
 
 void Session::end() {
@@ -253,10 +259,11 @@ void Session::end() {
     if (auto status = take_batches(ring_->data_bytes()); !status && complaint_.empty()) {
         complaint_ = fmt::format("{} ({})", kBrokenStream, status.error().what);
     }
-    if (settings_.mode == control::Mode::kCpu && decoder_->has_started() && !was_stopped &&
-        complaint_.empty() && counted_cpu_) {
-        // The process ended before the sampler's next look.
-        ledger_->settle(counted_cpu_(pid_));
+    if (settings_.mode == control::Mode::kCpu && decoder_->has_started() && complaint_.empty() &&
+        counted_cpu_) {
+        // The process ended before the sampler's next look, or threads did, and others have had
+        // their slots since.
+        ledger_->settle(was_stopped ? ended_cpu_ : counted_cpu_(pid_, true));
     }
     builder_->finish();
     was_sampled_ = was_sampled_ || decoder_->has_started();

@@ -35,6 +35,7 @@ struct SessionSettings {
 struct ExtraFd {
     control::FdKind kind;
     int fd;
+    std::uint32_t target = 0;  ///< Of kBpfState: the process's number in it.
 };
 
 /// One agent: its control channel, its ring, and the part of the profile that comes from it. The
@@ -56,8 +57,10 @@ class Session {
     using ArmHandler =
         std::function<tl::expected<control::Armed, std::string>(pid_t, const control::Arm&)>;
 
-    /// Asked when the agent's process has ended, for what the kernel counted of its threads.
-    using CpuSource = std::function<std::vector<model::CountedCpu>(pid_t)>;
+    /// Asked for what the kernel counted of its threads: of all, when the agent's process has
+    /// ended; of those that have ended, when the agent is told to stop, and counts the others
+    /// itself.
+    using CpuSource = std::function<std::vector<model::CountedCpu>(pid_t, bool with_living)>;
 
     /// `pid` is the agent's process in this program's namespace, as the kernel says.
     Session(Profile& profile, const SessionSettings& settings, Channel channel, pid_t pid,
@@ -102,6 +105,7 @@ class Session {
     FdSource extra_fds_;
     ArmHandler arm_;
     CpuSource counted_cpu_;
+    std::vector<model::CountedCpu> ended_cpu_;  // when it was told to stop
     State state_ = State::kWaiting;
     bool was_sampled_ = false;
     bool is_armed_ = false;

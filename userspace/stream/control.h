@@ -23,7 +23,7 @@
 namespace echion::control {
 
 constexpr std::uint32_t kMagic = 0x4e484345;  // "ECHN"
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 
 /// Environment variable of a launched command: "<fd>:<inode of the rendezvous socket>". The agent
 /// uses the descriptor only if it is a socket with that inode, so that a process that closed and
@@ -97,6 +97,8 @@ struct Configure {
     std::uint32_t max_frames;  // of one stack
     std::uint32_t fd_count;
     FdKind fd_kinds[kMaxFds];
+    std::uint32_t kernel_target;  // this process's number in the CPU state map, if that comes along
+    std::uint32_t reserved;
 };
 
 /// Agent → CLI, if Configure came with kBpfState or kPerfTicks: the sampler thread waits for
@@ -146,7 +148,7 @@ struct Stopped {
 static_assert(sizeof(Header) == 16);
 static_assert(sizeof(Connect) == 16);
 static_assert(sizeof(Hello) == 56);
-static_assert(sizeof(Configure) == 296);
+static_assert(sizeof(Configure) == 304);
 static_assert(sizeof(Arm) == 88);
 static_assert(sizeof(Armed) == 40);
 static_assert(sizeof(Started) == 24);

@@ -106,6 +106,9 @@ Result<CpuState> CpuStateMap::read(std::uint32_t slot) const {
         state.off_cpu_since_ns = from.off_cpu_since_ns;
         state.start_cpu_ns = from.start_cpu_ns;
         state.started_ns = from.started_ns;
+        state.ended_ns = from.ended_ns;
+        state.program_ns = from.program_ns;
+        state.program_cpu_ns = from.program_cpu_ns;
         state.run_count = from.run_count;
         state.voluntary = from.voluntary;
         state.involuntary = from.involuntary;
@@ -125,14 +128,16 @@ Result<CpuState> CpuStateMap::read(std::uint32_t slot) const {
     return fail(ErrorKind::kTorn, "read CPU state: it kept changing");
 }
 
-Result<std::uint32_t> CpuStateMap::find_slot(std::uint32_t pid, std::uint32_t tid) const {
+Result<std::uint32_t> CpuStateMap::find_slot(std::uint32_t pid, std::uint32_t tid,
+                                             std::uint32_t target) const {
     const std::uint32_t end = used();
     for (std::uint32_t slot = 0; slot < end; ++slot) {
         if (__atomic_load_n(&threads_[slot].target_tid, __ATOMIC_RELAXED) != tid) {
             continue;
         }
         const auto state = read(slot);
-        if (state && !state->ended && state->tid == tid && state->pid == pid) {
+        if (state && !state->ended && state->tid == tid && state->pid == pid &&
+            (target == kAnyTarget || state->target == target)) {
             return slot;
         }
     }

@@ -27,10 +27,18 @@ struct CpuState {
     std::uint64_t off_cpu_since_ns = 0;  ///< CLOCK_MONOTONIC; 0 if it has not left a CPU yet
     std::uint64_t start_cpu_ns = 0;      ///< CPU time that it had used when it came under watch
     std::uint64_t started_ns = 0;        ///< CLOCK_MONOTONIC of when it came under watch
+    std::uint64_t ended_ns = 0;          ///< CLOCK_MONOTONIC; 0 while it lives
+    std::uint64_t program_ns = 0;        ///< CLOCK_MONOTONIC of its last exec under watch; 0: none
+    std::uint64_t program_cpu_ns = 0;    ///< CPU time that it had used by then
     std::uint64_t run_count = 0;         ///< times switched in since it came under watch
     std::uint64_t voluntary = 0;         ///< switches away since it began, by cause
     std::uint64_t involuntary = 0;
 
+    /// CPU time that it had used when its program came under watch: what came before is not
+    /// counted.
+    [[nodiscard]] std::uint64_t first_cpu_ns() const {
+        return program_ns != 0 ? program_cpu_ns : start_cpu_ns;
+    }
     [[nodiscard]] bool is_on_cpu() const { return on_cpu_since_ns != 0; }
 
     /// CPU time since the thread began, up to `now_ns` (CLOCK_MONOTONIC). While it runs this counts
@@ -89,9 +97,13 @@ class CpuStateMap {
     /// bounded number of attempts; a writer holds a slot for some 50 ns).
     Result<CpuState> read(std::uint32_t slot) const;
 
-    /// The slot of a living thread of process `pid`, both as the target sees them. kInvalid when
+    static constexpr std::uint32_t kAnyTarget = ~std::uint32_t{0};
+
+    /// The slot of a living thread of process `pid`, both as the target sees them; processes of
+    /// different PID namespaces may have the same, so that `target` tells whose. kInvalid when
     /// there is none (yet). A walk over all slots: for threads not met before.
-    Result<std::uint32_t> find_slot(std::uint32_t pid, std::uint32_t tid) const;
+    Result<std::uint32_t> find_slot(std::uint32_t pid, std::uint32_t tid,
+                                    std::uint32_t target = kAnyTarget) const;
 
   private:
     [[nodiscard]] const echion_table& table() const {

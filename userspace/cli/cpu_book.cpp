@@ -1,0 +1,105 @@
+#include "cli/cpu_book.h"
+
+#include <algorithm>
+
+#include "base/clock.h"
+
+namespace echion::cli {
+namespace {
+
+std::uint64_t since(std::uint64_t from, std::uint64_t to) { return to - std::min(from, to); }
+
+}  // namespace
+
+void CpuBook::note_ended(const CpuStateMap& states) {
+    stamps_.resize(states.capacity());
+    generations_.resize(states.capacity());
+    states.for_each_changed(stamps_, [&](std::uint32_t slot, CpuStateMap::Stamp stamp) {
+        if (CpuStateMap::is_running(stamp)) {
+            return;
+        }
+        const auto state = states.read(slot);
+        if (!state) {
+            stamps_[slot] = stamp + 2;  // being written: next time
+            return;
+        }
+        if (!state->ended || state->generation == generations_[slot]) {
+            return;
+        }
+        missed_ += state->generation - generations_[slot] - 1;
+        generations_[slot] = state->generation;
+        const auto target = targets_.find(state->target);
+        if (target == targets_.end()) {
+            return;
+        }
+        Account& account = target->second;
+        if (account.sampler.slot == slot && account.sampler.generation == state->generation) {
+            return;
+        }
+        const std::uint64_t first_ns =
+            state->tid == account.main_tid ? account.main_first_cpu_ns : state->first_cpu_ns();
+        account.ended_ns[state->tid] += since(first_ns, state->on_cpu_ns);
+    });
+}
+
+void CpuBook::begin(std::uint32_t target, std::uint32_t main_tid, const CpuStateMap& states) {
+    note_ended(states);  // what ended before is not this target's
+    Account account;
+    account.begun_ns = static_cast<std::uint64_t>(monotonic_ns());
+    account.main_tid = main_tid;
+    if (const auto slot = states.find_slot(main_tid, main_tid, target)) {
+        const auto state = states.read(*slot);
+        account.main_first_cpu_ns = state ? state->first_cpu_ns() : 0;
+    }
+    targets_[target] = std::move(account);
+}
+
+void CpuBook::leave_out(std::uint32_t target, Holder sampler) {
+    if (const auto known = targets_.find(target); known != targets_.end()) {
+        known->second.sampler = sampler;
+    }
+}
+
+std::vector<ThreadCpu> CpuBook::count(std::uint32_t target, const CpuStateMap& states,
+                                      bool with_living) {
+    std::vector<ThreadCpu> result;
+    const auto known = targets_.find(target);
+    if (known == targets_.end()) {
+        return result;
+    }
+    note_ended(states);
+    const Account& account = known->second;
+    for (const auto& [tid, cpu_ns] : account.ended_ns) {
+        result.push_back({tid, cpu_ns});
+    }
+    if (!with_living) {
+        return result;
+    }
+    const auto now_ns = static_cast<std::uint64_t>(monotonic_ns());
+    std::uint64_t program_ns = ~std::uint64_t{0};  // when it ran another one
+    for (const bool is_main : {true, false}) {
+        for (std::uint32_t slot = 0; slot < states.used(); ++slot) {
+            const auto state = states.read(slot);
+            if (!state || state->ended || state->target != target ||
+                (state->tid == account.main_tid) != is_main ||
+                (slot == account.sampler.slot && state->generation == account.sampler.generation)) {
+                continue;
+            }
+            std::uint64_t first_ns = state->first_cpu_ns();
+            std::uint64_t last_ns = state->cpu_ns_at(now_ns);
+            if (is_main) {
+                first_ns = account.main_first_cpu_ns;
+                if (state->program_ns > account.begun_ns) {
+                    program_ns = state->program_ns;
+                    last_ns = state->program_cpu_ns;
+                }
+            }
+            if (is_main || state->started_ns < program_ns) {
+                result.push_back({state->tid, since(first_ns, last_ns)});
+            }
+        }
+    }
+    return result;
+}
+
+}  // namespace echion::cli
