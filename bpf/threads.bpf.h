@@ -40,7 +40,7 @@ __noinline __u64 read_pid_numbers(__u64 address) {
     const void* numbers = __builtin_preserve_access_index(&pid->numbers);
     const struct upid* innermost = numbers + (__u64)level * bpf_core_type_size(struct upid);
     __u64 here = 0;
-    /* The verifier goes through it for every level there can be: the less is done in it the better. */
+    /* The verifier goes through it for every level there can be: little is done in it. */
     for (__u32 i = 0; i <= MAX_PID_NAMESPACE_LEVEL && i <= level; i++) {
         const struct upid* upid = numbers + i * bpf_core_type_size(struct upid);
         if (BPF_CORE_READ(upid, ns, ns.inum) == pid_namespace_inode) {

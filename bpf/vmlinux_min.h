@@ -70,8 +70,8 @@ struct sched_entity {
 
 struct bpf_local_storage;
 
-/* Of each type the loader searches all that the kernel has, for a millisecond: so there are few, and
- * a field that was renamed is here under both names. */
+/* Of each type the loader searches all that the kernel has, for a millisecond: so there are few,
+ * and a field that was renamed is here under both names. */
 struct task_struct {
     unsigned int __state;
     volatile long state; /* its name before 5.14 */
