@@ -10,7 +10,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <iterator>
 
 #include "base/clock.h"
 
@@ -151,7 +150,11 @@ Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, int signal,
     return answer;
 }
 
-Status signal_arrivals(int fd, int signal, pid_t tid) {
+Status Channel::signal_arrivals(int signal, pid_t tid) {
+    if (!is_socket(socket_.get(), id_)) {
+        return fail(ErrorKind::kProtocol, "the target has closed the control channel");
+    }
+    const int fd = socket_.get();
     const f_owner_ex owner{F_OWNER_TID, tid};
     const int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETSIG, signal) != 0 || fcntl(fd, F_SETOWN_EX, &owner) != 0 ||
@@ -230,11 +233,10 @@ void Channel::close_received() {
     }
 }
 
-bool Channel::wait_for_stop(std::int64_t timeout_ns, int wake_fd) {
-    // A negative descriptor is one that poll() passes over.
-    pollfd poll_fds[] = {{socket_.get(), POLLIN, 0}, {wake_fd, POLLIN, 0}};
+bool Channel::wait_for_stop(std::int64_t timeout_ns) {
+    pollfd entry{socket_.get(), POLLIN, 0};
     const timespec timeout = make_timespec(timeout_ns > 0 ? timeout_ns : 0);
-    if (ppoll(poll_fds, std::size(poll_fds), &timeout, nullptr) <= 0 || poll_fds[0].revents == 0) {
+    if (ppoll(&entry, 1, &timeout, nullptr) <= 0) {
         return false;
     }
     if (!is_socket(socket_.get(), id_)) {

@@ -11,10 +11,6 @@
 
 namespace echion::agent {
 
-/// Has what arrives on `fd`, or its hang-up, told by `signal` to the thread `tid`, with `fd` as the
-/// signal's si_fd.
-Status signal_arrivals(int fd, int signal, pid_t tid);
-
 /// What tells a socket of ours from a file of the target that has its number now.
 struct SocketId {
     dev_t device = 0;
@@ -73,9 +69,7 @@ class Channel {
                                std::size_t layout_bytes);
     /// From now on also tells of a message, or a hang-up, by `signal` to the thread `tid`, with the
     /// channel's descriptor as its si_fd.
-    Status signal_arrivals(int signal, pid_t tid) {
-        return agent::signal_arrivals(socket_.get(), signal, tid);
-    }
+    Status signal_arrivals(int signal, pid_t tid);
     void send_started(std::uint32_t python_version, std::uint32_t sampler_tid);
     void send_failed(const Error& error);
     void send_stopped();
@@ -87,9 +81,8 @@ class Channel {
     void close_received();
 
     /// Whether the other side has asked to stop, or has hung up. Waits until then or until
-    /// `timeout_ns` have passed; 0 looks only. Waits no longer when `wake_fd` (-1: none) is
-    /// readable.
-    bool wait_for_stop(std::int64_t timeout_ns, int wake_fd = -1);
+    /// `timeout_ns` have passed; 0 looks only.
+    bool wait_for_stop(std::int64_t timeout_ns);
     /// Whether the other side has asked to stop: for it, the whole run is over.
     [[nodiscard]] bool was_told_to_stop() const { return was_told_to_stop_; }
     /// Whether the other side has hung up.

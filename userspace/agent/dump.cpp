@@ -1,15 +1,14 @@
 #include "agent/dump.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 
-#include "agent/channel.h"
 #include "base/clock.h"
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
@@ -24,15 +23,15 @@ constexpr std::size_t kBufferBytes = std::size_t{64} << 10;
 constexpr std::size_t kWriteBytes = 4096;
 // How long standard error may take nothing (a full pipe, a terminal after Ctrl-S).
 constexpr int kPatienceMs = 1000;
-// How long stop() waits for a handler that is just using the pipe.
+// How long stop() waits for a handler that is just waking the sampler.
 constexpr std::int64_t kHandlerWaitNs = 100'000'000;
 
 /// What the signal's handler works with. A global, as a handler has nowhere else to find anything.
 struct Gate {
     std::atomic<bool> requested{false};
-    std::atomic<int> wake_fd{-1};        // write end of the pipe
-    std::atomic<int> read_fd{-1};        // its other end, for the child of a fork to close
-    std::atomic<int> users{0};           // handlers that may be using wake_fd
+    std::atomic<bool> is_open{false};    // the handler is there, or was
+    std::atomic<pid_t> sampler{0};       // the thread to wake; 0: it looks by itself
+    std::atomic<int> users{0};           // handlers that may be waking it
     std::atomic<pid_t> owner{0};         // the process that has the sampler
     std::atomic<bool> is_buried{false};  // the application's handler may have ours as its next
     struct sigaction previous {};        // written while ours is not installed, or is not reached
@@ -59,9 +58,9 @@ void on_signal(int signal, siginfo_t* info, void* context) {
     }
     g_gate.requested.store(true);
     g_gate.users.fetch_add(1);
-    if (const int fd = g_gate.wake_fd.load(); fd >= 0) {
-        const char byte = 1;
-        (void)!write(fd, &byte, 1);  // full: the sampler has been woken already
+    if (const pid_t sampler = g_gate.sampler.load(); sampler != 0) {
+        // Not a real-time signal, for which there may be no room.
+        syscall(SYS_tgkill, g_gate.owner.load(), sampler, SIGIO);
     }
     g_gate.users.fetch_sub(1);
     errno = saved_errno;
@@ -187,12 +186,6 @@ Status StackDump::start(const cpython::LocatedRuntime& runtime, std::size_t max_
         !status) {
         return status;
     }
-    int fds[2];
-    if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) != 0) {
-        return fail(ErrorKind::kSystem, "make a pipe for dumps", errno);
-    }
-    wake_read_.reset(fds[0]);
-    wake_write_.reset(fds[1]);
     view_ = view;
     find_code(runtime.module_base, code_start_, code_end_);
     report_.emplace(std::move(*report));
@@ -201,48 +194,38 @@ Status StackDump::start(const cpython::LocatedRuntime& runtime, std::size_t max_
     wants_colours_ = facts.wants_colours;
     g_gate.requested.store(false);
     g_gate.owner.store(getpid());
-    g_gate.read_fd.store(wake_read_.get());
-    g_gate.wake_fd.store(wake_write_.get());
+    g_gate.is_open.store(true);
     take_signal();
     return {};
 }
 
 void StackDump::stop() {
-    if (!wake_write_) {
+    if (!report_) {
         return;
     }
     give_signal_back();
-    g_gate.wake_fd.store(-1);
-    g_gate.read_fd.store(-1);
-    // A handler that has just read the number of the pipe must not find another file under it.
+    g_gate.is_open.store(false);
+    g_gate.sampler.store(0);
+    // A handler that has just read the thread's id must not find another thread under it.
     const std::int64_t until_ns = monotonic_ns() + kHandlerWaitNs;
     while (g_gate.users.load() != 0 && monotonic_ns() < until_ns) {
         sched_yield();
     }
-    if (g_gate.users.load() != 0) {
-        (void)
-            wake_write_.release();  // one descriptor is lost rather than another's file written to
-    }
-    wake_write_.reset();
-    wake_read_.reset();
     report_.reset();
 }
 
 void StackDump::forget_after_fork() {
-    const int write_fd = g_gate.wake_fd.exchange(-1);
-    const int read_fd = g_gate.read_fd.exchange(-1);
-    if (write_fd < 0) {
+    if (!g_gate.is_open.exchange(false)) {
         return;
     }
     give_signal_back();
-    close(write_fd);
-    close(read_fd);
+    g_gate.sampler.store(0);
     g_gate.users.store(0);
     g_gate.requested.store(false);
 }
 
 void StackDump::keep_signal(std::int64_t now_ns) {
-    if (!wake_write_ || now_ns - looked_ns_ < kLookNs) {
+    if (!report_ || now_ns - looked_ns_ < kLookNs) {
         return;
     }
     looked_ns_ = now_ns;
@@ -271,20 +254,15 @@ bool StackDump::is_python_s(const struct sigaction& action) const {
            entry >= code_start_ && entry < code_end_;
 }
 
-Status StackDump::signal_requests(int signal, pid_t tid) const {
-    return wake_read_ ? signal_arrivals(wake_read_.get(), signal, tid) : Status();
+void StackDump::signal_requests() {
+    if (report_) {
+        g_gate.sampler.store(static_cast<pid_t>(syscall(SYS_gettid)));
+    }
 }
 
-void StackDump::serve(bool is_woken) {
-    const bool may_be_asked = g_gate.requested.load(std::memory_order_relaxed);
-    if (!wake_write_ || (!may_be_asked && !is_woken)) {
-        return;
-    }
-    char bytes[64];
-    while (read(wake_read_.get(), bytes, sizeof(bytes)) > 0) {
-    }
-    // After the bytes: a request that comes between the two has its byte still to come.
-    if (g_gate.requested.exchange(false)) {
+void StackDump::serve() {
+    if (report_ && g_gate.requested.load(std::memory_order_relaxed) &&
+        g_gate.requested.exchange(false)) {
         write_dump();
     }
 }

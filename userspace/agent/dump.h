@@ -10,7 +10,6 @@
 #include "agent/guest.h"
 #include "base/error.h"
 #include "base/mapping.h"
-#include "base/unique_fd.h"
 #include "cpython/locate.h"
 #include "cpython/runtime_view.h"
 #include "platform/process_reader.h"
@@ -21,13 +20,14 @@ namespace echion::agent {
 
 /// Answers SIGQUIT with the stacks of all threads, on the process's standard error.
 ///
-/// The signal's handler only asks for it, by a flag and a byte through a pipe, and calls the
-/// handler that the application had; where there was none, the signal no longer ends the process.
+/// The signal's handler only asks for it, by a flag, and calls the handler that the application
+/// had; where there was none, the signal no longer ends the process. A sampler that may sleep for
+/// long is woken by a signal of its own: no descriptor, which would stand among the application's.
 /// The sampler thread writes: it needs no lock of the interpreter or of the C library, so that a
 /// thread which holds the GIL for ever, or all threads in a deadlock, do not keep it from that.
 ///
 ///     application's thread                        sampler thread
-///     SIGQUIT ─► handler ─ flag, byte ──────────► TickTimer::wait() … serve() ─► write(2)
+///     SIGQUIT ─► handler ─ flag, SIGIO ─────────► TickTimer::wait() … serve() ─► write(2)
 ///                  └─► handler that was there
 ///
 /// Sampler thread only, unless said otherwise. At most one object of it is started at a time.
@@ -44,22 +44,17 @@ class StackDump {
     /// Gives the signal back to whom it belonged, if it is still ours. Any state; nothing is left.
     void stop();
 
-    /// Readable when a dump has been asked for; -1 before start().
-    [[nodiscard]] int wake_fd() const { return wake_read_.get(); }
     /// Writes a dump if one has been asked for. Takes a millisecond or a few, and up to a second
-    /// when standard error takes nothing. `is_woken`: wake_fd() may be readable. It is read then,
-    /// as a request is seen sometimes before its byte has come, which would wake the sampler for
-    /// ever.
-    void serve(bool is_woken = false);
-    /// Has arriving requests told by `signal` to the thread `tid`, with wake_fd() as its si_fd.
-    Status signal_requests(int signal, pid_t tid) const;
+    /// when standard error takes nothing.
+    void serve();
+    /// Has the calling thread, which has it blocked, told of each request by SIGIO from now on.
+    void signal_requests();
     /// Python's signal.signal() does not call the handler that it replaces. So when Python code has
     /// taken the signal, puts the handler back in front of Python's, which is called as before. To
     /// be called now and then; looks every kLookNs.
     void keep_signal(std::int64_t now_ns);
 
-    /// In the child of a fork, where there is no sampler: gives the signal back and closes the
-    /// pipe. Signal-safe.
+    /// In the child of a fork, where there is no sampler: gives the signal back. Signal-safe.
     static void forget_after_fork();
 
   private:
@@ -76,8 +71,6 @@ class StackDump {
     ProcessReader reader_;
     SameCpu same_cpu_;
     FixedArray<char> buffer_;
-    UniqueFd wake_read_;
-    UniqueFd wake_write_;
     std::int64_t looked_ns_ = 0;
     bool wants_colours_ = false;
 };

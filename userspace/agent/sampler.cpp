@@ -73,7 +73,7 @@ struct KernelTimer {
     std::optional<CpuTimeTimer> perf_only;
 };
 
-Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, const StackDump& dump,
+Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump,
                         const SamplerOptions& options, KernelTimer& timer) {
     if (!sampler.watch().is_open() && !options.perf_ticks) {
         return {};
@@ -90,9 +90,7 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, const StackDump
     if (auto status = channel.signal_arrivals(signal, static_cast<pid_t>(own_tid())); !status) {
         return status;
     }
-    if (auto status = dump.signal_requests(signal, static_cast<pid_t>(own_tid())); !status) {
-        return status;
-    }
+    dump.signal_requests();
     const auto interval_ns = static_cast<std::int64_t>(armed->interval_ns);
     if (sampler.watch().is_open()) {
         timer.with_bpf.emplace(signal, interval_ns, !options.cpu_mode, monotonic_ns());

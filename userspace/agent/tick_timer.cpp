@@ -53,10 +53,10 @@ bool ClockTimer::wait(Channel& channel, StackDump& dump) {
     }
     while (deadline_ns_ - now_ns > kHousekeepingNs) {
         ++counts_.system_calls;
-        if (channel.wait_for_stop(deadline_ns_ - now_ns, dump.wake_fd())) {
+        if (channel.wait_for_stop(std::min(deadline_ns_ - now_ns, kLookForRequestsNs))) {
             return false;
         }
-        dump.serve(true);
+        dump.serve();
         looked_ns_ = now_ns = monotonic_ns();
     }
     const timespec deadline = make_timespec(deadline_ns_);
@@ -126,10 +126,8 @@ bool TickTimer::is_stopped_already(Channel& channel) {
 bool TickTimer::is_told_to_stop(int signal, const siginfo_t& info, Channel& channel,
                                 StackDump& dump) {
     // A tick has the number of a perf event, a file of the command-line program: it may be the same
-    // as one of ours, so that whatever else a signal may say, it counts as a tick, too.
-    if (signal == SIGIO || info.si_fd == dump.wake_fd()) {
-        dump.serve(true);
-    }
+    // as the channel's, so that whatever else a signal may say, it counts as a tick, too.
+    dump.serve();
     if (signal == SIGIO || info.si_fd == channel.fd()) {
         ++counts_.system_calls;
         return channel.wait_for_stop(0);

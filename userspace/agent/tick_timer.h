@@ -11,6 +11,8 @@ namespace echion::agent {
 
 /// How often a sampler that keeps its own time looks whether it has been told to stop.
 constexpr std::int64_t kHousekeepingNs = 20'000'000;
+/// How often one whose ticks are rarer looks whether a dump has been asked for.
+constexpr std::int64_t kLookForRequestsNs = 100'000'000;
 
 struct TimerCounts {
     std::uint64_t late = 0;          ///< ticks that began more than half an interval late

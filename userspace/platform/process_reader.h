@@ -20,7 +20,10 @@ namespace echion {
 ///                         (mm/process_vm_access.c). 20 ranges of 128 bytes on 20 pages: 1.7 µs
 ///                         instead of 7.5.
 ///   process_vm_readv(2)
-///   pread(2)              on /proc/PID/mem
+///   pread(2)              on /proc/PID/mem. That of the own process is open for the length of one
+///                         read() only, and closed if it is still the same file: the application
+///                         may close all descriptors at any time, and be given the number for a
+///                         file of its own.
 ///
 /// After open() no call allocates. One thread at a time.
 class ProcessReader final : public MemoryReader {
@@ -51,13 +54,16 @@ class ProcessReader final : public MemoryReader {
     }
     enum class Way { kWriteOwn, kRead, kMemFile };
     bool take_next_way();
+    UniqueFd open_mem_file();
     std::size_t read_by_system_call(std::span<const ReadRequest> requests) noexcept;
     std::size_t read_part(std::span<const ReadRequest> requests) noexcept;
     std::size_t read_vectors(long system_call, std::span<const ReadRequest> requests) noexcept;
     std::size_t read_mem_file(std::span<const ReadRequest> requests) noexcept;
+    std::size_t read_open_file(int fd, std::span<const ReadRequest> requests) noexcept;
 
     pid_t pid_ = 0;
-    UniqueFd mem_fd_;
+    bool is_own_ = false;
+    UniqueFd mem_fd_;  // of another process
     Way way_ = Way::kRead;
     Address direct_from_;
     std::size_t direct_size_bytes_ = 0;

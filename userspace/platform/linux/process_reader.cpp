@@ -1,6 +1,7 @@
 #include "platform/process_reader.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -18,6 +19,22 @@ namespace {
 // UIO_FASTIOV (8) it allocates its own array, which costs little beside the copy.
 constexpr std::size_t kMaxVectors = 256;
 
+/// What tells a file from another one under the same number. By number, as fstat() would bind the
+/// agent to a recent C library.
+struct FileId {
+    explicit FileId(int fd) {
+        struct statx status {};
+        if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_INO, &status) == 0) {
+            inode = status.stx_ino;
+            device = std::uint64_t{status.stx_dev_major} << 32 | status.stx_dev_minor;
+        }
+    }
+    bool operator==(const FileId&) const = default;
+
+    std::uint64_t inode = 0;
+    std::uint64_t device = 0;
+};
+
 }  // namespace
 
 const char* ProcessReader::method() const {
@@ -34,8 +51,9 @@ const char* ProcessReader::method() const {
 
 Status ProcessReader::open(pid_t pid, Address probe) {
     pid_ = pid;
+    is_own_ = pid == getpid();
     mem_fd_.reset();
-    way_ = pid == getpid() ? Way::kWriteOwn : Way::kRead;
+    way_ = is_own_ ? Way::kWriteOwn : Way::kRead;
     std::byte byte;
     if (probe.is_null() || read_bytes(probe, &byte, 1)) {
         return {};
@@ -53,11 +71,19 @@ bool ProcessReader::take_next_way() {
         return false;
     }
     way_ = Way::kMemFile;
+    UniqueFd file = open_mem_file();
+    const bool is_open = static_cast<bool>(file);
+    if (!is_own_) {
+        mem_fd_ = std::move(file);
+    }
+    return is_open;
+}
+
+UniqueFd ProcessReader::open_mem_file() {
     char path[40];
     std::snprintf(path, sizeof(path), "/proc/%d/mem", static_cast<int>(pid_));
     ++system_calls_;
-    mem_fd_.reset(::open(path, O_RDONLY | O_CLOEXEC));
-    return static_cast<bool>(mem_fd_);
+    return UniqueFd(::open(path, O_RDONLY | O_CLOEXEC));
 }
 
 std::size_t ProcessReader::read(std::span<const ReadRequest> requests) noexcept {
@@ -152,10 +178,30 @@ std::size_t ProcessReader::read_vectors(long system_call,
 }
 
 std::size_t ProcessReader::read_mem_file(std::span<const ReadRequest> requests) noexcept {
+    if (!is_own_) {
+        return read_open_file(mem_fd_.get(), requests);
+    }
+    UniqueFd own = open_mem_file();
+    if (!own) {
+        return 0;
+    }
+    const FileId id(own.get());
+    const std::size_t done = read_open_file(own.get(), requests);
+    const int saved_errno = errno;
+    system_calls_ += 3;
+    if (FileId(own.get()) != id) {
+        (void)own.release();
+    }
+    own.reset();
+    errno = saved_errno;
+    return done;
+}
+
+std::size_t ProcessReader::read_open_file(int fd, std::span<const ReadRequest> requests) noexcept {
     std::size_t done = 0;
     for (const ReadRequest& request : requests) {
         ++system_calls_;
-        const ssize_t got = pread64(mem_fd_.get(), request.into, request.size_bytes,
+        const ssize_t got = pread64(fd, request.into, request.size_bytes,
                                     static_cast<off64_t>(request.from.value()));
         if (got != static_cast<ssize_t>(request.size_bytes)) {
             break;
