@@ -9,8 +9,11 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
+from typing import Iterator
 
 import pytest
 
@@ -18,6 +21,10 @@ from interpreters import Interpreter, find_interpreters
 from runner import Echion
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# An ordinary user, and an interpreter that every user may run, also where the others are in somebody's
+# home folder.
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
+PYTHON = "/usr/bin/python3"
 LONG = os.environ.get("ECHION_TEST_LONG", "") not in ("", "0")
 
 
@@ -97,6 +104,33 @@ def echion(build_dir: pathlib.Path, tmp_path: pathlib.Path) -> Echion:
 def needs_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+@pytest.fixture
+def needs_perf(build_dir: pathlib.Path) -> None:
+    if reason := why_not("perf", build_dir / "echion"):
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def needs_users_perf(needs_perf: None) -> None:
+    if int(pathlib.Path("/proc/sys/kernel/perf_event_paranoid").read_text()) > 2:
+        pytest.skip("kernel.perf_event_paranoid leaves users none")
+
+
+@pytest.fixture
+def nobodys(build_dir: pathlib.Path, needs_root: None) -> Iterator[Echion]:
+    """An echion that an ordinary user (wrap=NOBODY) may run, and write beside."""
+    if not pathlib.Path(PYTHON).exists() or shutil.which("setpriv") is None:
+        pytest.skip(f"needs {PYTHON} and setpriv")
+    folder = pathlib.Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    for program in ("echion", "libechion.so"):
+        shutil.copy(build_dir / program, folder / program)
+    try:
+        yield Echion(folder / "echion", folder)
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -5,37 +5,40 @@ from __future__ import annotations
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 from attach_support import start_target, target_command
-from conftest import why_not
+from conftest import NOBODY, PYTHON, why_not
 from interpreters import Interpreter
 from runner import TARGETS, Echion
 
-NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
-PYTHON = "/usr/bin/python3"
+IN_USER_NAMESPACE = [sys.executable, str(TARGETS / "in_user_namespace.py")]
+BURN = """
+import time
+def early(end):
+    while time.thread_time() < end: pass
+def late(end):
+    while time.thread_time() < end: pass
+start = time.thread_time()
+early(start + 0.3)
+late(start + 0.6)
+"""
 
 
 @pytest.fixture
-def trusted(build_dir: pathlib.Path, needs_root: None) -> Echion:
-    """An echion with capabilities of its own, that an ordinary user may run, and write beside."""
-    if reason := why_not("bpf", build_dir / "echion"):
+def trusted(nobodys: Echion) -> Echion:
+    """The same, with capabilities of its own."""
+    if reason := why_not("bpf", nobodys.program):
         pytest.skip(reason)
-    if shutil.which("setpriv") is None or shutil.which("setcap") is None:
-        pytest.skip("needs setpriv and setcap")
-    folder = pathlib.Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
-    folder.chmod(0o777)
-    for program in ("echion", "libechion.so"):
-        shutil.copy(build_dir / program, folder / program)
-    try:
-        rights = "cap_bpf,cap_perfmon,cap_sys_ptrace=ep"
-        done = subprocess.run(["setcap", rights, folder / "echion"], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"no capabilities of files here: {done.stderr.strip()}")
-        yield Echion(folder / "echion", folder)
-    finally:
-        shutil.rmtree(folder)
+    if shutil.which("setcap") is None:
+        pytest.skip("needs setcap")
+    command = ["setcap", "cap_bpf,cap_perfmon,cap_sys_ptrace=ep", str(nobodys.program)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no capabilities of files here: {done.stderr.strip()}")
+    return nobodys
 
 
 def test_the_header_says_what_ticks(
@@ -68,3 +71,28 @@ def test_an_engine_that_cannot_tick_this_process_leaves_it_alone(
     assert not result.output.exists()
     assert after == before
 
+
+
+@pytest.fixture
+def namespaced(nobodys: Echion) -> Echion:
+    """To be run in a user namespace of its own."""
+    probe = subprocess.run([*IN_USER_NAMESPACE, "true"], capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"no user namespaces here: {probe.stderr.strip()}")
+    return nobodys
+
+
+def test_root_of_a_user_namespace_signals_its_own_processes_only(
+    namespaced: Echion, needs_users_perf: None
+) -> None:
+    """As the kernel has it: events of a root that is none outside do not signal other users."""
+    other = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", PYTHON, "-c", BURN]
+    result = namespaced.run(other, "-c", wrap=IN_USER_NAMESPACE).check()
+    assert result.profile.header["engine"] == "nanosleep"
+    for name in ("early", "late"):
+        assert result.profile.total_with(name) == pytest.approx(300_000, rel=0.1)
+    own = namespaced.run([PYTHON, "-c", BURN], "-c", wrap=IN_USER_NAMESPACE).check()
+    assert own.profile.header["engine"] == "perf"
+    refused = namespaced.run(other, "-c", "--engine", "perf", wrap=IN_USER_NAMESPACE)
+    assert refused.returncode == 1
+    assert "--engine perf cannot be had: " in refused.stderr and "another user's" in refused.stderr

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import os
-import pathlib
-import shutil
-import subprocess
 import sys
 
 import pytest
 
 from attach_support import start_target, target_command
-from conftest import why_not
+from conftest import NOBODY, PYTHON
 from runner import TARGETS, Echion
 
-NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
 WITHOUT_EVENTS = [sys.executable, str(TARGETS / "without_perf_events.py")]
 ON_X86_64 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filter is for x86-64")
-# What every user may run, also where the others are in somebody's home folder.
-PYTHON = "/usr/bin/python3"
 
 # As much in user mode as in the kernel, where an ordinary user's events do not tick.
 BURN = """
@@ -43,34 +37,7 @@ thread.join()
 """
 
 
-@pytest.fixture
-def needs_perf(build_dir: pathlib.Path) -> None:
-    if reason := why_not("perf", build_dir / "echion"):
-        pytest.skip(reason)
-
-
-@pytest.fixture
-def nobodys(build_dir: pathlib.Path, needs_root: None) -> Echion:
-    """An echion that an ordinary user may run, and write beside."""
-    if not pathlib.Path(PYTHON).exists() or shutil.which("setpriv") is None:
-        pytest.skip(f"needs {PYTHON} and setpriv")
-    folder = pathlib.Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
-    folder.chmod(0o777)
-    for program in ("echion", "libechion.so"):
-        shutil.copy(build_dir / program, folder / program)
-    try:
-        yield Echion(folder / "echion", folder)
-    finally:
-        shutil.rmtree(folder)
-
-
-def paranoid() -> int:
-    return int(pathlib.Path("/proc/sys/kernel/perf_event_paranoid").read_text())
-
-
-def test_an_ordinary_user_has_perf_events(nobodys: Echion, needs_perf: None) -> None:
-    if paranoid() > 2:
-        pytest.skip("kernel.perf_event_paranoid leaves users none")
+def test_an_ordinary_user_has_perf_events(nobodys: Echion, needs_users_perf: None) -> None:
     result = nobodys.run([PYTHON, "-c", BURN], "-c", "-v", wrap=NOBODY).check()
     profile = result.profile
     assert profile.header["engine"] == "perf"

@@ -57,13 +57,6 @@ TEST(Lockdown, IsTheWordInBrackets) {
     }
 }
 
-TEST(UserNamespace, IsTheInitialOneIfAllIdsMapToThemselves) {
-    EXPECT_TRUE(is_initial_uid_map("         0          0 4294967295\n"));
-    EXPECT_FALSE(is_initial_uid_map("         0       1000          1\n"));
-    EXPECT_FALSE(is_initial_uid_map("0 100000 65536\n"));
-    EXPECT_FALSE(is_initial_uid_map(""));
-}
-
 TEST(ExplainBpf, NamesTheMissingCapabilities) {
     EXPECT_THAT(explain_bpf("load", EPERM, without_any()).text(),
                 HasSubstr("CAP_BPF and CAP_PERFMON"));

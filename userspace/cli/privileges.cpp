@@ -17,8 +17,16 @@
 namespace echion::cli {
 namespace {
 
-// The inode of the first PID namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
+// The inodes of the first namespaces (include/linux/proc_ns.h, PROC_USER_INIT_INO and
+// PROC_PID_INIT_INO).
+constexpr ino_t kInitialUserNamespace = 0xEFFFFFFD;
 constexpr ino_t kInitialPidNamespace = 0xEFFFFFFC;
+
+bool is_namespace(const char* path, ino_t inode) {
+    errno = 0;
+    struct stat status {};
+    return ::stat(path, &status) == 0 && status.st_ino == inode;
+}
 
 std::string read_file(const char* path) {
     const std::ifstream file(path);
@@ -121,25 +129,17 @@ std::string parse_lockdown(const std::string& text) {
     return text.substr(open + 1, close - open - 1);
 }
 
-bool is_initial_uid_map(const std::string& text) {
-    std::istringstream words(text);
-    unsigned long long inside = 1;
-    unsigned long long outside = 1;
-    unsigned long long length = 0;
-    // A namespace may map everything onto itself too: then nothing is lost by taking it for the
-    // first one.
-    return (words >> inside >> outside >> length) && inside == 0 && outside == 0 &&
-           length == 4294967295ULL;
+bool is_in_initial_user_namespace() {
+    // A kernel without user namespaces has no such file.
+    return is_namespace("/proc/self/ns/user", kInitialUserNamespace) || errno == ENOENT;
 }
 
 Privileges read_privileges() {
     Privileges result;
     result.effective_uid = ::geteuid();
     parse_status(read_file("/proc/self/status"), result);
-    result.in_initial_user_namespace = is_initial_uid_map(read_file("/proc/self/uid_map"));
-    struct stat pid_namespace {};
-    result.in_initial_pid_namespace = ::stat("/proc/self/ns/pid", &pid_namespace) == 0 &&
-                                      pid_namespace.st_ino == kInitialPidNamespace;
+    result.in_initial_user_namespace = is_in_initial_user_namespace();
+    result.in_initial_pid_namespace = is_namespace("/proc/self/ns/pid", kInitialPidNamespace);
     const perf::Limits limits = perf::read_limits();
     result.perf_event_paranoid = limits.paranoid;
     result.perf_max_rate = limits.max_ticks_per_second;

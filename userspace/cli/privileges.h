@@ -60,8 +60,8 @@ Privileges read_privileges();
 void parse_status(const std::string& text, Privileges& into);
 /// The word in brackets of /sys/kernel/security/lockdown: "none [integrity] confidentiality".
 std::string parse_lockdown(const std::string& text);
-/// True if /proc/self/uid_map's text is that of the initial user namespace.
-bool is_initial_uid_map(const std::string& text);
+/// Whether this process is in the machine's own user namespace: only there is user 0 its root.
+bool is_in_initial_user_namespace();
 
 /// "sudo setcap cap_bpf,cap_perfmon,…=ep /path/of/this/program". Only capabilities that can be had:
 /// the kernel does not start a program whose file asks for one outside the bounding set.

@@ -63,9 +63,12 @@ Result<UniqueFd> link_program(int program_fd, int event_fd, std::uint64_t cookie
 }  // namespace
 
 bool may_signal(pid_t pid) {
-    if (::geteuid() == 0) {
+    const bool is_at_home = is_in_initial_user_namespace();
+    if (::geteuid() == 0 && is_at_home) {
         return true;
     }
+    // What users are called who are nobody in this namespace (kernel.overflowuid).
+    constexpr uid_t kNobody = 65534;
     std::ifstream status("/proc/" + std::to_string(pid) + "/status");
     std::string line;
     while (std::getline(status, line)) {
@@ -73,7 +76,9 @@ bool may_signal(pid_t pid) {
         unsigned effective = 0;
         unsigned saved = 0;
         if (std::sscanf(line.c_str(), "Uid: %u %u %u", &real, &effective, &saved) == 3) {
-            const auto is_ours = [](uid_t uid) { return uid == ::getuid() || uid == ::geteuid(); };
+            const auto is_ours = [is_at_home](uid_t uid) {
+                return (uid == ::getuid() || uid == ::geteuid()) && (is_at_home || uid != kNobody);
+            };
             return is_ours(real) || is_ours(saved);
         }
     }
@@ -81,8 +86,13 @@ bool may_signal(pid_t pid) {
 }
 
 Unavailable explain_signal(pid_t pid) {
-    return {"have the kernel signal process " + std::to_string(pid), 0, "it is another user's",
-            "run echion as root or as that user"};
+    Unavailable result{"have the kernel signal process " + std::to_string(pid), 0,
+                       "it is another user's", "run echion as root or as that user"};
+    if (::geteuid() == 0 && !is_in_initial_user_namespace()) {
+        result.why += ", and root of a user namespace is not the machine's";
+        result.remedy = "run echion outside, on the host, or as that user";
+    }
+    return result;
 }
 
 void raise_file_limit() {
