@@ -37,7 +37,7 @@ void take_report(pid_t pid, const Report& started, control::Armed& answer) {
             pid, interval_ns / 1000);
     }
     if (started.threads_without_event != 0) {
-        say("process {}: {} threads have no ticks of their own: too many open files", pid,
+        say("process {}: the stacks of {} threads are read from outside: too many open files", pid,
             started.threads_without_event);
     }
     answer.armed = 1;
@@ -58,6 +58,19 @@ bool has_ended(pid_t pid, bool waits) {
     const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
     pollfd entry{process.get(), POLLIN, 0};
     return process ? poll(&entry, 1, waits ? kLastMomentsMs : 0) == 1 : errno == ESRCH;
+}
+
+/// Why a process is not ticked, with the remedy if there is one.
+std::string explain(pid_t pid, const Error& error) {
+    if (!may_signal(pid)) {
+        return explain_signal(pid).text();
+    }
+    if (error.system_errno == EMFILE || error.system_errno == ENFILE) {
+        return explain_perf("open a perf event of each thread", error.system_errno,
+                            read_privileges())
+            .text();
+    }
+    return describe(error);
 }
 
 std::string refusal(Engine engine, const std::string& why) {
@@ -179,8 +192,7 @@ tl::expected<control::Armed, std::string> KernelSide::arm(pid_t pid, const contr
     if (has_ended(pid, is_insisted_on())) {
         return refused;
     }
-    // What could be told beforehand is told with its remedy.
-    const std::string why = may_signal(pid) ? describe(answer.error()) : explain_signal(pid).text();
+    const std::string why = explain(pid, answer.error());
     if (is_insisted_on()) {
         return tl::unexpected(refusal(options_.engine, why));
     }

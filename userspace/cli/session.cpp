@@ -172,6 +172,7 @@ void Session::handle_arm(const Packet& packet) {
     }
     auto answer = arm_(pid_, *request);
     if (!answer) {
+        ring_.reset();  // no tick has been taken: there is no more in it than the stream's start
         end_with(std::move(answer.error()));
         return;
     }

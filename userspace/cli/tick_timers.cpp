@@ -240,6 +240,11 @@ Status TickTimers::open_threads(const CpuStateMap* states) {
                 error = status.error();
                 ++refused_;
             }
+            // CPU time of a thread that does not tick is told at the next tick of another, when it
+            // may be anywhere.
+            if (refused_ != 0 && !request_.wall) {
+                return tl::unexpected(error);
+            }
         }
         if (!found_new) {
             break;

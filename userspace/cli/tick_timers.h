@@ -34,8 +34,8 @@ struct TickRequest {
 /// Threads that the target starts later inherit the events of the thread that started them.
 class TickTimers {
   public:
-    /// Opens and starts them. kSystem with the errno of perf_event_open when not even one could be
-    /// opened.
+    /// Opens and starts them. kSystem with the errno of perf_event_open when one could not be
+    /// opened in CPU mode, where a thread without one would not tick, or not even one in wall mode.
     /// `states`, if there are any, spare the threads that have inherited an event another one.
     static Result<TickTimers> start(const TickRequest& request, const CpuStateMap* states);
 
@@ -46,7 +46,7 @@ class TickTimers {
 
     /// Threads that got an event of their own.
     [[nodiscard]] std::size_t thread_events() const { return thread_events_.size(); }
-    /// Threads of the target for which none could be opened (too many open files).
+    /// Threads of the target for which none could be opened (too many open files): wall mode only.
     [[nodiscard]] std::size_t threads_without_event() const { return refused_; }
     /// CPU of the wall clock's event; -1 in CPU mode.
     [[nodiscard]] int wall_cpu() const { return wall_cpu_; }
