@@ -47,7 +47,7 @@ def test_threads_without_an_event_are_seen_at_their_work(
     echion: Echion, any_python: Interpreter, cpu_engine: str, tmp_path: pathlib.Path
 ) -> None:
     with start_target(tmp_path, [any_python.path, "-c", CROWD]) as crowd:
-        options = ["-c", "-x", "2"] + (["--engine", "clock"] if cpu_engine == "clock" else [])
+        options = ["-c"] + (["--engine", "clock"] if cpu_engine == "clock" else [])
         with echion.start(["-p", str(crowd.pid)], *options, wrap=limited(FEW, FEW)) as running:
             crowd.wait_until_sampled(1)
             crowd.finish()
