@@ -117,6 +117,8 @@ void Command::signal(int number) const {
     }
 }
 
+bool Command::is_in_own_group() const { return getpgid(pid_) == getpgrp(); }
+
 std::optional<int> Command::try_wait() {
     if (!status_) {
         int status = 0;

@@ -36,6 +36,8 @@ class Command {
     void abandon();
     /// Passes a signal on; nothing happens when the command has ended.
     void signal(int number) const;
+    /// Whether it is in this process's process group still, which it may leave at any time.
+    [[nodiscard]] bool is_in_own_group() const;
     /// The exit status as a shell tells it (128 + N for signal N) once the command has ended.
     std::optional<int> try_wait();
 
