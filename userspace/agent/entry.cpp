@@ -18,9 +18,11 @@
 #include "agent/dump.h"
 #include "agent/guest.h"
 #include "agent/sampler.h"
+#include "agent/tick_timer.h"
 #include "base/clock.h"
 #include "base/mapping.h"
 #include "cpython/locate.h"
+#include "platform/process_info.h"
 #include "platform/process_modules.h"
 #include "platform/process_reader.h"
 
@@ -60,6 +62,17 @@ void leave_rendezvous(const Channel& channel, Rendezvous& rendezvous) {
     }
 }
 
+/// As the last thread there is, this one's return is the program's exit(0): what the program has
+/// left to be run then (atexit(3)) may need signals, or have to be ended by one. Those that may
+/// still come to this thread alone stay blocked.
+void unblock_signals() {
+    sigset_t others;
+    sigfillset(&others);
+    sigdelset(&others, SignalTimer::pick_signal());
+    sigdelset(&others, SIGIO);
+    pthread_sigmask(SIG_UNBLOCK, &others, nullptr);
+}
+
 void* sampler_main(void* argument) {
     prctl(PR_SET_NAME, "echion");
     {
@@ -73,6 +86,9 @@ void* sampler_main(void* argument) {
         g_agent.channel_fd.store(-1);
     }
     g_agent.is_active.store(false);
+    if (is_left_to_one_thread(kOwnProcess)) {
+        unblock_signals();
+    }
     return nullptr;
 }
 

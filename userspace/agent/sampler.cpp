@@ -11,6 +11,7 @@
 #include "agent/tick_timer.h"
 #include "base/clock.h"
 #include "cpython/locate.h"
+#include "platform/process_info.h"
 #include "platform/process_modules.h"
 #include "platform/process_reader.h"
 #include "stream/ring.h"
@@ -42,12 +43,18 @@ Result<cpython::LocatedRuntime> find_python() {
     return located;
 }
 
+// How often it looks whether the program's own threads have all left.
+constexpr std::int64_t kCountThreadsNs = 100'000'000;
+
 Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
     std::int64_t wait_ns = kMinReadyWaitNs;
     for (;;) {
         auto located = find_python();
         if (located || located.error().kind != ErrorKind::kNotReady) {
             return located;
+        }
+        if (is_left_to_one_thread(kOwnProcess)) {
+            return fail(ErrorKind::kNotReady, "the program ended before Python had started");
         }
         if (channel.wait_for_stop(wait_ns)) {
             return fail(ErrorKind::kProtocol, "told to stop before Python had started");
@@ -164,6 +171,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
         timer = &*kernel_timer.perf_only;
     }
     std::int64_t published_ns = 0;
+    std::int64_t counted_ns = 0;
     while (timer->wait(channel, dump)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
@@ -174,6 +182,12 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
             published_ns = now_ns;
             publish_timing(ring, timer->counts());
             dump.keep_signal(now_ns);
+            if (now_ns - counted_ns >= kCountThreadsNs) {
+                counted_ns = now_ns;
+                if (is_left_to_one_thread(kOwnProcess)) {
+                    break;
+                }
+            }
         }
     }
     dump.stop();
@@ -192,7 +206,10 @@ void run_sampler(Channel& channel, const GuestFacts& facts) {
         channel.send_failed(status.error());
         return;
     }
-    channel.send_stopped();
+    // One that ends by itself, with the program, hangs up, as programs do.
+    if (channel.was_told_to_stop()) {
+        channel.send_stopped();
+    }
 }
 
 }  // namespace echion::agent

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "cli/message.h"
+#include "platform/process_info.h"
 #include "stream/counters.h"
 
 namespace echion::cli {
@@ -182,6 +183,7 @@ void Sampling::drain_all() {
     if (const std::int64_t now = monotonic_ns(); now >= next_flush_ns_) {
         profile_->flush();
         kernel_.keep_ticking();
+        stop_deserted();
         next_flush_ns_ = now + kFlushEveryNs;
     }
     if (fullest >= kFillingPercent) {
@@ -194,6 +196,16 @@ void Sampling::drain_all() {
         drain_delay_ns_ = 0;  // nothing to look at until the next one comes
     } else {
         drain_timer_->arm(drain_delay_ns_);
+    }
+}
+
+void Sampling::stop_deserted() {
+    // A sampler that the kernel wakes for CPU time only would not see that it is the last thread
+    // there is, and keep the process from ending.
+    for (const auto& agent : agents_) {
+        if (agent->session.pid() > 0 && is_left_to_one_thread(agent->session.pid())) {
+            agent->session.request_stop();
+        }
     }
 }
 

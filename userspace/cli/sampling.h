@@ -70,6 +70,7 @@ class Sampling {
     Sampling(EventLoop& loop, const Options& options, KernelSide& kernel);
     Status open_profile(pid_t pid_for_name);
     void drain_all();
+    void stop_deserted();
     void after_event(Agent& agent);
     void remove(Agent& agent);
     void remove_ended();

@@ -44,6 +44,11 @@ Result<ProcessInfo> read_process_info(pid_t pid);
 /// The same for one thread of a process.
 Result<ProcessInfo> read_thread_info(pid_t pid, pid_t tid);
 
+/// Whether only one thread of a process is left, and that is not the one that the process started
+/// with: it has left by pthread_exit(3), and its number stays with the process. `pid` 0 is this
+/// process. False when it cannot be told.
+bool is_left_to_one_thread(pid_t pid);
+
 /// Calls `visit` with the id of each thread of a process until it returns false. Threads come and
 /// go meanwhile. Allocates nothing.
 Status for_each_thread(pid_t pid, FunctionRef<bool(pid_t)> visit);

@@ -28,7 +28,8 @@ namespace echion {
 /// After open() no call allocates. One thread at a time.
 class ProcessReader final : public MemoryReader {
   public:
-    /// `pid`: the process as this one sees it; its own pid is the in-process case. kRefused (with
+    /// `pid`: the process as this one sees it, or a thread of it; its own pid is the in-process
+    /// case, which reads through the calling thread, as long as that lives. kRefused (with
     /// errno) when neither way of reading works, tried on `probe`, an address that is mapped; a
     /// null `probe` leaves the choice to the first read.
     Status open(pid_t pid, Address probe);

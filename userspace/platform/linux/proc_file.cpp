@@ -25,8 +25,9 @@ ssize_t read_retrying(int fd, char* into, std::size_t size_bytes) {
 Result<UniqueFd> open_proc_file(pid_t pid, const char* name) {
     char path[4096 + 64];
     const int length =
-        pid == 0 ? std::snprintf(path, sizeof(path), "/proc/self/%s", name)
-                 : std::snprintf(path, sizeof(path), "/proc/%d/%s", static_cast<int>(pid), name);
+        pid > 0 ? std::snprintf(path, sizeof(path), "/proc/%d/%s", static_cast<int>(pid), name)
+                : std::snprintf(path, sizeof(path), "/proc/%s/%s",
+                                pid == kOwnThread ? "thread-self" : "self", name);
     if (length < 0 || static_cast<std::size_t>(length) >= sizeof(path)) {
         return fail(ErrorKind::kNoSpace, "a path below /proc is too long", ENAMETOOLONG);
     }

@@ -11,7 +11,12 @@
 
 namespace echion {
 
-/// Opens /proc/PID/`name` for reading (never a FIFO's blocking open); pid 0 is /proc/self.
+/// In place of a pid: the calling thread. What is reached through it is there also after the thread
+/// that the process started with has left.
+constexpr pid_t kOwnThread = -1;
+
+/// Opens /proc/PID/`name` for reading (never a FIFO's blocking open); pid 0 is /proc/self,
+/// kOwnThread /proc/thread-self.
 Result<UniqueFd> open_proc_file(pid_t pid, const char* name);
 
 /// Calls `visit` for each line of a text file, without its newline, until it returns false. Lines

@@ -133,6 +133,11 @@ Result<ProcessInfo> read_thread_info(pid_t pid, pid_t tid) {
     return read_status(pid, name);
 }
 
+bool is_left_to_one_thread(pid_t pid) {
+    const auto info = read_process_info(pid);
+    return info && info->state == 'Z' && info->threads == 2;
+}
+
 Status for_each_thread(pid_t pid, FunctionRef<bool(pid_t)> visit) {
     auto folder = open_proc_file(pid, "task");
     if (!folder) {

@@ -108,7 +108,7 @@ Status unescape_path(std::string_view path, char* into, std::size_t capacity) {
 }
 
 Status for_each_mapped_range(pid_t pid, FunctionRef<bool(const MappedRange&)> visit) {
-    auto file = open_proc_file(pid, "maps");
+    auto file = open_proc_file(pid == kOwnProcess ? kOwnThread : pid, "maps");
     if (!file) {
         return tl::unexpected(file.error());
     }
@@ -142,7 +142,7 @@ Result<UniqueFd> open_mapped_file(pid_t pid, const MappedRange& range) {
         !status) {
         return tl::unexpected(status.error());
     }
-    auto file = open_proc_file(pid, path);
+    auto file = open_proc_file(pid == kOwnProcess ? kOwnThread : pid, path);
     if (!file) {
         return file;
     }

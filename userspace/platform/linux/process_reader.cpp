@@ -50,8 +50,10 @@ const char* ProcessReader::method() const {
 }
 
 Status ProcessReader::open(pid_t pid, Address probe) {
-    pid_ = pid;
     is_own_ = pid == getpid();
+    // By the thread's own number: that of the process belongs to its first thread, which may leave
+    // before the others, and takes with it what is reached through it.
+    pid_ = is_own_ ? static_cast<pid_t>(syscall(SYS_gettid)) : pid;
     mem_fd_.reset();
     way_ = is_own_ ? Way::kWriteOwn : Way::kRead;
     std::byte byte;
@@ -83,7 +85,7 @@ UniqueFd ProcessReader::open_mem_file() {
     char path[40];
     std::snprintf(path, sizeof(path), "/proc/%d/mem", static_cast<int>(pid_));
     ++system_calls_;
-    return UniqueFd(::open(path, O_RDONLY | O_CLOEXEC));
+    return UniqueFd(::open(is_own_ ? "/proc/thread-self/mem" : path, O_RDONLY | O_CLOEXEC));
 }
 
 std::size_t ProcessReader::read(std::span<const ReadRequest> requests) noexcept {
