@@ -237,6 +237,24 @@ TEST_F(Builder, GivesCpuTimeToTheStackBehindTheTick) {
     EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 300", "main: f:1 g:100 = 570"));
 }
 
+TEST_F(Builder, SumsTheTimeOfSamplesOnACpu) {
+    begin(Metric::kWallTime);
+    builder->thread(1, 0, 11, "other");
+    builder->tick(1 * kMs);
+    builder->run_state(0, RunState::kRunning);
+    builder->run_state(1, RunState::kRunning);
+    builder->tick(2 * kMs);  // both were on a CPU in this one's sample, too
+    builder->tick(4 * kMs);
+    builder->run_state(0, RunState::kWaiting);
+    builder->lost(1, 8 * kMs);  // from here on nobody knows
+    builder->tick(16 * kMs);
+    builder->run_state(1, RunState::kRunning);
+    builder->thread_end(1);
+    builder->tick(32 * kMs);
+    builder->finish();
+    EXPECT_EQ(builder->on_cpu_ns(), (2 * (1 + 2) + 4) * kMs);
+}
+
 TEST_F(Builder, IgnoresWhatComesAfterTheEnd) {
     begin(Metric::kWallTime);
     builder->finish();

@@ -63,6 +63,7 @@ void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
     ++processes_;
     totals_.duration_ns = std::max(totals_.duration_ns, figures.duration_ns);
     totals_.lost_ns = add_capped(totals_.lost_ns, figures.lost_ns);
+    totals_.on_cpu_ns = add_capped(totals_.on_cpu_ns, figures.on_cpu_ns);
     for (std::size_t i = 0; i < totals_.counters.size(); ++i) {
         totals_.counters[i] = add_capped(totals_.counters[i], figures.counters[i]);
     }
@@ -88,6 +89,9 @@ Status Profile::finish(bool even_empty) {
         if (values->size() > 1) {
             writer_.add_footer(key, join(*values));
         }
+    }
+    if (totals_.on_cpu_ns != 0) {
+        writer_.add_footer("on_cpu", std::to_string(totals_.on_cpu_ns / 1000));
     }
     writer_.add_footer("lost_ns", std::to_string(totals_.lost_ns));
     for (const stream::CounterInfo& info : stream::kCounters) {

@@ -22,6 +22,7 @@ namespace echion::cli {
 struct ProcessFigures {
     std::uint64_t duration_ns = 0;
     std::uint64_t lost_ns = 0;
+    std::uint64_t on_cpu_ns = 0;  ///< of its threads together, of wall time under BPF
     std::array<std::uint64_t, stream::kCounterCount> counters{};
 };
 

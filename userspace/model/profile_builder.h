@@ -53,12 +53,16 @@ class ProfileBuilder final : public ProfileEvents {
     [[nodiscard]] PythonVersion python_version() const { return version_; }
     [[nodiscard]] std::uint64_t samples() const { return samples_; }
     [[nodiscard]] std::uint64_t lost_ns() const { return lost_ns_; }
+    /// Of all threads together, the time of those samples that found them on a CPU; 0 too if nobody
+    /// told (run_state()).
+    [[nodiscard]] std::uint64_t on_cpu_ns() const { return on_cpu_ns_; }
 
   private:
     struct Code;
     struct Thread {
         bool alive = false;
         bool is_stale = false;  // its stack has not followed a loss yet
+        bool is_on_cpu = false;
         StackMarks marks;
         std::vector<std::uint64_t> frames;  // ids, root first
         std::uint64_t since_ns = 0;         // wall: counts from here
@@ -81,6 +85,8 @@ class ProfileBuilder final : public ProfileEvents {
     std::uint64_t now_ns_ = 0;       // of the current tick, from the start
     std::uint64_t previous_ns_ = 0;  // of the tick in front of it
     std::uint64_t lost_ns_ = 0;
+    std::uint64_t on_cpu_ns_ = 0;
+    std::uint64_t threads_on_cpu_ = 0;
     std::uint64_t samples_ = 0;
     std::uint32_t next_serial_ = 0;
     bool has_stale_ = false;
