@@ -73,10 +73,63 @@ TEST(ExplainBpf, DoesNotSuggestSetcapWhereItCannotHelp) {
     privileges = without_any();
     privileges.bounding_capabilities = 0;
     EXPECT_THAT(explain_bpf("load", EPERM, privileges).remedy, HasSubstr("--cap-add"));
-    // A file that asks for a capability out of reach cannot be executed at all.
+    // One that is out of reach is enough.
+    privileges.bounding_capabilities = ~(std::uint64_t{1} << static_cast<int>(Capability::kBpf));
+    const Unavailable without_bpf = explain_bpf("load", EPERM, privileges);
+    EXPECT_THAT(without_bpf.why, HasSubstr("bounding set"));
+    EXPECT_EQ(without_bpf.remedy, "start the container with --cap-add BPF");
     privileges = without_any();
-    privileges.bounding_capabilities &= ~(std::uint64_t{1} << 19);
-    EXPECT_THAT(setcap_command(privileges), HasSubstr("setcap cap_bpf,cap_perfmon=ep /"));
+    privileges.in_initial_user_namespace = false;
+    EXPECT_THAT(explain_bpf("load", EPERM, privileges).remedy, HasSubstr("outside"));
+}
+
+TEST(ExplainBpf, TakesEveryErrnoOfAnOrdinaryUserForMissingCapabilities) {
+    // Which it is depends on kernel.unprivileged_bpf_disabled.
+    for (const int number : {EPERM, EACCES, EINVAL}) {
+        const std::string text = explain_bpf("load", number, without_any()).text();
+        EXPECT_THAT(text, HasSubstr("needs CAP_BPF and CAP_PERFMON")) << number;
+        EXPECT_THAT(text, HasSubstr("setcap")) << number;
+    }
+    Privileges nested = with({Capability::kBpf, Capability::kPerfmon});
+    nested.in_initial_user_namespace = false;
+    EXPECT_THAT(explain_bpf("load", EINVAL, nested).why, HasSubstr("user namespace"));
+}
+
+TEST(ExplainBpf, AsksForAnotherKernelOnlyWhereThatHelps) {
+    Privileges privileges = with({Capability::kBpf, Capability::kPerfmon});
+    privileges.kernel_release = "5.4.0-42-generic";
+    EXPECT_THAT(explain_bpf("load", EINVAL, privileges).remedy, HasSubstr("5.12"));
+    privileges.kernel_release = "6.18.0";
+    EXPECT_EQ(explain_bpf("load", EINVAL, privileges).remedy, "");
+    EXPECT_THAT(explain_bpf("load", EINVAL, privileges).why, HasSubstr("6.18"));
+}
+
+TEST(Setcap, GivesAGroupWhatIsNeededAndNoMore) {
+    Privileges privileges = without_any();
+    const std::string command = setcap_command(privileges, Purpose::kLaunch);
+    EXPECT_THAT(command, HasSubstr("setcap cap_bpf,cap_perfmon=ep /"));
+    // A change of the group takes the capabilities away: it has to come first.
+    EXPECT_LT(command.find("chgrp"), command.find("chmod 750"));
+    EXPECT_LT(command.find("chmod 750"), command.find("setcap"));
+    EXPECT_THAT(setcap_command(privileges, Purpose::kAttach),
+                HasSubstr("cap_bpf,cap_perfmon,cap_sys_ptrace=ep"));
+    // A file that asks for a capability out of reach cannot be executed at all.
+    privileges.bounding_capabilities &= ~(std::uint64_t{1} << static_cast<int>(Capability::kBpf));
+    EXPECT_THAT(setcap_command(privileges, Purpose::kLaunch), HasSubstr("setcap cap_perfmon=ep /"));
+}
+
+TEST(ExplainPerf, KnowsWhereSetcapCannotHelp) {
+    EXPECT_THAT(explain_perf("open", EACCES, without_any()).remedy, HasSubstr("setcap"));
+    Privileges privileges = without_any();
+    privileges.no_new_privileges = true;
+    EXPECT_THAT(explain_perf("open", EACCES, privileges).remedy, Not(HasSubstr("setcap")));
+    privileges = without_any();
+    privileges.bounding_capabilities = 0;
+    EXPECT_THAT(explain_perf("open", EACCES, privileges).remedy, HasSubstr("--cap-add PERFMON"));
+    privileges = with({Capability::kPerfmon});
+    privileges.in_initial_user_namespace = false;
+    EXPECT_THAT(explain_perf("open", EACCES, privileges).why, HasSubstr("user namespace"));
+    EXPECT_THAT(explain_perf("open", EACCES, privileges).remedy, HasSubstr("outside"));
 }
 
 TEST(ExplainBpf, TellsWhatElseStandsInTheWay) {
@@ -129,7 +182,8 @@ TEST(DoctorAttach, KnowsThatAChildProvesNothingUnderYama) {
     const Finding finding = judge_attach({}, privileges);
     EXPECT_EQ(finding.verdict, Verdict::kLimited);
     EXPECT_THAT(finding.detail, HasSubstr("ptrace_scope is 1"));
-    EXPECT_THAT(finding.remedy, HasSubstr("setcap"));
+    EXPECT_THAT(finding.remedy, HasSubstr("cap_sys_ptrace"));
+    EXPECT_THAT(finding.remedy, HasSubstr("trace every process"));
     privileges = with({Capability::kSysPtrace});
     privileges.yama_ptrace_scope = 2;
     EXPECT_EQ(judge_attach({}, privileges).verdict, Verdict::kYes);

@@ -23,6 +23,8 @@ namespace {
 constexpr long kPidfdGetfd = 438;
 constexpr long kPidfdOpen = 434;
 
+constexpr Capability kToTrace[] = {Capability::kSysPtrace};
+
 const char* verdict_text(Verdict verdict) {
     switch (verdict) {
         case Verdict::kYes:
@@ -209,7 +211,7 @@ Finding judge_attach(const TraceAttempts& attempts, const Privileges& privileges
         finding.cost = "only commands that echion launches itself can be profiled";
         finding.remedy = privileges.yama_ptrace_scope == 3
                              ? "ptrace is off until the machine is started again"
-                             : "run as root, or once: " + setcap_command(privileges);
+                             : advise(kToTrace, privileges);
     } else if (privileges.yama_ptrace_scope == 3) {
         finding.verdict = Verdict::kNo;
         finding.detail += "; but Yama's ptrace_scope is 3";
@@ -225,9 +227,7 @@ Finding judge_other_users(const Privileges& privileges) {
         finding.verdict = Verdict::kNo;
         finding.detail = "needs CAP_SYS_PTRACE";
         finding.cost = "-p and -w reach processes of this user only";
-        finding.remedy = privileges.may_have(Capability::kSysPtrace)
-                             ? "run as root, or once: " + setcap_command(privileges)
-                             : "start the container with --cap-add SYS_PTRACE";
+        finding.remedy = advise(kToTrace, privileges);
     } else if (!privileges.in_initial_user_namespace) {
         finding.verdict = Verdict::kLimited;
         finding.detail = "CAP_SYS_PTRACE of a user namespace";

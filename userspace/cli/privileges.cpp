@@ -6,11 +6,14 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <vector>
 
 #include "platform/linux/perf_event.h"
 
@@ -42,30 +45,44 @@ int read_int(const char* path, int absent) {
     return end == text.c_str() ? absent : static_cast<int>(value);
 }
 
-std::string missing_capabilities(const Privileges& privileges) {
-    std::string missing;
+bool is_in_reach(std::span<const Capability> needed, const Privileges& privileges) {
+    return std::ranges::all_of(needed, [&](Capability one) { return privileges.may_have(one); });
+}
+
+std::vector<Capability> missing_capabilities(const Privileges& privileges) {
+    std::vector<Capability> missing;
     for (const Capability capability : {Capability::kBpf, Capability::kPerfmon}) {
         if (!privileges.has(capability) && !privileges.has(Capability::kSysAdmin)) {
-            missing += (missing.empty() ? "" : " and ");
-            missing += capability_name(capability);
+            missing.push_back(capability);
         }
     }
     return missing;
 }
 
-void explain_missing(Unavailable& result, const std::string& missing,
+void explain_missing(Unavailable& result, const std::vector<Capability>& missing,
                      const Privileges& privileges) {
-    result.why = "needs " + missing + ", which this process does not have";
-    const bool out_of_reach = !privileges.may_have(Capability::kPerfmon);
-    if (out_of_reach) {
+    result.why = "needs ";
+    for (const Capability capability : missing) {
+        result.why += (capability == missing.front() ? "" : " and ");
+        result.why += capability_name(capability);
+    }
+    result.why += ", which this process does not have";
+    if (!privileges.in_initial_user_namespace) {
+        result.why += " outside its user namespace";
+    } else if (!is_in_reach(missing, privileges)) {
         result.why += " and cannot get (bounding set)";
-        result.remedy = "start the container with --cap-add BPF --cap-add PERFMON";
     } else if (privileges.no_new_privileges) {
         result.why += " and cannot gain (no_new_privs)";
-        result.remedy = "allow privilege escalation for this process, or start it as root";
-    } else {
-        result.remedy = "run as root, or once: " + setcap_command(privileges);
     }
+    result.remedy = advise(missing, privileges);
+}
+
+// The programs need 5.12 (see docs/kernel.md).
+bool is_old_kernel(const std::string& release) {
+    unsigned major = 0;
+    unsigned minor = 0;
+    return std::sscanf(release.c_str(), "%u.%u", &major, &minor) == 2 &&
+           (major < 5 || (major == 5 && minor < 12));
 }
 
 }  // namespace
@@ -154,32 +171,63 @@ Privileges read_privileges() {
     return result;
 }
 
-std::string setcap_command(const Privileges& privileges) {
+std::string setcap_command(const Privileges& privileges, Purpose purpose) {
     std::string names;
     const std::pair<Capability, const char*> useful[] = {
         {Capability::kBpf, "cap_bpf"},
         {Capability::kPerfmon, "cap_perfmon"},
         {Capability::kSysPtrace, "cap_sys_ptrace"}};
     for (const auto& [capability, name] : useful) {
-        if (privileges.may_have(capability)) {
+        if (privileges.may_have(capability) &&
+            (capability != Capability::kSysPtrace || purpose == Purpose::kAttach)) {
             names += (names.empty() ? "" : ",") + std::string(name);
         }
     }
     std::array<char, 4096> path{};
     const ssize_t size = ::readlink("/proc/self/exe", path.data(), path.size() - 1);
-    return "sudo setcap " + names + "=ep " + std::string(size > 0 ? path.data() : "echion");
+    const std::string file(size > 0 ? path.data() : "echion");
+    // In this order: a file that changes its group loses its capabilities.
+    return "sudo chgrp GROUP " + file + " && sudo chmod 750 " + file + " && sudo setcap " + names +
+           "=ep " + file;
+}
+
+std::string advise(std::span<const Capability> needed, const Privileges& privileges) {
+    if (!privileges.in_initial_user_namespace) {
+        return "run echion outside, on the host";
+    }
+    if (!is_in_reach(needed, privileges)) {
+        std::string remedy = "start the container with";
+        for (const Capability capability : needed) {
+            constexpr std::size_t kPrefixBytes = 4;  // CAP_
+            if (!privileges.may_have(capability)) {
+                remedy +=
+                    " --cap-add " + std::string(capability_name(capability)).substr(kPrefixBytes);
+            }
+        }
+        return remedy;
+    }
+    if (privileges.no_new_privileges) {
+        return "allow privilege escalation for this process, or start it as root";
+    }
+    const bool attaches = std::ranges::count(needed, Capability::kSysPtrace) != 0;
+    return "run as root, or once, for the users of a group: " +
+           setcap_command(privileges, attaches ? Purpose::kAttach : Purpose::kLaunch) +
+           (attaches ? " (they may then trace every process)" : "");
 }
 
 Unavailable explain_bpf(std::string what, int system_errno, const Privileges& privileges) {
     Unavailable result{std::move(what), system_errno, "", ""};
-    const std::string missing = missing_capabilities(privileges);
+    const std::vector<Capability> missing = missing_capabilities(privileges);
+    // Without the rights, how far loading gets is a matter of kernel.unprivileged_bpf_disabled.
+    const bool is_refused =
+        system_errno == EPERM || system_errno == EACCES || system_errno == EINVAL;
     if (!privileges.kernel_has_btf) {
         result.why = "kernel " + privileges.kernel_release +
                      " does not describe its types (/sys/kernel/btf/vmlinux)";
         result.remedy = "use a kernel built with CONFIG_DEBUG_INFO_BTF";
-    } else if (system_errno == EPERM && !missing.empty()) {
+    } else if (is_refused && !missing.empty()) {
         explain_missing(result, missing, privileges);
-    } else if (system_errno == EPERM && !privileges.in_initial_user_namespace) {
+    } else if (is_refused && !privileges.in_initial_user_namespace) {
         result.why = "capabilities of a user namespace do not count for BPF";
         result.remedy = "run echion outside, on the host";
     } else if (system_errno == EPERM && privileges.lockdown == "confidentiality") {
@@ -199,7 +247,7 @@ Unavailable explain_bpf(std::string what, int system_errno, const Privileges& pr
         result.remedy = "ulimit -l unlimited";
     } else {
         result.why = "kernel " + privileges.kernel_release + " does not take these programs";
-        result.remedy = "use kernel 5.12 or later";
+        result.remedy = is_old_kernel(privileges.kernel_release) ? "use kernel 5.12 or later" : "";
     }
     return result;
 }
@@ -207,14 +255,18 @@ Unavailable explain_bpf(std::string what, int system_errno, const Privileges& pr
 Unavailable explain_perf(std::string what, int system_errno, const Privileges& privileges) {
     Unavailable result{std::move(what), system_errno, "", ""};
     if (system_errno == EACCES || system_errno == EPERM) {
-        if (privileges.seccomp_mode != 0 && privileges.has(Capability::kPerfmon)) {
+        if (privileges.seccomp_mode != 0 && privileges.has(Capability::kPerfmon) &&
+            privileges.in_initial_user_namespace) {
             result.why = "a seccomp filter forbids perf_event_open(2)";
             result.remedy = "start the container with a seccomp profile that allows it";
         } else {
+            const Capability needed[] = {Capability::kPerfmon};
             result.why = "perf_event_paranoid is " +
-                         std::to_string(privileges.perf_event_paranoid) +
-                         " and this process does not have CAP_PERFMON";
-            result.remedy = "run as root, or once: " + setcap_command(privileges);
+                         std::to_string(privileges.perf_event_paranoid) + " and " +
+                         (privileges.in_initial_user_namespace
+                              ? "this process does not have CAP_PERFMON"
+                              : "capabilities of a user namespace do not count for perf events");
+            result.remedy = advise(needed, privileges);
         }
     } else if (system_errno == ENOSYS) {
         result.why = "kernel " + privileges.kernel_release + " has no perf events";

@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 namespace echion::cli {
@@ -63,9 +64,18 @@ std::string parse_lockdown(const std::string& text);
 /// Whether this process is in the machine's own user namespace: only there is user 0 its root.
 bool is_in_initial_user_namespace();
 
-/// "sudo setcap cap_bpf,cap_perfmon,…=ep /path/of/this/program". Only capabilities that can be had:
-/// the kernel does not start a program whose file asks for one outside the bounding set.
-std::string setcap_command(const Privileges& privileges);
+enum class Purpose {
+    kLaunch,
+    kAttach,  ///< Also to other users' processes.
+};
+
+/// "sudo chgrp GROUP F && … sudo setcap cap_bpf,cap_perfmon=ep F", F being this program: for a
+/// group only, as the rights are whoever's who may execute the file. Only capabilities that can be
+/// had: the kernel does not start a program whose file asks for one outside the bounding set.
+std::string setcap_command(const Privileges& privileges, Purpose purpose);
+
+/// What gives this process the capabilities, as a remedy.
+std::string advise(std::span<const Capability> needed, const Privileges& privileges);
 
 /// Why a BPF step failed with this errno, as far as it can be known.
 Unavailable explain_bpf(std::string what, int system_errno, const Privileges& privileges);
