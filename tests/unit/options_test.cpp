@@ -156,7 +156,32 @@ INSTANTIATE_TEST_SUITE_P(
         std::vector<std::string>{"-w", "1", "-s"}, std::vector<std::string>{"-w", "1", "-o", "f"},
         std::vector<std::string>{"--json", "cmd"}, std::vector<std::string>{"--json", "-p", "1"},
         std::vector<std::string>{"--doctor", "cmd"},
-        std::vector<std::string>{"--doctor", "-p", "1"}));
+        std::vector<std::string>{"--doctor", "-p", "1"},
+        std::vector<std::string>{"--cpu=false", "cmd"}, std::vector<std::string>{"--cpu=", "cmd"},
+        std::vector<std::string>{"--no-follow=true", "cmd"}, std::vector<std::string>{"--help=1"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    WithoutEffect, Refused,
+    testing::Values(
+        std::vector<std::string>{"-w", "1", "-i", "500"},
+        std::vector<std::string>{"-w", "1", "--engine", "bpf"},
+        std::vector<std::string>{"-w", "1", "--engine", "auto"},
+        std::vector<std::string>{"-w", "1", "--no-follow"},
+        std::vector<std::string>{"-w", "1", "-n"},
+        std::vector<std::string>{"-w", "1", "-x", "1", "--no-follow"},
+        std::vector<std::string>{"--doctor", "-i", "5"}, std::vector<std::string>{"--doctor", "-s"},
+        std::vector<std::string>{"--doctor", "-o", "f"}, std::vector<std::string>{"--doctor", "-c"},
+        std::vector<std::string>{"--doctor", "-x", "1"}, std::vector<std::string>{"--doctor", "-n"},
+        std::vector<std::string>{"--doctor", "-m"}, std::vector<std::string>{"--doctor", "--json"},
+        std::vector<std::string>{"--doctor", "--max-frames", "5"},
+        std::vector<std::string>{"--doctor", "--engine", "clock"},
+        std::vector<std::string>{"--doctor", "--no-follow"}));
+
+TEST(Options, WithEffectInWhereModeAreTaken) {
+    EXPECT_TRUE(accepted({"-w", "1", "-v", "--max-frames", "9", "--json"}).where_pid);
+    EXPECT_EQ(accepted({"-w", "1", "-x", "1", "-i", "5ms", "-c"}).interval_ns, 5'000'000U);
+    EXPECT_TRUE(accepted({"--doctor", "-v"}).doctor);
+}
 
 TEST(Duration, TakesUnits) {
     EXPECT_EQ(parse_duration_ns("500", 1000), 500'000U);

@@ -130,7 +130,13 @@ void declare(CLI::App& app, Options& options, Words& words) {
 struct Split {
     std::vector<std::string> own;
     std::vector<std::string> command;
+    std::string complaint;  ///< About what could not be split; empty when all is well.
 };
+
+bool is_flag(const CLI::App& app, const std::string& name) {
+    const CLI::Option* option = app.get_option_no_throw(name);
+    return option != nullptr && option->get_items_expected_max() == 0;
+}
 
 bool takes_value(const CLI::App& app, const std::string& name) {
     const CLI::Option* option = app.get_option_no_throw(name);
@@ -157,8 +163,12 @@ Split split_arguments(const CLI::App& app, const std::vector<std::string>& argum
         }
         ++at;
         if (word.starts_with("--")) {
-            if (word.find('=') == word.npos && takes_value(app, word)) {
+            const std::size_t equals = word.find('=');
+            if (equals == word.npos && takes_value(app, word)) {
                 take_value(word);
+            } else if (equals != word.npos && is_flag(app, word.substr(0, equals))) {
+                // CLI11 takes `--flag=false`, for which there is no use here.
+                split.complaint = fmt::format("{} takes no value", word.substr(0, equals));
             } else {
                 split.own.push_back(word);
             }
@@ -254,16 +264,43 @@ std::string convert(const Words& words, Options& options) {
     return {};
 }
 
+std::string tell_clash(std::string_view one, std::string_view other) {
+    return fmt::format("{} and {} cannot go together", one, other);
+}
+
+/// The first option given that has no effect in a mode that takes few; nothing when there is none.
+std::string_view find_idle_option(const Options& options, const Words& words) {
+    const bool follows = options.where_pid && options.exposure_ns;
+    const std::pair<bool, std::string_view> given[] = {
+        {options.memory, "-m"},
+        {options.native, "-n"},
+        {options.stealth, "-s"},
+        {words.output.has_value(), "-o"},
+        {words.engine.has_value(), "--engine"},
+        {!options.follow, "--no-follow"},
+        {options.cpu && !follows, options.where_pid ? "-c without -x" : "-c"},
+        {words.interval && !follows, options.where_pid ? "-i without -x" : "-i"},
+        {options.doctor && options.exposure_ns, "-x"},
+        {options.doctor && words.max_frames, "--max-frames"},
+        {options.doctor && options.json, "--json"}};
+    for (const auto& [is_given, name] : given) {
+        if (is_given) {
+            return name;
+        }
+    }
+    return {};
+}
+
 /// What cannot go together; nothing when all is well.
 std::string find_contradiction(const Options& options, const Words& words) {
     const bool has_command = !options.command.empty();
-    const auto clash = [](const char* one, const char* other) {
-        return fmt::format("{} and {} cannot go together", one, other);
-    };
+    const auto clash = tell_clash;
     if (options.doctor) {
-        return has_command || options.attach_pid || options.where_pid
-                   ? "--doctor looks at the machine only: it takes no command and no process"
-                   : "";
+        if (has_command || options.attach_pid || options.where_pid) {
+            return "--doctor looks at the machine only: it takes no command and no process";
+        }
+        const std::string_view idle = find_idle_option(options, words);
+        return idle.empty() ? "" : clash("--doctor", idle);
     }
     if (options.attach_pid && options.where_pid) {
         return clash("-p", "-w");
@@ -287,16 +324,8 @@ std::string find_contradiction(const Options& options, const Words& words) {
         return "--json goes with -w only";
     }
     if (options.where_pid) {
-        const std::pair<bool, const char*> others[] = {
-            {options.memory, "-m"},
-            {options.cpu && !options.exposure_ns, "-c without -x"},
-            {options.stealth, "-s"},
-            {words.output.has_value(), "-o"}};
-        for (const auto& [given, flag] : others) {
-            if (given) {
-                return clash("-w", flag);
-            }
-        }
+        const std::string_view idle = find_idle_option(options, words);
+        return idle.empty() ? "" : clash("-w", idle);
     }
     return {};
 }
@@ -367,6 +396,9 @@ ParsedOptions parse_options(const std::vector<std::string>& arguments) {
         return {std::nullopt, kExitFailure, {}, app.help()};
     }
     Split split = split_arguments(app, arguments);
+    if (!split.complaint.empty()) {
+        return refuse(split.complaint);
+    }
     options.command = std::move(split.command);
     try {
         std::vector<std::string> reversed(split.own.rbegin(), split.own.rend());
