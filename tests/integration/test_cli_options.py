@@ -99,8 +99,24 @@ def test_a_command_that_is_not_there(run, tmp_path):
     for name in ("no-such-command", "./no-such-command", "/no/such/command"):
         result = run(name)
         assert result.returncode == 127
-        assert result.stderr == f"echion: cannot run {name}: command not found\n"
+        assert result.stderr == f"echion: cannot run '{name}': command not found\n"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("", "''"), ("no\nsuch\x1b[31m", "'no\\x0asuch\\x1b[31m'"), ("ää/é", "'ää/é'")],
+)
+def test_names_are_quoted_and_cannot_play_with_the_terminal(run, name, shown):
+    result = run(name)
+    assert result.returncode == 127
+    assert result.stderr == f"echion: cannot run {shown}: command not found\n"
+
+
+def test_the_outputs_name_cannot_play_with_the_terminal(run):
+    result = run("-o", "no/such\x1b]0;\n/é", "true")
+    assert result.returncode == 1
+    assert "no/such\\x1b]0;\\x0a/é" in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_a_command_that_is_not_executable(run, tmp_path):

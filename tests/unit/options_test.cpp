@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "cli/message.h"
+
 namespace echion::cli {
 namespace {
 
@@ -107,6 +109,28 @@ TEST(Options, NoneAtAllShowHelpAsAnError) {
     EXPECT_THAT(parsed.error, HasSubstr("Usage:"));
 }
 
+TEST(Options, ComplaintsAreOneLineOfPrintableText) {
+    const std::string error = parse_options({"-i", "5\n0\x1b[31m\xc3\xa4", "cmd"}).error;
+    EXPECT_EQ(error.find('\n'), error.size() - 1);
+    EXPECT_THAT(error, HasSubstr("-i 5\\x0a0\\x1b[31m\xc3\xa4:"));
+    EXPECT_THAT(parse_options({"--no\nsuch", "cmd"}).error, HasSubstr("--no\\x0asuch"));
+}
+
+TEST(Printable, KeepsValidUtf8AndEscapesTheRest) {
+    EXPECT_EQ(make_printable("plain, \\ and ' too"), "plain, \\ and ' too");
+    EXPECT_EQ(make_printable("\u00e4/\u20ac/\U0001F434"), "\u00e4/\u20ac/\U0001F434");
+    EXPECT_EQ(make_printable("\x1b[2J\r\n\t\x7f"), "\\x1b[2J\\x0d\\x0a\\x09\\x7f");
+    EXPECT_EQ(make_printable("\xc2\x9b"), "\\xc2\\x9b") << "CSI in one character";
+    EXPECT_EQ(make_printable("\u202e"), "\\xe2\\x80\\xae") << "writes backwards";
+    EXPECT_EQ(make_printable("\xe4"), "\\xe4");
+    EXPECT_EQ(make_printable("\xe2\x82"), "\\xe2\\x82") << "cut off";
+    EXPECT_EQ(make_printable("\xc0\xaf"), "\\xc0\\xaf") << "longer than need be";
+    EXPECT_EQ(make_printable("\xed\xa0\x80"), "\\xed\\xa0\\x80") << "a surrogate";
+    EXPECT_EQ(make_printable("\xf4\x90\x80\x80"), "\\xf4\\x90\\x80\\x80");
+    EXPECT_EQ(make_printable(make_printable("\x01")), "\\x01");
+    EXPECT_EQ(quote(""), "''");
+}
+
 class Refused : public testing::TestWithParam<std::vector<std::string>> {};
 
 TEST_P(Refused, WithOneLineAndStatus2) {
@@ -177,6 +201,14 @@ INSTANTIATE_TEST_SUITE_P(
         std::vector<std::string>{"--doctor", "--engine", "clock"},
         std::vector<std::string>{"--doctor", "--no-follow"}));
 
+TEST(Options, TakeTheTimesThatTheComplaintsName) {
+    EXPECT_THAT(parse_options({"-i", "2h", "cmd"}).error, HasSubstr("between 1us and 1h"));
+    EXPECT_EQ(accepted({"-i", "1us", "cmd"}).interval_ns, kMinIntervalNs);
+    EXPECT_EQ(accepted({"-i", "1h", "cmd"}).interval_ns, kMaxIntervalNs);
+    EXPECT_THAT(parse_options({"-x", "99999999999", "cmd"}).error, HasSubstr("up to 8784h"));
+    EXPECT_EQ(accepted({"-x", "8784h", "cmd"}).exposure_ns, kMaxExposureNs);
+}
+
 TEST(Options, WithEffectInWhereModeAreTaken) {
     EXPECT_TRUE(accepted({"-w", "1", "-v", "--max-frames", "9", "--json"}).where_pid);
     EXPECT_EQ(accepted({"-w", "1", "-x", "1", "-i", "5ms", "-c"}).interval_ns, 5'000'000U);
@@ -194,7 +226,11 @@ TEST(Duration, TakesUnits) {
     EXPECT_FALSE(parse_duration_ns("", 1));
     EXPECT_FALSE(parse_duration_ns("s", 1));
     EXPECT_FALSE(parse_duration_ns("+5", 1));
-    EXPECT_FALSE(parse_duration_ns("5m", 1));
+    EXPECT_EQ(parse_duration_ns("5m", 1), 300'000'000'000U);
+    EXPECT_EQ(parse_duration_ns("5min", 1), 300'000'000'000U);
+    EXPECT_EQ(parse_duration_ns("1.5h", 1), 5'400'000'000'000U);
+    EXPECT_FALSE(parse_duration_ns("5d", 1));
+    EXPECT_FALSE(parse_duration_ns("5M", 1));
     EXPECT_FALSE(parse_duration_ns("99999999999999999999s", 1));
 }
 

@@ -88,11 +88,12 @@ std::vector<std::string> make_environment(const std::string& agent, int rendezvo
 int report_not_executed(const std::string& name, int error) {
     const bool not_found = error == ENOENT;
     if (not_found && access(name.c_str(), F_OK) == 0 && name.find('/') != name.npos) {
-        say("cannot run {}: the interpreter or loader that it asks for is not there", name);
+        say("cannot run {}: the interpreter or loader that it asks for is not there", quote(name));
     } else if (not_found) {
-        say("cannot run {}: command not found", name);
+        say("cannot run {}: command not found", quote(name));
     } else {
-        say("cannot run {}: {}", name, describe({ErrorKind::kSystem, error, "not executable"}));
+        say("cannot run {}: {}", quote(name),
+            describe({ErrorKind::kSystem, error, "not executable"}));
     }
     return not_found ? kExitNotFound : kExitCannotExecute;
 }

@@ -11,7 +11,8 @@
 /// What the user reads on standard error: whole lines, each beginning with `echion: `.
 namespace echion::cli {
 
-/// Prints one line in one write, so that it does not mix with what the command prints.
+/// Prints one line in one write, so that it does not mix with what the command prints. What is not
+/// printable in `text` is escaped: it may hold arguments, file names, and texts of other processes.
 void print_message(std::string_view text);
 
 template <typename... Arguments>
@@ -22,8 +23,11 @@ void say(fmt::format_string<Arguments...> format, Arguments&&... arguments) {
 /// `what: the system's words for it`.
 std::string describe(const Error& error);
 
-/// Text of a foreign process with control characters replaced, so that it cannot play with the
-/// terminal.
+/// Text in valid UTF-8 that does not play with the terminal: any other byte, and control
+/// characters, become `\x1b`. Backslashes stay, so that the result may be treated again.
 std::string make_printable(std::string_view text);
+
+/// The same in single quotes, for names.
+std::string quote(std::string_view text);
 
 }  // namespace echion::cli

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <limits>
 
+#include "cli/message.h"
 #include "stream/record.h"
 
 namespace echion::cli {
@@ -22,7 +23,8 @@ constexpr std::string_view kUsage =
     "       echion --doctor";
 
 constexpr std::string_view kFooter =
-    "Times take a unit: us, ms or s. Options end at the first word that is none of them, or at "
+    "Times take a unit: us, ms, s, m or h. Options end at the first word that is none of them, or "
+    "at "
     "--;\n"
     "the command's own options are left to it.\n"
     "\n"
@@ -85,12 +87,14 @@ void declare(CLI::App& app, Options& options, Words& words) {
     app.set_help_flag("-h,--help", "Show this help and exit");
     app.set_version_flag("-V,--version", "echion " ECHION_VERSION, "Show the version and exit");
     app.add_option("-i,--interval", words.interval,
-                   "Time between samples, in microseconds or with a unit (default: 1000)")
+                   "Time between samples, in microseconds or with a unit, from 1us to 1h (default: "
+                   "1000)")
         ->type_name("TIME");
     app.add_flag("-c,--cpu", options.cpu,
                  "Sample the threads that are on a CPU, and measure their CPU time");
     app.add_option("-x,--exposure", words.exposure,
-                   "Stop sampling after so many seconds; a launched command goes on")
+                   "Stop sampling after so many seconds, or a time with a unit, up to 366 days; a "
+                   "launched command goes on")
         ->type_name("TIME");
     app.add_flag("-m,--memory", options.memory,
                  "Planned: record the memory that Python objects allocate and do not free");
@@ -220,8 +224,10 @@ std::string convert(const Words& words, Options& options) {
         options.exposure_ns = parse_duration_ns(*words.exposure, 1'000'000'000);
         if (!options.exposure_ns || *options.exposure_ns == 0 ||
             *options.exposure_ns > kMaxExposureNs) {
-            return fmt::format("-x {}: expected a time in seconds, such as 30, 0.5 or 500ms",
-                               *words.exposure);
+            return fmt::format(
+                "-x {}: expected a time in seconds or with a unit, above 0 and up to {}h, such "
+                "as 30, 0.5, 500ms or 5m",
+                *words.exposure, kMaxExposureNs / 3'600'000'000'000);
         }
     }
     if (words.output) {
@@ -334,7 +340,7 @@ ParsedOptions refuse(const std::string& complaint) {
     return {std::nullopt,
             kExitUsage,
             {},
-            fmt::format("echion: {} (echion --help shows how)\n", complaint)};
+            fmt::format("echion: {} (echion --help shows how)\n", make_printable(complaint))};
 }
 
 }  // namespace
@@ -353,6 +359,10 @@ std::optional<std::uint64_t> parse_duration_ns(std::string_view text,
         unit_ns = 1e6;
     } else if (unit == "s") {
         unit_ns = 1e9;
+    } else if (unit == "m" || unit == "min") {
+        unit_ns = 60e9;
+    } else if (unit == "h") {
+        unit_ns = 3600e9;
     } else {
         return std::nullopt;
     }
