@@ -40,7 +40,7 @@ def test_version(run):
 
 def test_nothing_at_all_shows_help_and_fails(run):
     result = run()
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (2, "")
     assert "Usage:" in result.stderr
 
 

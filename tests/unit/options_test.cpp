@@ -105,7 +105,7 @@ TEST(Options, HelpNamesEveryOption) {
 
 TEST(Options, NoneAtAllShowHelpAsAnError) {
     const ParsedOptions parsed = parse_options({});
-    EXPECT_EQ(parsed.exit_status, 1);
+    EXPECT_EQ(parsed.exit_status, kExitUsage);
     EXPECT_THAT(parsed.error, HasSubstr("Usage:"));
 }
 

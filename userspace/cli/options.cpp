@@ -403,7 +403,7 @@ ParsedOptions parse_options(const std::vector<std::string>& arguments) {
                  "echion");
     declare(app, options, words);
     if (arguments.empty()) {
-        return {std::nullopt, kExitFailure, {}, app.help()};
+        return {std::nullopt, kExitUsage, {}, app.help()};
     }
     Split split = split_arguments(app, arguments);
     if (!split.complaint.empty()) {
