@@ -28,8 +28,8 @@ class ProfileTest : public testing::Test {
         process->sample(0, 1000);
         profile->finish_process(pid, {});
     }
-    std::string finish() {
-        EXPECT_TRUE(profile->finish(false));
+    std::string finish(const KernelFigures& kernel = {}) {
+        EXPECT_TRUE(profile->finish(false, kernel));
         std::stringstream all;
         all << std::ifstream(folder + "/out.austin").rdbuf();
         return all.str();
@@ -71,6 +71,20 @@ TEST_F(ProfileTest, TakesTheSamplersOwnClockForGrantedUntilItKnowsBetter) {
     const std::string text = finish();
     EXPECT_TRUE(has(text, "# interval: 1000 ")) << text;
     EXPECT_TRUE(has(text, "# engine: nanosleep")) << text;
+}
+
+TEST_F(ProfileTest, TellsWhatTheKernelFellShortOf) {
+    sample(1);
+    const std::string text = finish({.threads_refused = 7, .lowered_rate = 100});
+    EXPECT_TRUE(has(text, "# threads_refused: 7 ")) << text;
+    EXPECT_TRUE(has(text, "# lowered_tick_rate: 100 ")) << text;
+}
+
+TEST_F(ProfileTest, TellsOfARateOnlyIfItWasLowered) {
+    sample(1);
+    const std::string text = finish();
+    EXPECT_TRUE(has(text, "# threads_refused: 0 ")) << text;
+    EXPECT_EQ(text.find("lowered_tick_rate"), text.npos);
 }
 
 }  // namespace

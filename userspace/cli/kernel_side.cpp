@@ -7,11 +7,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "cli/message.h"
 #include "cli/tick_timers.h"
+#include "platform/linux/perf_event.h"
 
 namespace echion::cli {
 namespace {
@@ -185,6 +187,9 @@ tl::expected<std::vector<ExtraFd>, std::string> KernelSide::watch(pid_t pid) {
 tl::expected<control::Armed, std::string> KernelSide::arm(pid_t pid, const control::Arm& request) {
     auto answer = is_available() ? arm_bpf(pid, request) : arm_perf(pid, request);
     if (answer) {
+        const auto interval_ns = static_cast<std::int64_t>(answer->interval_ns);
+        least_interval_ns_ =
+            least_interval_ns_ == 0 ? interval_ns : std::min(least_interval_ns_, interval_ns);
         return *answer;
     }
     control::Armed refused = make_answer(options_.interval_ns);
@@ -262,7 +267,20 @@ void KernelSide::note_ended() {
     }
 }
 
+void KernelSide::look_at_rate_limit() {
+    if (least_interval_ns_ == 0) {
+        return;
+    }
+    // The kernel lowers it by itself when interrupts take too long; whoever is root may, too.
+    const perf::Limits limits = perf::read_limits();
+    if (perf::clamp_interval(least_interval_ns_, limits) > least_interval_ns_ &&
+        (lowered_rate_ == 0 || limits.max_ticks_per_second < lowered_rate_)) {
+        lowered_rate_ = limits.max_ticks_per_second;
+    }
+}
+
 void KernelSide::keep_ticking() {
+    look_at_rate_limit();
     if (is_available()) {
         (void)bpf_->keep_ticking();
     }

@@ -66,6 +66,11 @@ class KernelSide {
     void forget(pid_t pid);
     /// To be called about once a second.
     void keep_ticking();
+    /// Looks whether the kernel's limit on ticks has fallen below what has been armed; also to be
+    /// called at the end.
+    void look_at_rate_limit();
+    /// The lowest limit of that kind that was seen, in ticks a second; 0: none.
+    [[nodiscard]] std::int64_t lowered_rate() const { return lowered_rate_; }
 
     /// Threads that found no room in the kernel's table.
     [[nodiscard]] std::uint64_t threads_refused() const;
@@ -83,6 +88,8 @@ class KernelSide {
     using Loaded = tl::expected<std::unique_ptr<BpfSession>, Unavailable>;
 
     const Options& options_;
+    std::int64_t least_interval_ns_ = 0;  // of all that has been armed; 0: nothing
+    std::int64_t lowered_rate_ = 0;
     // Filled by settle().
     mutable std::future<Loaded> loading_;
     mutable std::unique_ptr<BpfSession> bpf_;

@@ -77,7 +77,7 @@ void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
     }
 }
 
-Status Profile::finish(bool even_empty) {
+Status Profile::finish(bool even_empty, const KernelFigures& kernel) {
     if (processes_ == 0 && !even_empty) {
         file_.discard();
         return {};
@@ -94,6 +94,10 @@ Status Profile::finish(bool even_empty) {
         writer_.add_footer("on_cpu", std::to_string(totals_.on_cpu_ns / 1000));
     }
     writer_.add_footer("lost_ns", std::to_string(totals_.lost_ns));
+    writer_.add_footer("threads_refused", std::to_string(kernel.threads_refused));
+    if (kernel.lowered_rate != 0) {
+        writer_.add_footer("lowered_tick_rate", std::to_string(kernel.lowered_rate));
+    }
     for (const stream::CounterInfo& info : stream::kCounters) {
         writer_.add_footer(info.name, std::to_string(total(info.counter)));
     }

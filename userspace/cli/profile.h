@@ -26,6 +26,12 @@ struct ProcessFigures {
     std::array<std::uint64_t, stream::kCounterCount> counters{};
 };
 
+/// What the kernel's part of a run fell short of.
+struct KernelFigures {
+    std::uint64_t threads_refused = 0;  ///< found no room in its table
+    std::int64_t lowered_rate = 0;  ///< limit on ticks a second that fell in the run; 0: did not
+};
+
 /// What the header of a profile says beside what is measured.
 struct ProfileSettings {
     model::Metric metric = model::Metric::kWallTime;
@@ -53,7 +59,7 @@ class Profile {
     void flush() { file_.flush(); }
     /// Writes the footer and closes the file. A profile without a process is written only if
     /// `even_empty`; else it leaves no file.
-    Status finish(bool even_empty);
+    Status finish(bool even_empty, const KernelFigures& kernel);
 
     [[nodiscard]] const std::string& path() const { return file_.path(); }
     [[nodiscard]] const ProfileSettings& settings() const { return settings_; }

@@ -264,7 +264,9 @@ void Sampling::finish() {
     deadline_timer_->disarm();
     // Python that ended before its first tick leaves a profile without samples; what is no Python,
     // or cannot be sampled, leaves none.
-    profile_status_ = profile_->finish(agents_seen_ != 0 && complaints_ == 0);
+    kernel_.look_at_rate_limit();
+    profile_status_ = profile_->finish(agents_seen_ != 0 && complaints_ == 0,
+                                       {kernel_.threads_refused(), kernel_.lowered_rate()});
     if (finished_handler_) {
         finished_handler_();
     }
@@ -296,8 +298,14 @@ bool Sampling::write_summary() {
             static_cast<double>(totals.duration_ns) / 1e9, profile_->processes(),
             profile_->processes() == 1 ? "" : "es", profile_->path(), lacks);
     }
-    if (const std::uint64_t refused = kernel_.threads_refused(); options_.cpu && refused != 0) {
-        say("{} threads found no room in the kernel's table: their CPU time is missing", refused);
+    if (const std::uint64_t refused = kernel_.threads_refused(); refused != 0) {
+        say("{} threads found no room in the kernel's table: {}", refused,
+            options_.cpu ? "their CPU time is missing" : "they were read anew at each tick");
+    }
+    if (const std::int64_t rate = kernel_.lowered_rate(); rate != 0) {
+        say("kernel.perf_event_max_sample_rate fell to {} during the run: ticks were up to {} us "
+            "apart; remedy: sudo sysctl kernel.perf_event_max_sample_rate=100000",
+            rate, 1'000'000 / rate);
     }
     if (options_.verbose) {
         for (const stream::CounterInfo& info : stream::kCounters) {
