@@ -1,9 +1,14 @@
 """A program may close every descriptor that it finds: what gets their numbers is its own."""
 
+import contextlib
+import os
+import pathlib
+
 import pytest
 
 from conftest import why_not
 from runner import TARGETS
+from whereabouts import wait_until
 
 # What makes the ticks, and how rarely: each way of waiting is another.
 ENGINES = [
@@ -44,3 +49,44 @@ def test_the_agent_has_no_descriptor_but_its_channel(echion, any_python, options
     result = echion.run([any_python.path, TARGET, "list"], *options).check()
     assert len(result.report["open"]) == 2, result.report
     assert all(name.startswith("socket:") for name in result.report["open"]), result.report
+
+
+def test_a_program_that_closes_all_descriptors_is_sampled_on(echion, any_python, options):
+    """To its end, which its process tells, when the channel has gone."""
+    if "1s" in options:
+        pytest.skip("too few ticks to tell")
+    result = echion.run([any_python.path, TARGET, "files"], *options).check()
+    profile = result.profile
+    assert "duration" in profile.footer
+    ours = [one for one in profile.samples if one.has("spin")]
+    # It is busy for eight times 50 ms behind closing them; before that, for a moment only.
+    assert sum(one.metric for one in ours) >= 0.6 * 8 * 50_000, result.stderr
+
+
+@pytest.mark.parametrize("options", [("-i", "1ms", "--engine", "clock"), ("-c",)], ids=" ".join)
+def test_without_a_channel_it_is_still_told_to_stop(echion, any_python, options):
+    command = [any_python.path, TARGET, "files", "200"]
+    with echion.start(command, "-x", "0.5", *options) as running:
+        pid = running.wait_ready()
+        wait_until(lambda: not find_samplers(pid), "the sampler has gone", 60)
+        assert running.process.poll() is None, "the program was to go on"
+        threads = os.listdir(f"/proc/{pid}/task")
+    assert threads == [str(pid)]
+
+
+def test_without_a_channel_it_sees_that_echion_has_died(echion, any_python):
+    command = [any_python.path, TARGET, "files", "2000"]
+    with echion.start(command, "-i", "1ms", "--engine", "clock") as running:
+        pid = running.wait_ready()
+        running.process.kill()
+        running.process.wait()
+        wait_until(lambda: not find_samplers(pid), "the sampler has gone", 60)
+
+
+def find_samplers(pid):
+    found = []
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if (task / "comm").read_text() == "echion\n":
+                found.append(task.name)
+    return found

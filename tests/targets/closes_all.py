@@ -1,7 +1,7 @@
 """Closes all descriptors as a daemon does, opens its own in their place, asks for its stacks, and
 looks after a while which of its own somebody else has used.
 
-    closes_all.py files|sockets|list
+    closes_all.py files|sockets|list [TIMES]
 
 With `list` it only tells what is open beside what it was given.
 """
@@ -16,7 +16,7 @@ import _support
 
 NUMBER = 40
 FIRST, BEHIND = 3, 1024
-TIMES = 8
+TIMES = _support.argument(2, 8, int)
 PAUSE_S = 0.05
 MINE = b"mine"
 
@@ -64,6 +64,8 @@ if sys.argv[1] == "list":
 os.closerange(FIRST, BEHIND)
 mine = open_files() if sys.argv[1] == "files" else open_sockets()
 before = names()
+if TIMES != 8:
+    _support.ready()
 for _ in range(TIMES):
     os.kill(os.getpid(), signal.SIGQUIT)
     _support.spin(PAUSE_S)

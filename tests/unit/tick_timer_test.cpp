@@ -264,7 +264,12 @@ TEST_F(TickTimerTest, ANumberThatTheTargetHasClosedAndReusedIsLeftAlone) {
     const int number = channel_->fd();
     ASSERT_EQ(dup2(foreign[0], number), number);
     ASSERT_EQ(send(foreign[1], "data", 4, 0), 4);
-    EXPECT_TRUE(channel_->wait_for_stop(0)) << "the channel is gone";
+    EXPECT_FALSE(channel_->wait_for_stop(0)) << "nothing comes through it any more";
+    EXPECT_TRUE(channel_->is_lost());
+    // And what has come for the other is no reason to wait less.
+    const std::int64_t before_ns = monotonic_ns();
+    EXPECT_FALSE(channel_->wait_for_stop(kInterval));
+    EXPECT_GE(monotonic_ns() - before_ns, kInterval);
     channel_->send_stopped();
     channel_.reset();
     char data[8];

@@ -234,13 +234,15 @@ void Channel::close_received() {
 }
 
 bool Channel::wait_for_stop(std::int64_t timeout_ns) {
-    pollfd entry{socket_.get(), POLLIN, 0};
+    // What has the number now is not waited for: a negative one is passed over.
+    pollfd entry{was_lost_ ? -1 : socket_.get(), POLLIN, 0};
     const timespec timeout = make_timespec(timeout_ns > 0 ? timeout_ns : 0);
     if (ppoll(&entry, 1, &timeout, nullptr) <= 0) {
         return false;
     }
-    if (!is_socket(socket_.get(), id_)) {
-        return true;
+    if (is_lost()) {
+        was_lost_ = true;
+        return false;
     }
     control::Stop message{};
     const ssize_t size = recv(socket_.get(), &message, sizeof(message), MSG_DONTWAIT);

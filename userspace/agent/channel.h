@@ -49,7 +49,8 @@ class Rendezvous {
 /// The agent's end of the control channel. Sampler thread only, except what is static.
 ///
 /// It lives among the target's own descriptors: before it is written to, read or closed it is
-/// looked at whether it is still the same socket; if not, that counts as a hang-up.
+/// looked at whether it is still the same socket. If not, the target has closed it, as daemons do:
+/// it is lost then, and nothing comes through it any more.
 class Channel {
   public:
     explicit Channel(UniqueFd socket);
@@ -80,12 +81,14 @@ class Channel {
     /// The target has the fewer of ours, and its children inherit none.
     void close_received();
 
-    /// Whether the other side has asked to stop, or has hung up. Waits until then or until
-    /// `timeout_ns` have passed; 0 looks only.
+    /// Whether the other side has asked to stop, or has hung up; never once the channel is lost.
+    /// Waits until then or until `timeout_ns` have passed; 0 looks only.
     bool wait_for_stop(std::int64_t timeout_ns);
     /// Whether the other side has asked to stop: for it, the whole run is over.
     [[nodiscard]] bool was_told_to_stop() const { return was_told_to_stop_; }
-    /// Whether the other side has hung up.
+    /// Whether the target has closed it.
+    [[nodiscard]] bool is_lost() const { return !is_socket(socket_.get(), id_); }
+    /// Whether the other side has hung up, or the channel is lost.
     [[nodiscard]] bool has_hung_up() const;
 
   private:
@@ -95,6 +98,7 @@ class Channel {
     UniqueFd socket_;
     SocketId id_;
     bool was_told_to_stop_ = false;
+    bool was_lost_ = false;  // found so by wait_for_stop()
     std::array<UniqueFd, control::kMaxFds> fds_;
 };
 

@@ -43,9 +43,6 @@ Result<cpython::LocatedRuntime> find_python() {
     return located;
 }
 
-// How often it looks whether the program's own threads have all left.
-constexpr std::int64_t kCountThreadsNs = 100'000'000;
-
 Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
     std::int64_t wait_ns = kMinReadyWaitNs;
     for (;;) {
@@ -56,7 +53,7 @@ Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
         if (is_left_to_one_thread(kOwnProcess)) {
             return fail(ErrorKind::kNotReady, "the program ended before Python had started");
         }
-        if (channel.wait_for_stop(wait_ns)) {
+        if (channel.wait_for_stop(wait_ns) || channel.is_lost()) {
             return fail(ErrorKind::kProtocol, "told to stop before Python had started");
         }
         wait_ns = std::min(2 * wait_ns, kMaxReadyWaitNs);
@@ -107,6 +104,37 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump
     sampler.use_kernel_ticks(interval_ns);
     return {};
 }
+
+/// The ends of sampling that the channel does not tell of.
+class OtherEnding {
+  public:
+    /// Whether one has come. To be asked now and then; looks at more than the ring every kLookNs.
+    bool has_come(std::int64_t now_ns, const Channel& channel, const stream::RingProducer& ring) {
+        if (ring.is_stop_requested()) {
+            return true;
+        }
+        if (now_ns - looked_ns_ < kLookNs) {
+            return false;
+        }
+        looked_ns_ = now_ns;
+        if (const std::uint64_t looks = ring.consumer_looks();
+            looks != consumer_looks_ || !channel.is_lost()) {
+            consumer_looks_ = looks;
+            heard_ns_ = now_ns;
+        }
+        return now_ns - heard_ns_ > kPatienceNs || is_left_to_one_thread(kOwnProcess);
+    }
+
+  private:
+    static constexpr std::int64_t kLookNs = 100'000'000;
+    // Without a channel, the other side's death shows by its reading no more. It reads many times a
+    // second, but may be stopped for a while.
+    static constexpr std::int64_t kPatienceNs = 10 * kNanosPerSecond;
+
+    std::int64_t looked_ns_ = 0;
+    std::int64_t heard_ns_ = 0;
+    std::uint64_t consumer_looks_ = 0;
+};
 
 Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     // An attachment finds Python running, and the other side busy with what it loads into the
@@ -171,7 +199,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
         timer = &*kernel_timer.perf_only;
     }
     std::int64_t published_ns = 0;
-    std::int64_t counted_ns = 0;
+    OtherEnding ending;
     while (timer->wait(channel, dump)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
@@ -182,17 +210,15 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
             published_ns = now_ns;
             publish_timing(ring, timer->counts());
             dump.keep_signal(now_ns);
-            if (now_ns - counted_ns >= kCountThreadsNs) {
-                counted_ns = now_ns;
-                if (is_left_to_one_thread(kOwnProcess)) {
-                    break;
-                }
+            if (ending.has_come(now_ns, channel, ring)) {
+                break;
             }
         }
     }
     dump.stop();
     sampler.stop(monotonic_ns());
     publish_timing(ring, timer->counts());
+    ring.end();
     return {};
 }
 

@@ -146,6 +146,9 @@ void Sampling::add_agent(Channel channel, pid_t pid) {
             after_event(agent);
         });
         agent.pidfd_source = source.value_or(0);
+        if (source) {
+            agent.session.expect_end();
+        }
     }
     if (options_.verbose) {
         say("process {}: an agent has connected", pid);
@@ -157,6 +160,13 @@ void Sampling::add_agent(Channel channel, pid_t pid) {
 }
 
 void Sampling::after_event(Agent& agent) {
+    if (agent.session.is_cut_off() && agent.channel_source != 0) {
+        loop_.remove(std::exchange(agent.channel_source, 0));
+        if (options_.verbose) {
+            say("process {} has closed its end of the channel: it is sampled on, to its end",
+                agent.session.pid());
+        }
+    }
     if (agent.session.was_sampled() && !agent.session.is_armed()) {
         profile_->note_ticks("nanosleep", options_.interval_ns);
     }

@@ -1,5 +1,7 @@
 #include "cli/session.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -7,6 +9,7 @@
 
 #include "cli/message.h"
 #include "cpython/line_table.h"
+#include "platform/process_modules.h"
 #include "stream/record.h"
 
 namespace echion::cli {
@@ -53,7 +56,7 @@ Session::Session(Profile& profile, const SessionSettings& settings, Channel chan
       counted_cpu_(std::move(counted_cpu)) {}
 
 void Session::on_readable() {
-    while (!has_ended()) {
+    while (!has_ended() && channel_.is_open()) {
         auto packet = channel_.receive();
         if (!packet) {
             end_after(packet.error());
@@ -69,7 +72,21 @@ void Session::on_readable() {
 void Session::end_after(const Error& error) {
     // A hang-up is how a process ends, also one that ends at once; anything else is a fault.
     const bool hung_up = error.system_errno == ECONNRESET || error.system_errno == EPIPE;
+    if (hung_up && is_end_told_ && state_ == State::kSampling && has_sampler()) {
+        is_cut_off_ = true;  // the program has closed all descriptors that it found
+        channel_.close();
+        return;
+    }
     end_with(hung_up ? "" : describe(error));
+}
+
+bool Session::has_sampler() const {
+    bool is_mapped = false;
+    (void)for_each_mapped_range(pid_, [&](const MappedRange& range) {
+        is_mapped = range.inode == ring_inode_ && range.path.starts_with("/memfd:");
+        return !is_mapped;
+    });
+    return is_mapped;
 }
 
 void Session::handle(const Packet& packet) {
@@ -127,6 +144,10 @@ Status Session::configure(const std::vector<ExtraFd>& extra_fds) {
     auto ring_fd = stream::make_ring(settings_.ring_bytes);
     if (!ring_fd) {
         return tl::unexpected(ring_fd.error());
+    }
+    struct stat ring_file {};
+    if (fstat(ring_fd->get(), &ring_file) == 0) {
+        ring_inode_ = ring_file.st_ino;
     }
     auto mapping = stream::RingMapping::open(ring_fd->get());
     if (!mapping) {
@@ -220,6 +241,8 @@ unsigned Session::drain(std::size_t max_bytes) {
     const auto percent = static_cast<unsigned>(readable * 100 / ring_->data_bytes());
     if (auto status = take_batches(max_bytes); !status) {
         end_with(fmt::format("{} ({})", kBrokenStream, status.error().what));
+    } else if (is_cut_off_ && ring_->producer_has_ended()) {
+        end();
     }
     return percent;
 }
@@ -233,7 +256,9 @@ void Session::request_stop() {
         return;
     }
     const control::Stop stop{make_header<control::Stop>(control::MessageType::kStop)};
-    if (!channel_.send(&stop, sizeof(stop))) {
+    if (is_cut_off_) {
+        ring_->request_stop();
+    } else if (!channel_.send(&stop, sizeof(stop))) {
         // It does not read any more. What it has sent still counts, and the hang-up stops it.
         on_readable();
         end();

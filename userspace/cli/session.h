@@ -72,6 +72,11 @@ class Session {
     /// Decodes what is in the ring, at most `max_bytes` of it, so that a fast writer cannot keep
     /// the program from its other work. Returns how full the ring was, in percent.
     unsigned drain(std::size_t max_bytes);
+    /// Says that end() will be called when the process has ended, whatever its channel does. An
+    /// agent that only lost its channel, as the program closed it, is then sampled on.
+    void expect_end() { is_end_told_ = true; }
+    /// Whether it goes on without a channel.
+    [[nodiscard]] bool is_cut_off() const { return is_cut_off_ && !has_ended(); }
     /// Asks the agent to stop; the session ends when it says that it has.
     void request_stop();
     /// Ends it now: takes what is in the ring, closes the channel.
@@ -97,6 +102,8 @@ class Session {
     void end_with(std::string complaint);
     /// Ends after a failure of the channel: quietly if the process has hung up.
     void end_after(const Error& error);
+    /// Whether the process still maps this session's ring: its sampler is at work.
+    [[nodiscard]] bool has_sampler() const;
 
     Profile& profile_;
     SessionSettings settings_;
@@ -108,6 +115,9 @@ class Session {
     std::vector<model::CountedCpu> ended_cpu_;  // when it was told to stop
     State state_ = State::kWaiting;
     bool was_sampled_ = false;
+    bool is_end_told_ = false;
+    bool is_cut_off_ = false;
+    std::uint64_t ring_inode_ = 0;
     bool is_armed_ = false;
     std::string complaint_;
 

@@ -19,7 +19,8 @@
 ///     agent ◄─ Stop ──────────────── CLI
 ///     agent ── Stopped ────────────► CLI            the sampler has ended, nothing is left running
 ///
-/// Either side that finds the channel hung up acts as if it had been told to stop.
+/// Either side that finds the channel hung up acts as if it had been told to stop. A target that has
+/// closed the agent's end is sampled on, and stopped through the ring's header.
 namespace echion::control {
 
 constexpr std::uint32_t kMagic = 0x4e484345;  // "ECHN"

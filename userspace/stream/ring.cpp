@@ -169,6 +169,7 @@ RingConsumer::RingConsumer(RingMapping mapping) : mapping_(std::move(mapping)) {
 
 Result<std::size_t> RingConsumer::readable_bytes() {
     const std::uint64_t head = __atomic_load_n(&mapping_.header()->head, __ATOMIC_ACQUIRE);
+    __atomic_store_n(&mapping_.header()->looks, ++looks_, __ATOMIC_RELAXED);
     const std::uint64_t readable = head - tail_;
     if (readable > mapping_.data_bytes()) {
         return fail(ErrorKind::kProtocol, "read the ring: the head is out of bounds");

@@ -41,6 +41,9 @@ struct RingHeader {
     std::uint64_t data_bytes;  // a power of two
     alignas(64) std::uint64_t head;
     alignas(64) std::uint64_t tail;
+    std::uint64_t looks;              // by the consumer: grows as long as there is one
+    std::uint64_t stop_requested;     // by the consumer: 1 when the producer is to end
+    alignas(64) std::uint64_t ended;  // by the producer: 1 when it will write no more
     alignas(64) std::uint64_t counters[kMaxCounters];
 };
 static_assert(sizeof(RingHeader) <= kRingHeaderBytes);
@@ -107,6 +110,15 @@ class RingProducer {
         return __atomic_load_n(&mapping_.header()->counters[static_cast<std::size_t>(counter)],
                                __ATOMIC_RELAXED);
     }
+    /// What the two ends tell each other without a channel: whether this end is to stop, how often
+    /// the consumer has looked, and that there will be no more.
+    [[nodiscard]] bool is_stop_requested() const {
+        return __atomic_load_n(&mapping_.header()->stop_requested, __ATOMIC_RELAXED) != 0;
+    }
+    [[nodiscard]] std::uint64_t consumer_looks() const {
+        return __atomic_load_n(&mapping_.header()->looks, __ATOMIC_RELAXED);
+    }
+    void end() { __atomic_store_n(&mapping_.header()->ended, 1, __ATOMIC_RELEASE); }
     /// Share of the ring that is unread, 0 to 100, as of the last look at the consumer's count.
     [[nodiscard]] unsigned percent_full() const;
     [[nodiscard]] std::size_t data_bytes() const { return mapping_.data_bytes(); }
@@ -131,6 +143,13 @@ class RingConsumer {
     /// or goes past what was published: the ring is then of no further use.
     Result<std::size_t> read_batch(std::span<std::byte> into);
 
+    /// Asks the producer to end, and whether it says that it has: for when the channel is gone.
+    void request_stop() {
+        __atomic_store_n(&mapping_.header()->stop_requested, 1, __ATOMIC_RELAXED);
+    }
+    [[nodiscard]] bool producer_has_ended() const {
+        return __atomic_load_n(&mapping_.header()->ended, __ATOMIC_ACQUIRE) != 0;
+    }
     [[nodiscard]] std::uint64_t counter(Counter counter) const {
         return __atomic_load_n(&mapping_.header()->counters[static_cast<std::size_t>(counter)],
                                __ATOMIC_RELAXED);
@@ -140,6 +159,7 @@ class RingConsumer {
   private:
     RingMapping mapping_;
     std::uint64_t tail_ = 0;
+    std::uint64_t looks_ = 0;
 };
 
 }  // namespace echion::stream
