@@ -5,11 +5,16 @@ known and after it has read its clock makes a difference. The others read the th
 ticks: on a busy machine these are late, and a thread may have ended meanwhile.
 """
 
+import pathlib
+import re
+import subprocess
+import time
+
 import pytest
 
 from conftest import LONG
 from interpreters import Interpreter
-from runner import Echion
+from runner import TARGETS, TIMEOUT_S, Echion
 
 SECONDS = "3" if LONG else "1"
 LATE = 0.03 if LONG else 0.10
@@ -57,10 +62,42 @@ def test_a_sleeping_target_does_not_wake_the_sampler(
 ) -> None:
     if cpu_engine == "clock":
         pytest.skip("the sampler's own timer has to look at the clock")
-    # A thousand ticks would fall due meanwhile.
-    program = "import time; time.sleep(1.0)"
-    command = [any_python.path, "-c", program]
-    result = echion.run(command, "-c", "-i", "1000", "--engine", cpu_engine).check()
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import _support as it; it.ready(); input()"
+    command = [any_python.path, "-c", program, str(TARGETS)]
+    options = ["-c", "-i", "1000", "--engine", cpu_engine]
+    with echion.start(command, *options, stdin=subprocess.PIPE) as running:
+        sampler = find_sampler(running.wait_ready())
+        wait_until_quiet(sampler)
+        # A thousand ticks would fall due meanwhile.
+        before = sleeps(sampler)
+        time.sleep(1.0)
+        woken = sleeps(sampler) - before
+        running.process.stdin.write("\n")
+        running.process.stdin.flush()
+        result = running.finish().check()
     assert result.profile.header["engine"] == cpu_engine
-    # Start and end of the interpreter use some tens of milliseconds.
-    assert result.profile.figure("ticks") < 300
+    assert woken == 0
+
+
+def find_sampler(pid: int) -> pathlib.Path:
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        if (task / "comm").read_text() == "echion\n":
+            return task
+    raise AssertionError("no sampler thread")
+
+
+def sleeps(task: pathlib.Path) -> int:
+    """How often the thread has gone to sleep: each time it was woken before."""
+    status = (task / "status").read_text()
+    return int(re.search(r"^voluntary_ctxt_switches:\t(\d+)", status, re.M)[1])
+
+
+def wait_until_quiet(task: pathlib.Path) -> None:
+    """Waits until it has slept through 200 ms."""
+    deadline = time.monotonic() + TIMEOUT_S
+    last, since = sleeps(task), time.monotonic()
+    while time.monotonic() - since < 0.2:
+        time.sleep(0.01)
+        if (now := sleeps(task)) != last:
+            last, since = now, time.monotonic()
+        assert time.monotonic() < deadline, "the sampler does not come to rest"
