@@ -16,6 +16,9 @@ using stream::Counter;
 
 // Frames of one round, before they are compared with the last ones.
 constexpr std::size_t kMinRawFrames = std::size_t{1} << 16;
+// Where the address space is limited: one part in so many of it, but one deep stack.
+constexpr std::size_t kArenaShareOfLimit = 32;
+constexpr std::size_t kLeastArenaBytes = std::size_t{1} << 20;
 // After a CPU that it may not go to: one that has just gone offline, or that it is kept from.
 constexpr std::int64_t kFollowAgainNs = 100'000'000;
 
@@ -24,7 +27,8 @@ std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 }  // namespace
 
 Status StackSampler::reserve() {
-    auto batch = PageBatch::make(kArenaBytes);
+    auto batch = PageBatch::make(
+        std::max(fit_address_space(kArenaBytes, kArenaShareOfLimit), kLeastArenaBytes));
     auto threads = ThreadTable::make(options_.max_frames);
     auto codes = CodeRegistry::make(view_);
     auto raw = FixedArray<cpython::RawFrame>::make(kMinRawFrames + 2 * options_.max_frames);

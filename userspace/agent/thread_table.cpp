@@ -1,11 +1,15 @@
 #include "agent/thread_table.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace echion::agent {
 namespace {
 
 constexpr std::size_t kMaxThreads = cpython::kMaxThreadStates;
+constexpr std::size_t kLeastThreads = 16;
+// Of the address space, where it is limited: the program needs most of it.
+constexpr std::size_t kShareOfLimit = 8;
 
 std::size_t round_to_page(std::size_t size) { return (size + kPageBytes - 1) & ~(kPageBytes - 1); }
 
@@ -16,13 +20,12 @@ Result<ThreadTable> ThreadTable::make(std::size_t max_frames) {
     table.max_frames_ = max_frames;
     table.block_bytes_ = round_to_page(sizeof(TrackedThread) +
                                        max_frames * (sizeof(Address) + sizeof(stream::FrameRef)));
-    // A 32-bit process has little address space: fewer threads then.
+    // A 32-bit process has little address space, as has one that may only use so much: fewer
+    // threads then.
     const std::size_t budget_bytes =
-        sizeof(void*) == 8 ? std::size_t{1} << 30 : std::size_t{1} << 26;
-    std::size_t threads = kMaxThreads;
-    if (threads > budget_bytes / table.block_bytes_) {
-        threads = budget_bytes / table.block_bytes_;
-    }
+        fit_address_space(std::size_t{1} << (sizeof(void*) == 8 ? 30 : 26), kShareOfLimit);
+    const std::size_t threads =
+        std::clamp(budget_bytes / table.block_bytes_, kLeastThreads, kMaxThreads);
     auto index = AddressMap::make(2 * kMaxThreads);
     auto blocks = FixedArray<TrackedThread*>::make(threads);
     auto pool = Mapping::make_anonymous(threads * table.block_bytes_);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <cstddef>
 #include <type_traits>
@@ -9,6 +10,18 @@
 #include "base/error.h"
 
 namespace echion {
+
+/// How much of `wanted_bytes` of address space to reserve: all of it, unless the process's is
+/// limited (RLIMIT_AS, `ulimit -v`). Then a share of the limit, as the program needs the rest;
+/// pages that are never touched count as well. One system call.
+inline std::size_t fit_address_space(std::size_t wanted_bytes, std::size_t one_in) {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+        limit.rlim_cur / one_in >= wanted_bytes) {
+        return wanted_bytes;
+    }
+    return static_cast<std::size_t>(limit.rlim_cur / one_in);
+}
 
 /// Owner of one mapping of this process; unmaps it when it goes out of scope. Anonymous mappings
 /// are the agent's only memory: they do not go through the target's allocator, they are zero, and

@@ -1,0 +1,52 @@
+"""What the agent takes of the memory of the program: little of its address space where that is
+limited, and none any more once it samples."""
+
+import re
+import subprocess
+
+import pytest
+
+from attach_support import Target
+from runner import TARGETS
+
+ALLOCATES = re.compile(
+    r"(m|c|re|v|pv)alloc|c?free|aligned_alloc|posix_memalign|memalign|reallocarray|s?brk|_Zn[wa].*"
+    r"|_Zd[la].*|strn?dup|v?asprintf|fopen|fdopen|opendir|getline|getdelim|mremap"
+)
+BUSY = "import sys; sys.path.insert(0, sys.argv[1]); import _support; _support.ready()\nwhile True: pass"
+
+
+def test_the_agent_has_no_allocator(build_dir):
+    """Memory comes from mmap(2) alone, which is called when sampling starts."""
+    command = ["nm", "-D", "--undefined-only", "--format=posix", str(build_dir / "libechion.so")]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    names = [line.split("@")[0].split()[0] for line in listing.splitlines()]
+    assert "mmap" in names, "not a listing that this test can judge"
+    assert not [name for name in names if ALLOCATES.fullmatch(name)]
+
+
+def test_once_it_samples_the_agent_maps_nothing(echion, any_python, engine):
+    """The program maps nothing either, so that its memory stays as it is."""
+    command = [any_python.path, "-c", BUSY, TARGETS]
+    with echion.start(command, "-i", "1ms", "--engine", engine) as running:
+        target = Target(running.process, running.wait_ready(), echion.folder)
+        target.wait_until_sampled(500)  # names and lists of threads have been looked at by then
+        before = mappings(target.pid)
+        target.wait_until_sampled(1500)
+        assert mappings(target.pid) == before
+
+
+def mappings(pid):
+    """Where memory is mapped, without what grows by itself as it is used."""
+    with open(f"/proc/{pid}/maps") as maps:
+        return [line for line in maps.read().splitlines() if not line.endswith("[stack]")]
+
+
+@pytest.mark.parametrize("options", [(), ("-c",)], ids=["wall", "cpu"])
+@pytest.mark.parametrize("kilobytes", [400_000, 200_000])
+def test_a_program_of_limited_address_space_is_sampled(echion, python, kilobytes, options):
+    """By `ulimit -v` in the command: the program's space is limited, and echion's is not."""
+    program = f"'{python.path}' '{TARGETS / 'shares.py'}' 0.5"
+    result = echion.run(["sh", "-c", f"ulimit -v {kilobytes}; exec {program}"], *options).check()
+    assert result.profile.total_with("sixty") > 0, result.stderr
+    assert int(result.profile.footer["table_full"]) == 0
