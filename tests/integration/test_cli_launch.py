@@ -324,6 +324,21 @@ def test_a_fifos_reader_may_come_a_moment_later(echion, fake, tmp_path):
     assert len(check_profile(text).samples) == 2
 
 
+def test_an_output_that_another_echion_writes_is_refused(echion, fake, tmp_path):
+    output = tmp_path / "out"
+    with echion.start([fake, "until-signal", "15"], "-s", output=output) as running:
+        running.wait_ready()
+        second = echion.run(["touch", tmp_path / "started"], output=output)
+        os.kill(running.process.pid, signal.SIGTERM)
+        first = running.finish()
+    assert second.returncode == 1
+    assert second.stderr == f"echion: cannot write {output}: another program writes it at this moment\n"
+    assert not (tmp_path / "started").exists()
+    assert first.returncode == 40
+    assert len(check_profile(output.read_text()).samples) == 2
+    echion.run([fake, "exit", "0"], output=output).check()
+
+
 def test_an_output_that_was_removed_is_told(echion, fake):
     with echion.start([fake, "until-signal", "15"]) as running:
         running.wait_ready()

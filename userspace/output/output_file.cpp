@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -54,6 +55,12 @@ Result<OutputFile> OutputFile::open(const std::string& path) {
     }
     if (!fd) {
         return fail(ErrorKind::kSystem, "open the output", errno);
+    }
+    // Held as long as the file is open, and gone with the process. File systems without locks (some
+    // network's) refuse in other ways, and are written all the same.
+    if (struct stat info{}; fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode) &&
+                            flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        return fail(ErrorKind::kInvalid, "another program writes it at this moment");
     }
     return OutputFile(path, std::move(fd), created);
 }

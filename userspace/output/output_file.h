@@ -17,7 +17,7 @@ class OutputFile {
   public:
     /// Opens or creates `path` for writing. A file that exists keeps its content until something is
     /// written; a FIFO must have a reader within a second. kSystem with errno; kInvalid for a FIFO
-    /// that nobody reads.
+    /// that nobody reads, and for a regular file that another process has opened by this function.
     static Result<OutputFile> open(const std::string& path);
 
     OutputFile(OutputFile&&) = default;
