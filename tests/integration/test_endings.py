@@ -156,3 +156,21 @@ def test_a_program_that_ends_at_once_keeps_its_status(echion, every_python):
     for status in (0, 3) * 3:
         result = echion.run([every_python.path, "-S", "-c", f"raise SystemExit({status})"])
         assert result.returncode == status, result.stderr
+
+
+def test_a_few_milliseconds_of_work_are_in_the_profile(echion, python):
+    """Python's start is noticed at once: what runs until then is missing."""
+    script = (
+        "import time\n"
+        "def work():\n"
+        "    end = time.perf_counter() + 0.005\n"
+        "    while time.perf_counter() < end: pass\n"
+        "work()\n"
+    )
+    seen = 0
+    for runs in range(1, 21):
+        result = echion.run([python.path, "-I", "-S", "-c", script], "-i", "500us").check()
+        seen += result.profile.total_with("work") > 0
+        if seen >= 5:
+            return
+    raise AssertionError(f"seen in {seen} of {runs} runs")

@@ -21,19 +21,29 @@ namespace {
 
 using stream::Counter;
 
-// Waits for Python's start: short at first, as most programs start it at once.
-constexpr std::int64_t kMinReadyWaitNs = 500'000;
-constexpr std::int64_t kMaxReadyWaitNs = 20'000'000;
+// Waits for Python's start: a share of the time that it has taken so far, as what happens meanwhile
+// is missing from the profile. To look for Python takes some hundred microseconds; to look whether
+// one that was found has started, some.
+constexpr std::int64_t kMinSearchWaitNs = 500'000;
+constexpr std::int64_t kMaxSearchWaitNs = 20'000'000;
+constexpr std::int64_t kSearchWaitShare = 8;
+constexpr std::int64_t kSearchAgainShare = 2;
+constexpr std::int64_t kMinLookWaitNs = 200'000;
+constexpr std::int64_t kMaxLookWaitNs = 5'000'000;
+constexpr std::int64_t kLookWaitShare = 64;
+
+Status open_reader(ProcessReader& reader) {
+    const int probe = 0;
+    return reader.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&probe)));
+}
 
 /// The runtime as it is now; kNotReady when Python has not started yet.
 Result<cpython::LocatedRuntime> find_python() {
     ProcessReader reader;
-    const int probe = 0;
-    if (auto status = reader.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&probe)));
-        !status) {
+    cpython::LocatedRuntime located;
+    if (auto status = open_reader(reader); !status) {
         return tl::unexpected(status.error());
     }
-    cpython::LocatedRuntime located;
     if (auto status = cpython::locate_runtime(reader, kOwnProcess, located); !status) {
         return tl::unexpected(status.error());
     }
@@ -43,20 +53,52 @@ Result<cpython::LocatedRuntime> find_python() {
     return located;
 }
 
+/// Waits until a runtime that was found has started, at most `wait_ns`; true when told to stop.
+bool wait_for_start(Channel& channel, MemoryReader& reader, const cpython::LocatedRuntime* found,
+                    std::int64_t begin_ns, std::int64_t wait_ns) {
+    if (found == nullptr) {
+        return channel.wait_for_stop(wait_ns);
+    }
+    const std::int64_t end_ns = monotonic_ns() + wait_ns;
+    while (!cpython::check_ready(reader, found->view)) {
+        const std::int64_t now_ns = monotonic_ns();
+        if (now_ns >= end_ns) {
+            break;
+        }
+        if (channel.wait_for_stop(
+                std::clamp((now_ns - begin_ns) / kLookWaitShare, kMinLookWaitNs, kMaxLookWaitNs))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
-    std::int64_t wait_ns = kMinReadyWaitNs;
+    ProcessReader reader;
+    if (auto status = open_reader(reader); !status) {
+        return tl::unexpected(status.error());
+    }
+    const std::int64_t begin_ns = monotonic_ns();
     for (;;) {
-        auto located = find_python();
-        if (located || located.error().kind != ErrorKind::kNotReady) {
+        cpython::LocatedRuntime located;
+        const Status status = cpython::locate_runtime(reader, kOwnProcess, located);
+        if (status && located.is_ready) {
             return located;
+        }
+        if (!status && status.error().kind != ErrorKind::kNotReady) {
+            return tl::unexpected(status.error());
         }
         if (is_left_to_one_thread(kOwnProcess)) {
             return fail(ErrorKind::kNotReady, "the program ended before Python had started");
         }
-        if (channel.wait_for_stop(wait_ns) || channel.is_lost()) {
+        // Others may be loaded meanwhile, so it is looked for all again from time to time.
+        const std::int64_t share = status ? kSearchAgainShare : kSearchWaitShare;
+        const std::int64_t wait_ns =
+            std::clamp((monotonic_ns() - begin_ns) / share, kMinSearchWaitNs, kMaxSearchWaitNs);
+        if (wait_for_start(channel, reader, status ? &located : nullptr, begin_ns, wait_ns) ||
+            channel.is_lost()) {
             return fail(ErrorKind::kProtocol, "told to stop before Python had started");
         }
-        wait_ns = std::min(2 * wait_ns, kMaxReadyWaitNs);
     }
 }
 
