@@ -153,6 +153,17 @@ def test_no_python_is_said_and_leaves_no_file(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "script", ["LD_PRELOAD= {} -c pass", "for fd in /proc/$$/fd/*; do fd=${{fd##*/}}; "
+               "[ $fd -gt 9 ] && [ $fd -ne 255 ] && eval \"exec $fd>&-\"; done; {} -c pass"],
+    ids=["no preload", "closed descriptors"],
+)
+def test_what_may_have_kept_the_agent_out_is_said(run, any_python, script):
+    result = run("-o", "out", "bash", "-c", script.format(any_python.path))
+    assert result.returncode == 0, result.stderr
+    assert "environment was changed, descriptors were closed" in result.stderr
+
+
 def test_no_python_leaves_an_older_profile_alone(run, tmp_path):
     (tmp_path / "out").write_text("older")
     run("-o", "out", "true")

@@ -131,8 +131,9 @@ ProgramFacts inspect_program(const std::string& name) {
 std::string explain_no_python(const std::string& name) {
     const ProgramFacts facts = inspect_program(name);
     std::string_view why =
-        "it ran none, or in a way that does not pass LD_PRELOAD and open descriptors on (sudo and "
-        "containers do not); a running one can be sampled with -p";
+        "it ran none, or LD_PRELOAD or an inherited descriptor did not reach it (the environment "
+        "was changed, descriptors were closed, or sudo or a container is between); a running one "
+        "can be sampled with -p";
     if (facts.is_privileged) {
         why =
             "it runs with more rights than yours (set-uid, set-gid or capabilities), and such "
