@@ -206,16 +206,20 @@ int BPF_PROG(on_fork, struct task_struct* parent, struct task_struct* child) {
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct* task, int old_tid) {
+    /* The agent that gave these addresses has gone with its memory, and the new program may have
+     * more rights than it had: neither snapshots nor signals. */
+    const __u32 pid = task->tgid;
+    const __u32* target = bpf_map_lookup_elem(&targets, &pid);
+    struct echion_target_config* config = target ? bpf_map_lookup_elem(&target_configs, target) : 0;
+    if (config) {
+        STORE(config->snapshot.thread_refs, 0);
+        STORE(config->max_pending, 0);
+        STORE(config->sampler_slot, 0);
+    }
     struct membership* member = find_member(task);
     struct echion_thread* thread = member ? find_thread(member->slot - 1) : 0;
     if (!thread) {
         return 0;
-    }
-    /* The agent that gave these addresses has gone with its memory. */
-    struct echion_target_config* config = bpf_map_lookup_elem(&target_configs, &member->target);
-    if (config) {
-        STORE(config->snapshot.thread_refs, 0);
-        STORE(config->sampler_slot, 0);
     }
     /* It has taken over its leader's number. */
     const struct task_numbers tid = read_numbers(task);

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from austin_format import check_profile
+from conftest import why_not
 
 
 @pytest.fixture
@@ -101,3 +102,49 @@ def test_a_flood_does_not_keep_echion_from_its_work(echion, fake):
         result = running.finish(timeout=60)
     assert result.returncode == 0
     check_profile(result.output.read_text())
+
+
+def test_who_is_gone_when_echion_looks_is_turned_away(echion, fake):
+    result = echion.run([fake, "knock-of-the-dead"], "-s")
+    assert result.stdout == "turned away\n"
+    assert "before its first sample" in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        (("arm-early",), "does not belong"),
+        (("arm-by-child",), "another process uses its channel"),
+        (("arm-signal", str(signal.SIGKILL)), "not valid"),
+        (("arm-signal", str(signal.SIGRTMIN + 1)), "not valid"),
+        (("arm-thread", "1"), "not a thread of the target"),
+        (("arm-thread", str(2**31 - 1)), "not a thread of the target"),
+    ],
+    ids=lambda part: "-".join(part) if isinstance(part, tuple) else None,
+)
+def test_a_request_for_ticks_that_breaks_a_rule_ends_the_session(
+    echion, fake, build_dir, behaviour, words
+):
+    """Nobody but a thread of the agent's own process is signalled."""
+    if reason := why_not("bpf", build_dir / "echion"):
+        pytest.skip(reason)
+    result = echion.run([fake, *behaviour], "-s", "--engine", "bpf")
+    assert words in result.stderr and result.stderr.count("\n") == 1
+    assert "answered" not in result.stdout or behaviour == ("arm-twice",)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGRTMIN + 1])
+def test_perf_events_send_no_other_signal(echion, fake, build_dir, signal_number):
+    if reason := why_not("perf", build_dir / "echion"):
+        pytest.skip(reason)
+    options = ("-s", "-c", "--engine", "perf")
+    result = echion.run([fake, "arm-signal", str(signal_number)], *options)
+    assert "not valid" in result.stderr and result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_who_does_not_say_hello_is_hung_up_on_in_the_end(echion, fake):
+    script = f'"{fake}" silent; "{fake}" exit 0'
+    result = echion.run(["sh", "-c", script], "-s").check()
+    assert len(check_profile(result.output.read_text()).samples) == 2
+    assert "has not said" in result.stderr and result.stderr.count("\n") == 1

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -190,6 +191,32 @@ struct Agent {
     RingProducer ring;
     Encoder encoder{ring};
 };
+
+control::Arm make_arm(pid_t sampler_tid, int signal) {
+    auto arm = make_message<control::Arm>(control::MessageType::kArm);
+    arm.sampler_tid = static_cast<std::uint32_t>(sampler_tid);
+    arm.signal = signal;
+    return arm;
+}
+
+/// Asks for ticks and waits to be hung up on; an answer is told.
+void arm(int channel, const control::Arm& request) {
+    send_message(channel, request);
+    control::Armed answer{};
+    if (recv(channel, &answer, sizeof(answer), 0) > 0) {
+        std::printf("answered %u\n", answer.armed);
+        wait_hang_up(channel);
+    }
+}
+
+/// So that ticks, if any come, do no harm.
+void block_ticks() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, control::kTickSignal);
+    sigaddset(&set, SIGIO);
+    sigprocmask(SIG_BLOCK, &set, nullptr);
+}
 
 void announce(const char* word) {
     if (const char* path = getenv("ECHION_TEST_FIFO")) {
@@ -405,6 +432,92 @@ const std::map<std::string, Behaviour> kBehaviours = {
          agent.sample();
          send_message(agent.channel.get(), make_hello());
          wait_hang_up(agent.channel.get());
+     }},
+    {"arm-once",
+     [](const char*) {
+         block_ticks();
+         Agent agent;
+         agent.sample();
+         send_message(agent.channel.get(), make_arm(getpid(), control::kTickSignal));
+         wait_hang_up(agent.channel.get());
+     }},
+    {"arm-twice",
+     [](const char*) {
+         block_ticks();
+         Agent agent;
+         const auto request = make_arm(getpid(), control::kTickSignal);
+         send_message(agent.channel.get(), request);
+         arm(agent.channel.get(), request);
+     }},
+    {"arm-signal",
+     [](const char* number) {
+         block_ticks();
+         Agent agent;
+         arm(agent.channel.get(), make_arm(getpid(), std::atoi(number)));
+     }},
+    {"arm-thread",
+     [](const char* tid) {
+         block_ticks();
+         Agent agent;
+         arm(agent.channel.get(), make_arm(std::atoi(tid), control::kTickSignal));
+     }},
+    {"arm-by-child",
+     [](const char*) {
+         block_ticks();
+         Agent agent;
+         const pid_t pid = getpid();
+         if (fork() == 0) {
+             send_message(agent.channel.get(), make_arm(pid, control::kTickSignal));
+             _exit(0);
+         }
+         wait_hang_up(agent.channel.get());
+     }},
+    {"arm-flood",
+     [](const char* count) {
+         // Echion finds them all at once.
+         Agent agent;
+         const auto request = make_arm(getpid(), 0);
+         for (int i = std::atoi(count); i > 0 && send_message(agent.channel.get(), request); --i) {
+         }
+         wait_hang_up(agent.channel.get());
+     }},
+    {"arm-early",
+     [](const char*) {
+         // Before echion has answered the Hello: who sent this is not sure.
+         block_ticks();
+         kill(getppid(), SIGSTOP);
+         const UniqueFd channel = connect_channel();
+         send_message(channel.get(), make_hello());
+         send_message(channel.get(), make_arm(getpid(), control::kTickSignal));
+         kill(getppid(), SIGCONT);
+         wait_hang_up(channel.get());
+     }},
+    {"knock-of-the-dead",
+     [](const char*) {
+         // By a child that is gone when echion looks. Its number may be anybody's then.
+         kill(getppid(), SIGSTOP);
+         int channel[2];
+         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) != 0) {
+             die("socketpair");
+         }
+         const pid_t child = fork();
+         if (child == 0) {
+             const auto message = make_message<control::Connect>(control::MessageType::kConnect);
+             send_message(find_rendezvous(), message, {channel[1]});
+             send_message(channel[0], make_hello());
+             _exit(0);
+         }
+         waitpid(child, nullptr, 0);
+         close(channel[1]);
+         kill(getppid(), SIGCONT);
+         std::printf("%s\n", receive_configure(channel[0]) ? "let in" : "turned away");
+     }},
+    {"knock-often",
+     [](const char* count) {
+         // One after the other, each of them at fault.
+         for (int i = std::atoi(count); i > 0; --i) {
+             send_in_place_of_hello("garbage", 7);
+         }
      }},
     {"garbage-in-ring",
      [](const char*) {

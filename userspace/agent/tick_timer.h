@@ -65,7 +65,7 @@ class ClockTimer final : public TickTimer {
 class SignalTimer final : public TickTimer {
   public:
     /// Blocked in the calling thread, as all signals are.
-    static int pick_signal() { return SIGRTMAX - 1; }
+    static int pick_signal() { return control::kTickSignal; }
 
     /// `is_regular`: a tick is due every interval (wall mode), so that missing ones can be told.
     SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, std::int64_t now_ns);

@@ -176,7 +176,8 @@ bool Attach::inject() {
         tell_cost(*injection);
     }
     pidfd_ = std::move(injection->pidfd);
-    sampling_->add_agent(std::move(*channel), pid_);
+    UniqueFd pidfd(fcntl(pidfd_.get(), F_DUPFD_CLOEXEC, 0));
+    sampling_->add_agent(std::move(*channel), pid_, std::move(pidfd));
     return true;
 }
 

@@ -16,7 +16,6 @@
 #include <fstream>
 #include <future>
 #include <map>
-#include <set>
 
 #include "base/clock.h"
 #include "bpf/echion.skel.h"
@@ -115,7 +114,7 @@ struct BpfSession::Impl {
     std::map<Target, UniqueFd> rings;
     std::map<Target, TickTimers> timers;
     CpuBook book;
-    std::set<Target> ticked;  // whose ticks have been started
+    std::map<Target, CpuBook::Holder> samplers;  // of targets whose ticks have been started
     bool has_wall_program = true;
     bool has_loop_helper = true;
     UniqueFd stats;
@@ -152,6 +151,14 @@ struct BpfSession::Impl {
             }
         }
         return std::nullopt;
+    }
+
+    [[nodiscard]] bool lives(const CpuBook::Holder& thread) const {
+        const auto state = states.read(thread.slot);
+        if (!state) {
+            return state.error().kind == ErrorKind::kTorn;  // it runs, and how
+        }
+        return !state->ended && state->generation == thread.generation;
     }
 
     [[nodiscard]] int write_config(Target target, const echion_target_config& config) const {
@@ -294,7 +301,7 @@ void BpfSession::remove_target(Target target) {
     stop_timer(target);
     std::erase_if(impl_->added, [target](const auto& entry) { return entry.second == target; });
     impl_->rings.erase(target);
-    impl_->ticked.erase(target);
+    impl_->samplers.erase(target);
     impl_->book.forget(target);
     bpf_map_delete_elem(bpf_map__fd(impl_->skeleton->maps.snapshot_rings), &target);
     if (state->kernel_pid == 0) {
@@ -406,10 +413,15 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
         stop_timer(target);
         return tl::unexpected(timers.error());
     }
+    // The signals go to whoever had the number then: the sampler, if it still lives.
+    if (!impl_->lives({*slot, sampler->generation})) {
+        stop_timer(target);
+        return fail(ErrorKind::kSystem, "start the ticks: the sampler has ended", ESRCH);
+    }
     const TimerReport report{ticks.interval_ns, snapshots, timers->thread_events(),
                              timers->threads_without_event()};
     impl_->timers.emplace(target, std::move(*timers));
-    impl_->ticked.insert(target);
+    impl_->samplers[target] = {*slot, sampler->generation};
     impl_->book.leave_out(target, {*slot, sampler->generation});
     return report;
 }
@@ -422,8 +434,8 @@ void BpfSession::stop_timer(Target target) {
 }
 
 std::vector<ThreadCpu> BpfSession::count_cpu(Target target, bool with_living) {
-    return impl_->ticked.contains(target) ? impl_->book.count(target, impl_->states, with_living)
-                                          : std::vector<ThreadCpu>{};
+    return impl_->samplers.contains(target) ? impl_->book.count(target, impl_->states, with_living)
+                                            : std::vector<ThreadCpu>{};
 }
 
 void BpfSession::note_ended() { impl_->book.note_ended(impl_->states); }
@@ -431,12 +443,26 @@ void BpfSession::note_ended() { impl_->book.note_ended(impl_->states); }
 std::uint64_t BpfSession::threads_missed() const { return impl_->book.missed(); }
 
 Status BpfSession::keep_ticking() {
+    Status result;
+    std::vector<Target> orphans;
     for (auto& [target, timers] : impl_->timers) {
-        if (auto status = timers.keep_ticking(); !status) {
-            return status;
+        // An event that is opened anew signals whoever has the number of the sampler then.
+        const auto sampler = impl_->samplers.find(target);
+        bool lives = sampler != impl_->samplers.end() && impl_->lives(sampler->second);
+        if (lives) {
+            if (auto status = timers.keep_ticking(); !status) {
+                result = status;
+            }
+            lives = impl_->lives(sampler->second);
+        }
+        if (!lives) {
+            orphans.push_back(target);
         }
     }
-    return {};
+    for (const Target target : orphans) {
+        stop_timer(target);
+    }
+    return result;
 }
 
 std::array<std::uint64_t, ECHION_COUNTERS> BpfSession::counters() const {

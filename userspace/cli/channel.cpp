@@ -9,6 +9,31 @@ namespace {
 /// An agent never sends more; more is refused.
 constexpr std::size_t kMaxReceivedFds = 4;
 
+// From Linux 6.5 on; older headers lack them (include/uapi/asm-generic/socket.h,
+// include/linux/socket.h).
+constexpr int kPassPidfd = 76;  // SO_PASSPIDFD
+constexpr int kPidfd = 4;       // SCM_PIDFD
+
+void take_ancillary(cmsghdr& item, Packet& packet) {
+    if (item.cmsg_type == SCM_RIGHTS) {
+        const std::size_t count = (item.cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (std::size_t i = 0; i < count; ++i) {
+            int fd = -1;
+            std::memcpy(&fd, CMSG_DATA(&item) + i * sizeof(int), sizeof(fd));
+            packet.fds.emplace_back(fd);
+        }
+    } else if (item.cmsg_type == SCM_CREDENTIALS) {
+        ucred sender{};
+        std::memcpy(&sender, CMSG_DATA(&item), sizeof(sender));
+        packet.sender_pid = sender.pid;
+    } else if (item.cmsg_type == kPidfd) {
+        int fd = -1;
+        std::memcpy(&fd, CMSG_DATA(&item), sizeof(fd));
+        packet.sender_has_gone = fd < 0;  // an errno: the process was not there any more
+        packet.sender_pidfd.reset(fd < 0 ? -1 : fd);
+    }
+}
+
 }  // namespace
 
 std::optional<control::MessageType> Packet::type() const {
@@ -34,7 +59,27 @@ Result<Channel> Channel::adopt(UniqueFd fd) {
         option(SO_ACCEPTCONN) != 0) {
         return fail(ErrorKind::kProtocol, "the agent sent no control socket");
     }
-    return Channel(std::move(fd));
+    Channel channel(std::move(fd));
+    if (auto status = channel.identify_senders(false); !status) {
+        return tl::unexpected(status.error());
+    }
+    return channel;
+}
+
+Status Channel::identify_senders(bool by_pidfd) {
+    const int yes = 1;
+    if (setsockopt(fd_.get(), SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes)) != 0) {
+        return fail(ErrorKind::kSystem, "learn who sends (SO_PASSCRED)", errno);
+    }
+    if (by_pidfd) {
+        (void)setsockopt(fd_.get(), SOL_SOCKET, kPassPidfd, &yes, sizeof(yes));
+    }
+    return {};
+}
+
+bool Channel::has_waiting() const {
+    char byte = 0;
+    return recv(fd_.get(), &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
 Status Channel::send(const void* message, std::size_t size_bytes, std::span<const int> fds) {
@@ -65,8 +110,8 @@ Status Channel::send(const void* message, std::size_t size_bytes, std::span<cons
 
 Result<std::optional<Packet>> Channel::receive() {
     Packet packet;
-    alignas(cmsghdr)
-        std::byte control[CMSG_SPACE(sizeof(int) * kMaxReceivedFds) + CMSG_SPACE(sizeof(ucred))];
+    alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int) * kMaxReceivedFds) +
+                                       CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int))];
     iovec part{packet.bytes, sizeof(packet.bytes)};
     msghdr header{};
     header.msg_iov = &part;
@@ -86,20 +131,8 @@ Result<std::optional<Packet>> Channel::receive() {
     // Whatever is wrong with the packet, the descriptors in it must not leak.
     for (cmsghdr* item = CMSG_FIRSTHDR(&header); item != nullptr;
          item = CMSG_NXTHDR(&header, item)) {
-        if (item->cmsg_level != SOL_SOCKET) {
-            continue;
-        }
-        if (item->cmsg_type == SCM_RIGHTS) {
-            const std::size_t count = (item->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-            for (std::size_t i = 0; i < count; ++i) {
-                int fd = -1;
-                std::memcpy(&fd, CMSG_DATA(item) + i * sizeof(int), sizeof(fd));
-                packet.fds.emplace_back(fd);
-            }
-        } else if (item->cmsg_type == SCM_CREDENTIALS) {
-            ucred sender{};
-            std::memcpy(&sender, CMSG_DATA(item), sizeof(sender));
-            packet.sender_pid = sender.pid;
+        if (item->cmsg_level == SOL_SOCKET) {
+            take_ancillary(*item, packet);
         }
     }
     if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {

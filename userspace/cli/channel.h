@@ -19,7 +19,11 @@ struct Packet {
     alignas(8) std::byte bytes[512];
     std::size_t size_bytes = 0;
     std::vector<UniqueFd> fds;
-    pid_t sender_pid = 0;  ///< From the kernel, in this process's namespace; 0 if it did not say.
+    /// Who sent it, from the kernel, in this process's namespace; 0 if it did not say. The number
+    /// may be another process's by now.
+    pid_t sender_pid = 0;
+    UniqueFd sender_pidfd;         ///< the sender itself, if identify_senders() has that
+    bool sender_has_gone = false;  ///< it has ended, so that there is no pidfd
 
     /// The type that the header claims; nothing if magic, version or size are wrong.
     [[nodiscard]] std::optional<control::MessageType> type() const;
@@ -43,8 +47,12 @@ class Channel {
     explicit Channel(UniqueFd fd) : fd_(std::move(fd)) {}
 
     /// Takes a descriptor that came from elsewhere, if it is a connected SOCK_SEQPACKET Unix
-    /// socket.
+    /// socket. From now on the kernel says who sends.
     static Result<Channel> adopt(UniqueFd fd);
+
+    /// Has the kernel say who sends, for messages sent from now on; from Linux 6.5 on by pidfd as
+    /// well, if that is wanted.
+    Status identify_senders(bool by_pidfd);
 
     [[nodiscard]] int fd() const { return fd_.get(); }
     [[nodiscard]] bool is_open() const { return static_cast<bool>(fd_); }
@@ -58,6 +66,9 @@ class Channel {
     /// has hung up and everything has been read, kProtocol for a packet that is too large or brings
     /// too many descriptors.
     Result<std::optional<Packet>> receive();
+
+    /// Whether a message has come that has not been received.
+    [[nodiscard]] bool has_waiting() const;
 
   private:
     UniqueFd fd_;

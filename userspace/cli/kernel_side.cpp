@@ -75,11 +75,6 @@ std::string explain(pid_t pid, const Error& error) {
     return describe(error);
 }
 
-std::string refusal(Engine engine, const std::string& why) {
-    return fmt::format("--engine {} cannot be had: {}", engine == Engine::kBpf ? "bpf" : "perf",
-                       why);
-}
-
 }  // namespace
 
 KernelSide::KernelSide(const Options& options) : options_(options) {
@@ -155,22 +150,41 @@ std::string KernelSide::why_refused(std::optional<pid_t> target) const {
     return why ? why->text() : "";
 }
 
-tl::expected<std::vector<ExtraFd>, std::string> KernelSide::watch(pid_t pid) {
+tl::unexpected<std::string> KernelSide::refuse(const std::string& why) {
+    ++refusals_;
+    return tl::unexpected(fmt::format("--engine {} cannot be had: {}",
+                                      options_.engine == Engine::kBpf ? "bpf" : "perf", why));
+}
+
+tl::expected<std::vector<ExtraFd>, std::string> KernelSide::watch(const AgentProcess& process) {
+    const pid_t pid = process.pid();
+    if (!process.is_pinned() && is_insisted_on()) {
+        return refuse("without pidfds and /proc it is not sure which process is the agent's");
+    }
     if (!is_available()) {
         const std::string why = why_refused(pid);
         if (!why.empty() && !has_ended(pid, true)) {
-            return tl::unexpected(refusal(options_.engine, why));
+            return refuse(why);
         }
         return {};
     }
-    const auto target = bpf_->add_target(pid);
+    if (!process.is_pinned()) {
+        return {};
+    }
+    auto target = bpf_->add_target(pid);
+    if (target) {
+        if (auto status = process.check(); !status) {
+            forget(pid);  // may be another process by now
+            target = tl::unexpected(status.error());
+        }
+    }
     if (!target) {
         const std::string why = describe(target.error());
         if (has_ended(pid, is_insisted_on())) {
             return {};
         }
         if (is_insisted_on()) {
-            return tl::unexpected(refusal(options_.engine, why));
+            return refuse(why);
         }
         say("process {} is sampled without BPF: {}", pid, why);
         return {};
@@ -184,13 +198,29 @@ tl::expected<std::vector<ExtraFd>, std::string> KernelSide::watch(pid_t pid) {
     return fds;
 }
 
-tl::expected<control::Armed, std::string> KernelSide::arm(pid_t pid, const control::Arm& request) {
-    auto answer = is_available() ? arm_bpf(pid, request) : arm_perf(pid, request);
-    if (answer) {
+tl::expected<control::Armed, std::string> KernelSide::arm(const AgentProcess& process,
+                                                          const control::Arm& request) {
+    const pid_t pid = process.pid();
+    Status checked = process.check();
+    if (checked && request.signal != control::kTickSignal) {
+        checked = fail(ErrorKind::kProtocol, "the agent's request for ticks is not valid");
+    }
+    Result<control::Armed> answer = tl::unexpected(checked ? Error{} : checked.error());
+    if (checked) {
+        answer = is_available() ? arm_bpf(pid, request) : arm_perf(pid, request);
+        // What was done to a number was done to this process if the number still is its own.
+        checked = process.check();
+    }
+    if (answer && checked) {
         const auto interval_ns = static_cast<std::int64_t>(answer->interval_ns);
         least_interval_ns_ =
             least_interval_ns_ == 0 ? interval_ns : std::min(least_interval_ns_, interval_ns);
         return *answer;
+    }
+    if (!checked || answer.error().kind == ErrorKind::kProtocol) {
+        forget(pid);
+        const Error& error = checked ? answer.error() : checked.error();
+        return tl::unexpected(error.system_errno == ESRCH ? "" : describe(error));
     }
     control::Armed refused = make_answer(options_.interval_ns);
     refused.system_errno = answer.error().system_errno;
@@ -199,7 +229,7 @@ tl::expected<control::Armed, std::string> KernelSide::arm(pid_t pid, const contr
     }
     const std::string why = explain(pid, answer.error());
     if (is_insisted_on()) {
-        return tl::unexpected(refusal(options_.engine, why));
+        return refuse(why);
     }
     say("process {} is not ticked by the kernel: {}", pid, why);
     return refused;

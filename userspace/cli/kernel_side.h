@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <future>
 #include <memory>
 #include <optional>
@@ -9,6 +10,7 @@
 #include <tl/expected.hpp>
 #include <vector>
 
+#include "cli/agent_process.h"
 #include "cli/bpf_session.h"
 #include "cli/options.h"
 #include "cli/perf_ticks.h"
@@ -53,10 +55,13 @@ class KernelSide {
     /// Puts an agent's process under watch: what its agent gets for it. Where that fails the agent
     /// gets nothing and does without, which is told to the user; if the options insist on the
     /// engine it is an error, in one line.
-    tl::expected<std::vector<ExtraFd>, std::string> watch(pid_t pid);
-    /// Starts the ticks for an agent that is ready for them; errors likewise. The request is not
-    /// trusted.
-    tl::expected<control::Armed, std::string> arm(pid_t pid, const control::Arm& request);
+    tl::expected<std::vector<ExtraFd>, std::string> watch(const AgentProcess& process);
+    /// Starts the ticks for an agent that is ready for them; errors likewise, and when the request
+    /// breaks a rule or the process is not the agent's any more: neither is trusted.
+    tl::expected<control::Armed, std::string> arm(const AgentProcess& process,
+                                                  const control::Arm& request);
+    /// How often something was an error because the options insist on the engine.
+    [[nodiscard]] std::uint64_t refusals() const { return refusals_; }
     /// CPU time of the threads of an agent's process since watch(), its sampler aside;
     /// `with_living`: also of those that have not ended. Nothing without the kernel's ticks.
     [[nodiscard]] std::vector<model::CountedCpu> count_cpu(pid_t pid, bool with_living) const;
@@ -81,6 +86,7 @@ class KernelSide {
     [[nodiscard]] bool is_insisted_on() const {
         return options_.engine == Engine::kBpf || options_.engine == Engine::kPerf;
     }
+    tl::unexpected<std::string> refuse(const std::string& why);
     void try_perf() const;
     Result<control::Armed> arm_bpf(pid_t pid, const control::Arm& request);
     Result<control::Armed> arm_perf(pid_t pid, const control::Arm& request);
@@ -90,6 +96,7 @@ class KernelSide {
     const Options& options_;
     std::int64_t least_interval_ns_ = 0;  // of all that has been armed; 0: nothing
     std::int64_t lowered_rate_ = 0;
+    std::uint64_t refusals_ = 0;
     // Filled by settle().
     mutable std::future<Loaded> loading_;
     mutable std::unique_ptr<BpfSession> bpf_;

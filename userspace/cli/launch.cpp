@@ -48,9 +48,9 @@ Result<Rendezvous> make_rendezvous() {
     }
     UniqueFd ours(fds[0]);
     UniqueFd theirs(fds[1]);
-    const int yes = 1;
-    if (setsockopt(ours.get(), SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes)) != 0) {
-        return fail(ErrorKind::kSystem, "learn who knocks (SO_PASSCRED)", errno);
+    Channel channel(std::move(ours));
+    if (auto status = channel.identify_senders(true); !status) {
+        return tl::unexpected(status.error());
     }
     for (const int lowest : {900, 200, 50}) {  // the limit may be low
         if (const int moved = fcntl(theirs.get(), F_DUPFD_CLOEXEC, lowest); moved >= 0) {
@@ -58,7 +58,7 @@ Result<Rendezvous> make_rendezvous() {
             break;
         }
     }
-    return Rendezvous{Channel(std::move(ours)), std::move(theirs)};
+    return Rendezvous{std::move(channel), std::move(theirs)};
 }
 
 std::vector<std::string> make_environment(const std::string& agent, int rendezvous_fd) {
@@ -262,7 +262,8 @@ void Launch::on_knock() {
             continue;
         }
         if (auto channel = Channel::adopt(std::move((*packet)->fds.front()))) {
-            sampling_->add_agent(std::move(*channel), (*packet)->sender_pid);
+            const pid_t pid = (*packet)->sender_has_gone ? 0 : (*packet)->sender_pid;
+            sampling_->add_agent(std::move(*channel), pid, std::move((*packet)->sender_pidfd));
         }
     }
 }

@@ -1,49 +1,58 @@
 #include "cli/perf_ticks.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <unistd.h>
 
-#include <cstdlib>
-#include <fstream>
+#include <array>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "platform/linux/perf_event.h"
+#include "platform/process_info.h"
 
 namespace echion::cli {
 namespace {
 
+// A thread, held by its folder in /proc: what is opened there is this thread's, or nothing once it
+// has ended, whoever has its number then.
+struct HeldThread {
+    pid_t tid = 0;
+    UniqueFd folder;
+};
+
 // The number that a thread has in its own PID namespace, the innermost; 0 when it has gone.
-std::uint32_t read_own_number(pid_t pid, pid_t tid) {
-    std::ifstream status("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) +
-                         "/status");
-    std::string word;
-    std::uint32_t number = 0;
-    while (status >> word) {
-        if (word == "NSpid:") {
-            std::string rest;
-            std::getline(status, rest);
-            const std::size_t last = rest.find_last_of(" \t");
-            number = static_cast<std::uint32_t>(
-                std::strtoul(rest.c_str() + (last == rest.npos ? 0 : last), nullptr, 10));
-            break;
-        }
-    }
-    return number;
+std::uint32_t read_own_number(const HeldThread& thread) {
+    const UniqueFd file(::openat(thread.folder.get(), "status", O_RDONLY | O_CLOEXEC));
+    std::array<char, 4096> text;
+    const ssize_t size = file ? ::read(file.get(), text.data(), text.size()) : -1;
+    const auto info = parse_process_status(
+        {text.data(), size > 0 ? static_cast<std::size_t>(size) : std::size_t{0}});
+    return info ? static_cast<std::uint32_t>(info->own_pid) : 0;
 }
 
-// The thread of `pid` that calls itself `target_tid`; 0: none.
-pid_t find_thread(pid_t pid, std::uint32_t target_tid) {
+HeldThread hold_thread(pid_t pid, pid_t tid) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid);
+    return {tid, UniqueFd(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC))};
+}
+
+// The thread of `pid` that calls itself `target_tid`; nothing: none.
+std::optional<HeldThread> find_thread(pid_t pid, std::uint32_t target_tid) {
+    if (target_tid == 0) {
+        return std::nullopt;
+    }
     const auto same = static_cast<pid_t>(target_tid);
-    if (same > 0 && read_own_number(pid, same) == target_tid) {
-        return same;
+    if (auto thread = hold_thread(pid, same); read_own_number(thread) == target_tid) {
+        return thread;
     }
     for (const pid_t tid : list_threads(pid)) {
-        if (read_own_number(pid, tid) == target_tid) {
-            return tid;
+        if (auto thread = hold_thread(pid, tid); read_own_number(thread) == target_tid) {
+            return thread;
         }
     }
-    return 0;
+    return std::nullopt;
 }
 
 // Less is asked for than explain_perf() takes into account: nothing but what any user may have.
@@ -99,14 +108,15 @@ std::optional<Unavailable> PerfTicks::why_not(pid_t pid) const {
 Result<PerfTicks::Report> PerfTicks::start(pid_t pid, std::uint32_t sampler_tid, int signal,
                                            std::int64_t interval_ns) {
     TickRequest ticks;
-    ticks.sampler_tid = find_thread(pid, sampler_tid);
-    if (ticks.sampler_tid == 0 || signal < SIGRTMIN || signal > SIGRTMAX) {
+    const auto sampler = find_thread(pid, sampler_tid);
+    if (!sampler || signal < SIGRTMIN || signal > SIGRTMAX) {
         return fail(ErrorKind::kProtocol, "start the ticks: the agent's request is not valid");
     }
     if (!may_signal(pid)) {
         return fail(ErrorKind::kRefused, "start the ticks: the target is another user's", EPERM);
     }
     ticks.pid = pid;
+    ticks.sampler_tid = sampler->tid;
     ticks.signal = signal;
     ticks.interval_ns = perf::clamp_interval(interval_ns, perf::read_limits());
     ticks.wall = false;
@@ -115,6 +125,10 @@ Result<PerfTicks::Report> PerfTicks::start(pid_t pid, std::uint32_t sampler_tid,
     auto timers = TickTimers::start(ticks, nullptr);
     if (!timers) {
         return tl::unexpected(timers.error());
+    }
+    // The signals go to whoever had the number then: the sampler, if it still lives.
+    if (read_own_number(*sampler) != sampler_tid) {
+        return fail(ErrorKind::kSystem, "start the ticks: the sampler has ended", ESRCH);
     }
     const Report report{ticks.interval_ns, timers->threads_without_event()};
     timers_.emplace(pid, std::move(*timers));

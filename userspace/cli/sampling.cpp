@@ -1,6 +1,5 @@
 #include "cli/sampling.h"
 
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,15 +30,29 @@ constexpr std::uint64_t kStopDeadlineNs = 2'000 * kMs;
 /// More at a time is no program that somebody profiles; each costs a ring's address space and two
 /// descriptors, of which there are 1024 by default.
 constexpr std::size_t kMaxAgents = 256;
+/// An agent says Hello at once; on a machine that is out of breath it may take a moment.
+constexpr std::int64_t kHelloDeadlineNs = 10 * kNanosPerSecond;
 
 }  // namespace
 
 struct Sampling::Agent {
-    explicit Agent(Session new_session) : session(std::move(new_session)) {}
+    Agent(Sampling& sampling, const SessionSettings& settings, Channel channel,
+          AgentProcess new_process)
+        : process(std::move(new_process)),
+          session(
+              *sampling.profile_, settings, std::move(channel), process.pid(),
+              [this, &sampling] { return sampling.kernel_.watch(process); },
+              [this, &sampling](const control::Arm& request) {
+                  return sampling.arm(*this, request);
+              },
+              [this, &sampling](bool with_living) {
+                  return sampling.kernel_.count_cpu(process.pid(), with_living);
+              }) {}
 
+    AgentProcess process;
     Session session;
+    std::int64_t since_ns = monotonic_ns();
     EventLoop::Source channel_source = 0;
-    UniqueFd pidfd;
     EventLoop::Source pidfd_source = 0;
 };
 
@@ -98,36 +111,31 @@ Status Sampling::open_profile(pid_t pid_for_name) {
     return {};
 }
 
-void Sampling::add_agent(Channel channel, pid_t pid) {
+void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd) {
     ++agents_seen_;
-    if (stopping_ || agents_.size() >= kMaxAgents) {
-        if (!stopping_) {
-            say("process {} is not sampled: there are {} already", pid, agents_.size());
-        }
+    if (stopping_) {
         return;  // closing the channel tells it
     }
+    auto process = AgentProcess::pin(pid, std::move(pidfd));
+    if (!process) {
+        if (options_.verbose) {
+            say("process {} ended before its first sample", pid);
+        }
+        if (gone_handler_) {
+            gone_handler_();
+        }
+        return;
+    }
+    if (agents_.size() >= kMaxAgents) {
+        say("process {} is not sampled: there are {} already", pid, agents_.size());
+        return;
+    }
     SessionSettings settings = settings_;
-    if (!kernel_.is_available() && kernel_.has_perf_ticks(pid)) {
+    if (!kernel_.is_available() && process->is_pinned() && kernel_.has_perf_ticks(pid)) {
         settings.flags |= control::kPerfTicks;
     }
-    agents_.push_back(std::make_unique<Agent>(Session(
-        *profile_, settings, std::move(channel), pid,
-        [this](pid_t process) {
-            auto fds = kernel_.watch(process);
-            refusals_ += !fds;
-            return fds;
-        },
-        [this](pid_t process, const control::Arm& request) {
-            auto answer = kernel_.arm(process, request);
-            refusals_ += !answer;
-            if (answer && answer->armed != 0) {
-                profile_->note_ticks(kernel_.engine(), answer->interval_ns);
-            }
-            return answer;
-        },
-        [this](pid_t process, bool with_living) {
-            return kernel_.count_cpu(process, with_living);
-        })));
+    agents_.push_back(
+        std::make_unique<Agent>(*this, settings, std::move(channel), std::move(*process)));
     Agent& agent = *agents_.back();
     const auto on_event = [this, &agent] {
         agent.session.on_readable();
@@ -137,10 +145,9 @@ void Sampling::add_agent(Channel channel, pid_t pid) {
         agent.channel_source = *source;
     }
     // A child that was forked without the C library's knowledge keeps the channel open behind its
-    // parent: the process itself tells its end. Without pidfds (Linux 5.3) the channel has to do.
-    agent.pidfd.reset(pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, pid, 0)) : -1);
-    if (agent.pidfd) {
-        auto source = loop_.add(agent.pidfd.get(), [this, &agent] {
+    // parent: the process itself tells its end. Without pidfds the channel has to do.
+    if (agent.process.pidfd() >= 0) {
+        auto source = loop_.add(agent.process.pidfd(), [this, &agent] {
             agent.session.on_readable();  // its last words
             agent.session.end();
             after_event(agent);
@@ -157,6 +164,15 @@ void Sampling::add_agent(Channel channel, pid_t pid) {
         drain_delay_ns_ = kFirstDrainDelayNs;
         drain_timer_->arm(drain_delay_ns_);
     }
+}
+
+tl::expected<control::Armed, std::string> Sampling::arm(const Agent& agent,
+                                                        const control::Arm& request) {
+    auto answer = kernel_.arm(agent.process, request);
+    if (answer && answer->armed != 0) {
+        profile_->note_ticks(kernel_.engine(), answer->interval_ns);
+    }
+    return answer;
 }
 
 void Sampling::after_event(Agent& agent) {
@@ -194,6 +210,7 @@ void Sampling::drain_all() {
         profile_->flush();
         kernel_.keep_ticking();
         stop_deserted();
+        look_at_processes(now);
         next_flush_ns_ = now + kFlushEveryNs;
     }
     if (fullest >= kFillingPercent) {
@@ -215,6 +232,24 @@ void Sampling::stop_deserted() {
     for (const auto& agent : agents_) {
         if (agent->session.pid() > 0 && is_left_to_one_thread(agent->session.pid())) {
             agent->session.request_stop();
+        }
+    }
+}
+
+void Sampling::look_at_processes(std::int64_t now_ns) {
+    for (const auto& agent : agents_) {
+        Session& session = agent->session;
+        if (session.state() == Session::State::kWaiting &&
+            now_ns - agent->since_ns > kHelloDeadlineNs) {
+            session.end_with("the agent has not said what it is");
+        } else if (agent->process.is_pinned()) {
+            const auto status = agent->process.check();
+            if (!status && status.error().kind == ErrorKind::kRefused) {
+                session.on_readable();  // most have hung up by then
+                if (!session.has_ended()) {
+                    session.end_with(describe(status.error()));
+                }
+            }
         }
     }
 }
@@ -325,7 +360,7 @@ bool Sampling::write_summary() {
             say("  {}", line);
         }
     }
-    return refusals_ == 0;
+    return kernel_.refusals() == 0;
 }
 
 }  // namespace echion::cli

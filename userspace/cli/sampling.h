@@ -7,9 +7,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tl/expected.hpp>
 #include <vector>
 
 #include "base/error.h"
+#include "base/unique_fd.h"
 #include "cli/event_loop.h"
 #include "cli/kernel_side.h"
 #include "cli/options.h"
@@ -46,8 +48,9 @@ class Sampling {
         first_sample_handler_ = std::move(handler);
     }
 
-    /// Takes in an agent: `pid` is its process as the kernel says. After stop() it is turned away.
-    void add_agent(Channel channel, pid_t pid);
+    /// Takes in an agent: `pid` is its process as the kernel says, `pidfd` the process itself if
+    /// there is one already. After stop() it is turned away, and so is one whose process has ended.
+    void add_agent(Channel channel, pid_t pid, UniqueFd pidfd = {});
     /// Begins the end: all agents are told to stop. Once; any number of calls.
     void stop();
 
@@ -71,9 +74,11 @@ class Sampling {
     Status open_profile(pid_t pid_for_name);
     void drain_all();
     void stop_deserted();
+    tl::expected<control::Armed, std::string> arm(const Agent& agent, const control::Arm& request);
     void after_event(Agent& agent);
     void remove(Agent& agent);
     void remove_ended();
+    void look_at_processes(std::int64_t now_ns);
     void finish();
 
     EventLoop& loop_;
@@ -91,7 +96,6 @@ class Sampling {
     Status profile_status_;
     std::uint64_t agents_seen_ = 0;
     std::uint64_t complaints_ = 0;
-    std::uint64_t refusals_ = 0;  // of the engine that the options insist on
     std::uint64_t drain_delay_ns_ = 0;
     std::int64_t next_flush_ns_ = 0;
     bool exposure_begun_ = false;

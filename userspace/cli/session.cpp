@@ -91,7 +91,13 @@ bool Session::has_sampler() const {
 
 void Session::handle(const Packet& packet) {
     const auto type = packet.type();
-    if (type == control::MessageType::kHello && state_ == State::kWaiting) {
+    // The Hello may have been sent before the kernel was asked to tell.
+    const bool is_anonymous = packet.sender_pid == 0 && state_ == State::kWaiting;
+    if (packet.sender_pid != pid_ && !is_anonymous) {
+        end_with("another process uses its channel");
+    } else if (!type) {
+        end_with("the agent sent a message that does not belong there");
+    } else if (type == control::MessageType::kHello && state_ == State::kWaiting) {
         handle_hello(packet);
     } else if (type == control::MessageType::kArm && arm_ &&
                (state_ == State::kConfigured || state_ == State::kStopping)) {
@@ -126,9 +132,15 @@ void Session::handle_hello(const Packet& packet) {
         end_with("the process is of another word size: use the build of Echion for it");
         return;
     }
+    // What comes from here on was sent after the process was pinned, so that its sender's number
+    // is that process's.
+    if (channel_.has_waiting()) {
+        end_with("the agent sent a message that does not belong there");
+        return;
+    }
     std::vector<ExtraFd> extra_fds;
     if (extra_fds_) {
-        auto fds = extra_fds_(pid_);
+        auto fds = extra_fds_();
         if (!fds) {
             end_with(std::move(fds.error()));
             return;
@@ -191,7 +203,7 @@ void Session::handle_arm(const Packet& packet) {
         end_with("the agent's request for ticks is damaged");
         return;
     }
-    auto answer = arm_(pid_, *request);
+    auto answer = arm_(*request);
     if (!answer) {
         ring_.reset();  // no tick has been taken: there is no more in it than the stream's start
         end_with(std::move(answer.error()));
@@ -266,7 +278,7 @@ void Session::request_stop() {
     }
     state_ = State::kStopping;
     if (settings_.mode == control::Mode::kCpu && counted_cpu_) {
-        ended_cpu_ = counted_cpu_(pid_, false);
+        ended_cpu_ = counted_cpu_(false);
     }
 }
 
@@ -289,7 +301,7 @@ void Session::end() {
         counted_cpu_) {
         // The process ended before the sampler's next look, or threads did, and others have had
         // their slots since.
-        ledger_->settle(was_stopped ? ended_cpu_ : counted_cpu_(pid_, true));
+        ledger_->settle(was_stopped ? ended_cpu_ : counted_cpu_(true));
     }
     builder_->finish();
     was_sampled_ = was_sampled_ || decoder_->has_started();

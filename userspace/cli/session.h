@@ -51,18 +51,19 @@ class Session {
 
     /// Descriptors that this agent is to get; asked when it says Hello. An error is a complaint
     /// that ends the session.
-    using FdSource = std::function<tl::expected<std::vector<ExtraFd>, std::string>(pid_t)>;
+    using FdSource = std::function<tl::expected<std::vector<ExtraFd>, std::string>()>;
 
-    /// Asked when this agent is ready for ticks from the kernel; errors likewise.
+    /// Asked, once at most, when this agent is ready for ticks from the kernel; errors likewise.
     using ArmHandler =
-        std::function<tl::expected<control::Armed, std::string>(pid_t, const control::Arm&)>;
+        std::function<tl::expected<control::Armed, std::string>(const control::Arm&)>;
 
     /// Asked for what the kernel counted of its threads: of all, when the agent's process has
     /// ended; of those that have ended, when the agent is told to stop, and counts the others
     /// itself.
-    using CpuSource = std::function<std::vector<model::CountedCpu>(pid_t, bool with_living)>;
+    using CpuSource = std::function<std::vector<model::CountedCpu>(bool with_living)>;
 
-    /// `pid` is the agent's process in this program's namespace, as the kernel says.
+    /// `pid` is the agent's process in this program's namespace, as the kernel says, and held by
+    /// the caller (AgentProcess): all but the Hello must come from it.
     Session(Profile& profile, const SessionSettings& settings, Channel channel, pid_t pid,
             FdSource extra_fds = {}, ArmHandler arm = {}, CpuSource counted_cpu = {});
 
@@ -81,6 +82,8 @@ class Session {
     void request_stop();
     /// Ends it now: takes what is in the ring, closes the channel.
     void end();
+    /// The same, with a reason for the user.
+    void end_with(std::string complaint);
 
     [[nodiscard]] State state() const { return state_; }
     [[nodiscard]] bool has_ended() const { return state_ == State::kEnded; }
@@ -99,7 +102,6 @@ class Session {
     void handle_failed(const Packet& packet);
     Status configure(const std::vector<ExtraFd>& extra_fds);
     Status take_batches(std::size_t max_bytes);
-    void end_with(std::string complaint);
     /// Ends after a failure of the channel: quietly if the process has hung up.
     void end_after(const Error& error);
     /// Whether the process still maps this session's ring: its sampler is at work.

@@ -23,12 +23,15 @@ struct ProcessInfo {
     uid_t effective_uid = 0;
     uid_t saved_uid = 0;
     gid_t real_gid = 0;
+    gid_t effective_gid = 0;
+    gid_t saved_gid = 0;
     unsigned threads = 0;
     unsigned seccomp = 0;                      ///< 0 none, 1 strict, 2 filter
     std::uint64_t pending_signals = 0;         ///< of the thread itself
     std::uint64_t shared_pending_signals = 0;  ///< of the process
     std::uint64_t blocked_signals = 0;
-    std::uint64_t effective_capabilities = 0;  ///< in its own user namespace
+    std::uint64_t effective_capabilities = 0;  ///< in its own user namespace, as the next
+    std::uint64_t permitted_capabilities = 0;
     std::uint64_t voluntary_switches = 0;
     bool has_memory = false;        ///< false: a kernel thread or a zombie
     bool has_shadow_stack = false;  ///< x86 user shadow stacks are on

@@ -20,7 +20,9 @@
 ///     agent ── Stopped ────────────► CLI            the sampler has ended, nothing is left running
 ///
 /// Either side that finds the channel hung up acts as if it had been told to stop. A target that has
-/// closed the agent's end is sampled on, and stopped through the ring's header.
+/// closed the agent's end is sampled on, and stopped through the ring's header. The agent sends
+/// nothing between Hello and Configure, no message twice, and all of them from its own process: the
+/// kernel tells the CLI who sent them.
 namespace echion::control {
 
 constexpr std::uint32_t kMagic = 0x4e484345;  // "ECHN"
@@ -102,13 +104,17 @@ struct Configure {
     std::uint32_t reserved;
 };
 
-/// Agent → CLI, if Configure came with kBpfState or kPerfTicks: the sampler thread waits for
+/// The signal of the kernel's ticks, SIGRTMAX - 1: a real-time one, whose arrivals queue, and that
+/// hardly any program uses. The agent may not ask for another.
+constexpr std::int32_t kTickSignal = 63;
+
+/// Agent → CLI, once, if Configure came with kBpfState or kPerfTicks: the sampler thread waits for
 /// `signal`, which is blocked in it. The CLI points the timers at it: in CPU mode ticks of the
 /// target's own threads, in wall mode one every interval. No ticks come before this.
 struct Arm {
     Header header;
     std::uint32_t sampler_tid;  // as the target sees it
-    std::int32_t signal;        // a real-time signal, SIGRTMIN to SIGRTMAX
+    std::int32_t signal;        // kTickSignal
     /// echion_snapshot_layout of bpf/abi.h; all zero: no snapshots.
     std::uint8_t snapshot_layout[64];
 };

@@ -77,6 +77,8 @@ void keep_field(std::string_view key, std::string_view value, ProcessInfo& info)
         parse_number(take_word(rest), info.saved_uid);
     } else if (key == "Gid") {
         parse_number(take_word(rest), info.real_gid);
+        parse_number(take_word(rest), info.effective_gid);
+        parse_number(take_word(rest), info.saved_gid);
     } else if (key == "Threads") {
         parse_number(value, info.threads);
     } else if (key == "Seccomp") {
@@ -89,6 +91,8 @@ void keep_field(std::string_view key, std::string_view value, ProcessInfo& info)
         parse_number(value, info.blocked_signals, 16);
     } else if (key == "CapEff") {
         parse_number(value, info.effective_capabilities, 16);
+    } else if (key == "CapPrm") {
+        parse_number(value, info.permitted_capabilities, 16);
     } else if (key == "voluntary_ctxt_switches") {
         parse_number(value, info.voluntary_switches);
     } else if (key == "VmSize") {

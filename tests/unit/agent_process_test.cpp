@@ -1,0 +1,149 @@
+#include "cli/agent_process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <string>
+
+namespace echion::cli {
+namespace {
+
+constexpr uid_t kNobody = 65534;
+
+ProcessInfo make_user(uid_t uid) {
+    ProcessInfo info;
+    info.real_uid = info.effective_uid = info.saved_uid = uid;
+    info.real_gid = info.effective_gid = info.saved_gid = uid;
+    return info;
+}
+
+TEST(GainedRights, AreAnotherUsersOrGroupsIdentity) {
+    const ProcessInfo before = make_user(1000);
+    EXPECT_FALSE(has_gained_rights(before, before));
+    for (uid_t ProcessInfo::*field :
+         {&ProcessInfo::real_uid, &ProcessInfo::effective_uid, &ProcessInfo::saved_uid,
+          &ProcessInfo::real_gid, &ProcessInfo::effective_gid, &ProcessInfo::saved_gid}) {
+        for (const uid_t id : {0U, 1001U}) {
+            ProcessInfo now = before;
+            now.*field = id;
+            EXPECT_TRUE(has_gained_rights(before, now)) << id;
+        }
+    }
+}
+
+TEST(GainedRights, AreCapabilities) {
+    ProcessInfo before = make_user(1000);
+    before.permitted_capabilities = 1U << CAP_NET_RAW;
+    ProcessInfo now = before;
+    now.permitted_capabilities = 0;
+    EXPECT_FALSE(has_gained_rights(before, now));
+    now.permitted_capabilities = before.permitted_capabilities | 1U << CAP_SYS_PTRACE;
+    EXPECT_TRUE(has_gained_rights(before, now));
+}
+
+TEST(GainedRights, AreNotThoseThatAProcessMayTakeAtWill) {
+    ProcessInfo server = make_user(0);
+    server.permitted_capabilities = 1U << CAP_SETUID | 1U << CAP_SETGID;
+    EXPECT_FALSE(has_gained_rights(server, make_user(33)));
+    ProcessInfo program = make_user(1000);  // between the user's identity and its own
+    program.saved_uid = 0;
+    ProcessInfo now = program;
+    now.effective_uid = 0;
+    EXPECT_FALSE(has_gained_rights(program, now));
+}
+
+/// A child that runs `body` and is gone with this.
+class Child {
+  public:
+    explicit Child(const std::function<void()>& body) : pid_(fork()) {
+        if (pid_ == 0) {
+            body();
+            _exit(1);
+        }
+    }
+    ~Child() {
+        kill(pid_, SIGKILL);
+        reap();
+    }
+    Child(const Child&) = delete;
+    Child& operator=(const Child&) = delete;
+
+    void reap() const { waitpid(pid_, nullptr, 0); }
+    [[nodiscard]] pid_t pid() const { return pid_; }
+
+  private:
+    pid_t pid_;
+};
+
+TEST(PinnedProcess, IsItselfUntilItEnds) {
+    const Child child([] { pause(); });
+    const auto process = AgentProcess::pin(child.pid());
+    ASSERT_TRUE(process);
+    ASSERT_TRUE(process->is_pinned());
+    EXPECT_TRUE(process->check());
+    kill(child.pid(), SIGKILL);
+    pollfd end{process->pidfd(), POLLIN, 0};
+    ASSERT_EQ(poll(&end, 1, 60'000), 1);
+    EXPECT_TRUE(process->has_ended());  // although its number is still taken
+    EXPECT_EQ(process->check().error().system_errno, ESRCH);
+    EXPECT_EQ(AgentProcess::pin(child.pid()).error().system_errno, ESRCH);
+    child.reap();
+    EXPECT_EQ(process->check().error().system_errno, ESRCH);
+}
+
+TEST(PinnedProcess, MustHaveANumberHere) {
+    for (const pid_t pid : {0, -1, 0x7fffffff}) {
+        EXPECT_FALSE(AgentProcess::pin(pid)) << pid;
+    }
+}
+
+TEST(PinnedProcess, IsAnotherOnceItHasExecutedASetUidProgram) {
+    if (geteuid() != 0) {
+        GTEST_SKIP() << "needs root, to make a set-uid program";
+    }
+    std::string folder = "/tmp/echion-test-XXXXXX";
+    ASSERT_NE(mkdtemp(folder.data()), nullptr);
+    const std::string program = folder + "/sleep";
+    ASSERT_EQ(chmod(folder.c_str(), 0755), 0);
+    std::filesystem::copy_file("/bin/sleep", program);
+    ASSERT_EQ(chmod(program.c_str(), 04755), 0);
+    int go[2];
+    int ready[2];
+    ASSERT_EQ(pipe2(go, O_CLOEXEC) | pipe2(ready, O_CLOEXEC), 0);
+    const Child child([&] {
+        char byte = 0;
+        if (setgid(kNobody) != 0 || setuid(kNobody) != 0 || write(ready[1], "r", 1) != 1 ||
+            read(go[0], &byte, 1) != 1) {
+            _exit(2);
+        }
+        execl(program.c_str(), "sleep", "600", nullptr);
+    });
+    close(ready[1]);
+    char byte = 0;
+    ASSERT_EQ(read(ready[0], &byte, 1), 1);
+    const auto process = AgentProcess::pin(child.pid());
+    ASSERT_TRUE(process);
+    EXPECT_TRUE(process->check());
+    ASSERT_EQ(write(go[1], "g", 1), 1);
+    EXPECT_EQ(read(ready[0], &byte, 1), 0);  // closed by the execution
+    const auto info = read_process_info(child.pid());
+    if (info && info->effective_uid == kNobody) {
+        std::filesystem::remove_all(folder);
+        GTEST_SKIP() << "set-uid programs have no effect in /tmp here";
+    }
+    EXPECT_EQ(process->check().error().kind, ErrorKind::kRefused);
+    std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace echion::cli
