@@ -113,6 +113,7 @@ def test_who_is_gone_when_echion_looks_is_turned_away(echion, fake):
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [
+        (("arm-twice",), "does not belong"),
         (("arm-early",), "does not belong"),
         (("arm-by-child",), "another process uses its channel"),
         (("arm-signal", str(signal.SIGKILL)), "not valid"),
@@ -141,6 +142,17 @@ def test_perf_events_send_no_other_signal(echion, fake, build_dir, signal_number
     result = echion.run([fake, "arm-signal", str(signal_number)], *options)
     assert "not valid" in result.stderr and result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_a_flood_of_requests_ends_with_the_first(echion, fake, cpu_engine):
+    result = echion.run([fake, "arm-flood", "20000"], "-s", "-c", "--engine", cpu_engine)
+    assert result.stderr.count("\n") == 1
+
+
+def test_complaints_come_to_an_end(echion, fake):
+    result = echion.run([fake, "knock-often", "1000"], "-s")
+    assert result.stderr.count("\n") == 101
+    assert "no more of these" in result.stderr.splitlines()[-1]
 
 
 def test_who_does_not_say_hello_is_hung_up_on_in_the_end(echion, fake):

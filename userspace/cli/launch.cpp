@@ -34,6 +34,9 @@ constexpr std::string_view kPreloadVariable = "LD_PRELOAD";
 /// Signals that are passed on to the command; echion itself ends when the command does.
 constexpr int kPassedSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
 
+/// In one go, then others have their turn.
+constexpr int kMaxKnocks = 32;
+
 struct Rendezvous {
     Channel ours;
     UniqueFd theirs;
@@ -245,7 +248,7 @@ bool Launch::is_known_to_command(int number) {
 }
 
 void Launch::on_knock() {
-    for (;;) {
+    for (int taken = 0; taken < kMaxKnocks; ++taken) {
         auto packet = rendezvous_.ours.receive();
         if (!packet) {
             if (packet.error().kind == ErrorKind::kProtocol) {

@@ -32,6 +32,8 @@ constexpr std::uint64_t kStopDeadlineNs = 2'000 * kMs;
 constexpr std::size_t kMaxAgents = 256;
 /// An agent says Hello at once; on a machine that is out of breath it may take a moment.
 constexpr std::int64_t kHelloDeadlineNs = 10 * kNanosPerSecond;
+/// Lines about agents at fault: nobody reads more, and a program may make any number of such.
+constexpr std::uint64_t kMaxComplaints = 100;
 
 }  // namespace
 
@@ -127,7 +129,7 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd) {
         return;
     }
     if (agents_.size() >= kMaxAgents) {
-        say("process {} is not sampled: there are {} already", pid, agents_.size());
+        complain("process {} is not sampled: there are {} already", pid, agents_.size());
         return;
     }
     SessionSettings settings = settings_;
@@ -254,6 +256,15 @@ void Sampling::look_at_processes(std::int64_t now_ns) {
     }
 }
 
+template <typename... Parts>
+void Sampling::complain(fmt::format_string<Parts...> format, Parts&&... parts) {
+    if (++complaints_ <= kMaxComplaints) {
+        say(format, std::forward<Parts>(parts)...);
+    } else if (complaints_ == kMaxComplaints + 1) {
+        say("and so on: no more of these are told");
+    }
+}
+
 void Sampling::remove_ended() {
     for (std::size_t i = agents_.size(); i-- > 0;) {
         if (agents_[i]->session.has_ended()) {
@@ -265,10 +276,9 @@ void Sampling::remove_ended() {
 void Sampling::remove(Agent& agent) {
     const Session& session = agent.session;
     if (!session.complaint().empty()) {
-        ++complaints_;
-        say("process {} {}: {}", session.pid(),
-            session.was_sampled() ? "was not sampled to its end" : "cannot be sampled",
-            session.complaint());
+        complain("process {} {}: {}", session.pid(),
+                 session.was_sampled() ? "was not sampled to its end" : "cannot be sampled",
+                 session.complaint());
     } else if (options_.verbose) {
         say("process {}: {}", session.pid(),
             session.was_sampled() ? "sampling has ended" : "ended before its first sample");

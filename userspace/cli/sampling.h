@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fmt/format.h>
 #include <sys/types.h>
 
 #include <cstdint>
@@ -79,6 +80,8 @@ class Sampling {
     void remove(Agent& agent);
     void remove_ended();
     void look_at_processes(std::int64_t now_ns);
+    template <typename... Parts>
+    void complain(fmt::format_string<Parts...> format, Parts&&... parts);
     void finish();
 
     EventLoop& loop_;

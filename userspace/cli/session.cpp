@@ -35,6 +35,9 @@ std::string text_of(const char (&field)[N]) {
     return make_printable({field, strnlen(field, N)});
 }
 
+/// Of one agent in one go. An honest one sends four in all.
+constexpr int kMaxMessages = 8;
+
 constexpr char kBrokenStream[] = "the agent broke the stream's rules";
 
 /// The scratch memory of drain(), shared by all sessions: a batch is decoded at once.
@@ -56,7 +59,7 @@ Session::Session(Profile& profile, const SessionSettings& settings, Channel chan
       counted_cpu_(std::move(counted_cpu)) {}
 
 void Session::on_readable() {
-    while (!has_ended() && channel_.is_open()) {
+    for (int taken = 0; taken < kMaxMessages && !has_ended() && channel_.is_open(); ++taken) {
         auto packet = channel_.receive();
         if (!packet) {
             end_after(packet.error());
@@ -89,13 +92,21 @@ bool Session::has_sampler() const {
     return is_mapped;
 }
 
+bool Session::is_first(control::MessageType type) {
+    const auto number = static_cast<std::uint32_t>(type);
+    const std::uint32_t bit = number < 32 ? 1U << number : 0U;
+    const bool is_known = bit != 0 && (seen_types_ & bit) == 0;
+    seen_types_ |= bit;
+    return is_known;
+}
+
 void Session::handle(const Packet& packet) {
     const auto type = packet.type();
     // The Hello may have been sent before the kernel was asked to tell.
     const bool is_anonymous = packet.sender_pid == 0 && state_ == State::kWaiting;
     if (packet.sender_pid != pid_ && !is_anonymous) {
         end_with("another process uses its channel");
-    } else if (!type) {
+    } else if (!type || !is_first(*type)) {
         end_with("the agent sent a message that does not belong there");
     } else if (type == control::MessageType::kHello && state_ == State::kWaiting) {
         handle_hello(packet);

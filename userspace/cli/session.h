@@ -69,6 +69,7 @@ class Session {
 
     /// The control channel, for the event loop; on_readable() when it is. -1 once ended.
     [[nodiscard]] int fd() const { return channel_.fd(); }
+    /// Takes a bounded number of messages: an agent that floods the channel keeps nobody waiting.
     void on_readable();
     /// Decodes what is in the ring, at most `max_bytes` of it, so that a fast writer cannot keep
     /// the program from its other work. Returns how full the ring was, in percent.
@@ -102,6 +103,7 @@ class Session {
     void handle_failed(const Packet& packet);
     Status configure(const std::vector<ExtraFd>& extra_fds);
     Status take_batches(std::size_t max_bytes);
+    [[nodiscard]] bool is_first(control::MessageType type);
     /// Ends after a failure of the channel: quietly if the process has hung up.
     void end_after(const Error& error);
     /// Whether the process still maps this session's ring: its sampler is at work.
@@ -116,6 +118,7 @@ class Session {
     CpuSource counted_cpu_;
     std::vector<model::CountedCpu> ended_cpu_;  // when it was told to stop
     State state_ = State::kWaiting;
+    std::uint32_t seen_types_ = 0;  // a bit for each type of message that has come
     bool was_sampled_ = false;
     bool is_end_told_ = false;
     bool is_cut_off_ = false;
