@@ -160,3 +160,14 @@ def test_who_does_not_say_hello_is_hung_up_on_in_the_end(echion, fake):
     result = echion.run(["sh", "-c", script], "-s").check()
     assert len(check_profile(result.output.read_text()).samples) == 2
     assert "has not said" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_an_agent_that_is_outlived_by_its_channel_gives_way_to_the_next(
+    echion, any_python, cpu_engine
+):
+    """A child that the C library knows nothing of keeps it open when its parent executes another
+    Python; its end does not end what came after."""
+    options = ("-c", "-i", "1000", "--engine", cpu_engine)
+    result = echion.run_target(any_python, "lingering", "0.3", options=options).check()
+    late = sum(sample.metric for sample in result.profile.samples if "late" in sample.names)
+    assert late >= 0.8 * 300_000, result.stderr

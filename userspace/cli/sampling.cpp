@@ -128,6 +128,7 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd) {
         }
         return;
     }
+    replace_agent(pid);
     if (agents_.size() >= kMaxAgents) {
         complain("process {} is not sampled: there are {} already", pid, agents_.size());
         return;
@@ -165,6 +166,19 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd) {
     if (drain_delay_ns_ == 0) {
         drain_delay_ns_ = kFirstDrainDelayNs;
         drain_timer_->arm(drain_delay_ns_);
+    }
+}
+
+void Sampling::replace_agent(pid_t pid) {
+    // A process has one agent. The former one went with its program; that its channel has not hung
+    // up is because somebody else, a child of that program, holds it, too.
+    const auto former = std::find_if(agents_.begin(), agents_.end(), [pid](const auto& agent) {
+        return agent->process.pid() == pid;
+    });
+    if (former != agents_.end()) {
+        (*former)->session.on_readable();
+        (*former)->session.end();
+        remove(**former);
     }
 }
 

@@ -50,7 +50,9 @@ class Sampling {
     }
 
     /// Takes in an agent: `pid` is its process as the kernel says, `pidfd` the process itself if
-    /// there is one already. After stop() it is turned away, and so is one whose process has ended.
+    /// there is one already. It takes the place of one that was in that process before, which has
+    /// executed another program since. After stop() it is turned away, and so is one whose process
+    /// has ended.
     void add_agent(Channel channel, pid_t pid, UniqueFd pidfd = {});
     /// Begins the end: all agents are told to stop. Once; any number of calls.
     void stop();
@@ -80,6 +82,7 @@ class Sampling {
     void remove(Agent& agent);
     void remove_ended();
     void look_at_processes(std::int64_t now_ns);
+    void replace_agent(pid_t pid);
     template <typename... Parts>
     void complain(fmt::format_string<Parts...> format, Parts&&... parts);
     void finish();
