@@ -19,8 +19,8 @@
 ///     agent ◄─ Stop ──────────────── CLI
 ///     agent ── Stopped ────────────► CLI            the sampler has ended, nothing is left running
 ///
-/// Either side that finds the channel hung up acts as if it had been told to stop. A target that has
-/// closed the agent's end is sampled on, and stopped through the ring's header. The agent sends
+/// Either side that finds the channel hung up acts as if it had been told to stop. A target that
+/// has closed the agent's end is sampled on, and stopped through the ring's header. The agent sends
 /// nothing between Hello and Configure, no message twice, and all of them from its own process: the
 /// kernel tells the CLI who sent them.
 namespace echion::control {
