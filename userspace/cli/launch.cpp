@@ -18,7 +18,6 @@
 #include "cli/channel.h"
 #include "cli/command.h"
 #include "cli/event_loop.h"
-#include "cli/group_witness.h"
 #include "cli/kernel_side.h"
 #include "cli/message.h"
 #include "cli/modes.h"
@@ -110,7 +109,7 @@ class Launch {
   private:
     Status prepare(const std::string& agent);
     void on_signal(const signalfd_siginfo& info);
-    bool is_known_to_command(int number);
+    bool is_known_to_command(const signalfd_siginfo& info);
     void on_knock();
     void on_command_end();
     void on_profile_written();
@@ -120,7 +119,6 @@ class Launch {
     const Options& options_;
     std::optional<EventLoop> loop_;
     std::optional<Signals> signals_;
-    std::optional<GroupWitness> witness_;
     Rendezvous rendezvous_;
     EventLoop::Source rendezvous_source_ = 0;
     std::optional<Command> command_;
@@ -153,13 +151,6 @@ Status Launch::prepare(const std::string& agent) {
         return tl::unexpected(signals.error());
     }
     signals_.emplace(std::move(*signals));
-
-    // Before there are descriptors that it must not keep open.
-    auto witness = GroupWitness::start();
-    if (!witness) {
-        return tl::unexpected(witness.error());
-    }
-    witness_.emplace(std::move(*witness));
 
     auto rendezvous = make_rendezvous();
     if (!rendezvous) {
@@ -234,17 +225,18 @@ void Launch::on_signal(const signalfd_siginfo& info) {
     const auto number = static_cast<int>(info.ssi_signo);
     if (number == SIGCHLD) {
         on_command_end();
-    } else if (number != SIGPIPE && number != SIGXFSZ && !is_known_to_command(number)) {
+    } else if (number != SIGPIPE && number != SIGXFSZ && !is_known_to_command(info)) {
         command_->signal(number);
     }
 }
 
-/// Whether the command has got this signal without our doing: Ctrl-C and a kill of the process
-/// group reach all of the group. A terminal's hang-up reaches the leader of its session only, which
-/// may be this process (tty_signal_session_leader() in drivers/tty/tty_jobctrl.c).
-bool Launch::is_known_to_command(int number) {
-    const bool was_for_group = witness_ && witness_->has_seen(number);
-    return was_for_group && command_->is_in_own_group();
+/// Whether the command has got this signal without our doing: what the kernel sends comes from the
+/// terminal, for the whole process group. But a hang-up is for the leader of the session alone,
+/// which may be this process (tty_signal_session_leader() in drivers/tty/tty_jobctrl.c). What a
+/// process sends may be for the group, too: the signal does not say so.
+bool Launch::is_known_to_command(const signalfd_siginfo& info) {
+    const bool is_for_us_alone = info.ssi_signo == SIGHUP && getsid(0) == getpid();
+    return info.ssi_code == SI_KERNEL && !is_for_us_alone && command_->is_in_own_group();
 }
 
 void Launch::on_knock() {
