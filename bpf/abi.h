@@ -59,7 +59,7 @@ struct echion_table {
     __u32 first_thread_entry;
     __u64 threads_started;
     __u64 threads_ended;
-    __u64 threads_refused;     /* no slot was free: these threads are not in the table */
+    __u64 threads_refused;     /* no slot was free, or no memory: not in the table */
     __u64 snapshot_ring_bytes; /* size of the data part of each snapshot ring */
     __u64 reserved[9];
 };
@@ -242,7 +242,7 @@ enum echion_counter {
     ECHION_COUNT_SNAPSHOT_UNKNOWN, /* no thread state known for the thread, or a stale one */
     ECHION_COUNT_SNAPSHOT_FAULT,   /* the thread state or its first frame could not be read */
     ECHION_COUNT_SNAPSHOT_FULL,    /* no room in the ring */
-    ECHION_COUNT_THREADS_REFUSED,  /* the table was full */
+    ECHION_COUNT_THREADS_REFUSED,  /* the table was full, or the kernel had no memory */
     ECHION_COUNT_TARGETS_REFUSED,  /* more processes than ECHION_MAX_TARGETS */
     ECHION_COUNTERS
 };

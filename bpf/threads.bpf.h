@@ -9,6 +9,8 @@
 
 /* Levels that PID namespaces may be nested in (MAX_PID_NS_LEVEL, include/linux/pid_namespace.h). */
 #define MAX_PID_NAMESPACE_LEVEL 32
+/* include/uapi/asm-generic/errno-base.h */
+#define EEXIST 17
 
 /* Plain loads and stores that the compiler may neither drop nor merge. */
 #define LOAD(lvalue) (*(volatile typeof(lvalue)*)&(lvalue))
@@ -146,20 +148,34 @@ static __always_inline void fill_slot(struct echion_thread* thread, struct task_
     end_write(thread);
 }
 
-/* Enters the task's number into whatever find_member() looks at. False if another CPU was first. */
-static __always_inline bool publish_member(struct task_struct* task, __u32 slot, __u32 target) {
+enum published {
+    PUBLISHED,
+    PUBLISHED_BEFORE, /* another CPU was first */
+    NOT_PUBLISHED,    /* no memory for it, or no room */
+};
+
+/* Enters the slot into whatever find_member() looks at. */
+static __always_inline enum published publish_member(struct task_struct* task, __u32 slot,
+                                                     __u32 target) {
     if (has_task_storage) {
         struct membership* member =
             bpf_task_storage_get(&members, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
         if (!member) {
-            return false;
+            return NOT_PUBLISHED;
         }
         STORE(member->target, target);
-        return __sync_val_compare_and_swap(&member->slot, 0, slot + 1) == 0;
+        return __sync_val_compare_and_swap(&member->slot, 0, slot + 1) == 0 ? PUBLISHED
+                                                                            : PUBLISHED_BEFORE;
     }
     const __u64 key = (__u64)task;
     const struct membership member = {slot + 1, target};
-    return bpf_map_update_elem(&members_by_task, &key, &member, BPF_NOEXIST) == 0;
+    const long status = bpf_map_update_elem(&members_by_task, &key, &member, BPF_NOEXIST);
+    return status == 0 ? PUBLISHED : status == -EEXIST ? PUBLISHED_BEFORE : NOT_PUBLISHED;
+}
+
+static __always_inline void count_refused(struct echion_table* table) {
+    __sync_fetch_and_add(&table->threads_refused, 1);
+    count(ECHION_COUNT_THREADS_REFUSED);
 }
 
 /* The process has been a target before, was forgotten, and is one again, under another number. */
@@ -189,13 +205,16 @@ static __always_inline void enter_thread(struct task_struct* task, __u32 target,
     const __u32 taken = take_slot(table, now);
     struct echion_thread* thread = taken ? find_thread(taken - 1) : 0;
     if (!thread) {
-        __sync_fetch_and_add(&table->threads_refused, 1);
-        count(ECHION_COUNT_THREADS_REFUSED);
+        count_refused(table);
         return;
     }
     const __u32 slot = taken - 1;
     fill_slot(thread, task, target, creator_tid, now);
-    if (!publish_member(task, slot, target)) {
+    const enum published published = publish_member(task, slot, target);
+    if (published != PUBLISHED) {
+        if (published == NOT_PUBLISHED) {
+            count_refused(table);
+        }
         STORE(thread->state, ECHION_THREAD_ENDED);
         STORE(thread->on_cpu_since_ns, 0);
         touch_stamp(slot, false);

@@ -51,6 +51,29 @@ def test_the_agent_has_no_descriptor_but_its_channel(echion, any_python, options
     assert all(name.startswith("socket:") for name in result.report["open"]), result.report
 
 
+def test_none_is_held_while_python_starts(echion, any_python, tmp_path, options):
+    """So that a program that closes what it does not know finds nothing but the channel, however
+    early it does. Python waits for its pyvenv.cfg, which is a FIFO, before it can be sampled."""
+    if "1s" in options:
+        pytest.skip("no other descriptors than at 1ms")
+    if any_python.version < (3, 11):
+        pytest.skip("looks for pyvenv.cfg beside the program itself, not beside a link to it")
+    interpreter = tmp_path / "bin" / "python3"
+    interpreter.parent.mkdir()
+    interpreter.symlink_to(any_python.path)
+    settings = tmp_path / "pyvenv.cfg"
+    os.mkfifo(settings)
+    with echion.start([interpreter, TARGET, "list"], *options) as running:
+        wait_until(lambda: find_with_ring(interpreter), "the ring is mapped", 60)
+        (pid,) = find_with_ring(interpreter)
+        wait_until(lambda: count_received(pid) == 0, "what came with the ring is closed", 60)
+        with open(os.open(settings, os.O_WRONLY | os.O_NONBLOCK), "w") as writer:
+            settings.unlink()  # the site module reads it again
+            settings.write_text(f"home = {os.path.dirname(any_python.path)}\n")
+            writer.write(settings.read_text())
+        running.finish().check()
+
+
 def test_a_program_that_closes_all_descriptors_is_sampled_on(echion, any_python, options):
     """To its end, which its process tells, when the channel has gone."""
     if "1s" in options:
@@ -90,3 +113,24 @@ def find_samplers(pid):
             if (task / "comm").read_text() == "echion\n":
                 found.append(task.name)
     return found
+
+
+def find_with_ring(interpreter):
+    """Processes of this interpreter that have mapped a ring."""
+    found = []
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+            if arguments[0] == os.fsencode(interpreter) and "/memfd:" in (
+                process / "maps"
+            ).read_text():
+                found.append(int(process.name))
+    return found
+
+
+def count_received(pid):
+    names = []
+    for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            names.append(os.readlink(fd))
+    return sum(name.startswith(("/memfd:", "anon_inode:")) for name in names)

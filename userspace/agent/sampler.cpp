@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
+#include "agent/cpu_watch.h"
 #include "agent/dump.h"
 #include "agent/stack_sampler.h"
 #include "agent/tick_timer.h"
@@ -113,6 +115,18 @@ void publish_timing(stream::RingProducer& ring, const TimerCounts& timer) {
 
 std::uint32_t own_tid() { return static_cast<std::uint32_t>(syscall(SYS_gettid)); }
 
+/// What the BPF programs tell of this process; closed where there are none. Without them the
+/// sampler does as well as it can by itself.
+CpuWatch open_watch(const Channel& channel, const control::Configure& configure) {
+    CpuWatch watch;
+    if (const int state_fd = channel.find_fd(configure, control::FdKind::kBpfState);
+        state_fd >= 0) {
+        (void)watch.open(state_fd, configure.kernel_target,
+                         channel.find_fd(configure, control::FdKind::kBpfSnapshots), own_tid());
+    }
+    return watch;
+}
+
 /// Where the kernel's ticks can be had: asks for them, in place of the sampler's own clock.
 struct KernelTimer {
     std::optional<SignalTimer> with_bpf;
@@ -195,6 +209,10 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
         return tl::unexpected(mapping.error());
     }
     stream::RingProducer ring(std::move(*mapping));
+    CpuWatch watch = open_watch(channel, *configure);
+    // Before Python's start, after which a program closes descriptors that it does not know, and
+    // may be given their numbers for its own.
+    channel.close_received();
 
     if (!located) {
         located = wait_for_python(channel);
@@ -209,16 +227,14 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     // Flat out, following would leave the thread that is followed no time to run.
     options.follow = (configure->flags & control::kNoFollow) == 0 &&
                      configure->interval_ns >= kLeastFollowIntervalNs;
-    options.state_fd = channel.find_fd(*configure, control::FdKind::kBpfState);
-    options.kernel_target = configure->kernel_target;
-    options.snapshots_fd = channel.find_fd(*configure, control::FdKind::kBpfSnapshots);
     options.perf_ticks = options.cpu_mode && (configure->flags & control::kPerfTicks) != 0;
     become_prompt();
     StackSampler sampler;
-    if (auto status = sampler.start(located->view, options, facts, ring, monotonic_ns()); !status) {
+    if (auto status =
+            sampler.start(located->view, options, std::move(watch), facts, ring, monotonic_ns());
+        !status) {
         return status;
     }
-    channel.close_received();
     StackDump dump;
     // Without the memory for dumps there are none: no reason not to sample.
     (void)dump.start(*located, options.max_frames, facts);

@@ -1,9 +1,9 @@
 #include "agent/stack_sampler.h"
 
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/clock.h"
 
@@ -60,10 +60,11 @@ Status StackSampler::reserve() {
 }
 
 Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOptions& options,
-                           const GuestFacts& facts, stream::RingProducer& ring,
+                           CpuWatch watch, const GuestFacts& facts, stream::RingProducer& ring,
                            std::int64_t now_ns) {
     view_ = view;
     options_ = options;
+    watch_ = std::move(watch);
     if (auto status = reserve(); !status) {
         return status;
     }
@@ -79,11 +80,6 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     if (const auto main = reader_.read_value<std::uintptr_t>(
             view_.runtime + at(view_.layout->runtime.main_thread))) {
         main_thread_id_ = *main;
-    }
-    if (options.state_fd >= 0) {
-        // Without it the sampler does as well as it can by itself.
-        (void)watch_.open(options.state_fd, options.kernel_target, options.snapshots_fd,
-                          static_cast<std::uint32_t>(syscall(SYS_gettid)));
     }
     counts_from_birth_ = facts.is_launch;
     used_before_ns_ = facts.used_cpu_ns;

@@ -27,12 +27,9 @@ constexpr std::uint64_t kLeastFollowIntervalNs = 25'000;
 struct SamplerOptions {
     std::uint64_t interval_ns = 1'000'000;
     std::size_t max_frames = 2048;
-    bool cpu_mode = false;            ///< also report the CPU time of each thread
-    bool perf_ticks = false;          ///< CPU mode without BPF, but with perf events that tick
-    bool follow = true;               ///< go to the GIL holder's CPU to read its stack
-    int state_fd = -1;                ///< CPU state map of the BPF programs; -1: there are none
-    std::uint32_t kernel_target = 0;  ///< this process's number in it
-    int snapshots_fd = -1;            ///< their ring of snapshots; -1: none
+    bool cpu_mode = false;    ///< also report the CPU time of each thread
+    bool perf_ticks = false;  ///< CPU mode without BPF, but with perf events that tick
+    bool follow = true;       ///< go to the GIL holder's CPU to read its stack
 };
 
 /// Looks at all Python threads of this process once a tick and writes what has changed.
@@ -60,7 +57,8 @@ class StackSampler {
 
     /// Reserves all memory and starts the stream. `view`'s layout must outlive this object. To be
     /// called by the thread that will call tick(), as ticks are proved by where that thread runs.
-    Status start(const cpython::RuntimeView& view, const SamplerOptions& options,
+    /// `watch`: closed where there is no BPF.
+    Status start(const cpython::RuntimeView& view, const SamplerOptions& options, CpuWatch watch,
                  const GuestFacts& facts, stream::RingProducer& ring, std::int64_t now_ns);
     /// Ticks come from the kernel, `interval_ns` apart: in CPU mode each for a thread that has used
     /// so much CPU time, and with BPF only those threads are looked at.
