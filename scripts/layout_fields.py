@@ -1,0 +1,303 @@
+"""What userspace/cpython/layout.h holds of each CPython structure, and where it is by version.
+
+This is the table that a new CPython version extends (docs/adding-a-cpython-version.md). Read by
+gen_layouts.py, which writes the rows, and layout_probe.py, which asks the compiler for numbers.
+"""
+
+SUPPORTED = [(3, minor) for minor in range(8, 14)]
+
+
+def since(minor, text):
+    """The field exists from 3.`minor` on."""
+    return {(minor, 99): text}
+
+
+def until(minor, text):
+    """The field exists up to and including 3.`minor`."""
+    return {(0, minor): text}
+
+
+class Struct:
+    """One structure of layout.h.
+
+    member   its name in Layout
+    header   where CPython declares it: {(first minor, last minor): file}
+    c_type   its C type, likewise
+    fields   (field of layout.h, C member path by version); a path may also be a tagged
+             expression, see `expression`. A version that no range covers: the field is absent.
+    """
+
+    def __init__(self, member, header, c_type, fields):
+        self.member = member
+        self.header = header if isinstance(header, dict) else {(0, 99): header}
+        self.c_type = c_type if isinstance(c_type, dict) else {(0, 99): c_type}
+        self.fields = fields
+
+
+def pick(choices, minor):
+    """The choice for 3.`minor`, or None."""
+    if not isinstance(choices, dict):
+        return choices
+    for (first, last), value in choices.items():
+        if first <= minor <= last:
+            return value
+    return None
+
+
+# How a field's text is read: "a.b" an offset; "=expr" a C expression; "@cover" the bytes that
+# cover the structure's other fields; "#text" a literal of layout.h (an enumerator), by version.
+STRUCTS = [
+    Struct(
+        "runtime",
+        {(8, 8): "Include/internal/pycore_pystate.h", (9, 99): "Include/internal/pycore_runtime.h"},
+        "_PyRuntimeState",
+        [
+            ("size", "@cover"),
+            ("initialized", "initialized"),
+            ("finalizing", {(8, 8): "finalizing", (9, 99): "_finalizing"}),
+            ("interpreters_head", "interpreters.head"),
+            ("interpreters_main", "interpreters.main"),
+            ("main_thread", "main_thread"),
+            ("ceval_gil", until(11, "ceval.gil")),
+            ("gc_collecting", until(8, "gc.collecting")),
+            ("debug_offsets", since(13, "debug_offsets")),
+        ],
+    ),
+    Struct(
+        "interpreter",
+        {(8, 8): "Include/internal/pycore_pystate.h", (9, 99): "Include/internal/pycore_interp.h"},
+        "PyInterpreterState",
+        [
+            ("size", "@cover"),
+            ("id", "id"),
+            ("next", "next"),
+            ("threads_head", {(8, 10): "tstate_head", (11, 99): "threads.head"}),
+            ("modules", {(8, 11): "modules", (12, 99): "imports.modules"}),
+            ("ceval_gil", since(12, "ceval.gil")),
+            ("gc_collecting", since(9, "gc.collecting")),
+        ],
+    ),
+    Struct(
+        "gil",
+        "Include/internal/pycore_gil.h",
+        "struct _gil_runtime_state",
+        [
+            ("size", "@cover"),
+            ("last_holder", "last_holder"),
+            ("locked", "locked"),
+            ("switch_number", "switch_number"),
+        ],
+    ),
+    Struct(
+        "thread_state",
+        "Include/cpython/pystate.h",
+        "PyThreadState",
+        [
+            ("size", "@cover"),
+            ("prev", "prev"),
+            ("next", "next"),
+            ("interp", "interp"),
+            ("frame", {(8, 10): "frame", (13, 99): "current_frame"}),
+            ("cframe", {(11, 12): "cframe"}),
+            ("thread_id", "thread_id"),
+            ("native_thread_id", since(11, "native_thread_id")),
+            ("id", "id"),
+            ("datastack_chunk", since(11, "datastack_chunk")),
+            ("datastack_top", since(11, "datastack_top")),
+        ],
+    ),
+    Struct(
+        "cframe",
+        "Include/cpython/pystate.h",
+        {(11, 11): "_PyCFrame", (12, 12): "_PyCFrame"},
+        [("current_frame", {(11, 12): "current_frame"})],
+    ),
+    Struct(
+        "frame",
+        {
+            (8, 8): "Include/frameobject.h",
+            (9, 10): "Include/cpython/frameobject.h",
+            (11, 99): "Include/internal/pycore_frame.h",
+        },
+        {(8, 10): "PyFrameObject", (11, 99): "_PyInterpreterFrame"},
+        [
+            ("size", "@cover"),
+            ("previous", {(8, 10): "f_back", (11, 99): "previous"}),
+            ("code", {(8, 12): "f_code", (13, 99): "f_executable"}),
+            (
+                "instruction",
+                {(8, 10): "f_lasti", (11, 12): "prev_instr", (13, 99): "instr_ptr"},
+            ),
+            ("owner", since(11, "owner")),
+            ("is_entry", {(11, 11): "is_entry"}),
+            ("owner_cstack", since(12, "=FRAME_OWNED_BY_CSTACK")),
+            ("owner_generator", since(11, "=FRAME_OWNED_BY_GENERATOR")),
+            (
+                "instruction_kind",
+                {
+                    (8, 9): "#InstructionKind::kByteIndex",
+                    (10, 10): "#InstructionKind::kCodeUnitIndex",
+                    (11, 99): "#InstructionKind::kCodePointer",
+                },
+            ),
+        ],
+    ),
+    Struct(
+        "stack_chunk",
+        "Include/cpython/pystate.h",
+        since(11, "_PyStackChunk"),
+        [
+            ("previous", since(11, "previous")),
+            ("size", since(11, "size")),
+            ("top", since(11, "top")),
+            ("data", since(11, "data")),
+        ],
+    ),
+    Struct(
+        "code",
+        {(8, 8): "Include/code.h", (9, 99): "Include/cpython/code.h"},
+        "PyCodeObject",
+        [
+            ("size", {(8, 10): "=sizeof(PyCodeObject)", (11, 99): "co_code_adaptive"}),
+            ("filename", "co_filename"),
+            ("name", "co_name"),
+            ("qualname", since(11, "co_qualname")),
+            ("linetable", {(8, 9): "co_lnotab", (10, 99): "co_linetable"}),
+            ("firstlineno", "co_firstlineno"),
+            ("code_adaptive", since(11, "co_code_adaptive")),
+            (
+                "line_table_kind",
+                {
+                    (8, 9): "#LineTableKind::kLnotab",
+                    (10, 10): "#LineTableKind::kLinetable",
+                    (11, 99): "#LineTableKind::kLocations",
+                },
+            ),
+        ],
+    ),
+    Struct(
+        "object",
+        "Include/object.h",
+        "PyVarObject",
+        [("size", "=sizeof(PyObject)"), ("ob_type", "ob_base.ob_type"), ("ob_size", "ob_size")],
+    ),
+    Struct(
+        "type",
+        "Include/cpython/object.h",
+        "PyHeapTypeObject",
+        [
+            ("size", "@cover"),
+            ("tp_name", "ht_type.tp_name"),
+            ("tp_basicsize", "ht_type.tp_basicsize"),
+            ("tp_flags", "ht_type.tp_flags"),
+            ("tp_dictoffset", "ht_type.tp_dictoffset"),
+            ("ht_cached_keys", "=offsetof(PyHeapTypeObject, ht_cached_keys)"),
+        ],
+    ),
+    Struct(
+        "bytes",
+        {(8, 8): "Include/bytesobject.h", (9, 99): "Include/cpython/bytesobject.h"},
+        "PyBytesObject",
+        [("ob_size", "ob_base.ob_size"), ("ob_sval", "ob_sval")],
+    ),
+    Struct(
+        "unicode",
+        "Include/cpython/unicodeobject.h",
+        "PyASCIIObject",
+        [
+            ("length", "length"),
+            ("state", "state"),
+            ("kind_shift", "=bit_shift(kind)"),
+            ("kind_bits", "=bit_count(kind)"),
+            ("compact_shift", "=bit_shift(compact)"),
+            ("ascii_shift", "=bit_shift(ascii)"),
+            ("ascii_data", "=sizeof(PyASCIIObject)"),
+            ("compact_data", "=sizeof(PyCompactUnicodeObject)"),
+            ("data_any", "=offsetof(PyUnicodeObject, data.any)"),
+        ],
+    ),
+    Struct(
+        "integer",
+        {(8, 11): "Include/longintrepr.h", (12, 99): "Include/cpython/longintrepr.h"},
+        "PyLongObject",
+        [
+            ("ob_size", until(11, "ob_base.ob_size")),
+            ("lv_tag", since(12, "long_value.lv_tag")),
+            ("ob_digit", {(8, 11): "ob_digit", (12, 99): "long_value.ob_digit"}),
+            ("digit_bits", "=PyLong_SHIFT"),
+            ("digit_bytes", "=sizeof(digit)"),
+        ],
+    ),
+    Struct(
+        "dict",
+        {(8, 8): "Include/dictobject.h", (9, 99): "Include/cpython/dictobject.h"},
+        "PyDictObject",
+        [
+            ("size", "=sizeof(PyDictObject)"),
+            ("ma_used", "ma_used"),
+            ("ma_keys", "ma_keys"),
+            ("ma_values", "ma_values"),
+        ],
+    ),
+    Struct(
+        "dict_keys",
+        {(8, 10): "Objects/dict-common.h", (11, 99): "Include/internal/pycore_dict.h"},
+        "struct _dictkeysobject",
+        [
+            ("dk_size", until(10, "dk_size")),
+            ("dk_log2_size", since(11, "dk_log2_size")),
+            ("dk_log2_index_bytes", since(11, "dk_log2_index_bytes")),
+            ("dk_kind", since(11, "dk_kind")),
+            ("dk_nentries", "dk_nentries"),
+            ("dk_indices", "=offsetof(struct _dictkeysobject, dk_indices)"),
+            ("general_entry_size", "=sizeof(PyDictKeyEntry)"),
+            ("general_entry_key", "=offsetof(PyDictKeyEntry, me_key)"),
+            ("general_entry_value", "=offsetof(PyDictKeyEntry, me_value)"),
+            ("unicode_entry_size", since(11, "=sizeof(PyDictUnicodeEntry)")),
+            ("unicode_entry_key", since(11, "=offsetof(PyDictUnicodeEntry, me_key)")),
+            ("unicode_entry_value", since(11, "=offsetof(PyDictUnicodeEntry, me_value)")),
+        ],
+    ),
+    Struct(
+        "instance",
+        {
+            (8, 10): "Objects/dict-common.h",
+            (11, 99): "Include/internal/pycore_object.h, pycore_dict.h",
+        },
+        {(8, 10): "PyDictObject", (11, 99): "struct _dictvalues"},
+        [
+            (
+                "kind",
+                {
+                    (8, 10): "#InstanceDictKind::kDictOffset",
+                    (11, 11): "#InstanceDictKind::kManagedPreObject311",
+                    (12, 12): "#InstanceDictKind::kManagedPreObject312",
+                    (13, 13): "#InstanceDictKind::kInlineValues313",
+                },
+            ),
+            (
+                "managed_dict",
+                {
+                    (11, 11): "=(char *)_PyObject_ManagedDictPointer(anywhere()) - (char *)anywhere()",
+                    (12, 12): "=(char *)_PyObject_DictOrValuesPointer(anywhere()) - (char *)anywhere()",
+                    (13, 13): "=MANAGED_DICT_OFFSET",
+                },
+            ),
+            (
+                "managed_values",
+                {(11, 11): "=(char *)_PyObject_ValuesPointer(anywhere()) - (char *)anywhere()"},
+            ),
+            ("managed_dict_flag", {(8, 10): "=0", (11, 99): "=Py_TPFLAGS_MANAGED_DICT"}),
+            ("inline_values_flag", {(8, 12): "=0", (13, 99): "=Py_TPFLAGS_INLINE_VALUES"}),
+            ("values_start", since(11, "values")),
+            ("inline_capacity", since(13, "capacity")),
+            ("inline_valid", since(13, "valid")),
+        ],
+    ),
+    Struct(
+        "module",
+        {(8, 10): "Objects/moduleobject.c", (11, 99): "Include/internal/pycore_moduleobject.h"},
+        "PyModuleObject",
+        [("md_dict", "md_dict")],
+    ),
+]
