@@ -24,7 +24,7 @@ class Struct:
     header   where CPython declares it: {(first minor, last minor): file}
     c_type   its C type, likewise
     fields   (field of layout.h, C member path by version); a path may also be a tagged
-             expression, see `expression`. A version that no range covers: the field is absent.
+             expression, see STRUCTS. A version that no range covers: the field is absent.
     """
 
     def __init__(self, member, header, c_type, fields):
