@@ -11,7 +11,7 @@ import pytest
 
 from interpreters import Interpreter
 from profile_text import Profile
-from runner import TARGETS, Echion
+from runner import TARGETS, Echion, Result
 
 OPTIONS = ("-c", "-i", "1000")
 
@@ -38,28 +38,31 @@ def test_programs_one_after_the_other_in_a_process_are_counted_once(
     assert total_s(result.profile) <= 1.03 * process_s + 0.01
 
 
+def run_between_ticks(
+    echion: Echion, python: Interpreter, cpu_engine: str, *arguments: str, interval: str
+) -> Result:
+    """Ticks so rare that nearly all is used between them."""
+    if cpu_engine != "bpf":
+        pytest.skip("without BPF nobody keeps the books between ticks")
+    return echion.run_target(
+        python, "cpu_kept", *arguments, options=["-c", "-i", interval, "--engine", cpu_engine]
+    ).check()
+
+
 def test_what_a_program_used_since_its_last_tick_is_kept_over_exec(
     echion: Echion, any_python: Interpreter, cpu_engine: str
 ) -> None:
-    if cpu_engine != "bpf":
-        pytest.skip("without BPF nobody keeps the books on a program that has gone")
-    result = echion.run_target(
-        any_python, "cpu_kept", "exec", "3", "0.1",
-        options=["-c", "-i", "1s", "--engine", cpu_engine],
-    ).check()
+    result = run_between_ticks(echion, any_python, cpu_engine, "exec", "3", "0.1", interval="1s")
     assert total_s(result.profile) == pytest.approx(result.report["process_s"], rel=0.03, abs=0.06)
 
 
 def test_threads_that_have_long_ended_are_accounted_for(
     echion: Echion, any_python: Interpreter, cpu_engine: str
 ) -> None:
-    """Ticks so rare that the sampler sleeps through the threads' lives."""
-    if cpu_engine != "bpf":
-        pytest.skip("without BPF, up to an interval before a process's end is not in the profile")
-    result = echion.run_target(
-        any_python, "cpu_kept", "rare", "3", "0.04",
-        options=["-c", "-i", "100ms", "--engine", cpu_engine],
-    ).check()
+    """The sampler sleeps through the threads' lives."""
+    result = run_between_ticks(
+        echion, any_python, cpu_engine, "rare", "3", "0.04", interval="100ms"
+    )
     assert total_s(result.profile) >= 0.97 * result.report["threads_s"]
     assert total_s(result.profile) <= 1.03 * result.report["process_s"] + 0.01
 

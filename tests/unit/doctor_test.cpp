@@ -25,6 +25,24 @@ Privileges with(std::initializer_list<Capability> capabilities) {
 
 Privileges without_any() { return with({}); }
 
+Privileges without_new_privileges() {
+    Privileges privileges = without_any();
+    privileges.no_new_privileges = true;
+    return privileges;
+}
+
+Privileges out_of_reach() {
+    Privileges privileges = without_any();
+    privileges.bounding_capabilities = 0;
+    return privileges;
+}
+
+Privileges in_user_namespace(std::initializer_list<Capability> capabilities) {
+    Privileges privileges = with(capabilities);
+    privileges.in_initial_user_namespace = false;
+    return privileges;
+}
+
 TEST(Privileges, AreParsedFromStatus) {
     Privileges privileges;
     parse_status(
@@ -67,20 +85,16 @@ TEST(ExplainBpf, NamesTheMissingCapabilities) {
 }
 
 TEST(ExplainBpf, DoesNotSuggestSetcapWhereItCannotHelp) {
-    Privileges privileges = without_any();
-    privileges.no_new_privileges = true;
-    EXPECT_THAT(explain_bpf("load", EPERM, privileges).remedy, Not(HasSubstr("setcap")));
-    privileges = without_any();
-    privileges.bounding_capabilities = 0;
-    EXPECT_THAT(explain_bpf("load", EPERM, privileges).remedy, HasSubstr("--cap-add"));
+    EXPECT_THAT(explain_bpf("load", EPERM, without_new_privileges()).remedy,
+                Not(HasSubstr("setcap")));
+    EXPECT_THAT(explain_bpf("load", EPERM, out_of_reach()).remedy, HasSubstr("--cap-add"));
     // One that is out of reach is enough.
+    Privileges privileges = without_any();
     privileges.bounding_capabilities = ~(std::uint64_t{1} << static_cast<int>(Capability::kBpf));
     const Unavailable without_bpf = explain_bpf("load", EPERM, privileges);
     EXPECT_THAT(without_bpf.why, HasSubstr("bounding set"));
     EXPECT_EQ(without_bpf.remedy, "start the container with --cap-add BPF");
-    privileges = without_any();
-    privileges.in_initial_user_namespace = false;
-    EXPECT_THAT(explain_bpf("load", EPERM, privileges).remedy, HasSubstr("outside"));
+    EXPECT_THAT(explain_bpf("load", EPERM, in_user_namespace({})).remedy, HasSubstr("outside"));
 }
 
 TEST(ExplainBpf, TakesEveryErrnoOfAnOrdinaryUserForMissingCapabilities) {
@@ -90,8 +104,7 @@ TEST(ExplainBpf, TakesEveryErrnoOfAnOrdinaryUserForMissingCapabilities) {
         EXPECT_THAT(text, HasSubstr("needs CAP_BPF and CAP_PERFMON")) << number;
         EXPECT_THAT(text, HasSubstr("setcap")) << number;
     }
-    Privileges nested = with({Capability::kBpf, Capability::kPerfmon});
-    nested.in_initial_user_namespace = false;
+    const Privileges nested = in_user_namespace({Capability::kBpf, Capability::kPerfmon});
     EXPECT_THAT(explain_bpf("load", EINVAL, nested).why, HasSubstr("user namespace"));
 }
 
@@ -120,16 +133,14 @@ TEST(Setcap, GivesAGroupWhatIsNeededAndNoMore) {
 
 TEST(ExplainPerf, KnowsWhereSetcapCannotHelp) {
     EXPECT_THAT(explain_perf("open", EACCES, without_any()).remedy, HasSubstr("setcap"));
-    Privileges privileges = without_any();
-    privileges.no_new_privileges = true;
-    EXPECT_THAT(explain_perf("open", EACCES, privileges).remedy, Not(HasSubstr("setcap")));
-    privileges = without_any();
-    privileges.bounding_capabilities = 0;
-    EXPECT_THAT(explain_perf("open", EACCES, privileges).remedy, HasSubstr("--cap-add PERFMON"));
-    privileges = with({Capability::kPerfmon});
-    privileges.in_initial_user_namespace = false;
-    EXPECT_THAT(explain_perf("open", EACCES, privileges).why, HasSubstr("user namespace"));
-    EXPECT_THAT(explain_perf("open", EACCES, privileges).remedy, HasSubstr("outside"));
+    EXPECT_THAT(explain_perf("open", EACCES, without_new_privileges()).remedy,
+                Not(HasSubstr("setcap")));
+    EXPECT_THAT(explain_perf("open", EACCES, out_of_reach()).remedy,
+                HasSubstr("--cap-add PERFMON"));
+    const Unavailable nested =
+        explain_perf("open", EACCES, in_user_namespace({Capability::kPerfmon}));
+    EXPECT_THAT(nested.why, HasSubstr("user namespace"));
+    EXPECT_THAT(nested.remedy, HasSubstr("outside"));
 }
 
 TEST(ExplainBpf, TellsWhatElseStandsInTheWay) {

@@ -1,7 +1,7 @@
 // What a profile says of itself, in front of the samples and behind them.
 #include "cli/profile.h"
 
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -10,6 +10,11 @@
 
 namespace echion::cli {
 namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+auto HasLineEnd(const std::string& text) { return HasSubstr(text + "\n"); }
 
 class ProfileTest : public testing::Test {
   protected:
@@ -34,9 +39,6 @@ class ProfileTest : public testing::Test {
         all << std::ifstream(folder + "/out.austin").rdbuf();
         return all.str();
     }
-    static bool has(const std::string& text, const std::string& line) {
-        return text.find(line + "\n") != text.npos;
-    }
 
     std::string folder;
     std::optional<Profile> profile;
@@ -47,10 +49,10 @@ TEST_F(ProfileTest, NamesTheEngineAndTheIntervalThatAreInUse) {
     profile->note_ticks("bpf", 10'000'000);
     sample(1);
     const std::string text = finish();
-    EXPECT_TRUE(has(text, "# interval: 10000 ")) << text;
-    EXPECT_TRUE(has(text, "# engine: bpf")) << text;
-    EXPECT_EQ(text.find("engines"), text.npos);
-    EXPECT_EQ(text.find("intervals"), text.npos);
+    EXPECT_THAT(text, HasLineEnd("# interval: 10000 "));
+    EXPECT_THAT(text, HasLineEnd("# engine: bpf"));
+    EXPECT_THAT(text, Not(HasSubstr("engines")));
+    EXPECT_THAT(text, Not(HasSubstr("intervals")));
 }
 
 TEST_F(ProfileTest, TellsOfProcessesThatDiffer) {
@@ -60,31 +62,31 @@ TEST_F(ProfileTest, TellsOfProcessesThatDiffer) {
     profile->note_ticks("perf", 1'000'000);
     sample(2);
     const std::string text = finish();
-    EXPECT_TRUE(has(text, "# engine: bpf, nanosleep")) << text;
-    EXPECT_TRUE(has(text, "# interval: 10000 ")) << text;
-    EXPECT_TRUE(has(text, "# engines: bpf, nanosleep, perf")) << text;
-    EXPECT_TRUE(has(text, "# intervals: 10000, 1000 ")) << text;
+    EXPECT_THAT(text, HasLineEnd("# engine: bpf, nanosleep"));
+    EXPECT_THAT(text, HasLineEnd("# interval: 10000 "));
+    EXPECT_THAT(text, HasLineEnd("# engines: bpf, nanosleep, perf"));
+    EXPECT_THAT(text, HasLineEnd("# intervals: 10000, 1000 "));
 }
 
 TEST_F(ProfileTest, TakesTheSamplersOwnClockForGrantedUntilItKnowsBetter) {
     sample(1);
     const std::string text = finish();
-    EXPECT_TRUE(has(text, "# interval: 1000 ")) << text;
-    EXPECT_TRUE(has(text, "# engine: nanosleep")) << text;
+    EXPECT_THAT(text, HasLineEnd("# interval: 1000 "));
+    EXPECT_THAT(text, HasLineEnd("# engine: nanosleep"));
 }
 
 TEST_F(ProfileTest, TellsWhatTheKernelFellShortOf) {
     sample(1);
     const std::string text = finish({.threads_refused = 7, .lowered_rate = 100});
-    EXPECT_TRUE(has(text, "# threads_refused: 7 ")) << text;
-    EXPECT_TRUE(has(text, "# lowered_tick_rate: 100 ")) << text;
+    EXPECT_THAT(text, HasLineEnd("# threads_refused: 7 "));
+    EXPECT_THAT(text, HasLineEnd("# lowered_tick_rate: 100 "));
 }
 
 TEST_F(ProfileTest, TellsOfARateOnlyIfItWasLowered) {
     sample(1);
     const std::string text = finish();
-    EXPECT_TRUE(has(text, "# threads_refused: 0 ")) << text;
-    EXPECT_EQ(text.find("lowered_tick_rate"), text.npos);
+    EXPECT_THAT(text, HasLineEnd("# threads_refused: 0 "));
+    EXPECT_THAT(text, Not(HasSubstr("lowered_tick_rate")));
 }
 
 }  // namespace
