@@ -19,7 +19,7 @@ constexpr pid_t kMaxPid = 1 << 22;  // PID_MAX_LIMIT of a 64-bit kernel
 constexpr std::string_view kUsage =
     "echion [options] command [argument...]\n"
     "       echion [options] -p PID\n"
-    "       echion [-x SECONDS] [-c] [--json] -w PID\n"
+    "       echion [-x TIME [-i TIME] [-c]] [--json] -w PID\n"
     "       echion --doctor";
 
 constexpr std::string_view kFooter =
