@@ -125,15 +125,16 @@ def test_repeated_interrupts_lose_nothing(echion, fake):
     assert read_lines(result.output)[:2] == [f"{MAIN} 5000", f"{WORK} 10000"]
 
 
-COUNTS_HANGUPS = (
-    "import os, signal, sys\n"
+# One handler may interrupt another, which print() does not bear.
+SAY = "import os, signal, sys\ndef say(text): os.write(1, text.encode() + b'\\n')\n"
+COUNTS_HANGUPS = SAY + (
     "count = 0\n"
     "def on_hangup(*_):\n"
     "    global count\n"
     "    count += 1\n"
-    "    print('hung up', flush=True)\n"
+    "    say('hung up')\n"
     "signal.signal(signal.SIGHUP, on_hangup)\n"
-    "signal.signal(signal.SIGTERM, lambda *_: (print('hang-ups', count, flush=True), os._exit(3)))\n"
+    "signal.signal(signal.SIGTERM, lambda *_: (say('hang-ups %d' % count), os._exit(3)))\n"
     "if len(sys.argv) > 1: os.setpgid(0, 0)\n"
     "print('ready', flush=True)\n"
     "while True: signal.pause()\n"
@@ -190,15 +191,14 @@ def test_an_interrupt_from_the_terminal_reaches_the_command_once(build_dir, fake
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-    counter = (
-        "import os, signal, sys\n"
+    counter = SAY + (
         "count = 0\n"
         "def on_interrupt(*_):\n"
         "    global count\n"
         "    count += 1\n"
-        "    print('interrupted', flush=True)\n"
+        "    say('interrupted')\n"
         "signal.signal(signal.SIGINT, on_interrupt)\n"
-        "signal.signal(signal.SIGTERM, lambda *_: (print('interrupts', count), os._exit(3)))\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (say('interrupts %d' % count), os._exit(3)))\n"
         "print('ready', flush=True)\n"
         "while True: signal.pause()\n"
     )

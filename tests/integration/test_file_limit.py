@@ -49,7 +49,7 @@ def test_threads_without_an_event_are_seen_at_their_work(
     with start_target(tmp_path, [any_python.path, "-c", CROWD]) as crowd:
         options = ["-c"] + (["--engine", "clock"] if cpu_engine == "clock" else [])
         with echion.start(["-p", str(crowd.pid)], *options, wrap=limited(FEW, FEW)) as running:
-            crowd.wait_until_sampled(1)
+            crowd.wait_until_sampled()  # it has its own clock by then
             crowd.finish()
             result = running.finish().check()
         profile = result.profile

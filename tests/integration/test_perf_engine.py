@@ -57,7 +57,7 @@ def test_an_ordinary_user_has_perf_events(nobodys: Echion, needs_users_perf: Non
 
 @ON_X86_64
 def test_without_perf_events_it_is_the_clock(nobodys: Echion) -> None:
-    wrap = [*NOBODY, *WITHOUT_EVENTS]
+    wrap = [*WITHOUT_EVENTS, *NOBODY]
     result = nobodys.run([PYTHON, "-c", BURN], "-c", "-v", wrap=wrap).check()
     assert result.profile.header["engine"] == "nanosleep"
     assert result.profile.total_with("until") > 600_000
@@ -67,7 +67,7 @@ def test_without_perf_events_it_is_the_clock(nobodys: Echion) -> None:
 @ON_X86_64
 @pytest.mark.parametrize("engine", ["perf", "bpf"])
 def test_an_engine_that_is_refused_is_told_in_one_line(nobodys: Echion, engine: str) -> None:
-    wrap = [*NOBODY, *WITHOUT_EVENTS]
+    wrap = [*WITHOUT_EVENTS, *NOBODY]
     result = nobodys.run([PYTHON, "-c", "pass"], "-c", "--engine", engine, wrap=wrap)
     assert result.returncode == 1
     assert result.stderr.startswith(f"echion: --engine {engine} cannot be had: ")

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -119,12 +120,9 @@ def test_no_permission(where, any_python, tmp_path):
 
 @pytest.mark.usefixtures("needs_root")
 def test_a_process_of_another_user(where, python, tmp_path):
-    if not os.access(python.path, os.X_OK) or str(python.path).startswith("/root/"):
-        # Nobody may not enter root's home: the interpreter is started by root and changes its uid.
-        wrap = ["/usr/bin/setpriv", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-        wrap += ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
-    else:
-        wrap = ["/usr/bin/setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    wrap = ["/usr/bin/setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    if not is_open_to_all(python.path) or not is_open_to_all(TARGETS):
+        wrap += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     for folder in (tmp_path, *tmp_path.parents):
         if str(folder).startswith("/tmp/"):
             folder.chmod(0o755)
@@ -159,9 +157,14 @@ def test_a_container(where, python, tmp_path):
         assert f"thread {pid} (own id {own_pid})" in where.run(pid).stderr
 
 
+def is_open_to_all(path: str | os.PathLike[str]) -> bool:
+    """False for what is in somebody's home folder, which others may not enter."""
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in pathlib.Path(path).resolve().parents)
+
+
 def is_child(pid: int, parent: int) -> bool:
     try:
-        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        line = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
-    return int(stat.rpartition(")")[2].split()[1]) == parent
+    return int(line.rpartition(")")[2].split()[1]) == parent
