@@ -141,13 +141,7 @@ Status Attach::prepare() {
         return tl::unexpected(loop.error());
     }
     loop_.emplace(std::move(*loop));
-    sigset_t set;
-    sigemptyset(&set);
-    for (const int number : kEndingSignals) {
-        sigaddset(&set, number);
-    }
-    sigaddset(&set, SIGPIPE);
-    sigaddset(&set, SIGXFSZ);
+    const sigset_t set = with_failed_writes(kEndingSignals);
     auto signals = Signals::make(*loop_, set, [this](const signalfd_siginfo& info) {
         if (info.ssi_signo != SIGPIPE && info.ssi_signo != SIGXFSZ) {
             sampling_->stop();

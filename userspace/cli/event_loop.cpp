@@ -102,6 +102,17 @@ void Timer::disarm() {
     timerfd_settime(fd_.get(), 0, &never, nullptr);
 }
 
+sigset_t with_failed_writes(std::span<const int> signals) {
+    sigset_t set;
+    sigemptyset(&set);
+    for (const int number : signals) {
+        sigaddset(&set, number);
+    }
+    sigaddset(&set, SIGPIPE);
+    sigaddset(&set, SIGXFSZ);
+    return set;
+}
+
 Result<Signals> Signals::make(EventLoop& loop, const sigset_t& signals, Handler handler) {
     sigset_t original;
     if (sigprocmask(SIG_BLOCK, &signals, &original) != 0) {

@@ -1,11 +1,13 @@
 #pragma once
 
+#include <signal.h>
 #include <sys/signalfd.h>
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -65,6 +67,11 @@ class Timer {
     UniqueFd fd_;
     EventLoop::Source source_ = 0;
 };
+
+/// These signals, and those of writes that fail. Blocked rather than ignored, they leave it at
+/// that: a write to a closed pipe fails with EPIPE, one beyond the limit of file sizes with EFBIG,
+/// and a command still inherits the dispositions that this program was started with.
+sigset_t with_failed_writes(std::span<const int> signals);
 
 /// The program's signals as events. Blocks them while it lives.
 class Signals {

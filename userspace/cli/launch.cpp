@@ -135,17 +135,8 @@ Status Launch::prepare(const std::string& agent) {
     }
     loop_.emplace(std::move(*loop));
 
-    sigset_t set;
-    sigemptyset(&set);
-    for (const int number : kPassedSignals) {
-        sigaddset(&set, number);
-    }
+    sigset_t set = with_failed_writes(kPassedSignals);
     sigaddset(&set, SIGCHLD);
-    // Blocked rather than ignored: a write to a closed pipe then fails with EPIPE, one beyond the
-    // limit of file sizes with EFBIG, and the command still inherits the dispositions that this
-    // program was started with.
-    sigaddset(&set, SIGPIPE);
-    sigaddset(&set, SIGXFSZ);
     auto signals = Signals::make(*loop_, set, [this](const auto& info) { on_signal(info); });
     if (!signals) {
         return tl::unexpected(signals.error());

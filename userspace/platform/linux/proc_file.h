@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstddef>
+#include <cstdio>
 #include <string_view>
 
 #include "base/error.h"
@@ -25,5 +26,19 @@ Status for_each_line(int fd, FunctionRef<bool(std::string_view)> visit);
 
 /// Reads a small /proc file into `into`, NUL-terminated, cut to fit; the number of bytes.
 Result<std::size_t> read_proc_text(pid_t pid, const char* name, char* into, std::size_t capacity);
+
+/// What `parse` makes of the text of /proc/PID/task/TID/`file`, cut to kCapacity bytes.
+template <std::size_t kCapacity, typename Value>
+Result<Value> parse_task_file(pid_t pid, pid_t tid, const char* file,
+                              Result<Value> (*parse)(std::string_view)) {
+    char name[48];
+    std::snprintf(name, sizeof(name), "task/%d/%s", static_cast<int>(tid), file);
+    char text[kCapacity];
+    const auto size = read_proc_text(pid, name, text, sizeof(text));
+    if (!size) {
+        return tl::unexpected(size.error());
+    }
+    return parse({text, *size});
+}
 
 }  // namespace echion

@@ -209,14 +209,7 @@ Result<BlockedCall> parse_blocked_call(std::string_view text) {
 }
 
 Result<BlockedCall> read_blocked_call(pid_t pid, pid_t tid) {
-    char name[48];
-    std::snprintf(name, sizeof(name), "task/%d/syscall", static_cast<int>(tid));
-    char text[256];
-    const auto size = read_proc_text(pid, name, text, sizeof(text));
-    if (!size) {
-        return tl::unexpected(size.error());
-    }
-    return parse_blocked_call({text, *size});
+    return parse_task_file<256>(pid, tid, "syscall", parse_blocked_call);
 }
 
 ProgramClass read_program_class(pid_t pid) {

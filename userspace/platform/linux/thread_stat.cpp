@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdio>
 #include <cstring>
 
 #include "platform/linux/proc_file.h"
@@ -60,14 +59,7 @@ Result<ThreadStat> parse_thread_stat(std::string_view text) {
 }
 
 Result<ThreadStat> read_thread_stat(pid_t pid, pid_t tid) {
-    char name[48];
-    std::snprintf(name, sizeof(name), "task/%d/stat", static_cast<int>(tid));
-    char text[1024];
-    const auto size = read_proc_text(pid, name, text, sizeof(text));
-    if (!size) {
-        return tl::unexpected(size.error());
-    }
-    return parse_thread_stat({text, *size});
+    return parse_task_file<1024>(pid, tid, "stat", parse_thread_stat);
 }
 
 Result<ThreadRun> parse_thread_run(std::string_view text) {
@@ -88,14 +80,7 @@ Result<ThreadRun> parse_thread_run(std::string_view text) {
 }
 
 Result<ThreadRun> read_thread_run(pid_t pid, pid_t tid) {
-    char name[48];
-    std::snprintf(name, sizeof(name), "task/%d/schedstat", static_cast<int>(tid));
-    char text[96];
-    const auto size = read_proc_text(pid, name, text, sizeof(text));
-    if (!size) {
-        return tl::unexpected(size.error());
-    }
-    return parse_thread_run({text, *size});
+    return parse_task_file<96>(pid, tid, "schedstat", parse_thread_run);
 }
 
 }  // namespace echion
