@@ -59,7 +59,8 @@ void leave_system_call(Registers& registers);
 /// (epoll_wait, sigtimedwait, semop, io_getevents). Where such a call waits without a time limit,
 /// this changes the registers so that the kernel treats it like the others: restarted if no handler
 /// runs, EINTR if one does. With a time limit it is left alone, for a restart would wait anew for
-/// the whole time. True if changed.
+/// the whole time; but for a socket's own time limit (SO_RCVTIMEO), which then begins anew: few
+/// programs expect an EINTR there. True if changed.
 bool restart_instead_of_eintr(Registers& registers);
 
 /// Whether a thread blocked in this call may be borrowed: calls that wait for the outside world, as

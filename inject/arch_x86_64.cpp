@@ -209,33 +209,47 @@ bool restart_instead_of_eintr(Registers& registers) {
     if (call.result != -EINTR) {
         return false;
     }
-    bool is_endless = false;
+    bool may_restart = false;
     switch (call.number) {
         case SYS_epoll_wait:
         case SYS_epoll_pwait:
-            is_endless = static_cast<int>(call.arguments[3]) < 0;
+            may_restart = static_cast<int>(call.arguments[3]) < 0;
             break;
         case SYS_epoll_pwait2:
         case SYS_semtimedop:
-            is_endless = call.arguments[3] == 0;
+            may_restart = call.arguments[3] == 0;
             break;
         case SYS_rt_sigtimedwait:
-            is_endless = call.arguments[2] == 0;
+            may_restart = call.arguments[2] == 0;
             break;
         case SYS_io_getevents:
         case SYS_io_pgetevents:
-            is_endless = call.arguments[4] == 0;
+            may_restart = call.arguments[4] == 0;
             break;
         case SYS_semop:
-            is_endless = true;
+            may_restart = true;
+            break;
+        // On a socket with SO_RCVTIMEO or SO_SNDTIMEO. Such limits are for waits that have gone
+        // wrong; without a limit these never report it.
+        case SYS_read:
+        case SYS_readv:
+        case SYS_recvfrom:
+        case SYS_recvmsg:
+        case SYS_accept:
+        case SYS_accept4:
+        case SYS_write:
+        case SYS_writev:
+        case SYS_sendto:
+        case SYS_sendmsg:
+            may_restart = true;
             break;
         default:
             break;
     }
-    if (is_endless) {
+    if (may_restart) {
         registers.rax = static_cast<unsigned long long>(-kErestartnohand);
     }
-    return is_endless;
+    return may_restart;
 }
 
 bool is_waiting_call(long number) {

@@ -27,6 +27,7 @@ KINDS = [
     "raw_nanosleep",
     "raw_poll",
     "raw_read",
+    "raw_recv_with_timeout",
     "raw_endless_epoll",
     "raw_sem_timedwait",
 ]

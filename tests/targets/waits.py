@@ -12,6 +12,8 @@ import hashlib
 import os
 import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -88,6 +90,16 @@ def raw_read():
     return libc.read(0, buffer, 16), 0
 
 
+def raw_recv_with_timeout():
+    """The socket's own time limit, which may begin anew: as a server answers, or not at all."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 60, 0))
+    # Answers when the test closes our standard input, which it inherits.
+    subprocess.Popen(["sh", "-c", "cat >/dev/null; echo"], stdout=theirs)
+    buffer = ctypes.create_string_buffer(16)
+    return libc.recv(ours.fileno(), buffer, 16, 0), 1
+
+
 def raw_endless_epoll():
     poller = libc.epoll_create1(0)
     event = ctypes.create_string_buffer(12)
@@ -122,11 +134,12 @@ KINDS = {
         raw_nanosleep,
         raw_poll,
         raw_read,
+        raw_recv_with_timeout,
         raw_endless_epoll,
         raw_sem_timedwait,
     )
 }
-UNTIMED = {"subprocess_wait", "read_pipe", "c_loop", "raw_read", "raw_endless_epoll"}
+UNTIMED = {"subprocess_wait", "read_pipe", "c_loop", "raw_read", "raw_recv_with_timeout", "raw_endless_epoll"}
 
 
 def main():

@@ -56,8 +56,16 @@ TEST(RestartInsteadOfEintr, ChangesEndlessWaitsOnly) {
     EXPECT_FALSE(restart_instead_of_eintr(registers));
 }
 
+TEST(RestartInsteadOfEintr, ChangesSocketsWithATimeLimit) {
+    for (const long number : {SYS_read, SYS_recvfrom, SYS_accept4, SYS_sendto}) {
+        auto registers = in_call(number, -EINTR);
+        EXPECT_TRUE(restart_instead_of_eintr(registers)) << number;
+        EXPECT_EQ(static_cast<long>(registers.rax), kRestartnohand) << number;
+    }
+}
+
 TEST(RestartInsteadOfEintr, LeavesOtherCallsAlone) {
-    for (const long number : {SYS_read, SYS_futex, SYS_nanosleep}) {
+    for (const long number : {SYS_futex, SYS_nanosleep, SYS_poll, SYS_connect}) {
         auto registers = in_call(number, -EINTR);
         EXPECT_FALSE(restart_instead_of_eintr(registers)) << number;
     }
