@@ -1,6 +1,7 @@
 #include "inject/helper_spawn.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -240,6 +241,9 @@ class Borrower {
             return tl::unexpected(failure(
                 written.error(), explain_refusal(request_.pid, written.error().system_errno)));
         }
+        if (auto made = make_writable(session, context, way, data); !made) {
+            return tl::unexpected(made.error());
+        }
         const arch::Registers start = arch::make_stub_call(
             context.registers, region + code.start_offset, region + kRegionBytes, data,
             kRegionBytes - kStubCodeBytes, way.entry);
@@ -248,6 +252,25 @@ class Borrower {
                 failure(status.error(), "lost hold of " + describe_process(request_.pid)));
         }
         return wait_for_spawn(session, region);
+    }
+
+    /// The stub makes its data writable itself, which saves a stop, but it has no place to say that
+    /// this is refused. Where a limit stands in the way, it is seen here.
+    tl::expected<void, InjectFailure> make_writable(PtraceSession& session,
+                                                    const arch::ThreadContext& context,
+                                                    const arch::WayBack& way, Address data) {
+        rlimit limit{};
+        if (prlimit(request_.pid, RLIMIT_DATA, nullptr, &limit) == 0 &&
+            limit.rlim_cur == RLIM_INFINITY) {
+            return {};
+        }
+        const auto made = call(session, context, way, SYS_mprotect,
+                               {data.value(), kRegionBytes - kStubCodeBytes,
+                                static_cast<std::uintptr_t>(PROT_READ | PROT_WRITE)});
+        if (!made || *made != 0) {
+            return tl::unexpected(call_failure(made, "could not map memory in "));
+        }
+        return {};
     }
 
     tl::expected<Address, InjectFailure> wait_for_spawn(PtraceSession& session, Address region) {

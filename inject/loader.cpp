@@ -74,6 +74,12 @@ tl::expected<void, InjectFailure> check_target(pid_t pid) {
         return refuse("stopped", who + " is stopped; resume it first (kill -CONT " +
                                      std::to_string(pid) + "), or use echion -w");
     }
+    if (is_frozen(pid)) {
+        return refuse("frozen",
+                      who +
+                          " is frozen by its control group (docker pause, cgroup.freeze); "
+                          "thaw it first, or use echion -w");
+    }
     if (info->has_shadow_stack) {
         return refuse("shadow stack", who +
                                           " runs with a shadow stack, which cannot be borrowed; "

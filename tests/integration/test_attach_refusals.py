@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
+import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -153,6 +156,58 @@ def test_agent_that_the_loader_refuses(build_dir, waiting, tmp_path):
     assert waiting.descriptors() == descriptors
 
 
+def test_no_memory_for_data_left(echion, waiting):
+    """The limit counts what is writable: the region is mapped, and cannot be made that."""
+    maps, limit = mappings(waiting.pid), resource.prlimit(waiting.pid, resource.RLIMIT_DATA)
+    resource.prlimit(waiting.pid, resource.RLIMIT_DATA, (4096, limit[1]))
+    refused(echion, waiting.pid, "map memory", "Cannot allocate memory")
+    resource.prlimit(waiting.pid, resource.RLIMIT_DATA, limit)
+    assert mappings(waiting.pid) == maps
+
+
+def mappings(pid):
+    return open(f"/proc/{pid}/maps").read()
+
+
+@pytest.fixture
+def frozen_group():
+    """A control group of this test's own, of the first or the second version."""
+    for line in open("/proc/mounts"):
+        _device, place, kind, options, *_rest = line.split()
+        is_old = kind == "cgroup" and "freezer" in options.split(",")
+        group = pathlib.Path(place) / f"echion-test-{os.getpid()}"
+        if not is_old and kind != "cgroup2":
+            continue
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            names = ("freezer.state", "FROZEN", "THAWED") if is_old else ("cgroup.freeze", "1", "0")
+            if (group / names[0]).exists():
+                yield group, *names
+                group.rmdir()
+                return
+            group.rmdir()
+    pytest.skip("no control groups that can be frozen")
+
+
+def test_frozen_process(echion, frozen_group, waiting):
+    group, switch, freeze, thaw = frozen_group
+    (group / "cgroup.procs").write_text(str(waiting.pid))
+    try:
+        (group / switch).write_text(freeze)
+        while not is_frozen(group):
+            time.sleep(0.005)
+        refused(echion, waiting.pid, "frozen", "docker pause", "echion -w")
+    finally:
+        (group / switch).write_text(thaw)
+
+
+def is_frozen(group):
+    events, state = group / "cgroup.events", group / "freezer.state"
+    if state.exists():
+        return state.read_text() == "FROZEN\n"
+    return "frozen 1\n" in events.read_text()
+
+
 DEEP_SLEEP = """
 #define _GNU_SOURCE
 #include <unistd.h>
@@ -192,8 +247,6 @@ def state_of(pid):
 
 def test_no_descriptors_left(echion, waiting):
     """The target is at its limit of open files."""
-    import resource
-
     limit = resource.prlimit(waiting.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(waiting.pid, resource.RLIMIT_NOFILE, (3, limit[1]))
     refused(echion, waiting.pid, "socket", "Too many open files")

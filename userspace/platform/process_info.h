@@ -82,6 +82,10 @@ ProgramClass read_program_class(pid_t pid);
 /// inodes are the same. 0 when it may not be read.
 std::uint64_t read_namespace(pid_t pid, const char* name);
 
+/// Whether the process's control group is frozen (cgroup.freeze, `docker pause`), as far as it can
+/// be seen from here: none of its threads runs, though most say that they sleep. Any thread.
+bool is_frozen(pid_t pid);
+
 /// /proc/sys/kernel/yama/ptrace_scope: 0 classic, 1 descendants only, 2 with CAP_SYS_PTRACE only, 3
 /// nobody; -1 when the kernel has no Yama.
 int read_yama_scope();

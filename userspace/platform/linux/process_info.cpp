@@ -49,6 +49,53 @@ bool parse_number(std::string_view word, T& value, int base = 10) {
     return true;
 }
 
+/// Whether a list with commas holds a word.
+bool has_item(std::string_view list, std::string_view item) {
+    while (!list.empty()) {
+        const std::size_t comma = std::min(list.size(), list.find(','));
+        if (list.substr(0, comma) == item) {
+            return true;
+        }
+        list.remove_prefix(std::min(list.size(), comma + 1));
+    }
+    return false;
+}
+
+/// Whether a file of a control group has this line. The group is looked for where this process has
+/// such a file system mounted.
+bool says_frozen(std::string_view kind, std::string_view option, std::string_view group,
+                 std::string_view file, std::string_view wanted) {
+    const auto mounts = open_proc_file(kOwnThread, "mounts");
+    bool is_found = false;
+    if (!mounts) {
+        return false;
+    }
+    // "device place kind options 0 0"
+    (void)for_each_line(mounts->get(), [&](std::string_view line) {
+        take_word(line);
+        const std::string_view place = take_word(line);
+        if (take_word(line) != kind || (!option.empty() && !has_item(take_word(line), option))) {
+            return true;
+        }
+        char path[4096];
+        const int length =
+            std::snprintf(path, sizeof(path), "%.*s%.*s/%.*s", static_cast<int>(place.size()),
+                          place.data(), static_cast<int>(group.size()), group.data(),
+                          static_cast<int>(file.size()), file.data());
+        const UniqueFd state(length > 0 && static_cast<std::size_t>(length) < sizeof(path)
+                                 ? ::open(path, O_RDONLY | O_CLOEXEC)
+                                 : -1);
+        if (state) {
+            (void)for_each_line(state.get(), [&](std::string_view text) {
+                is_found = is_found || text == wanted;
+                return !is_found;
+            });
+        }
+        return !is_found;
+    });
+    return is_found;
+}
+
 template <std::size_t size>
 void keep_text(std::string_view text, char (&into)[size]) {
     const std::size_t length = std::min(text.size(), size - 1);
@@ -254,6 +301,28 @@ std::uint64_t read_namespace(pid_t pid, const char* name) {
         return 0;
     }
     return inode;
+}
+
+bool is_frozen(pid_t pid) {
+    bool is_frozen = false;
+    const auto groups = open_proc_file(pid, "cgroup");
+    if (!groups) {
+        return false;
+    }
+    // "number:controllers:/path"; the second version's line has no controllers.
+    (void)for_each_line(groups->get(), [&](std::string_view line) {
+        const std::string_view rest = line.substr(std::min(line.size(), line.find(':') + 1));
+        const std::size_t colon = std::min(rest.size(), rest.find(':'));
+        const std::string_view controllers = rest.substr(0, colon);
+        const std::string_view path = rest.substr(std::min(rest.size(), colon + 1));
+        if (controllers.empty()) {
+            is_frozen = says_frozen("cgroup2", "", path, "cgroup.events", "frozen 1");
+        } else if (has_item(controllers, "freezer")) {
+            is_frozen = says_frozen("cgroup", "freezer", path, "freezer.state", "FROZEN");
+        }
+        return !is_frozen;
+    });
+    return is_frozen;
 }
 
 int read_yama_scope() {
