@@ -396,11 +396,14 @@ tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage&
     Injection injection;
     injection.pidfd = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
     if (!injection.pidfd) {
-        return failed({ErrorKind::kSystem, errno, "pidfd_open"},
-                      errno == ESRCH    ? "there is no process " + std::to_string(pid)
-                      : errno == EINVAL ? std::to_string(pid) + " is a thread, not a process"
-                                        : "attaching needs pidfd_open (Linux 5.3): " +
-                                              std::string(std::strerror(errno)));
+        const int cause = errno;
+        // ENOENT is what newer kernels say of a thread that is not its process's first.
+        const bool is_thread = cause == EINVAL || cause == ENOENT;
+        return failed({ErrorKind::kSystem, cause, "pidfd_open"},
+                      cause == ESRCH ? "there is no process " + std::to_string(pid)
+                      : is_thread    ? std::to_string(pid) + " is a thread, not a process"
+                                     : "attaching needs pidfd_open (Linux 5.3): " +
+                                        std::string(std::strerror(cause)));
     }
     ProcessReader reader;
     (void)reader.open(pid, Address());

@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+import whereabouts
 from attach_support import start_target, target_command
 from runner import TARGETS
 
@@ -44,6 +45,13 @@ def waiting(any_python, tmp_path):
 
 def test_process_that_does_not_exist(echion):
     refused(echion, 4_194_303, "no process 4194303")
+
+
+def test_number_of_a_thread(echion, any_python, tmp_path):
+    with whereabouts.start_target(any_python, tmp_path, "many", "3") as target:
+        pid = target.wait_ready()
+        thread = max(int(one) for one in os.listdir(f"/proc/{pid}/task"))
+        refused(echion, thread, f"{thread} is a thread", "not a process")
 
 
 def test_process_that_is_not_python(echion):
