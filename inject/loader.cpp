@@ -26,6 +26,8 @@ constexpr std::size_t kHelperStackBytes = std::size_t{256} << 10;
 constexpr std::string_view kDescriptorFolder = "/proc/self/fd/";
 constexpr std::int64_t kSpinNs = 200'000;
 constexpr std::int64_t kNapNs = 50'000;
+// A process that ends closes its sockets some moments before it is gone.
+constexpr int kLastMomentsMs = 200;
 
 tl::unexpected<InjectFailure> failed(const Error& error, std::string text) {
     return tl::unexpected(InjectFailure{error, std::move(text)});
@@ -233,9 +235,7 @@ class Conversation {
         }
         UniqueFd channel = fetch(ready->channel_fd);
         if (!channel) {
-            const int cause = errno;
-            return failed({ErrorKind::kSystem, cause, "fetch a descriptor"},
-                          explain_refusal(pid_, cause));
+            return tl::unexpected(explain_fetch(errno));
         }
         if (!reuse) {
             if (auto filled = fill(ready->image_fd, channel.get(), image); !filled) {
@@ -269,7 +269,18 @@ class Conversation {
 
     InjectFailure hung_up() const {
         return {{ErrorKind::kSystem, EPIPE, "the helper thread has ended"},
-                describe_process(pid_) + " ended while attaching"};
+                has_ended(kLastMomentsMs)
+                    ? describe_process(pid_) + " ended while attaching"
+                    : "the new thread in " + describe_process(pid_) +
+                          " gave up (has it started another program, or does its seccomp filter "
+                          "forbid ppoll?); try again"};
+    }
+
+    [[nodiscard]] InjectFailure explain_fetch(int cause) const {
+        if (cause == EBADF) {
+            return hung_up();  // closed already
+        }
+        return {{ErrorKind::kSystem, cause, "fetch a descriptor"}, explain_refusal(pid_, cause)};
     }
 
     tl::expected<void, InjectFailure> fill(int number, int channel, const AgentImage& image) {
@@ -280,8 +291,7 @@ class Conversation {
             return tl::unexpected(hung_up());
         }
         if (!file) {
-            return failed({ErrorKind::kSystem, cause, "fetch a descriptor"},
-                          explain_refusal(pid_, cause));
+            return tl::unexpected(explain_fetch(cause));
         }
         // The number comes from the target. Into anything but a memory file, a write with this
         // program's rights could do what the target itself may not.
@@ -333,9 +343,9 @@ class Conversation {
         }
     }
 
-    [[nodiscard]] bool has_ended() const {
+    [[nodiscard]] bool has_ended(int patience_ms = 0) const {
         pollfd entry{pidfd_, POLLIN, 0};
-        return poll(&entry, 1, 0) == 1;
+        return poll(&entry, 1, patience_ms) == 1;
     }
 
     static std::string describe_step(const StubParameters& state) {
@@ -363,6 +373,8 @@ class Conversation {
             case HelperStep::kMakeMemoryFile:
                 return {error,
                         "could not make a memory file in " + who + ": " + std::strerror(cause)};
+            case HelperStep::kWaitForImage:
+                return hung_up();
             case HelperStep::kLoadLibrary:
             case HelperStep::kFindEntry:
                 return {error, "the dynamic loader of " + who +

@@ -177,6 +177,32 @@ def mappings(pid):
     return open(f"/proc/{pid}/maps").read()
 
 
+FILTERED = """
+import os, runpy, sys
+sys.path.insert(0, os.environ["TARGETS"])
+import without_vm_readv
+without_vm_readv.install(int(sys.argv[1]))
+sys.argv = ["waits.py", "raw_read"]
+runpy.run_path(os.environ["TARGETS"] + "/waits.py", run_name="__main__")
+"""
+SYS_PPOLL, SYS_MEMFD_CREATE = 271, 319
+
+
+@pytest.mark.parametrize(
+    "call, words", [(SYS_PPOLL, "seccomp filter forbid ppoll"), (SYS_MEMFD_CREATE, "memory file")]
+)
+def test_target_whose_filter_forbids_a_call(echion, any_python, tmp_path, call, words):
+    command = [any_python.path, "-c", FILTERED, str(call)]
+    with start_target(tmp_path, command, env={"TARGETS": str(TARGETS)}) as target:
+        target.wait_for_call(0)
+        threads, descriptors = target.threads(), target.descriptors()
+        refused(echion, target.pid, words)
+        target.wait_for_threads(threads)
+        assert target.descriptors() == descriptors
+        report = target.finish()
+    assert report["got"] == report["wanted"]
+
+
 @pytest.fixture
 def frozen_group():
     """A control group of this test's own, of the first or the second version."""
