@@ -139,7 +139,14 @@ KINDS = {
         raw_sem_timedwait,
     )
 }
-UNTIMED = {"subprocess_wait", "read_pipe", "c_loop", "raw_read", "raw_recv_with_timeout", "raw_endless_epoll"}
+UNTIMED = {
+    "subprocess_wait",
+    "read_pipe",
+    "c_loop",
+    "raw_read",
+    "raw_recv_with_timeout",
+    "raw_endless_epoll",
+}
 
 
 def main():
