@@ -127,7 +127,7 @@ def attach_when_free(echion, target):
     return result.check()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_signal_ends_sampling_and_not_the_target(echion, any_python, target, number):
     with target(target_command(any_python, "waits", "read_pipe")) as waiting:
         with echion.start(["-p", str(waiting.pid)]) as running:

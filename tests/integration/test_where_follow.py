@@ -135,7 +135,7 @@ def test_a_process_that_ends_first(where, python, tmp_path):
         assert text.endswith(f"echion: process {pid} has ended\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
 def test_a_signal_ends_it_with_the_summary(where, any_python, tmp_path, number):
     with start_target(any_python, tmp_path, "sleeping") as target:
         pid = target.wait_ready()

@@ -35,8 +35,10 @@ namespace {
 // An agent is a few hundred kilobytes; with symbols some megabytes.
 constexpr std::size_t kMaxAgentBytes = std::size_t{256} << 20;
 
-/// Signals that end sampling; the profile is written and the target goes on.
-constexpr int kEndingSignals[] = {SIGINT, SIGTERM, SIGHUP};
+/// Signals that end sampling; the profile is written and the target goes on. SIGQUIT is not passed
+/// on for a report, as a command's is: a target that the agent is leaving just then would die of
+/// it.
+constexpr int kEndingSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 
 /// Reads `into.size()` bytes of a file from `offset` on.
 Status read_at(int file, std::size_t offset, std::span<std::byte> into) {

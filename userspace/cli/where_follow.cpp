@@ -31,7 +31,7 @@ class EndSignals {
   public:
     EndSignals() {
         sigemptyset(&signals_);
-        for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+        for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
             sigaddset(&signals_, signal);
         }
         sigprocmask(SIG_BLOCK, &signals_, &before_);
