@@ -67,7 +67,7 @@ def test_none_is_held_while_python_starts(echion, any_python, tmp_path, options)
         wait_until(lambda: find_with_ring(interpreter), "the ring is mapped", 60)
         (pid,) = find_with_ring(interpreter)
         wait_until(lambda: count_received(pid) == 0, "what came with the ring is closed", 60)
-        with open(os.open(settings, os.O_WRONLY | os.O_NONBLOCK), "w") as writer:
+        with open(wait_for_reader(settings), "w") as writer:
             settings.unlink()  # the site module reads it again
             settings.write_text(f"home = {os.path.dirname(any_python.path)}\n")
             writer.write(settings.read_text())
@@ -126,6 +126,19 @@ def find_with_ring(interpreter):
             ).read_text():
                 found.append(int(process.name))
     return found
+
+
+def wait_for_reader(fifo):
+    """Opens a FIFO for writing when somebody reads it."""
+    opened = []
+
+    def is_read():
+        with contextlib.suppress(OSError):
+            opened.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        return opened
+
+    wait_until(is_read, "somebody reads the FIFO", 60)
+    return opened[0]
 
 
 def count_received(pid):

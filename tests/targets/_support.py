@@ -26,10 +26,10 @@ def say(*words):
             os.close(descriptor)
 
 
-def wait_for_sampler():
-    """Where echion has launched the target: until its sampler works. The program does not wait for it,
-    so that on a busy machine a short target would be over before; busy, as a sampler of CPU time
-    ticks for CPU time only."""
+def wait_for_sampler(work=lambda: None):
+    """Where echion has launched the target: goes on with `work` until its sampler has woken up a few
+    times. The program does not wait for it, so that on a busy machine a short target would be over
+    before; busy, as a sampler of CPU time ticks for CPU time only."""
     if "libechion" not in os.environ.get("LD_PRELOAD", ""):
         return
     end = clock() + PATIENCE_S
@@ -40,6 +40,7 @@ def wait_for_sampler():
             first = count_waits(sampler)
         elif count_waits(sampler) - first >= WAITS_OF_A_SAMPLER_AT_WORK:
             return
+        work()
 
 
 def ready():

@@ -8,7 +8,7 @@ import sys
 import threading
 
 import endings
-from _support import argument, clock, ready, spin
+from _support import argument, clock, ready, spin, wait_for_sampler
 
 SECONDS = argument(2, 0.3)
 
@@ -46,4 +46,6 @@ if __name__ == "__main__":
     # One more thread stays as it is until the end, busy in the same way.
     threading.Thread(target=restless, args=(clock() + SECONDS,), daemon=True).start()
     restless(clock() + SECONDS)
+    # A busy machine may have given the sampler none of that time.
+    wait_for_sampler(lambda: restless(clock() + SECONDS / 10))
     endings.WAYS[sys.argv[1]][0]()
