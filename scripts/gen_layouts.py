@@ -16,8 +16,6 @@ Exit status: 0 done or equal, 1 different or failed, 77 (--check) no interpreter
 
 import argparse
 import glob
-import argparse
-import glob
 import os
 import pathlib
 import re

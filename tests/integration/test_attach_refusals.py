@@ -206,6 +206,12 @@ def test_target_whose_filter_forbids_a_call(echion, any_python, tmp_path, call, 
 @pytest.fixture
 def frozen_group():
     """A control group of this test's own, of the first or the second version."""
+    group, *names = make_freezable_group()
+    yield group, *names
+    group.rmdir()
+
+
+def make_freezable_group():
     for line in open("/proc/mounts"):
         _device, place, kind, options, *_rest = line.split()
         is_old = kind == "cgroup" and "freezer" in options.split(",")
@@ -216,9 +222,7 @@ def frozen_group():
             group.mkdir()
             names = ("freezer.state", "FROZEN", "THAWED") if is_old else ("cgroup.freeze", "1", "0")
             if (group / names[0]).exists():
-                yield group, *names
-                group.rmdir()
-                return
+                return group, *names
             group.rmdir()
     pytest.skip("no control groups that can be frozen")
 
@@ -228,8 +232,7 @@ def test_frozen_process(echion, frozen_group, waiting):
     (group / "cgroup.procs").write_text(str(waiting.pid))
     try:
         (group / switch).write_text(freeze)
-        while not is_frozen(group):
-            time.sleep(0.005)
+        whereabouts.wait_until(lambda: is_frozen(group), "the group is frozen", 60)
         refused(echion, waiting.pid, "frozen", "docker pause", "echion -w")
     finally:
         (group / switch).write_text(thaw)

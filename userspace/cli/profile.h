@@ -28,7 +28,7 @@ struct ProcessFigures {
 
 /// What the kernel's part of a run fell short of.
 struct KernelFigures {
-    std::uint64_t threads_refused = 0;  ///< found no room in its table
+    std::uint64_t threads_refused = 0;  ///< are not in its table: full, or no memory
     std::int64_t lowered_rate = 0;  ///< limit on ticks a second that fell in the run; 0: did not
 };
 

@@ -67,7 +67,9 @@ bool says_frozen(std::string_view kind, std::string_view option, std::string_vie
                  std::string_view file, std::string_view wanted) {
     const auto mounts = open_proc_file(kOwnThread, "mounts");
     bool is_found = false;
-    if (!mounts) {
+    // A group outside this process's control group namespace begins with "/..": it is not to be seen
+    // from here, and such a path would lead out of the file system (cgroup_namespaces(7)).
+    if (!mounts || group.starts_with("/..")) {
         return false;
     }
     // "device place kind options 0 0"
@@ -83,7 +85,7 @@ bool says_frozen(std::string_view kind, std::string_view option, std::string_vie
                           place.data(), static_cast<int>(group.size()), group.data(),
                           static_cast<int>(file.size()), file.data());
         const UniqueFd state(length > 0 && static_cast<std::size_t>(length) < sizeof(path)
-                                 ? ::open(path, O_RDONLY | O_CLOEXEC)
+                                 ? ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
                                  : -1);
         if (state) {
             (void)for_each_line(state.get(), [&](std::string_view text) {
