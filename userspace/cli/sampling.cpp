@@ -368,7 +368,8 @@ bool Sampling::write_summary() {
             profile_->processes() == 1 ? "" : "es", profile_->path(), lacks);
     }
     if (const std::uint64_t refused = kernel_.threads_refused(); refused != 0) {
-        say("{} threads are not in the kernel's table, which was full or had no memory: {}", refused,
+        say("{} threads are not in the kernel's table, which was full or had no memory: {}",
+            refused,
             options_.cpu ? "their CPU time is missing" : "they were read anew at each tick");
     }
     if (const std::int64_t rate = kernel_.lowered_rate(); rate != 0) {

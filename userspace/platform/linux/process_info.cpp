@@ -67,8 +67,8 @@ bool says_frozen(std::string_view kind, std::string_view option, std::string_vie
                  std::string_view file, std::string_view wanted) {
     const auto mounts = open_proc_file(kOwnThread, "mounts");
     bool is_found = false;
-    // A group outside this process's control group namespace begins with "/..": it is not to be seen
-    // from here, and such a path would lead out of the file system (cgroup_namespaces(7)).
+    // A group outside this process's control group namespace begins with "/..": it is not to be
+    // seen from here, and such a path would lead out of the file system (cgroup_namespaces(7)).
     if (!mounts || group.starts_with("/..")) {
         return false;
     }
