@@ -14,13 +14,21 @@ import pytest
 
 from conftest import LONG
 from interpreters import Interpreter
-from runner import TARGETS, TIMEOUT_S, Echion
+from runner import TARGETS, TIMEOUT_S, Echion, Result
 
 SECONDS = "3" if LONG else "1"
 LATE = 0.03 if LONG else 0.10
 TOLERANCE = {"bpf": 0.01, "perf": LATE, "clock": LATE}
-# A thread does some work outside its function: its start, and its end.
+# A thread does some work outside its function: its start, and its end. So does the process.
 ALLOWANCE_US = 1500
+PROCESS_ALLOWANCE_US = 10_000
+
+
+def check_process(result: Result, tolerance: float) -> None:
+    """All threads together, the sampler's among them, have what the process has by getrusage."""
+    assert sum(result.profile.thread_totals().values()) == pytest.approx(
+        result.report["rusage_us"], rel=tolerance, abs=PROCESS_ALLOWANCE_US
+    )
 
 
 @pytest.mark.parametrize("kind", ["busy", "bursts", "duty"])
@@ -37,6 +45,7 @@ def test_each_thread_has_the_cpu_time_that_its_clock_shows(
         assert seen == pytest.approx(
             figures["cpu_us"], rel=TOLERANCE[cpu_engine], abs=ALLOWANCE_US
         ), f"{name}: {totals}"
+    check_process(result, TOLERANCE[cpu_engine])
 
 
 def test_threads_that_live_for_five_milliseconds_are_accounted_for(
@@ -55,6 +64,7 @@ def test_threads_that_live_for_five_milliseconds_are_accounted_for(
     seen = result.profile.total(lambda sample: sample.thread in names)
     expected = sum(figures["cpu_us"] for figures in threads.values())
     assert expected * (1 - TOLERANCE[cpu_engine]) <= seen <= expected * 1.05, (seen, expected)
+    check_process(result, TOLERANCE[cpu_engine])
 
 
 def test_a_sleeping_target_does_not_wake_the_sampler(

@@ -6,6 +6,7 @@ busy: three threads, all the time. bursts: two threads, bursts of 0.2 ms. duty: 
 the time. short: threads of 5 ms, one after the other.
 """
 
+import resource
 import threading
 import time
 
@@ -71,7 +72,10 @@ def main():
     else:
         work, count = {"busy": (busy, 3), "bursts": (bursts, 2), "duty": (duty, 1)}[kind]
         run_together(work, seconds, count)
-    report(threads=figures, process_us=(time.process_time_ns() - begin) // 1000)
+    process_us = (time.process_time_ns() - begin) // 1000
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    rusage_us = round((usage.ru_utime + usage.ru_stime) * 1e6)
+    report(threads=figures, process_us=process_us, rusage_us=rusage_us)
 
 
 main()
