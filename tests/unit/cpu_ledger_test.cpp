@@ -10,7 +10,6 @@ namespace echion::model {
 namespace {
 
 using testing::ElementsAre;
-using testing::IsEmpty;
 using testing::Pair;
 
 /// Sums up CPU time by thread name.
@@ -81,6 +80,16 @@ TEST_F(Ledger, AddsUpThreadsThatHadTheSameNumber) {
     ledger_.cpu(1, 3'000'000);
     ledger_.settle(std::vector<CountedCpu>{{100, 2'000'000}, {100, 4'000'000}});
     EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("first", 2'000'000U), Pair("second", 4'000'000U)));
+}
+
+TEST_F(Ledger, TellsWhatAnEndedThreadWasGivenTooMuch) {
+    ledger_.thread(1, 0, 100, "ended");
+    ledger_.cpu(1, 7'000'000);
+    ledger_.thread_end(1);
+    ledger_.thread(2, 0, 101, "alive");
+    ledger_.cpu(2, 7'000'000);
+    ledger_.settle(std::vector<CountedCpu>{{100, 5'000'000}, {101, 6'000'000}});
+    EXPECT_EQ(ledger_.overcounted_ns(), 2'000'000U);
 }
 
 TEST_F(Ledger, DoesNotWrapOverWhatAHostileAgentClaims) {

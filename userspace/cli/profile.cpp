@@ -64,6 +64,7 @@ void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
     totals_.duration_ns = std::max(totals_.duration_ns, figures.duration_ns);
     totals_.lost_ns = add_capped(totals_.lost_ns, figures.lost_ns);
     totals_.on_cpu_ns = add_capped(totals_.on_cpu_ns, figures.on_cpu_ns);
+    totals_.overcounted_ns = add_capped(totals_.overcounted_ns, figures.overcounted_ns);
     for (std::size_t i = 0; i < totals_.counters.size(); ++i) {
         totals_.counters[i] = add_capped(totals_.counters[i], figures.counters[i]);
     }
@@ -94,6 +95,9 @@ Status Profile::finish(bool even_empty, const KernelFigures& kernel) {
         writer_.add_footer("on_cpu", std::to_string(totals_.on_cpu_ns / 1000));
     }
     writer_.add_footer("lost_ns", std::to_string(totals_.lost_ns));
+    if (settings_.metric == model::Metric::kCpuTime) {
+        writer_.add_footer("overcounted_ns", std::to_string(totals_.overcounted_ns));
+    }
     writer_.add_footer("threads_refused", std::to_string(kernel.threads_refused));
     if (kernel.lowered_rate != 0) {
         writer_.add_footer("lowered_tick_rate", std::to_string(kernel.lowered_rate));

@@ -23,6 +23,8 @@ struct ProcessFigures {
     std::uint64_t duration_ns = 0;
     std::uint64_t lost_ns = 0;
     std::uint64_t on_cpu_ns = 0;  ///< of its threads together, of wall time under BPF
+    /// CPU time in the profile that threads that have ended did not have: a hypervisor's, of `-c`.
+    std::uint64_t overcounted_ns = 0;
     std::array<std::uint64_t, stream::kCounterCount> counters{};
 };
 

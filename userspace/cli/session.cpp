@@ -321,6 +321,7 @@ void Session::end() {
         figures.duration_ns = builder_->duration_ns();
         figures.lost_ns = builder_->lost_ns();
         figures.on_cpu_ns = builder_->on_cpu_ns();
+        figures.overcounted_ns = ledger_->overcounted_ns();
         for (std::size_t i = 0; i < figures.counters.size(); ++i) {
             figures.counters[i] = ring_->counter(static_cast<stream::Counter>(i));
         }

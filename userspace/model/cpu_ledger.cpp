@@ -63,6 +63,9 @@ void CpuLedger::settle(std::span<const CountedCpu> counted) {
     for (const auto& [native_id, counted_ns] : sums) {
         const auto known = accounts_.find(native_id);
         const Account account = known == accounts_.end() ? Account{} : known->second;
+        if (counted_ns < account.told_ns && account.thread_id == kNone) {
+            overcounted_ns_ = add_capped(overcounted_ns_, account.told_ns - counted_ns);
+        }
         if (native_id == 0 || counted_ns <= account.told_ns ||
             counted_ns - account.told_ns < kLeastNs) {
             continue;

@@ -45,6 +45,11 @@ class CpuLedger final : public ProfileEvents {
     /// A number that several threads had, one after the other, may occur more than once.
     void settle(std::span<const CountedCpu> counted);
 
+    /// What events told of threads that have ended beyond what was counted for them, as settle()
+    /// found: time that a hypervisor took from a running thread is told until the thread is
+    /// switched away, and no later figure of an ended one makes up for it.
+    [[nodiscard]] std::uint64_t overcounted_ns() const { return overcounted_ns_; }
+
   private:
     static constexpr std::uint32_t kNone = ~std::uint32_t{0};
 
@@ -57,6 +62,7 @@ class CpuLedger final : public ProfileEvents {
     ProfileEvents& next_;
     std::unordered_map<std::uint32_t, Account> accounts_;  // by native thread id
     std::vector<std::uint32_t> native_ids_;                // by thread id; 0: not alive
+    std::uint64_t overcounted_ns_ = 0;
 };
 
 }  // namespace echion::model
