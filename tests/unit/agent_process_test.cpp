@@ -15,6 +15,8 @@
 #include <functional>
 #include <string>
 
+#include "platform/process_rights.h"
+
 namespace echion::cli {
 namespace {
 
