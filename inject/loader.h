@@ -62,6 +62,8 @@ struct InjectFailure {
     std::string text;
 };
 
+using InjectResult = tl::expected<Injection, InjectFailure>;
+
 /// Brings the agent into a running process and calls its entry with one end of a new control
 /// socket; returns the other end.
 ///
