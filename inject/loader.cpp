@@ -1,10 +1,8 @@
 #include "inject/loader.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -14,6 +12,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "inject/handed_over.h"
 #include "inject/helper_spawn.h"
 #include "inject/refusal.h"
 #include "inject/target_identity.h"
@@ -263,7 +262,7 @@ class Conversation {
         if (!channel) {
             return tl::unexpected(explain_fetch(errno));
         }
-        if (!is_control_socket(channel.get())) {
+        if (!is_control_socket_of(channel.get(), pid_)) {
             return failed(
                 {ErrorKind::kProtocol, 0, "not a control socket"},
                 describe_process(pid_) + " handed out something else than its control socket");
@@ -291,21 +290,6 @@ class Conversation {
   private:
     UniqueFd fetch(int number) const {
         return UniqueFd(static_cast<int>(syscall(SYS_pidfd_getfd, target_.pidfd(), number, 0)));
-    }
-
-    /// Whether it is what the helper makes: one end of a pair made by that process. The number came
-    /// from the target.
-    [[nodiscard]] bool is_control_socket(int fd) const {
-        const auto option = [fd](int name) {
-            int value = -1;
-            socklen_t size = sizeof(value);
-            return getsockopt(fd, SOL_SOCKET, name, &value, &size) == 0 ? value : -1;
-        };
-        ucred peer{};
-        socklen_t size = sizeof(peer);
-        return option(SO_DOMAIN) == AF_UNIX && option(SO_TYPE) == SOCK_SEQPACKET &&
-               option(SO_ACCEPTCONN) == 0 &&
-               getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid == pid_;
     }
 
     /// Never waits: an honest helper's socket has room for these few bytes.
@@ -364,18 +348,6 @@ class Conversation {
             done += static_cast<std::size_t>(written);
         }
         return {};
-    }
-
-    /// Whether it is a memory file as memfd_create(2) makes them, with nothing in it: such files
-    /// lie in a file system of the kernel's own, which nothing else can be made in. (Seals are no
-    /// sign of one: any file of a tmpfs has them.)
-    static bool is_empty_memory_file(int fd) {
-        const UniqueFd own(memfd_create("echion", MFD_CLOEXEC));
-        struct stat own_status {};
-        struct stat status {};
-        return own && fstat(own.get(), &own_status) == 0 && fstat(fd, &status) == 0 &&
-               S_ISREG(status.st_mode) && status.st_dev == own_status.st_dev &&
-               status.st_nlink == 0 && status.st_size == 0;
     }
 
     /// Waits until the helper is at least as far as `state`.
