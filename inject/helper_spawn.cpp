@@ -331,7 +331,8 @@ class Borrower {
             }
             // The lock's owner may wait, in the end, for what this thread was doing.
             const auto registers = session.read_registers();
-            was_given_up_ = registers && safe_point_.may_give_up_call(*registers, code);
+            was_given_up_ =
+                registers && request_.is_glibc && safe_point_.may_give_up_call(*registers, code);
             if (was_given_up_) {
                 return tl::unexpected(
                     failure({ErrorKind::kSystem, ETIMEDOUT, "make a thread"}, ""));

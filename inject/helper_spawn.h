@@ -16,6 +16,7 @@ struct SpawnRequest {
     MemoryReader& reader;  ///< of the unwinder
     const TargetCode& code;
     const StubParameters& parameters;  ///< the region's places in it are filled in
+    bool is_glibc;                     ///< the C library whose pthread_create() is known
     int broadcast_signal;              ///< that of parameters.broadcast_signals
     const InjectLimits& limits;
 };

@@ -155,12 +155,14 @@ std::string make_library_path() {
     return path;
 }
 
-/// The signal that the C library sends to all threads of a process when one of them changes its
-/// identity: SIGSETXID of glibc (nptl/nptlP.h), SIGSYNCCALL of musl (src/internal/pthread_impl.h).
-int find_broadcast_signal(MemoryReader& reader, const TargetCode& code) {
-    constexpr int kGlibc = 33;
-    constexpr int kMusl = 34;
-    return code.find_libc_function(reader, "gnu_get_libc_version") ? kGlibc : kMusl;
+// The signal that the C library sends to all threads of a process when one of them changes its
+// identity: SIGSETXID of glibc (sysdeps/unix/sysv/linux/internal-signals.h), SIGSYNCCALL of musl
+// (src/internal/pthread_impl.h).
+constexpr int kGlibcBroadcast = 33;
+constexpr int kMuslBroadcast = 34;
+
+bool has_glibc(MemoryReader& reader, const TargetCode& code) {
+    return code.find_libc_function(reader, "gnu_get_libc_version").has_value();
 }
 
 std::int32_t find_lowest_fd(pid_t pid) {
@@ -206,7 +208,8 @@ tl::expected<StubParameters, InjectFailure> make_parameters(pid_t pid, MemoryRea
     parameters.entry = entry.value();
     parameters.helper_stack_bytes = kHelperStackBytes;
     parameters.lowest_fd = find_lowest_fd(pid);
-    parameters.broadcast_signals = std::uint64_t{1} << (find_broadcast_signal(reader, code) - 1);
+    parameters.broadcast_signals =
+        std::uint64_t{1} << ((has_glibc(reader, code) ? kGlibcBroadcast : kMuslBroadcast) - 1);
     parameters.channel_fd = -1;
     parameters.image_fd = -1;
     if (!keep_text(image.name, parameters.memory_file_name) ||
@@ -486,8 +489,10 @@ tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage&
     if (!parameters) {
         return fail_if_same(parameters.error().error, parameters.error().text);
     }
-    const SpawnRequest request{
-        target, reader, *code, *parameters, find_broadcast_signal(reader, *code), limits};
+    const bool is_glibc = has_glibc(reader, *code);
+    const int broadcast_signal = is_glibc ? kGlibcBroadcast : kMuslBroadcast;
+    const SpawnRequest request{target,   reader,           *code, *parameters,
+                               is_glibc, broadcast_signal, limits};
     const auto region = spawn_helper(request, injection.cost);
     if (!region) {
         return tl::unexpected(region.error());

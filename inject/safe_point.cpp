@@ -204,23 +204,24 @@ bool SafePoint::may_give_up_call(const arch::Registers& registers, const ElfRang
         return false;
     }
     bool is_in_caller = false;
-    bool is_outside_allocator = true;
+    bool is_in_create = true;
     (void)unwinder_.walk(registers, kMaxFrames, [&](const NativeFrame& frame) {
         is_in_caller = caller.contains(frame.instruction);
         if (is_in_caller) {
             return false;
         }
+        // Its other locks are the allocator's and, called through the loader, that of thread-local
+        // storage, which is taken for a thread that is in a list already.
         const TargetModule* module = code_.find_module(frame.instruction - 1);
-        const bool is_of_libc =
-            module != nullptr && !frame.is_signal &&
-            (module->role == ModuleRole::kLibc || module->role == ModuleRole::kLoader);
-        const CriticalFunction* function =
-            is_of_libc ? module->find_critical(frame.instruction - 1) : nullptr;
-        is_outside_allocator = is_of_libc && (function == nullptr ||
-                                              std::string_view(function->name) == "pthread_create");
-        return is_outside_allocator;
+        is_in_create = module != nullptr && !frame.is_signal && module->role == ModuleRole::kLibc;
+        if (is_in_create) {
+            const CriticalFunction* function = module->find_critical(frame.instruction - 1);
+            is_in_create =
+                function == nullptr || std::string_view(function->name) == "pthread_create";
+        }
+        return is_in_create;
     });
-    return is_in_caller && is_outside_allocator;
+    return is_in_caller && is_in_create;
 }
 
 }  // namespace echion::inject

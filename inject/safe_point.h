@@ -37,9 +37,9 @@ class SafePoint {
     /// `rseq_area`: the thread's rseq(2) area or null. The thread is stopped.
     SafePointVerdict judge(const arch::Registers& registers, Address rseq_area);
 
-    /// Whether a thread that is inside pthread_create() may give it up: it waits there for a lock
-    /// of the C library or its loader, outside of the allocator, and so holds none itself (see
-    /// docs/attaching.md). `caller`: the code that called it. The thread is stopped.
+    /// Whether a thread that is inside glibc's pthread_create() may give it up: it waits there for
+    /// the lock of the threads' stacks, before the new thread is in any list, and holds no lock
+    /// itself (see docs/attaching.md). `caller`: the code that called it. The thread is stopped.
     bool may_give_up_call(const arch::Registers& registers, const ElfRange& caller);
 
   private:
