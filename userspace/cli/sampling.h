@@ -11,6 +11,7 @@
 #include <tl/expected.hpp>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "cli/event_loop.h"
@@ -103,7 +104,7 @@ class Sampling {
     std::uint64_t agents_seen_ = 0;
     std::uint64_t complaints_ = 0;
     std::uint64_t drain_delay_ns_ = 0;
-    std::int64_t next_flush_ns_ = 0;
+    std::int64_t next_flush_ns_ = kLongAgoNs;
     bool exposure_begun_ = false;
     bool stopping_ = false;
     bool finished_ = false;
