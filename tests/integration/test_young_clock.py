@@ -44,8 +44,8 @@ def young():
 
 
 def cpu_us(result):
-    """CPU time that the profile tells of, and what the program itself says."""
-    told = sum(s.metric for s in result.profile.samples if "echion" not in s.thread)
+    """CPU time that the profile tells of, the sampler's too, and what the program itself says."""
+    told = sum(sample.metric for sample in result.profile.samples)
     return told, float(result.stdout) * 1e6
 
 
@@ -63,7 +63,7 @@ def test_a_launch_accounts_for_all_cpu_time(echion, any_python, young, engine):
     if tried.returncode and engine == "perf" and "cannot be had" in tried.stderr:
         pytest.skip(tried.stderr.strip())
     told, used = cpu_us(tried.check())
-    assert told == pytest.approx(used, rel=0.25)
+    assert told == pytest.approx(used, rel=0.1)
     assert tried.profile.figure("duration") < 60e6
     assert any("burner" in sample.thread for sample in tried.profile.samples)
 
@@ -91,7 +91,7 @@ def test_the_kernels_clock_is_not_mixed_with_the_programs(echion, any_python, yo
     result = echion.run(program, "-c").check()
     assert "is sampled without BPF: it is in a time namespace" in result.stderr
     told, used = cpu_us(result)
-    assert told == pytest.approx(used, rel=0.25)
+    assert told == pytest.approx(used, rel=0.1)
     assert result.profile.figure("duration") < 60e6
     refused = echion.run(program, "-c", "--engine", "bpf")
     assert "the clock is" in refused.stderr and "the kernel's" in refused.stderr
