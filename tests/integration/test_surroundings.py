@@ -178,6 +178,23 @@ def test_the_tests_of_a_user_without_a_name(build_dir, tmp_path, needs_root):
     assert "needs root" in said, "the privileged ones give their reason"
 
 
+def test_a_profile_is_shown_where_the_locale_lacks_its_characters(tmp_path):
+    """The only locales that every machine has know all characters, or are taken for one that does:
+    so the encoding is named."""
+    profile = tmp_path / "profile.austin"
+    profile.write_text("# mode: wall\n\nP1;T0:f\u00e4den;/\u4e2d.py:\U0001f40d:1 2000000\n", "utf-8")
+    script = ROOT / "scripts/top_stacks.py"
+    for encoding in ("ascii", "iso-8859-9"):
+        done = subprocess.run(
+            [PYTHON, script, profile],
+            env={**make_environment(), "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"2.00 s" in done.stdout
+
+
 # ---- scripts/build in a folder that was configured otherwise ----
 
 FAKE_CMAKE = """#!/bin/sh
