@@ -11,6 +11,7 @@
 #include <tl/expected.hpp>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "cli/event_loop.h"
@@ -105,7 +106,7 @@ class Sampling {
     std::uint64_t agents_seen_ = 0;
     std::uint64_t complaints_ = 0;
     std::uint64_t drain_delay_ns_ = 0;
-    std::int64_t next_flush_ns_ = 0;
+    std::int64_t next_flush_ns_ = kLongAgoNs;
     bool first_sample_told_ = false;
     bool exposure_begun_ = false;
     bool exposure_over_ = false;
