@@ -31,6 +31,8 @@ constexpr std::int64_t kSpawnNs = 2 * kNanosPerSecond;  // the borrowed pthread_
 constexpr std::int64_t kGiveUpNs = 100'000'000;
 constexpr std::int64_t kNapNs = 20'000;
 constexpr std::size_t kMaxRanked = 512;
+// So often a thread that does not seem to be ending may not be traced, then none may.
+constexpr unsigned kMaxRefused = 3;
 
 InjectFailure failure(const Error& error, std::string text) { return {error, std::move(text)}; }
 
@@ -122,9 +124,14 @@ class Borrower {
         warm_up(tid);
         auto session = PtraceSession::seize(tid);
         if (!session) {
-            // A thread that is ending may not be traced either.
-            if (session.error().system_errno == ESRCH || is_ending(tid)) {
+            // A thread that is ending may not be traced either, and its number may be that of one
+            // that executes another program by now.
+            if (session.error().system_errno == ESRCH || is_ending(tid) ||
+                ++refused_ < kMaxRefused) {
                 return {};
+            }
+            if (auto status = request_.target.check(); !status) {
+                return tl::unexpected(changed(status.error()));
             }
             return tl::unexpected(
                 failure(session.error(), explain_refusal(pid(), session.error().system_errno)));
@@ -424,6 +431,7 @@ class Borrower {
     SafePoint safe_point_;
     const PromptTracer* tracer_ = nullptr;  // of the thread that runs
     std::string last_doing_;
+    unsigned refused_ = 0;  // times that a thread could not be traced
     bool is_left_alone_ = false;
     bool was_given_up_ = false;
     bool is_stuck_ = false;  // a thread is traced that cannot be let go

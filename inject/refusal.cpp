@@ -55,6 +55,9 @@ std::string explain_refusal(pid_t pid, int system_errno, Access access) {
                "; end that first, or use echion -w " + std::to_string(pid) +
                ", which needs no tracing";
     }
+    if (system_errno == ESRCH) {
+        return prefix + "it has ended, or executes another program just now; try again";
+    }
     if (system_errno == ENOSYS) {
         return prefix +
                "this kernel lacks the system call (pidfd_getfd needs Linux 5.6), or a "
