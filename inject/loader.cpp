@@ -15,6 +15,7 @@
 #include "inject/helper_spawn.h"
 #include "inject/refusal.h"
 #include "inject/target_memory.h"
+#include "memory/read_budget.h"
 #include "platform/process_info.h"
 #include "platform/process_reader.h"
 
@@ -417,8 +418,9 @@ tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage&
                                      : "attaching needs pidfd_open (Linux 5.3): " +
                                         std::string(std::strerror(cause)));
     }
-    ProcessReader reader;
-    (void)reader.open(pid, Address());
+    ProcessReader process_reader;
+    (void)process_reader.open(pid, Address());
+    GuardedReader reader(process_reader, limits.guard);
     const auto code = TargetCode::read(reader, pid);
     if (!code) {
         if (code.error().kind == ErrorKind::kSystem) {
@@ -427,9 +429,16 @@ tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage&
         return failed(code.error(), "cannot attach to " + describe_process(pid) + ": " +
                                         code.error().what + "; use echion -w");
     }
-    const Address entry = find_loaded_agent(reader, *code, image);
+    ReadBudget budget(kTargetCodeLimits);
+    BudgetedReader budgeted(reader, budget);
+    const Address entry = find_loaded_agent(budgeted, *code, image);
     injection.reused = static_cast<bool>(entry);
-    const auto parameters = make_parameters(pid, reader, *code, image, entry);
+    const auto parameters = make_parameters(pid, budgeted, *code, image, entry);
+    if (budget.is_over()) {
+        return failed({ErrorKind::kBoundExceeded, 0, "read budget"},
+                      "cannot attach to " + describe_process(pid) +
+                          ": its mapped libraries take too long to read; use echion -w");
+    }
     if (!parameters) {
         return tl::unexpected(parameters.error());
     }

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "memory/stall_guard.h"
 
 namespace echion::inject {
 
@@ -30,6 +31,8 @@ struct InjectLimits {
     std::int64_t safe_point_ns = 5 * kNanosPerSecond;
     /// For the helper thread, from its start to the agent's answer.
     std::int64_t load_ns = 20 * kNanosPerSecond;
+    /// Told of each read of the target's memory, if there is one.
+    StallGuard* guard = nullptr;
 };
 
 /// What an injection cost the target.

@@ -50,6 +50,27 @@ PromptTracer::~PromptTracer() {
     pthread_sigmask(SIG_SETMASK, &kept_signals_, nullptr);
 }
 
+OrdinaryTurn::OrdinaryTurn() : kept_policy_(sched_getscheduler(0)) {
+    sched_param kept{};
+    const bool is_first = kept_policy_ >= 0 && (kept_policy_ & ~SCHED_RESET_ON_FORK) == SCHED_RR &&
+                          sched_getparam(0, &kept) == 0;
+    kept_priority_ = kept.sched_priority;
+    // Of its own accord the thread keeps the nice value and the slice that it had before.
+    const sched_param ordinary{};
+    if (!is_first ||
+        sched_setscheduler(0, SCHED_OTHER | (kept_policy_ & SCHED_RESET_ON_FORK), &ordinary) != 0) {
+        kept_policy_ = -1;
+    }
+}
+
+OrdinaryTurn::~OrdinaryTurn() {
+    if (kept_policy_ >= 0) {
+        sched_param kept{};
+        kept.sched_priority = kept_priority_;
+        sched_setscheduler(0, kept_policy_, &kept);
+    }
+}
+
 PromptThread::PromptThread(pid_t tid, const PromptTracer& tracer) : tid_(tid) {
     if (!read_scheduling(tid_, kept_)) {
         return;

@@ -30,6 +30,21 @@ class PromptTracer {
     bool has_priority_ = false;
 };
 
+/// Takes the calling thread's turn among ordinary threads for its lifetime, where it goes before
+/// others (SCHED_RR): for work that a hostile target could draw out. Two system calls of less than
+/// a microsecond each; none of them where the thread is an ordinary one.
+class OrdinaryTurn {
+  public:
+    OrdinaryTurn();
+    ~OrdinaryTurn();
+    OrdinaryTurn(const OrdinaryTurn&) = delete;
+    OrdinaryTurn& operator=(const OrdinaryTurn&) = delete;
+
+  private:
+    int kept_policy_;
+    int kept_priority_ = 0;
+};
+
 /// Asks the scheduler to let a traced thread run soon whenever it becomes ready, by the shortest
 /// slice there is (Linux 6.12), so that a borrowed thread does not wait behind others at each of
 /// its steps. Its priority and share stay as they are. Undone by the destructor; if this process

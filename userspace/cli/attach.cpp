@@ -26,6 +26,7 @@
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/sampling.h"
+#include "cli/stall_watch.h"
 #include "cli/where_target.h"
 #include "inject/loader.h"
 
@@ -120,7 +121,10 @@ class Attach {
 
   private:
     Status prepare();
+    [[nodiscard]] bool look() const;
     bool inject();
+    tl::expected<inject::Injection, inject::InjectFailure> inject_watched(
+        const inject::AgentImage& image);
     void tell_cost(const inject::Injection& injection) const;
     void on_target_gone();
 
@@ -158,7 +162,7 @@ Status Attach::prepare() {
 
 bool Attach::inject() {
     const inject::AgentImage image{agent_, name_agent(agent_)};
-    auto injection = inject::inject_agent(pid_, image);
+    auto injection = inject_watched(image);
     if (!injection) {
         say("{}", make_printable(injection.error().text));
         return false;
@@ -175,6 +179,32 @@ bool Attach::inject() {
     UniqueFd pidfd(fcntl(pidfd_.get(), F_DUPFD_CLOEXEC, 0));
     sampling_->add_agent(std::move(*channel), pid_, std::move(pidfd));
     return true;
+}
+
+tl::expected<inject::Injection, inject::InjectFailure> Attach::inject_watched(
+    const inject::AgentImage& image) {
+    StallWatch watch([this] {
+        print_message(explain_stall(pid_));
+        sampling_->on_finished({});
+        sampling_->stop();  // leaves no file
+    });
+    inject::InjectLimits limits;
+    limits.guard = &watch.guard();
+    const StallGuard::Section section(
+        &watch.guard(), limits.safe_point_ns + limits.load_ns + 3 * kTargetCodeLimits.time_ns);
+    return inject::inject_agent(pid_, image, limits);
+}
+
+/// Whether the process can be looked at; else the user has been told why not.
+bool Attach::look() const {
+    StallWatch watch([this] { print_message(explain_stall(pid_)); });
+    const StallGuard::Section section(&watch.guard(),
+                                      2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns));
+    const auto target = WhereTarget::open(pid_, &watch.guard());
+    if (!target) {
+        say("{}", make_printable(target.error()));
+    }
+    return target.has_value();
 }
 
 void Attach::tell_cost(const inject::Injection& injection) const {
@@ -207,8 +237,7 @@ void Attach::on_target_gone() {
 
 int Attach::run() {
     // Everything that can be refused is refused before the target is touched.
-    if (const auto target = WhereTarget::open(pid_); !target) {
-        say("{}", make_printable(target.error()));
+    if (!look()) {
         return kExitFailure;
     }
     const std::string path = find_agent();

@@ -1,0 +1,57 @@
+#include "cli/stall_watch.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <utility>
+
+#include "base/clock.h"
+#include "cli/modes.h"
+#include "inject/refusal.h"
+
+namespace echion::cli {
+namespace {
+
+constexpr std::chrono::milliseconds kLookPeriod{250};
+
+}  // namespace
+
+StallWatch::StallWatch(std::function<void()> on_stall) : on_stall_(std::move(on_stall)) {
+    // It takes no signals: they are the others' to wait for.
+    sigset_t all;
+    sigset_t kept;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &kept);
+    thread_ = std::thread([this] { watch(); });
+    pthread_sigmask(SIG_SETMASK, &kept, nullptr);
+}
+
+StallWatch::~StallWatch() {
+    {
+        const std::lock_guard lock(mutex_);
+        is_ending_ = true;
+    }
+    ended_.notify_one();
+    thread_.join();
+}
+
+void StallWatch::watch() {
+    std::int64_t late_ns = 0;
+    std::unique_lock lock(mutex_);
+    while (!ended_.wait_for(lock, kLookPeriod, [this] { return is_ending_; })) {
+        const std::int64_t before_ns = std::exchange(late_ns, guard_.find_late(monotonic_ns()));
+        if (late_ns != 0 && late_ns == before_ns && guard_.give_up(late_ns)) {
+            on_stall_();
+            _exit(kExitFailure);
+        }
+    }
+}
+
+std::string explain_stall(pid_t pid) {
+    return "gave up reading " + inject::describe_process(pid) +
+           ": its memory or one of its files does not answer (a page of a FUSE or network file "
+           "system, or of userfaultfd, whose server hangs?)";
+}
+
+}  // namespace echion::cli
