@@ -71,8 +71,11 @@ tl::expected<std::unique_ptr<WhereTarget>, std::string> WhereTarget::open(pid_t 
     if (!probe) {
         return tl::unexpected(target->explain(probe.error()));
     }
-    if (auto status = target->reader_.open(target->memory_tid_, *probe); !status) {
-        return tl::unexpected(target->explain(status.error()));
+    {
+        const StallGuard::Section section(guard, kStalledReadNs);
+        if (auto status = target->reader_.open(target->memory_tid_, *probe); !status) {
+            return tl::unexpected(target->explain(status.error()));
+        }
     }
     target->begin_reading(kLocateLimits);
     if (auto status =
