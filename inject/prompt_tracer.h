@@ -27,7 +27,7 @@ class PromptTracer {
     sigset_t kept_signals_{};
     SchedulerAttributes kept_{};
     int kept_slack_ns_ = 0;
-    bool has_priority_ = false;
+    bool has_kept_ = false;
 };
 
 /// Takes the calling thread's turn among ordinary threads for its lifetime, where it goes before

@@ -35,14 +35,19 @@ def needs_userfaultfd():
     os.close(server)
 
 
-def start_echion(echion, *options):
-    return subprocess.Popen(
+@contextlib.contextmanager
+def started(echion, *options):
+    with subprocess.Popen(
         [str(echion.program), *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_pages_that_never_answer(echion, any_python, tmp_path, needs_userfaultfd):
@@ -56,12 +61,16 @@ def test_pages_that_never_answer(echion, any_python, tmp_path, needs_userfaultfd
 
         code, low, high = start("code"), start("module", "low"), start("module", "high")
         profiles = [tmp_path / "low.austin", tmp_path / "high.austin"]
+        commands = {
+            "where": ["-w", str(code.pid)],
+            "follow": ["-x", "60", "--json", "-w", str(code.pid)],
+            "where, low": ["-w", str(low.pid)],
+            "attach, low": ["-o", profiles[0], "-x", "1", "-p", str(low.pid)],
+            "attach, high": ["-o", profiles[1], "-x", "1", "-p", str(high.pid)],
+        }
         looks = {
-            "where": start_echion(echion, "-w", str(code.pid)),
-            "follow": start_echion(echion, "-x", "60", "--json", "-w", str(code.pid)),
-            "where, low": start_echion(echion, "-w", str(low.pid)),
-            "attach, low": start_echion(echion, "-o", profiles[0], "-x", "1", "-p", str(low.pid)),
-            "attach, high": start_echion(echion, "-o", profiles[1], "-x", "1", "-p", str(high.pid)),
+            name: stack.enter_context(started(echion, *options))
+            for name, options in commands.items()
         }
         for name, look in looks.items():
             out, err = look.communicate(timeout=TIMEOUT_S)
@@ -115,11 +124,11 @@ def test_file_of_a_thousand_symbol_tables(echion, tmp_path):
     subprocess.run(["gcc", source, "-o", program], check=True)
     add_symbol_tables(program)
     with subprocess.Popen([program], stdout=subprocess.PIPE) as process:
-        assert process.stdout.read(1) == b"r"
         try:
-            look = start_echion(echion, "-w", str(process.pid))
-            read = bytes_read_by_ended(look.pid)
-            _, err = look.communicate(timeout=TIMEOUT_S)
+            assert process.stdout.read(1) == b"r"
+            with started(echion, "-w", str(process.pid)) as look:
+                read = bytes_read_by_ended(look.pid)
+                _, err = look.communicate(timeout=TIMEOUT_S)
             assert look.returncode == 1
             assert "does not run CPython" in err
             assert read < 4 * TABLE_BYTES, "one table, its names, and the names of sections"
