@@ -400,6 +400,13 @@ class Conversation {
 
 }  // namespace
 
+void read_ahead(pid_t pid, StallGuard* guard) {
+    ProcessReader process_reader;
+    (void)process_reader.open(pid, Address());
+    GuardedReader reader(process_reader, guard);
+    (void)TargetCode::read(reader, pid);
+}
+
 tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage& image,
                                                     const InjectLimits& limits) {
     const std::int64_t since_ns = monotonic_ns();

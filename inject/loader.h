@@ -62,6 +62,10 @@ struct InjectFailure {
     std::string text;
 };
 
+/// Reads what inject_agent() will read of a process before it touches it, for nothing: in a process
+/// aside, which pages that do not answer may keep.
+void read_ahead(pid_t pid, StallGuard* guard);
+
 /// Brings the agent into a running process and calls its entry with one end of a new control
 /// socket; returns the other end.
 ///

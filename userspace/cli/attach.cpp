@@ -20,6 +20,7 @@
 
 #include "base/clock.h"
 #include "cli/agent_file.h"
+#include "cli/aside.h"
 #include "cli/channel.h"
 #include "cli/event_loop.h"
 #include "cli/kernel_side.h"
@@ -197,14 +198,18 @@ tl::expected<inject::Injection, inject::InjectFailure> Attach::inject_watched(
 
 /// Whether the process can be looked at; else the user has been told why not.
 bool Attach::look() const {
-    StallWatch watch([this] { print_message(explain_stall(pid_)); });
-    const StallGuard::Section section(&watch.guard(),
-                                      2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns));
-    const auto target = WhereTarget::open(pid_, &watch.guard());
-    if (!target) {
-        say("{}", make_printable(target.error()));
-    }
-    return target.has_value();
+    return run_aside(pid_, [this](StallGuard& guard) {
+               const StallGuard::Section section(
+                   &guard, 2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns +
+                                kTargetCodeLimits.time_ns));
+               const auto target = WhereTarget::open(pid_, &guard);
+               if (!target) {
+                   say("{}", make_printable(target.error()));
+                   return kExitFailure;
+               }
+               inject::read_ahead(pid_, &guard);
+               return 0;
+           }) == 0;
 }
 
 void Attach::tell_cost(const inject::Injection& injection) const {

@@ -18,13 +18,9 @@ constexpr std::chrono::milliseconds kLookPeriod{250};
 }  // namespace
 
 StallWatch::StallWatch(std::function<void()> on_stall) : on_stall_(std::move(on_stall)) {
-    // It takes no signals: they are the others' to wait for.
-    sigset_t all;
-    sigset_t kept;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &kept);
     thread_ = std::thread([this] { watch(); });
-    pthread_sigmask(SIG_SETMASK, &kept, nullptr);
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return has_begun_; });
 }
 
 StallWatch::~StallWatch() {
@@ -32,14 +28,20 @@ StallWatch::~StallWatch() {
         const std::lock_guard lock(mutex_);
         is_ending_ = true;
     }
-    ended_.notify_one();
+    changed_.notify_one();
     thread_.join();
 }
 
 void StallWatch::watch() {
+    // It takes no signals: they are the others' to wait for.
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, nullptr);
     std::int64_t late_ns = 0;
     std::unique_lock lock(mutex_);
-    while (!ended_.wait_for(lock, kLookPeriod, [this] { return is_ending_; })) {
+    has_begun_ = true;
+    changed_.notify_one();
+    while (!changed_.wait_for(lock, kLookPeriod, [this] { return is_ending_; })) {
         const std::int64_t before_ns = std::exchange(late_ns, guard_.find_late(monotonic_ns()));
         if (late_ns != 0 && late_ns == before_ns && guard_.give_up(late_ns)) {
             on_stall_();

@@ -34,7 +34,8 @@ class StallWatch {
     StallGuard guard_;
     std::function<void()> on_stall_;
     std::mutex mutex_;
-    std::condition_variable ended_;
+    std::condition_variable changed_;
+    bool has_begun_ = false;
     bool is_ending_ = false;
     std::thread thread_;
 };
