@@ -87,6 +87,39 @@ def test_pages_that_never_answer(echion, any_python, tmp_path, needs_userfaultfd
             assert target.finish()["pid"] == target.pid
 
 
+@pytest.fixture
+def silent_file(tmp_path):
+    """A file whose reads are taken by its file system's server, and never answered."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse")
+    server, folder = tmp_path / "silent_fuse", tmp_path / "mounted"
+    subprocess.run(["gcc", TARGETS / "silent_fuse.c", "-o", server], check=True)
+    folder.mkdir()
+    with subprocess.Popen([server, folder], stdin=-1, stdout=-1, stderr=-1) as process:
+        try:
+            if process.stdout.readline() != b"ready\n":
+                pytest.skip(f"cannot mount: {process.stderr.read().decode().strip()}")
+            yield folder / "library.so"
+        finally:
+            process.stdin.close()  # unmounts
+            process.wait()
+
+
+def test_file_system_that_has_taken_the_request(echion, any_python, tmp_path, silent_file):
+    """The read cannot even be killed: the command ends all the same."""
+    with contextlib.ExitStack() as stack:
+        command = target_command(any_python, "stalling", "file", silent_file)
+        target = stack.enter_context(start_target(tmp_path, command))
+        profile = tmp_path / "profile.austin"
+        commands = (["-w", str(target.pid)], ["-o", profile, "-x", "1", "-p", str(target.pid)])
+        for look in [stack.enter_context(started(echion, *options)) for options in commands]:
+            out, err = look.communicate(timeout=TIMEOUT_S)
+            assert look.returncode == 1 and out == ""
+            assert err.startswith("echion: ") and err.count("\n") == 1 and STALLED in err
+        assert not profile.exists()
+        assert target.finish()["pid"] == target.pid
+
+
 TABLES, TABLE_BYTES, TABLES_AT = 1022, 64 << 20, 1 << 20
 
 

@@ -4,6 +4,7 @@ server this process is, and which serves nothing).
 stalling.py code            the file name of the main thread's innermost function is such a page
 stalling.py module low      a file that looks like a library is made of them, mapped below all others
 stalling.py module high     the same, above the program
+stalling.py file PATH       this file, mapped below all others; it does not answer by itself
 Waits for the end of its standard input, and reports."""
 
 import ctypes
@@ -63,6 +64,8 @@ if sys.argv[1] == "code":
     stalling = map_memory(None, MAP_PRIVATE | MAP_ANONYMOUS, -1)
     make_stall(stalling)
     set_file_name(wait, stalling)
+elif sys.argv[1] == "file":
+    map_memory(LOW, MAP_PRIVATE | MAP_FIXED_NOREPLACE, os.open(sys.argv[2], os.O_RDONLY))
 else:
     file = os.memfd_create("library")
     os.ftruncate(file, SIZE)

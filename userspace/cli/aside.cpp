@@ -23,8 +23,15 @@ constexpr int kSignalStatus = 128;  // the shell's convention
 int run_watched(pid_t pid, FunctionRef<int(StallGuard&)> work, int word_fd) {
     StallWatch watch([pid, word_fd] {
         print_message(explain_stall(pid));
+        if (word_fd < 0) {
+            return;
+        }
+        // Whoever reads what this program writes is to see its end, too.
+        for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+            close(fd);
+        }
         const char word = 's';
-        if (word_fd >= 0 && write(word_fd, &word, 1) != 1) {
+        if (write(word_fd, &word, 1) != 1) {
             return;  // nobody waits any more
         }
     });
