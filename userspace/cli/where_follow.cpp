@@ -136,7 +136,8 @@ int Follower::run(std::function<void()>& on_stall) {
             view.show(model_, target_.header(), end_ns - now_ns);
             model_.begin_recent();
         }
-        if (deadline_ns >= end_ns) {
+        const bool took_too_long = target_.budget().is_over() && monotonic_ns() >= end_ns;
+        if (deadline_ns >= end_ns || took_too_long) {
             break;
         }
         // Those that have passed are left out; the time that a sample stands for is measured.
