@@ -45,6 +45,10 @@ void StallWatch::watch() {
         const std::int64_t before_ns = std::exchange(late_ns, guard_.find_late(monotonic_ns()));
         if (late_ns != 0 && late_ns == before_ns && guard_.give_up(late_ns)) {
             on_stall_();
+            // The end of the program may have to wait for the read, its readers need not.
+            for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+                close(fd);
+            }
             _exit(kExitFailure);
         }
     }
