@@ -11,7 +11,8 @@ namespace echion::inject {
 
 /// Makes the calling thread one that keeps a stopped thread waiting as short as it can: it sleeps
 /// until the kernel tells of a stop (SIGCHLD is blocked and taken synchronously), and goes before
-/// others when it is woken, where it may (SCHED_RR). Undone by the destructor. One for all sessions
+/// others when it is woken, where it may (SCHED_RR); in an OrdinaryTurn it has the best place among
+/// ordinary threads (nice -20, the shortest slice). Undone by the destructor. One for all sessions
 /// of a thread; sessions work without it, slower.
 class PromptTracer {
   public:
