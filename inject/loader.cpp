@@ -16,6 +16,7 @@
 #include "inject/helper_spawn.h"
 #include "inject/refusal.h"
 #include "inject/target_identity.h"
+#include "memory/read_budget.h"
 #include "platform/process_info.h"
 #include "platform/process_reader.h"
 
@@ -449,13 +450,20 @@ InjectFailure explain_no_hold(pid_t pid, const Error& error) {
 
 }  // namespace
 
+void read_ahead(pid_t pid, StallGuard* guard) {
+    ProcessReader process_reader;
+    (void)process_reader.open(pid, Address());
+    GuardedReader reader(process_reader, guard);
+    (void)TargetCode::read(reader, pid);
+}
+
 tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage& image,
                                                     const InjectLimits& limits) {
     const std::int64_t since_ns = monotonic_ns();
     if (auto checked = check_target(pid); !checked) {
         return tl::unexpected(checked.error());
     }
-    auto held = TargetIdentity::hold(pid);
+    auto held = TargetIdentity::hold(pid, limits.guard);
     if (!held) {
         return tl::unexpected(explain_no_hold(pid, held.error()));
     }
@@ -466,8 +474,9 @@ tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage&
                           " has not started its program yet and still runs in its parent's memory "
                           "(vfork); try again");
     }
-    ProcessReader reader;
-    (void)reader.open(pid, Address());
+    ProcessReader process_reader;
+    (void)process_reader.open(pid, Address());
+    GuardedReader reader(process_reader, limits.guard);
     // Whatever goes wrong from here on may be because the program is another one by now.
     const auto fail_if_same = [&](const Error& error,
                                   const std::string& text) -> tl::unexpected<InjectFailure> {
@@ -483,9 +492,16 @@ tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage&
                                                     code.error().what + "; use echion -w");
     }
     Injection injection;
-    const Address entry = find_loaded_agent(reader, *code, image);
+    ReadBudget budget(kTargetCodeLimits);
+    BudgetedReader budgeted(reader, budget);
+    const Address entry = find_loaded_agent(budgeted, *code, image);
     injection.reused = static_cast<bool>(entry);
-    const auto parameters = make_parameters(pid, reader, *code, image, entry);
+    const auto parameters = make_parameters(pid, budgeted, *code, image, entry);
+    if (budget.is_over()) {
+        return failed({ErrorKind::kBoundExceeded, 0, "read budget"},
+                      "cannot attach to " + describe_process(pid) +
+                          ": its mapped libraries take too long to read; use echion -w");
+    }
     if (!parameters) {
         return fail_if_same(parameters.error().error, parameters.error().text);
     }

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "memory/stall_guard.h"
 
 namespace echion::inject {
 
@@ -33,6 +34,8 @@ struct InjectLimits {
     std::int64_t load_ns = 10 * kNanosPerSecond;
     /// Asked at every wait: whether to give up at once, and leave the target as it was. Any thread.
     std::function<bool()> is_cancelled = [] { return false; };
+    /// Told of each read of the target's memory, if there is one.
+    StallGuard* guard = nullptr;
 };
 
 /// What an injection cost the target.
@@ -63,6 +66,10 @@ struct InjectFailure {
 };
 
 using InjectResult = tl::expected<Injection, InjectFailure>;
+
+/// Reads what inject_agent() will read of a process before it touches it, for nothing: in a process
+/// aside, which pages that do not answer may keep.
+void read_ahead(pid_t pid, StallGuard* guard);
 
 /// Brings the agent into a running process and calls its entry with one end of a new control
 /// socket; returns the other end.

@@ -4,6 +4,8 @@
 
 namespace echion::inject {
 
+void read_ahead(pid_t, StallGuard*) {}
+
 tl::expected<Injection, InjectFailure> inject_agent(pid_t, const AgentImage&, const InjectLimits&) {
     return tl::unexpected(InjectFailure{
         {ErrorKind::kRefused, 0, "no attaching on this machine"},

@@ -11,7 +11,8 @@ namespace echion::inject {
 
 /// Makes the calling thread one that keeps a stopped thread waiting as short as it can: it sleeps
 /// until the kernel tells of a stop (SIGCHLD is blocked and taken synchronously), and goes before
-/// others when it is woken, where it may (SCHED_RR). Undone by the destructor. One for all sessions
+/// others when it is woken, where it may (SCHED_RR); in an OrdinaryTurn it has the best place among
+/// ordinary threads (nice -20, the shortest slice). Undone by the destructor. One for all sessions
 /// of a thread; sessions work without it, slower.
 class PromptTracer {
   public:
@@ -27,7 +28,22 @@ class PromptTracer {
     sigset_t kept_signals_{};
     SchedulerAttributes kept_{};
     int kept_slack_ns_ = 0;
-    bool has_priority_ = false;
+    bool has_kept_ = false;
+};
+
+/// Takes the calling thread's turn among ordinary threads for its lifetime, where it goes before
+/// others (SCHED_RR): for work that a hostile target could draw out. Two system calls of less than
+/// a microsecond each; none of them where the thread is an ordinary one.
+class OrdinaryTurn {
+  public:
+    OrdinaryTurn();
+    ~OrdinaryTurn();
+    OrdinaryTurn(const OrdinaryTurn&) = delete;
+    OrdinaryTurn& operator=(const OrdinaryTurn&) = delete;
+
+  private:
+    int kept_policy_;
+    int kept_priority_ = 0;
 };
 
 /// Asks the scheduler to let a traced thread run soon whenever it becomes ready, by the shortest

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 
-#include "base/clock.h"
 #include "inject/arch.h"
 #include "platform/process_modules.h"
 
@@ -11,9 +10,9 @@ namespace echion::inject {
 namespace {
 
 constexpr std::size_t kMaxModules = 16384;
-// A target may have mapped objects whose symbol tables take for ever; real ones take milliseconds.
-constexpr std::int64_t kMaxReadNs = 10 * kNanosPerSecond;
 constexpr std::size_t kMaxTextBytes = std::size_t{16} << 20;
+// Of a path that is longer, the end is kept: 16,384 of them could take 128 MiB.
+constexpr std::size_t kMaxPathBytes = 1024;
 
 /// Functions that hold locks of the C library while they run, or leave it in a state in which a
 /// thread must not be made: the allocator's, and those that make, end or list threads, processes
@@ -113,9 +112,19 @@ const CriticalFunction* TargetModule::find_critical(Address address) const {
     return found == critical.end() ? nullptr : &*found;
 }
 
-Result<TargetCode> TargetCode::read(MemoryReader& reader, pid_t pid) {
+Result<TargetCode> TargetCode::read(MemoryReader& memory, pid_t pid) {
+    // A target may have mapped objects whose symbol tables take for ever.
+    ReadBudget budget(kTargetCodeLimits);
+    BudgetedReader reader(memory, budget);
+    auto code = read_within(reader, budget, pid);
+    if (budget.is_over()) {
+        return fail(ErrorKind::kBoundExceeded, "its mapped libraries take too long to read");
+    }
+    return code;
+}
+
+Result<TargetCode> TargetCode::read_within(MemoryReader& reader, ReadBudget& budget, pid_t pid) {
     TargetCode code;
-    const std::int64_t deadline_ns = monotonic_ns() + kMaxReadNs;
     const Status walked = for_each_module(pid, [&](const MappedRange& range) {
         const auto image = ElfImage::read(reader, range.start);
         if (!image || image->text().size_bytes == 0) {
@@ -123,7 +132,8 @@ Result<TargetCode> TargetCode::read(MemoryReader& reader, pid_t pid) {
         }
         TargetModule module{*image,
                             find_role(reader, *image, range.path),
-                            std::string(range.path),
+                            std::string(range.path.substr(
+                                range.path.size() - std::min(range.path.size(), kMaxPathBytes))),
                             range.inode,
                             {}};
         // An executable may have an allocator of its own linked into it.
@@ -138,13 +148,10 @@ Result<TargetCode> TargetCode::read(MemoryReader& reader, pid_t pid) {
             }
         }
         code.modules_.push_back(std::move(module));
-        return code.modules_.size() < kMaxModules && monotonic_ns() < deadline_ns;
+        return code.modules_.size() < kMaxModules && budget.has_time();
     });
     if (!walked) {
         return tl::unexpected(walked.error());
-    }
-    if (monotonic_ns() >= deadline_ns) {
-        return fail(ErrorKind::kBoundExceeded, "its mapped libraries take too long to read");
     }
     std::sort(code.modules_.begin(), code.modules_.end(),
               [](const TargetModule& left, const TargetModule& right) {
@@ -184,8 +191,9 @@ Result<Address> TargetCode::find_libc_function(MemoryReader& reader, std::string
 Status TargetCode::find_instructions(MemoryReader& reader) {
     const auto function = find_libc_function(reader, "syscall");
     if (!function) {
-        return fail(ErrorKind::kInvalid,
-                    "no shared C library in the process (is it static, or has it only just started?)");
+        return fail(
+            ErrorKind::kInvalid,
+            "no shared C library in the process (is it static, or has it only just started?)");
     }
     std::array<std::byte, 96> body;
     if (auto status = reader.read_bytes(*function, body.data(), body.size()); !status) {

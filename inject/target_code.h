@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "memory/read_budget.h"
 #include "memory/reader.h"
 #include "platform/elf_image.h"
 
@@ -43,7 +44,8 @@ struct TargetModule {
 /// any thread is stopped; a library loaded after that counts as program code.
 class TargetCode {
   public:
-    /// kInvalid, with a text that says what is missing, when the process cannot be attached to.
+    /// kInvalid, with a text that says what is missing, when the process cannot be attached to;
+    /// kBoundExceeded when there is more to read than kTargetCodeLimits.
     static Result<TargetCode> read(MemoryReader& reader, pid_t pid);
 
     /// The module that an address lies in, or null: memory without a file (code made at run time).
@@ -59,6 +61,7 @@ class TargetCode {
     [[nodiscard]] Address sigreturn() const { return sigreturn_; }
 
   private:
+    static Result<TargetCode> read_within(MemoryReader& reader, ReadBudget& budget, pid_t pid);
     Status find_instructions(MemoryReader& reader);
 
     std::vector<TargetModule> modules_;  // by address

@@ -79,13 +79,13 @@ TargetIdentity::Image TargetIdentity::look(pid_t pid) {
     return image;
 }
 
-Result<TargetIdentity> TargetIdentity::hold(pid_t pid) {
+Result<TargetIdentity> TargetIdentity::hold(pid_t pid, StallGuard* guard) {
     UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
     if (!pidfd) {
         return fail(ErrorKind::kSystem, "pidfd_open", errno);
     }
     TargetIdentity target(pid, std::move(pidfd));
-    auto memory = TargetMemory::open(pid);
+    auto memory = TargetMemory::open(pid, guard);
     if (!memory) {
         return tl::unexpected(memory.error());
     }

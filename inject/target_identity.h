@@ -27,7 +27,8 @@ namespace echion::inject {
 class TargetIdentity {
   public:
     /// kSystem with errno (EINVAL or ENOENT: the number is that of a thread).
-    static Result<TargetIdentity> hold(pid_t pid);
+    /// `guard` is told of what reads and writes its memory, if there is one.
+    static Result<TargetIdentity> hold(pid_t pid, StallGuard* guard = nullptr);
 
     [[nodiscard]] pid_t pid() const { return pid_; }
     [[nodiscard]] int pidfd() const { return pidfd_.get(); }

@@ -8,16 +8,17 @@
 
 namespace echion::inject {
 
-Result<TargetMemory> TargetMemory::open(pid_t pid) {
+Result<TargetMemory> TargetMemory::open(pid_t pid, StallGuard* guard) {
     const std::string path = "/proc/" + std::to_string(pid) + "/mem";
     UniqueFd file(::open(path.c_str(), O_RDWR | O_CLOEXEC));
     if (!file) {
         return fail(ErrorKind::kSystem, "open the target's memory", errno);
     }
-    return TargetMemory(std::move(file));
+    return TargetMemory(std::move(file), guard);
 }
 
 std::size_t TargetMemory::read(std::span<const ReadRequest> requests) noexcept {
+    const StallGuard::Section section(guard_, kStalledReadNs);
     std::size_t done = 0;
     for (const ReadRequest& request : requests) {
         if (pread(file_.get(), request.into, request.size_bytes,
@@ -31,6 +32,7 @@ std::size_t TargetMemory::read(std::span<const ReadRequest> requests) noexcept {
 }
 
 Status TargetMemory::write(Address to, std::span<const std::byte> bytes) {
+    const StallGuard::Section section(guard_, kStalledReadNs);
     const ssize_t written =
         pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(to.value()));
     if (written == static_cast<ssize_t>(bytes.size())) {

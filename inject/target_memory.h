@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "memory/reader.h"
+#include "memory/stall_guard.h"
 
 namespace echion::inject {
 
@@ -17,18 +18,21 @@ namespace echion::inject {
 /// fails, so that nothing is ever read from or written to a later image under the same number
 /// (fs/proc/base.c, mem_rw(): the descriptor holds the mm_struct, not the process).
 ///
-/// Several threads may use it at once.
+/// Several threads may use it, one at a time.
 class TargetMemory final : public MemoryReader {
   public:
     TargetMemory() = default;
-    TargetMemory(TargetMemory&& other) noexcept : file_(std::move(other.file_)) {}
+    TargetMemory(TargetMemory&& other) noexcept
+        : file_(std::move(other.file_)), guard_(other.guard_) {}
     TargetMemory& operator=(TargetMemory&& other) noexcept {
         file_ = std::move(other.file_);
+        guard_ = other.guard_;
         return *this;
     }
 
-    /// kSystem with errno.
-    static Result<TargetMemory> open(pid_t pid);
+    /// kSystem with errno. `guard` is told of each read and write, if there is one; it outlives
+    /// this.
+    static Result<TargetMemory> open(pid_t pid, StallGuard* guard = nullptr);
 
     std::size_t read(std::span<const ReadRequest> requests) noexcept override;
 
@@ -45,9 +49,10 @@ class TargetMemory final : public MemoryReader {
     [[nodiscard]] bool is_alive(Address address);
 
   private:
-    explicit TargetMemory(UniqueFd file) : file_(std::move(file)) {}
+    TargetMemory(UniqueFd file, StallGuard* guard) : file_(std::move(file)), guard_(guard) {}
 
     UniqueFd file_;
+    StallGuard* guard_ = nullptr;
 };
 
 }  // namespace echion::inject

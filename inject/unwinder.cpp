@@ -6,6 +6,9 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "base/clock.h"
+#include "inject/prompt_tracer.h"
+
 // Exported by libunwind for remote unwinders, though declared in none of its headers.
 extern "C" int UNW_OBJ(dwarf_search_unwind_table)(unw_addr_space_t, unw_word_t, unw_dyn_info_t*,
                                                   unw_proc_info_t*, int, void*);
@@ -41,10 +44,32 @@ struct Unwinder::Impl {
     const arch::Registers* registers = nullptr;
     std::unordered_map<std::uintptr_t, Page> constant_pages;  // of mapped objects
     std::unordered_map<std::uintptr_t, Page> stack_pages;     // of the thread, for one walk
+    std::size_t step_words = 0;
+    std::size_t walk_words = 0;
+    std::size_t walk_pages = 0;
+    std::int64_t deadline_ns = 0;
+    bool is_over = false;  // the walk's budget: from then on every answer is an error
 
     Impl(MemoryReader& reader_in, const TargetCode& code_in) : reader(reader_in), code(code_in) {}
 
+    void begin_walk(const arch::Registers& walked) {
+        registers = &walked;
+        stack_pages.clear();
+        if (constant_pages.size() > kMaxKeptPages) {
+            constant_pages.clear();
+        }
+        step_words = 0;
+        walk_words = 0;
+        walk_pages = 0;
+        deadline_ns = monotonic_ns() + kMaxWalkNs;
+        is_over = false;
+    }
+
     bool read_word(Address address, unw_word_t& value) {
+        is_over = is_over || ++step_words > kMaxStepWords || ++walk_words > kMaxWalkWords;
+        if (is_over) {
+            return false;
+        }
         std::array<std::byte, sizeof(value)> bytes;
         std::size_t done = 0;
         while (done < bytes.size()) {
@@ -69,8 +94,9 @@ struct Unwinder::Impl {
         if (const auto found = pages.find(page); found != pages.end()) {
             return found->second.data();
         }
+        is_over = ++walk_pages > kMaxWalkPages || monotonic_ns() > deadline_ns;
         Page copy;
-        if (!reader.read_bytes(Address(page), copy.data(), copy.size())) {
+        if (is_over || !reader.read_bytes(Address(page), copy.data(), copy.size())) {
             return nullptr;
         }
         return pages.emplace(page, copy).first->second.data();
@@ -117,7 +143,7 @@ struct Accessors {
     static int find_proc_info(unw_addr_space_t space, unw_word_t ip, unw_proc_info_t* info,
                               int need, void* argument) {
         unw_dyn_info_t table;
-        if (!impl(argument).find_table(Address(ip), table)) {
+        if (impl(argument).is_over || !impl(argument).find_table(Address(ip), table)) {
             return -UNW_ENOINFO;
         }
         return UNW_OBJ(dwarf_search_unwind_table)(space, ip, &table, info, need, argument);
@@ -139,6 +165,9 @@ struct Accessors {
                           void* argument) {
         if (write != 0) {
             return -UNW_EREADONLYREG;
+        }
+        if (impl(argument).is_over) {
+            return -UNW_EBADREG;
         }
         return arch::read_dwarf_register(*impl(argument).registers, number, *value) ? 0
                                                                                     : -UNW_EBADREG;
@@ -180,8 +209,9 @@ Unwinder::~Unwinder() {
 
 bool Unwinder::walk(const arch::Registers& registers, std::size_t max_frames,
                     FunctionRef<bool(const NativeFrame&)> visit) {
-    impl_->registers = &registers;
-    impl_->stack_pages.clear();
+    // How long this takes is the target's doing.
+    const OrdinaryTurn turn;
+    impl_->begin_walk(registers);
     unw_cursor_t cursor;
     if (impl_->space == nullptr || unw_init_remote(&cursor, impl_->space, impl_.get()) != 0) {
         return false;
@@ -200,9 +230,10 @@ bool Unwinder::walk(const arch::Registers& registers, std::size_t max_frames,
         if (!frame.is_signal && !impl_->find_table(frame.instruction, table)) {
             return false;
         }
+        impl_->step_words = 0;
         const int result = unw_step(&cursor);
-        if (result <= 0) {
-            return result == 0;
+        if (result <= 0 || impl_->is_over) {
+            return result == 0 && !impl_->is_over;
         }
     }
     return true;

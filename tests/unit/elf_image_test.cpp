@@ -4,11 +4,14 @@
 #include <elf.h>
 #include <gtest/gtest.h>
 #include <link.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <random>
 #include <vector>
 
+#include "base/unique_fd.h"
 #include "platform/process_modules.h"
 #include "platform/process_reader.h"
 #include "test_memory.h"
@@ -172,6 +175,71 @@ TEST_F(MadeImage, GnuHashChainWithoutAnEndIsBounded) {
     // One bucket, no bloom filter, chains of zero: never an end, until memory ends.
     put_hash({1, 1, 0, 0, 1});
     EXPECT_FALSE(find("abc"));
+}
+
+TEST_F(MadeImage, BudgetEndsALookUpInTheMiddleOfAChain) {
+    put_hash({1, 3, 2, 0, 0, 2});  // 2 → 2
+    const auto image = ElfImage::read(memory_, Address(kBase));
+    ASSERT_TRUE(image);
+    ReadBudget budget({UINT64_MAX, 100, 1'000 * kNanosPerSecond});
+    BudgetedReader reader(memory_, budget);
+    memory_.calls = 0;
+    EXPECT_FALSE(image->find_symbol(reader, "abc"));
+    EXPECT_TRUE(budget.is_over());
+    EXPECT_EQ(memory_.calls, 100U);
+}
+
+/// A file of section headers: nothing but symbol tables, each with the same sparse 64 MiB.
+class ManySymbolTables : public testing::Test {
+  protected:
+    static constexpr std::size_t kSections = 1022;
+    static constexpr std::size_t kTableBytes = std::size_t{64} << 20;
+
+    void SetUp() override {
+        file_ = UniqueFd(memfd_create("tables", MFD_CLOEXEC));
+        ASSERT_TRUE(file_);
+        ElfW(Ehdr) header{};
+        std::memcpy(header.e_ident, ELFMAG, SELFMAG);
+        header.e_ident[EI_CLASS] = sizeof(void*) == 8 ? ELFCLASS64 : ELFCLASS32;
+        header.e_ident[EI_DATA] = ELFDATA2LSB;
+        header.e_shoff = sizeof(header);
+        header.e_shentsize = sizeof(ElfW(Shdr));
+        header.e_shnum = kSections;
+        std::vector<ElfW(Shdr)> sections(kSections);
+        for (ElfW(Shdr) & section : sections) {
+            section.sh_type = SHT_SYMTAB;
+            section.sh_entsize = sizeof(ElfW(Sym));
+            section.sh_offset = 1U << 20;
+            section.sh_size = kTableBytes;
+        }
+        const std::size_t size = sections.size() * sizeof(sections[0]);
+        ASSERT_EQ(pwrite(file_.get(), &header, sizeof(header), 0),
+                  static_cast<ssize_t>(sizeof(header)));
+        ASSERT_EQ(pwrite(file_.get(), sections.data(), size, sizeof(header)),
+                  static_cast<ssize_t>(size));
+        ASSERT_EQ(ftruncate(file_.get(), (1 << 20) + static_cast<off_t>(kTableBytes)), 0);
+    }
+
+    UniqueFd file_;
+};
+
+TEST_F(ManySymbolTables, OnlyTheFirstIsRead) {
+    // Twice its size: of the table, and of its names.
+    ReadBudget budget({2 * kTableBytes + (1U << 20), 1'000, 1'000 * kNanosPerSecond});
+    std::array<WantedSymbol, 2> wanted{{{"one", {}}, {"two", {}}}};
+    EXPECT_TRUE(find_symbols_in_file(file_.get(), 0, wanted, budget));
+    EXPECT_FALSE(wanted[0].found || wanted[1].found);
+    EXPECT_FALSE(budget.is_over());
+}
+
+TEST_F(ManySymbolTables, EndWithTheBudget) {
+    ReadBudget budget({kTableBytes / 2, 1'000, 1'000 * kNanosPerSecond});
+    const auto symbol = find_symbol_in_file(file_.get(), 0, "one", budget);
+    ASSERT_FALSE(symbol);
+    EXPECT_EQ(symbol.error().kind, ErrorKind::kBoundExceeded);
+    const auto section = find_section_in_file(file_.get(), 0, ".text", budget);
+    ASSERT_FALSE(section);
+    EXPECT_EQ(section.error().kind, ErrorKind::kBoundExceeded) << "for good";
 }
 
 TEST_F(MadeImage, TablesOutsideTheObjectAreUnreadable) {

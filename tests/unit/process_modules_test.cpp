@@ -120,5 +120,30 @@ TEST(OpenMappedFile, OpensAFileWithAwkwardName) {
     rmdir(folder.c_str());
 }
 
+TEST(ForEachLine, EndsBehindItsBytes) {
+    const UniqueFd file(memfd_create("lines", MFD_CLOEXEC));
+    ASSERT_TRUE(file);
+    std::string text;
+    for (int i = 0; i < 1000; ++i) {
+        text += std::string(99, 'x') + '\n';
+    }
+    text += std::string(50'000, 'y');  // a line that is passed over counts as well
+    ASSERT_EQ(pwrite(file.get(), text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+    const auto walk = [&](std::uint64_t max_bytes, int& lines) {
+        lines = 0;
+        lseek(file.get(), 0, SEEK_SET);
+        return for_each_line(
+            file.get(), [&lines](std::string_view) { return ++lines > 0; }, max_bytes);
+    };
+    int lines = 0;
+    EXPECT_TRUE(walk(150'000, lines));
+    EXPECT_EQ(lines, 1000);
+    const Status cut = walk(120'000, lines);
+    ASSERT_FALSE(cut);
+    EXPECT_EQ(cut.error().kind, ErrorKind::kBoundExceeded);
+    EXPECT_FALSE(walk(50'000, lines));
+    EXPECT_LE(lines, 500);
+}
+
 }  // namespace
 }  // namespace echion

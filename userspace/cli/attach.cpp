@@ -23,14 +23,17 @@
 
 #include "base/clock.h"
 #include "cli/agent_file.h"
+#include "cli/aside.h"
 #include "cli/channel.h"
 #include "cli/event_loop.h"
 #include "cli/kernel_side.h"
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/sampling.h"
+#include "cli/stall_watch.h"
 #include "cli/where_target.h"
 #include "inject/loader.h"
+#include "inject/refusal.h"
 
 namespace echion::cli {
 namespace {
@@ -135,7 +138,9 @@ class Injecting {
     /// Asks it to end soon, with the target as it was.
     void cancel() { is_cancelled_.store(true); }
     [[nodiscard]] bool is_cancelled() const { return is_cancelled_.load(); }
-    /// Once, when it is done.
+    /// Whether it waits for a read that does not come back: its thread will not end.
+    [[nodiscard]] bool is_stalled() const { return is_stalled_.load(); }
+    /// Once, when it is done and not stalled.
     inject::InjectResult take_result() {
         thread_.join();
         return std::move(*result_);
@@ -143,11 +148,24 @@ class Injecting {
 
   private:
     Injecting(EventLoop& loop, UniqueFd done) : loop_(loop), done_(std::move(done)) {}
+    void run(pid_t pid, const inject::AgentImage& image);
+    void tell() const {
+        const std::uint64_t one = 1;
+        (void)write(done_.get(), &one, sizeof(one));
+    }
 
     EventLoop& loop_;
     UniqueFd done_;  // an eventfd
     EventLoop::Source source_ = 0;
     std::atomic<bool> is_cancelled_{false};
+    std::atomic<bool> is_stalled_{false};
+    StallWatch watch_{[this] {
+        is_stalled_.store(true);
+        tell();
+        for (;;) {
+            pause();  // the loop ends the program
+        }
+    }};
     std::optional<inject::InjectResult> result_;  // the thread's until it has ended
     std::thread thread_;
 };
@@ -167,17 +185,24 @@ Result<std::unique_ptr<Injecting>> Injecting::start(EventLoop& loop, pid_t pid,
     self->source_ = *source;
     // Its signals are this thread's: all that matter are blocked, and it inherits that.
     self->thread_ = std::thread([self = self.get(), pid, agent, name = std::move(name)] {
-        inject::InjectLimits limits;
-        limits.is_cancelled = [self] { return self->is_cancelled(); };
-        self->result_.emplace(inject::inject_agent(pid, {agent, name}, limits));
-        const std::uint64_t one = 1;
-        (void)write(self->done_.get(), &one, sizeof(one));
+        self->run(pid, {agent, name});
     });
     return self;
 }
 
-/// How long an injection that has been cancelled may take to end, or one that should be over. More
-/// is only taken by one that waits for the target's memory or files.
+void Injecting::run(pid_t pid, const inject::AgentImage& image) {
+    inject::InjectLimits limits;
+    limits.is_cancelled = [this] { return is_cancelled(); };
+    limits.guard = &watch_.guard();
+    {
+        const StallGuard::Section section(
+            limits.guard, limits.safe_point_ns + limits.load_ns + 3 * kTargetCodeLimits.time_ns);
+        result_.emplace(inject::inject_agent(pid, image, limits));
+    }
+    tell();
+}
+
+/// How long an injection that has been cancelled may take to end.
 constexpr std::uint64_t kGraceNs = 3'000'000'000;
 
 class Attach {
@@ -191,7 +216,9 @@ class Attach {
     void on_signal(int number);
     Status begin_injection();
     void on_injected();
-    void give_up();
+    [[noreturn]] void on_no_patience();
+    [[noreturn]] void give_up(const std::string& why);
+    [[nodiscard]] bool look() const;
     void tell_cost(const inject::Injection& injection) const;
     void on_target_gone();
 
@@ -227,7 +254,7 @@ Status Attach::prepare() {
         return tl::unexpected(signals.error());
     }
     signals_.emplace(std::move(*signals));
-    auto timer = Timer::make(*loop_, [this] { give_up(); });
+    auto timer = Timer::make(*loop_, [this] { on_no_patience(); });
     if (!timer) {
         return tl::unexpected(timer.error());
     }
@@ -242,8 +269,13 @@ void Attach::on_signal(int number) {
         injecting_->cancel();
         patience_timer_->arm(kGraceNs);
     } else {
-        give_up();
+        on_no_patience();
     }
+}
+
+void Attach::on_no_patience() {
+    give_up(
+        fmt::format("interrupted while looking at {}; it goes on", inject::describe_process(pid_)));
 }
 
 Status Attach::begin_injection() {
@@ -253,25 +285,22 @@ Status Attach::begin_injection() {
         return tl::unexpected(started.error());
     }
     injecting_ = std::move(*started);
-    const inject::InjectLimits limits;
-    patience_timer_->arm(static_cast<std::uint64_t>(limits.safe_point_ns + limits.load_ns) +
-                         kGraceNs);
     return {};
 }
 
 /// Ends the program though the injecting thread does not: the kernel lets go of what that holds.
-void Attach::give_up() {
-    say("process {} keeps echion waiting: its memory or its files do not answer (are they on a "
-        "file "
-        "system that hangs?); it goes on",
-        pid_);
+void Attach::give_up(const std::string& why) {
+    print_message(why);
     sampling_->on_finished({});
     sampling_->stop();  // leaves no file
-    _exit(signal_ != 0 ? kExitSignalBase + signal_ : kExitFailure);
+    leave_at_once(signal_ != 0 ? kExitSignalBase + signal_ : kExitFailure);
 }
 
 void Attach::on_injected() {
     patience_timer_->disarm();
+    if (injecting_->is_stalled()) {
+        give_up(explain_stall(pid_));
+    }
     auto injection = injecting_->take_result();
     injecting_.reset();
     auto channel = injection ? Channel::adopt(std::move(injection->channel))
@@ -293,6 +322,22 @@ void Attach::on_injected() {
     pidfd_ = std::move(injection->pidfd);
     UniqueFd pidfd(fcntl(pidfd_.get(), F_DUPFD_CLOEXEC, 0));
     sampling_->add_agent(std::move(*channel), pid_, std::move(pidfd));
+}
+
+/// Whether the process can be looked at; else the user has been told why not.
+bool Attach::look() const {
+    return run_aside(pid_, [this](StallGuard& guard) {
+               const StallGuard::Section section(
+                   &guard, 2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns +
+                                kTargetCodeLimits.time_ns));
+               const auto target = WhereTarget::open(pid_, &guard);
+               if (!target) {
+                   say("{}", make_printable(target.error()));
+                   return kExitFailure;
+               }
+               inject::read_ahead(pid_, &guard);
+               return 0;
+           }) == 0;
 }
 
 void Attach::tell_cost(const inject::Injection& injection) const {
@@ -325,8 +370,7 @@ void Attach::on_target_gone() {
 
 int Attach::run() {
     // Everything that can be refused is refused before the target is touched.
-    if (const auto target = WhereTarget::open(pid_); !target) {
-        say("{}", make_printable(target.error()));
+    if (!look()) {
         return kExitFailure;
     }
     const std::string path = find_agent();

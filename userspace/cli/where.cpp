@@ -6,10 +6,13 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <functional>
 #include <string>
 
+#include "cli/aside.h"
 #include "cli/message.h"
 #include "cli/modes.h"
+#include "cli/stall_watch.h"
 #include "cli/where_follow.h"
 #include "cli/where_target.h"
 #include "platform/same_cpu.h"
@@ -19,9 +22,69 @@
 namespace echion::cli {
 namespace {
 
+// The text of a report: 10,000 threads of 100 frames are 80 MB. Looked at before each frame, of
+// which none takes more than 40 KiB.
+constexpr std::size_t kMaxTextBytes = std::size_t{512} << 20;
+// For all that is not a read of memory as well: opening files, /proc. Longer than every budget.
+constexpr std::int64_t kOpeningNs = 2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns);
+constexpr std::int64_t kReportingNs = 2 * kReportLimits.time_ns;
+
 int complain(const std::string& text) {
     print_message(text);
     return kExitFailure;
+}
+
+tl::expected<std::unique_ptr<WhereTarget>, std::string> open_target(pid_t pid, StallGuard& guard) {
+    const StallGuard::Section section(&guard, kOpeningNs);
+    return WhereTarget::open(pid, &guard);
+}
+
+Result<report::ProcessReport> make_report(const Options& options, const WhereTarget& target) {
+    report::ProcessCapture::Limits limits;
+    limits.max_frames = options.max_frames;
+    return report::ProcessReport::make(target.view(), limits);
+}
+
+int report_once(const Options& options, pid_t pid, StallGuard& guard) {
+    const auto target = open_target(pid, guard);
+    if (!target) {
+        return complain(target.error());
+    }
+    auto report = make_report(options, **target);
+    if (!report) {
+        return complain((*target)->explain(report.error()));
+    }
+    SameCpu same_cpu;
+    same_cpu.open(SameCpu::find_rseq_offset());
+
+    // Written when it is complete: a terminal or pipe that is slow must not part the stacks in
+    // time.
+    std::string text;
+    std::array<char, 4096> buffer;
+    const auto collect = [&text](std::string_view part) { text += part; };
+    report::TextSink sink(buffer, collect);
+    report::JsonReport json(sink);
+    report::TextReport plain(sink, choose_palette(STDERR_FILENO));
+    report::ReportWriter& writer = options.json ? static_cast<report::ReportWriter&>(json) : plain;
+    (*target)->begin_reading(kReportLimits);
+    ReadBudget& budget = (*target)->budget();
+    const auto may_go_on = [&] { return text.size() < kMaxTextBytes && budget.has_time(); };
+    bool is_complete = false;
+    {
+        const StallGuard::Section section(&guard, kReportingNs);
+        if (auto status = report->write((*target)->reader(), same_cpu, pid, (*target)->header(),
+                                        writer, may_go_on);
+            !status) {
+            return complain((*target)->explain(status.error()));
+        }
+        is_complete = text.size() < kMaxTextBytes && !budget.is_over();
+    }
+    if (!write_text(options.json ? STDOUT_FILENO : STDERR_FILENO, text)) {
+        return kExitFailure;
+    }
+    return is_complete ? 0
+                       : complain("the report is not complete: process " + std::to_string(pid) +
+                                  " holds more than Echion reads (a damaged or hostile process?)");
 }
 
 }  // namespace
@@ -46,37 +109,22 @@ bool write_text(int fd, std::string_view text) {
 }
 
 int run_where(const Options& options) {
-    auto target = WhereTarget::open(*options.where_pid);
+    const pid_t pid = *options.where_pid;
+    if (!options.exposure_ns) {
+        return run_aside(pid, [&](StallGuard& guard) { return report_once(options, pid, guard); });
+    }
+    std::function<void()> on_stall = [pid] { print_message(explain_stall(pid)); };
+    // What it calls is replaced only when the guarded thread is not within a section.
+    StallWatch watch([&on_stall] { on_stall(); });
+    const auto target = open_target(pid, watch.guard());
     if (!target) {
         return complain(target.error());
     }
-    report::ProcessCapture::Limits limits;
-    limits.max_frames = options.max_frames;
-    auto report = report::ProcessReport::make((*target)->view(), limits);
+    auto report = make_report(options, **target);
     if (!report) {
         return complain((*target)->explain(report.error()));
     }
-    if (options.exposure_ns) {
-        return follow_where(options, **target, *report);
-    }
-    SameCpu same_cpu;
-    same_cpu.open(SameCpu::find_rseq_offset());
-
-    // Written when it is complete: a terminal or pipe that is slow must not part the stacks in
-    // time.
-    std::string text;
-    std::array<char, 4096> buffer;
-    const auto collect = [&text](std::string_view part) { text += part; };
-    report::TextSink sink(buffer, collect);
-    report::JsonReport json(sink);
-    report::TextReport plain(sink, choose_palette(STDERR_FILENO));
-    report::ReportWriter& writer = options.json ? static_cast<report::ReportWriter&>(json) : plain;
-    if (auto status = report->write((*target)->reader(), same_cpu, *options.where_pid,
-                                    (*target)->header(), writer);
-        !status) {
-        return complain((*target)->explain(status.error()));
-    }
-    return write_text(options.json ? STDOUT_FILENO : STDERR_FILENO, text) ? 0 : kExitFailure;
+    return follow_where(options, **target, *report, watch.guard(), on_stall);
 }
 
 }  // namespace echion::cli

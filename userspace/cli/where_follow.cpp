@@ -14,6 +14,7 @@
 #include "cli/follow_summary.h"
 #include "cli/follow_view.h"
 #include "cli/message.h"
+#include "cli/stall_watch.h"
 #include "platform/same_cpu.h"
 
 namespace echion::cli {
@@ -25,6 +26,8 @@ constexpr std::int64_t kViewPeriodNs = 250'000'000;
 // A process that can be read no more, though it has not ended, is given up after this: it runs
 // another program by now.
 constexpr std::int64_t kPatienceNs = 1'000'000'000;
+// For a part of a sample that looks at /proc as well. Longer than its budget.
+constexpr std::int64_t kStalledPartNs = 2 * kReportLimits.time_ns;
 
 /// Signals as something to wait for. Restores the mask at its end.
 class EndSignals {
@@ -61,36 +64,56 @@ class EndSignals {
 
 class Follower {
   public:
-    Follower(const Options& options, WhereTarget& target, report::ProcessReport& report)
-        : options_(options), target_(target), report_(report), model_(options.cpu) {
+    Follower(const Options& options, WhereTarget& target, report::ProcessReport& report,
+             StallGuard& guard)
+        : options_(options), target_(target), report_(report), guard_(guard), model_(options.cpu) {
         same_cpu_.open(SameCpu::find_rseq_offset());
     }
 
-    int run();
+    int run(std::function<void()>& on_stall);
 
   private:
     Status sample(std::int64_t now_ns);
+    void note_last_runs();
     bool has_rested(const report::CapturedThread& captured);
     void add(const report::CapturedThread& captured);
     int write_summary();
 
+    // What a thread's rest is judged by: noted before the stacks are read, so that the model is
+    // left alone while the target may stall.
+    struct LastRun {
+        bool was_running = true;
+        std::optional<ThreadRun> run;
+    };
+
     const Options& options_;
     WhereTarget& target_;
     report::ProcessReport& report_;
+    StallGuard& guard_;
     SameCpu same_cpu_;
     FollowModel model_;
     std::vector<FrameId> stack_;
     std::vector<std::optional<ThreadRun>> runs_;
+    std::vector<LastRun> last_runs_;
+    std::uint64_t cut_samples_ = 0;
     FollowEnd end_ = FollowEnd::kTime;
     std::int64_t sampled_ns_ = kLongAgoNs;
     std::int64_t names_ns_ = kLongAgoNs;
 };
 
-int Follower::run() {
+int Follower::run(std::function<void()>& on_stall) {
     // Without this the kernel may let a wake-up slip by 50 us to join it with others.
     prctl(PR_SET_TIMERSLACK, 1UL);
     EndSignals signals;
     FollowView view(STDERR_FILENO, choose_palette(STDERR_FILENO));
+    // Only while the guarded thread is inside a read: so the model is whole, and nobody's.
+    on_stall = [&] {
+        view.clear();
+        if (model_.samples() != 0) {
+            (void)write_summary();
+        }
+        print_message(explain_stall(target_.pid()));
+    };
     const bool has_view = isatty(STDERR_FILENO) != 0 && !options_.json;
     const auto interval_ns = static_cast<std::int64_t>(options_.interval_ns);
     const std::int64_t begin_ns = monotonic_ns();
@@ -113,7 +136,8 @@ int Follower::run() {
             view.show(model_, target_.header(), end_ns - now_ns);
             model_.begin_recent();
         }
-        if (deadline_ns >= end_ns) {
+        const bool took_too_long = target_.budget().is_over() && monotonic_ns() >= end_ns;
+        if (deadline_ns >= end_ns || took_too_long) {
             break;
         }
         // Those that have passed are left out; the time that a sample stands for is measured.
@@ -127,6 +151,11 @@ int Follower::run() {
     }
     view.clear();
     const int status = write_summary();
+    if (cut_samples_ != 0) {
+        say("{} samples are not complete: process {} holds more than Echion reads (a damaged or "
+            "hostile process?)",
+            cut_samples_, target_.pid());
+    }
     if (end_ == FollowEnd::kProcess) {
         say("{}", target_.is_alive()
                       ? fmt::format("process {} does not run that Python any more", target_.pid())
@@ -143,14 +172,29 @@ bool Follower::has_rested(const report::CapturedThread& captured) {
             runs_[index] = *run;
         }
     }
-    const FollowThread* known = model_.find(captured);
-    return known != nullptr && !known->was_running && known->run && runs_[index] == known->run;
+    const LastRun& last = last_runs_[index];
+    return !last.was_running && last.run && runs_[index] == last.run;
+}
+
+void Follower::note_last_runs() {
+    const auto threads = report_.capture().threads();
+    runs_.resize(threads.size());
+    last_runs_.assign(threads.size(), {});
+    for (std::size_t i = 0; i < threads.size(); ++i) {
+        if (const FollowThread* known = model_.find(threads[i])) {
+            last_runs_[i] = {known->was_running, known->run};
+        }
+    }
 }
 
 Status Follower::sample(std::int64_t now_ns) {
     report::ProcessCapture& capture = report_.capture();
-    if (auto status = capture.list_threads(target_.reader(), target_.pid()); !status) {
-        return status;
+    target_.begin_reading(kReportLimits);
+    {
+        const StallGuard::Section section(&guard_, kStalledPartNs);
+        if (auto status = capture.list_threads(target_.reader(), target_.pid()); !status) {
+            return status;
+        }
     }
     model_.begin_sample(model_.samples() == 0 ? 0 : now_ns - sampled_ns_);
     sampled_ns_ = now_ns;
@@ -159,16 +203,21 @@ Status Follower::sample(std::int64_t now_ns) {
         report_.read_names(target_.reader());
         report_.codes().clear();
     }
+    note_last_runs();
     const std::size_t count = capture.threads().size();
-    runs_.resize(count);
-    for (std::size_t from = 0; from < count;) {
-        const std::size_t end =
-            capture.read_stacks(target_.reader(), same_cpu_, from,
-                                [this](const auto& captured) { return !has_rested(captured); });
+    for (std::size_t from = 0; from < count && target_.budget().has_time();) {
+        std::size_t end = from;
+        {
+            const StallGuard::Section section(&guard_, kStalledPartNs);
+            end =
+                capture.read_stacks(target_.reader(), same_cpu_, from,
+                                    [this](const auto& captured) { return !has_rested(captured); });
+        }
         for (; from < end; ++from) {
             add(capture.threads()[from]);
         }
     }
+    cut_samples_ += target_.budget().is_over();
     // Between samples nobody has to share a CPU with us.
     same_cpu_.release();
     return {};
@@ -193,6 +242,9 @@ void Follower::add(const report::CapturedThread& captured) {
     report_.codes().verify(target_.reader(), frames);
     stack_.clear();
     for (std::size_t i = frames.size(); i-- > 0;) {
+        if (!target_.budget().has_time()) {
+            return;
+        }
         const report::SourceFrame frame = report_.codes().describe(target_.reader(), frames[i]);
         if (frame.is_trampoline) {
             continue;
@@ -214,8 +266,9 @@ int Follower::write_summary() {
 
 }  // namespace
 
-int follow_where(const Options& options, WhereTarget& target, report::ProcessReport& report) {
-    return Follower(options, target, report).run();
+int follow_where(const Options& options, WhereTarget& target, report::ProcessReport& report,
+                 StallGuard& guard, std::function<void()>& on_stall) {
+    return Follower(options, target, report, guard).run(on_stall);
 }
 
 }  // namespace echion::cli

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <functional>
+
 #include "cli/options.h"
 #include "cli/where_target.h"
+#include "memory/stall_guard.h"
 #include "report/process_report.h"
 #include "report/text_report.h"
 
@@ -9,8 +12,10 @@ namespace echion::cli {
 
 /// Follows a process for the exposure that was asked for: with a view that refreshes in place when
 /// standard error is a terminal, and a summary at the end in any case. SIGINT, SIGTERM and SIGHUP
-/// end it early, with the summary. Returns the program's exit status.
-int follow_where(const Options& options, WhereTarget& target, report::ProcessReport& report);
+/// end it early, with the summary. Returns the program's exit status. Where the target stalls a
+/// read for good, `on_stall`, which the guard's watch calls, writes the summary.
+int follow_where(const Options& options, WhereTarget& target, report::ProcessReport& report,
+                 StallGuard& guard, std::function<void()>& on_stall);
 
 /// Colours for text to a file descriptor, where it is a terminal that wants them
 /// (https://no-color.org).

@@ -43,7 +43,8 @@ Result<Address> find_probe(pid_t tid) {
 
 }  // namespace
 
-tl::expected<std::unique_ptr<WhereTarget>, std::string> WhereTarget::open(pid_t pid) {
+tl::expected<std::unique_ptr<WhereTarget>, std::string> WhereTarget::open(pid_t pid,
+                                                                          StallGuard* guard) {
     const std::string number = std::to_string(pid);
     const auto info = read_process_info(pid);
     if (!info) {
@@ -51,7 +52,7 @@ tl::expected<std::unique_ptr<WhereTarget>, std::string> WhereTarget::open(pid_t 
                               " (in a container, take the id that it has there)");
     }
     const std::string name = "process " + number + " (" + info->name + ")";
-    auto target = std::make_unique<WhereTarget>();
+    auto target = std::make_unique<WhereTarget>(guard);
     target->pid_ = pid;
     target->info_ = *info;
     target->memory_tid_ = find_memory_tid(pid, *info);
@@ -70,11 +71,15 @@ tl::expected<std::unique_ptr<WhereTarget>, std::string> WhereTarget::open(pid_t 
     if (!probe) {
         return tl::unexpected(target->explain(probe.error()));
     }
-    if (auto status = target->reader_.open(target->memory_tid_, *probe); !status) {
-        return tl::unexpected(target->explain(status.error()));
+    {
+        const StallGuard::Section section(guard, kStalledReadNs);
+        if (auto status = target->reader_.open(target->memory_tid_, *probe); !status) {
+            return tl::unexpected(target->explain(status.error()));
+        }
     }
+    target->begin_reading(kLocateLimits);
     if (auto status =
-            cpython::locate_runtime(target->reader_, target->memory_tid_, target->located_);
+            cpython::locate_runtime(target->reader(), target->memory_tid_, target->located_);
         !status) {
         return tl::unexpected(target->explain(status.error()));
     }
@@ -94,6 +99,10 @@ std::string WhereTarget::explain(const Error& error) const {
     const std::string name = "process " + std::to_string(pid_) + " (" + info_.name + ")";
     if (!is_alive()) {
         return name + " has ended";
+    }
+    if (budget_.is_over()) {
+        return "gave up reading " + name +
+               ": there is more of it than Echion reads (a damaged or hostile process?)";
     }
     switch (error.kind) {
         case ErrorKind::kNotPython:

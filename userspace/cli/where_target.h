@@ -7,6 +7,8 @@
 #include <tl/expected.hpp>
 
 #include "cpython/locate.h"
+#include "memory/read_budget.h"
+#include "memory/stall_guard.h"
 #include "platform/process_info.h"
 #include "platform/process_reader.h"
 #include "report/process_report.h"
@@ -16,11 +18,19 @@ namespace echion::cli {
 /// A Python process that is looked at from outside. Nothing in it is stopped or changed.
 class WhereTarget {
   public:
-    /// Opens a process, or says in one line why it cannot be looked at and what can be done.
-    static tl::expected<std::unique_ptr<WhereTarget>, std::string> open(pid_t pid);
+    /// Opens a process, or says in one line why it cannot be looked at and what can be done. Each
+    /// read is a section of the guard, if there is one.
+    static tl::expected<std::unique_ptr<WhereTarget>, std::string> open(
+        pid_t pid, StallGuard* guard = nullptr);
+
+    explicit WhereTarget(StallGuard* guard) : guarded_(reader_, guard) {}
 
     [[nodiscard]] pid_t pid() const { return pid_; }
-    [[nodiscard]] MemoryReader& reader() { return reader_; }
+    /// Reads within the budget of the last begin_reading().
+    [[nodiscard]] MemoryReader& reader() { return budgeted_; }
+    /// Begins another piece of work: a report, a sample.
+    void begin_reading(const ReadLimits& limits) { budget_ = ReadBudget(limits); }
+    [[nodiscard]] ReadBudget& budget() { return budget_; }
     [[nodiscard]] const cpython::RuntimeView& view() const { return located_.view; }
     [[nodiscard]] report::ReportHeader header() const;
     /// Whether the process has any memory left, that is, has not ended.
@@ -34,6 +44,9 @@ class WhereTarget {
     pid_t memory_tid_ = 0;
     ProcessInfo info_;
     ProcessReader reader_;
+    GuardedReader guarded_;
+    ReadBudget budget_{kLocateLimits};
+    BudgetedReader budgeted_{guarded_, budget_};
     cpython::LocatedRuntime located_;
 };
 

@@ -104,22 +104,21 @@ Result<Found> find_dynamic(MemoryReader& reader, const ElfImage& image) {
 }
 
 /// For objects that export nothing: what their file still tells.
-Result<Found> find_in_file(pid_t pid, const MappedRange& range, const ElfImage& image) {
+Result<Found> find_in_file(pid_t pid, const MappedRange& range, const ElfImage& image,
+                           ReadBudget& budget) {
     const auto file = open_mapped_file(pid, range);
     if (!file) {
         return tl::unexpected(file.error());
     }
-    if (const auto runtime = find_symbol_in_file(file->get(), image.bias(), "_PyRuntime")) {
-        Found found{runtime->address, {}, {}, "symbol table"};
-        if (const auto symbol = find_symbol_in_file(file->get(), image.bias(), "PyCode_Type")) {
-            found.code_type = symbol->address;
-        }
-        if (const auto symbol = find_symbol_in_file(file->get(), image.bias(), "Py_Version")) {
-            found.version = symbol->address;
-        }
-        return found;
+    std::array<WantedSymbol, 3> wanted{
+        {{"_PyRuntime", {}}, {"PyCode_Type", {}}, {"Py_Version", {}}}};
+    if (find_symbols_in_file(file->get(), image.bias(), wanted, budget) && wanted[0].found) {
+        const auto address = [](const WantedSymbol& symbol) {
+            return symbol.found ? symbol.found->address : Address();
+        };
+        return Found{address(wanted[0]), address(wanted[1]), address(wanted[2]), "symbol table"};
     }
-    const auto section = find_section_in_file(file->get(), image.bias(), ".PyRuntime");
+    const auto section = find_section_in_file(file->get(), image.bias(), ".PyRuntime", budget);
     if (!section) {
         return tl::unexpected(section.error());
     }
@@ -238,6 +237,7 @@ Status locate_runtime(MemoryReader& reader, pid_t pid, LocatedRuntime& out) {
     Status walked = search(
         reader, pid, out, has_found, outcome,
         [&](const MappedRange&, const ElfImage& image) { return find_dynamic(reader, image); });
+    ReadBudget file_budget(kSymbolFileLimits);
     if (walked && !has_found) {
         // Only executables: a library that does not export its runtime cannot be used by the
         // extension modules, and reading every library's file would take long.
@@ -246,7 +246,7 @@ Status locate_runtime(MemoryReader& reader, pid_t pid, LocatedRuntime& out) {
                             if (!image.has_interpreter() && image.entry() == image.base()) {
                                 return fail(ErrorKind::kInvalid, "not an executable");
                             }
-                            return find_in_file(pid, range, image);
+                            return find_in_file(pid, range, image, file_budget);
                         });
     }
     if (walked && !has_found) {
@@ -254,6 +254,10 @@ Status locate_runtime(MemoryReader& reader, pid_t pid, LocatedRuntime& out) {
                         [&](const MappedRange&, const ElfImage& image) {
                             return find_older_python(reader, image);
                         });
+    }
+    if (walked && !has_found && file_budget.is_over()) {
+        return fail(ErrorKind::kBoundExceeded,
+                    "the symbol tables of its executables are larger than Echion reads");
     }
     return walked ? outcome : walked;
 }

@@ -2,10 +2,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string_view>
 
 #include "base/error.h"
 #include "memory/address.h"
+#include "memory/read_budget.h"
 #include "memory/reader.h"
 
 namespace echion {
@@ -103,12 +106,27 @@ class ElfImage {
     Address versions_;  // DT_VERSYM
 };
 
-/// Looks a symbol up in an ELF file: the full symbol table (.symtab), which only an unstripped file
-/// has. `bias` is that of the mapped image. Reads up to 64 MiB of tables into memory of its own.
-/// kInvalid when the file is no such object or has no such symbol.
+/// A symbol to look up in a file, and what was found.
+struct WantedSymbol {
+    std::string_view name;
+    std::optional<ElfSymbol> found;
+};
+
+/// Looks symbols up in an ELF file, all in one pass: in the full symbol table (.symtab), which only
+/// an unstripped file has. (The gABI allows one in a file: of several, the first counts.) `bias` is
+/// that of the mapped image. Reads up to 64 MiB each of symbols and of names into memory of its
+/// own. kInvalid when the file is no such object or has no symbol table, kBoundExceeded when that
+/// is too large or the budget is over.
+Status find_symbols_in_file(int fd, std::uintptr_t bias, std::span<WantedSymbol> wanted,
+                            ReadBudget& budget);
+/// The same for one symbol; also kInvalid when there is no such symbol.
+Result<ElfSymbol> find_symbol_in_file(int fd, std::uintptr_t bias, std::string_view name,
+                                      ReadBudget& budget);
 Result<ElfSymbol> find_symbol_in_file(int fd, std::uintptr_t bias, std::string_view name);
 
 /// The place in memory of a section, by the file's section headers. Errors as above.
+Result<ElfRange> find_section_in_file(int fd, std::uintptr_t bias, std::string_view name,
+                                      ReadBudget& budget);
 Result<ElfRange> find_section_in_file(int fd, std::uintptr_t bias, std::string_view name);
 
 }  // namespace echion

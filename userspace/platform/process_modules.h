@@ -48,7 +48,7 @@ Status unescape_path(std::string_view path, char* into, std::size_t capacity);
 /// Calls `visit` for each range of a process's memory map, lowest address first, until it returns
 /// false. Lines that cannot be parsed or are longer than the buffer (8 KiB on the stack) are passed
 /// over. Not a snapshot: the process may map and unmap between two reads. Allocates nothing.
-/// kSystem with errno when the map cannot be opened or read.
+/// kSystem with errno when the map cannot be opened or read; kBoundExceeded behind 512 MiB of it.
 Status for_each_mapped_range(pid_t pid, FunctionRef<bool(const MappedRange&)> visit);
 
 /// Calls `visit` for the first range (file offset 0) of each file that is mapped readable, and for

@@ -72,7 +72,8 @@ std::string_view ProcessReport::find_name(const CapturedThread& thread) {
 }
 
 Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
-                            const ReportHeader& header, ReportWriter& writer) {
+                            const ReportHeader& header, ReportWriter& writer,
+                            FunctionRef<bool()> may_go_on) {
     if (auto status = capture_.list_threads(reader, pid); !status) {
         return status;
     }
@@ -81,17 +82,20 @@ Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
     read_names(reader);
     writer.begin(header);
     const std::size_t count = capture_.threads().size();
-    for (std::size_t from = 0; from < count;) {
+    bool goes_on = may_go_on();
+    for (std::size_t from = 0; from < count && goes_on;) {
         const std::size_t end = capture_.read_stacks(reader, same_cpu, from);
         // Names are read when all stacks have been copied: these should be of one moment.
-        for (; from < end; ++from) {
+        goes_on = may_go_on();
+        for (; from < end && goes_on; ++from) {
             const CapturedThread& thread = capture_.threads()[from];
             if (thread.is_gone) {
                 continue;
             }
             writer.begin_thread(thread, find_name(thread));
             const auto frames = capture_.frames(thread);
-            for (std::size_t i = frames.size(); i-- > 0;) {
+            for (std::size_t i = frames.size(); i-- > 0 && goes_on;) {
+                goes_on = may_go_on();
                 const SourceFrame frame = codes_.describe(reader, frames[i]);
                 if (!frame.is_trampoline) {
                     writer.frame(frame);
@@ -100,7 +104,7 @@ Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
             writer.end_thread();
         }
     }
-    writer.end(capture_.is_cut());
+    writer.end(capture_.is_cut() || !goes_on);
     return {};
 }
 

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/function_ref.h"
 #include "cpython/thread_names.h"
 #include "memory/reader.h"
 #include "platform/same_cpu.h"
@@ -50,7 +51,14 @@ class ProcessReport {
     /// Writes a report, from begin() to end(). `pid`: the process for the kernel's part (0: this
     /// one). Errors as for ProcessCapture::list_threads(): nothing has been written then.
     Status write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid, const ReportHeader& header,
-                 ReportWriter& writer);
+                 ReportWriter& writer) {
+        return write(reader, same_cpu, pid, header, writer, [] { return true; });
+    }
+    /// The same, as long as `may_go_on` says so, which is asked before each thread and each frame;
+    /// what has been written then is a whole report of fewer threads, the last of fewer frames,
+    /// which is told as cut.
+    Status write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid, const ReportHeader& header,
+                 ReportWriter& writer, FunctionRef<bool()> may_go_on);
 
     [[nodiscard]] ProcessCapture& capture() { return capture_; }
     [[nodiscard]] CodeTable& codes() { return codes_; }

@@ -38,7 +38,7 @@ Result<UniqueFd> open_proc_file(pid_t pid, const char* name) {
     return fd;
 }
 
-Status for_each_line(int fd, FunctionRef<bool(std::string_view)> visit) {
+Status for_each_line(int fd, FunctionRef<bool(std::string_view)> visit, std::uint64_t max_bytes) {
     char buffer[kLineBufferBytes];
     std::size_t filled = 0;
     bool passing_over = false;  // inside a line that is longer than the buffer
@@ -53,6 +53,10 @@ Status for_each_line(int fd, FunctionRef<bool(std::string_view)> visit) {
             }
             return {};
         }
+        if (static_cast<std::uint64_t>(got) > max_bytes) {
+            return fail(ErrorKind::kBoundExceeded, "a file below /proc is too long");
+        }
+        max_bytes -= static_cast<std::uint64_t>(got);
         filled += static_cast<std::size_t>(got);
         std::size_t begin = 0;
         while (const void* newline = std::memchr(buffer + begin, '\n', filled - begin)) {

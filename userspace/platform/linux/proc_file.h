@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <string_view>
 
@@ -21,8 +22,10 @@ constexpr pid_t kOwnThread = -1;
 Result<UniqueFd> open_proc_file(pid_t pid, const char* name);
 
 /// Calls `visit` for each line of a text file, without its newline, until it returns false. Lines
-/// longer than the buffer (8 KiB on the stack) are passed over. Allocates nothing.
-Status for_each_line(int fd, FunctionRef<bool(std::string_view)> visit);
+/// longer than the buffer (8 KiB on the stack) are passed over. Allocates nothing. kBoundExceeded
+/// behind `max_bytes`; the lines until then have been visited.
+Status for_each_line(int fd, FunctionRef<bool(std::string_view)> visit,
+                     std::uint64_t max_bytes = UINT64_MAX);
 
 /// Reads a small /proc file into `into`, NUL-terminated, cut to fit; the number of bytes.
 Result<std::size_t> read_proc_text(pid_t pid, const char* name, char* into, std::size_t capacity);

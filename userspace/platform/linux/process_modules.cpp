@@ -50,6 +50,10 @@ class Cursor {
 
 constexpr std::string_view kDeletedSuffix = " (deleted)";
 constexpr std::string_view kNewlineEscape = "\\012";
+// A process has at most 65,530 ranges (vm.max_map_count; up to a million where databases run), and
+// a line is rarely longer than 200 bytes: 200 MB. The most that a user can make of the default are
+// 65,530 paths of 4 KiB, 270 MB, which the kernel writes in 3.5 s.
+constexpr std::uint64_t kMaxMapBytes = std::uint64_t{512} << 20;
 
 }  // namespace
 
@@ -112,10 +116,13 @@ Status for_each_mapped_range(pid_t pid, FunctionRef<bool(const MappedRange&)> vi
     if (!file) {
         return tl::unexpected(file.error());
     }
-    return for_each_line(file->get(), [&](std::string_view line) {
-        const auto range = parse_mapped_range(line);
-        return !range || visit(*range);
-    });
+    return for_each_line(
+        file->get(),
+        [&](std::string_view line) {
+            const auto range = parse_mapped_range(line);
+            return !range || visit(*range);
+        },
+        kMaxMapBytes);
 }
 
 Status for_each_module(pid_t pid, FunctionRef<bool(const MappedRange&)> visit) {
