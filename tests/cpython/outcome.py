@@ -68,19 +68,45 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 
+def describe_threads(pid: int) -> str:
+    """Where a process's threads are, for who looks into why it does not go on."""
+    lines = []
+    for task in sorted(pathlib.Path(f"/proc/{pid}/task").glob("*")):
+        words = [task.name]
+        with contextlib.suppress(OSError):
+            status = (task / "status").read_text()
+            words += re.findall(r"^(?:Name|State|TracerPid):\t.*", status, re.M)
+            words.append("in call " + (task / "syscall").read_text().strip())
+            words.append("waits in " + (task / "wchan").read_text().strip())
+        lines.append("  " + ", ".join(words).replace("\t", " "))
+    for file in sorted(pathlib.Path(f"/proc/{pid}/fd").glob("*")):
+        with contextlib.suppress(OSError):
+            lines.append(f"  descriptor {file.name}: {os.readlink(file)}")
+    return "\n".join(lines)
+
+
 def _attach_while_running(
     echion: pathlib.Path, target: subprocess.Popen[bytes], profile: pathlib.Path, outcome: Outcome
-) -> None:
+) -> str:
+    """What there is to say of an attachment that did not come back; else nothing."""
     while target.poll() is None:
-        command = [echion, "-o", profile, "-x", "0.1", "-p", str(target.pid)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=ATTACH_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            outcome.note(f"{ENDED}: attaching", ERROR, f"echion took over {ATTACH_LIMIT_S} s")
-            return
-        words = NUMBERS.sub("N", done.stderr.strip().partition("\n")[0])
-        what = "attached" if done.returncode == 0 else words
+        command = [echion, "-v", "-o", profile, "-x", "0.1", "-p", str(target.pid)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as attaching:
+            try:
+                _, said = attaching.communicate(timeout=ATTACH_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                where = f"echion:\n{describe_threads(attaching.pid)}\n"
+                where += f"the target:\n{describe_threads(target.pid)}\n"
+                attaching.kill()
+                _, said = attaching.communicate()
+                outcome.note(f"{ENDED}: attaching", ERROR, f"echion took over {ATTACH_LIMIT_S} s")
+                return f"{where}echion has said:\n{said}"
+        what = "attached"
+        if attaching.returncode != 0:
+            lines = said.strip().splitlines()
+            what = NUMBERS.sub("N", lines[-1] if lines else f"exit {attaching.returncode}")
         outcome.attachments[what] = outcome.attachments.get(what, 0) + 1
+    return ""
 
 
 def run_file(
@@ -113,7 +139,9 @@ def run_file(
                 with _time_limit(target, limit_s) as was_late:
                     if attach:
                         profile = pathlib.Path(folder) / "attached.austin"
-                        _attach_while_running(attach, target, profile, outcome)
+                        fault = _attach_while_running(attach, target, profile, outcome)
+                        if fault:
+                            log.with_suffix(".fault").write_text(fault)
                     # Later than its own limit, it is killed.
                     target.wait(limit_s + 60)
             finally:

@@ -14,15 +14,19 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 from typing import Iterator
 
 import pytest
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cpython"))
+
 from attach_support import Target, target_command
 from conftest import LONG
 from interpreters import Interpreter, find_interpreters
 from runner import TIMEOUT_S
+from outcome import describe_threads
 from test_attach_soak import ours_mapped, steady_descriptors, wait_until_left
 
 pytestmark = pytest.mark.usefixtures("needs_root")
@@ -116,9 +120,12 @@ def attach(program: pathlib.Path, pid: int, profile: pathlib.Path, engine: str) 
     try:
         _, words = process.communicate(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
+        where = describe_threads(process.pid)
         process.kill()
         _, words = process.communicate()
-        raise AssertionError(f"echion did not return within {PATIENCE_S} s\n{words}") from None
+        raise AssertionError(
+            f"echion did not return within {PATIENCE_S} s\n{where}\n{words}"
+        ) from None
     if process.returncode == 0:
         return "attached"
     assert process.returncode == 1 and words.startswith("echion: "), (process.returncode, words)

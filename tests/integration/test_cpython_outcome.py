@@ -12,6 +12,7 @@ from whereabouts import wait_until
 
 sys.path.insert(0, str(ROOT / "tests/cpython"))
 
+import outcome as outcome_module  # noqa: E402
 from outcome import ENDED, ERROR, FAILED, PASSED, SKIPPED, run_file  # noqa: E402
 
 REPORT = """<testsuites><testsuite name="test_x">
@@ -76,6 +77,19 @@ def test_no_tests_at_all_is_no_success(fake):
     outcome = fake("echo nothing to do; exit 0\n")
     assert outcome.bad() == {ENDED}
     assert not fake("echo test_x skipped -- no network\n").bad()
+
+
+def test_an_attachment_that_does_not_come_back_is_a_failure_and_is_described(
+    fake, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(outcome_module, "ATTACH_LIMIT_S", 0.5)
+    echion = tmp_path / "echion"
+    echion.write_text("#!/bin/sh\necho 'what it said' >&2\nexec sleep 1000\n")
+    echion.chmod(0o755)
+    outcome = fake(f"cat >\"$5\" <<'END'\n{REPORT}\nEND\nsleep 1\n", attach=echion)
+    assert f"{ENDED}: attaching" in outcome.bad()
+    described = (tmp_path / "log.fault").read_text()
+    assert "Name: sleep, State: S" in described and "what it said" in described
 
 
 def test_what_is_wrapped_and_chosen(fake):
