@@ -24,6 +24,10 @@ if(ECHION_SANITIZE)
   endif()
   target_link_options(echion_flags INTERFACE -fsanitize=${ECHION_SANITIZE})
 endif()
+# libFuzzer steers by the edges that it sees taken: all that a harness calls has to report them.
+if(ECHION_LIBFUZZER)
+  target_compile_options(echion_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 target_include_directories(echion_flags INTERFACE ${PROJECT_SOURCE_DIR}/userspace
                            ${PROJECT_SOURCE_DIR})
 target_include_directories(echion_flags SYSTEM INTERFACE ${ECHION_EXPECTED_INCLUDE})

@@ -59,6 +59,9 @@ void SnapshotRing::release(std::uint64_t position) {
 }
 
 SnapshotRing::Record SnapshotRing::next(std::uint64_t end) const {
+    if (end - position_ > mask_ + 1) {
+        return {.kind = Record::kBroken};  // more than the ring holds
+    }
     const std::byte* at = data_ + (position_ & mask_);
     const std::uint32_t header =
         __atomic_load_n(reinterpret_cast<const std::uint32_t*>(at), __ATOMIC_ACQUIRE);
@@ -67,7 +70,7 @@ SnapshotRing::Record SnapshotRing::next(std::uint64_t end) const {
     }
     const std::size_t size_bytes = header & ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
     const std::size_t whole_bytes = round_up(kRecordHeaderBytes + size_bytes, 8);
-    if (whole_bytes > end - position_ || whole_bytes > mask_ + 1) {
+    if (whole_bytes > end - position_) {
         return {.kind = Record::kBroken};
     }
     Record record{.kind = Record::kDiscarded, .end = position_ + whole_bytes};
@@ -75,13 +78,17 @@ SnapshotRing::Record SnapshotRing::next(std::uint64_t end) const {
         return record;
     }
     const auto* head = reinterpret_cast<const echion_snapshot*>(at + kRecordHeaderBytes);
-    if (size_bytes < sizeof(*head) || head->frame_count > ECHION_SNAPSHOT_FRAMES ||
-        size_bytes - sizeof(*head) < head->frame_count * sizeof(echion_frame)) {
+    if (size_bytes < sizeof(*head)) {
+        return {.kind = Record::kBroken};
+    }
+    const std::size_t frame_count = __atomic_load_n(&head->frame_count, __ATOMIC_RELAXED);
+    if (frame_count > ECHION_SNAPSHOT_FRAMES ||
+        size_bytes - sizeof(*head) < frame_count * sizeof(echion_frame)) {
         return {.kind = Record::kBroken};
     }
     record.kind = Record::kSnapshot;
     record.head = head;
-    record.frames = {reinterpret_cast<const echion_frame*>(head + 1), head->frame_count};
+    record.frames = {reinterpret_cast<const echion_frame*>(head + 1), frame_count};
     return record;
 }
 
