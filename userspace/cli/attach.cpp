@@ -22,6 +22,7 @@
 #include "cli/agent_file.h"
 #include "cli/channel.h"
 #include "cli/event_loop.h"
+#include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/message.h"
 #include "cli/modes.h"
@@ -252,6 +253,8 @@ int Attach::run() {
         sampling_->stop();  // leaves no file
         return kExitFailure;
     }
+    kernel_.settle();  // nothing that it does is left to another thread
+    keep_rights_only(options_, sampling_->needed_rights());
     if (auto status = loop_->run(); !status) {
         say("stopped early: {}", describe(status.error()));
         return kExitFailure;

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "cli/kept_rights.h"
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/where_follow.h"
@@ -50,6 +51,9 @@ int run_where(const Options& options) {
     if (!target) {
         return complain(target.error());
     }
+    NeededRights needed;
+    needed.other_processes = true;
+    keep_rights_only(options, needed);
     report::ProcessCapture::Limits limits;
     limits.max_frames = options.max_frames;
     auto report = report::ProcessReport::make((*target)->view(), limits);
