@@ -199,7 +199,10 @@ void drive_session(fuzz::Input& input, cli::Channel channel, Peer& peer) {
     };
     cli::Session session(
         profile, settings, std::move(channel), getpid(), [] { return std::vector<cli::ExtraFd>{}; },
-        arm, [](bool) { return std::vector<model::CountedCpu>{{1, 1000}}; });
+        arm,
+        [](bool) {
+            return std::vector<model::CountedCpu>{{1, 1000}};
+        });
     for (std::size_t steps = 0; !input.is_empty() && steps < kMostSteps; ++steps) {
         const Step step = take_step(input);
         const unsigned what = step.what % 11U;

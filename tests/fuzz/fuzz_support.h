@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <source_location>
 #include <span>
 #include <string_view>
 #include <type_traits>
@@ -17,11 +16,10 @@
 /// What the harnesses share. `require` is what finds a fault that no sanitizer sees.
 namespace echion::fuzz {
 
-inline void require(bool condition,
-                    std::source_location where = std::source_location::current()) {
+inline void require(bool condition, const char* file = __builtin_FILE(),
+                    int line = __builtin_LINE()) {
     if (!condition) {
-        std::fprintf(stderr, "%s:%u: ERROR: a rule of the harness is broken\n", where.file_name(),
-                     static_cast<unsigned>(where.line()));
+        std::fprintf(stderr, "%s:%d: ERROR: a rule of the harness is broken\n", file, line);
         std::abort();
     }
 }

@@ -34,8 +34,7 @@ class File {
   public:
     explicit File(std::size_t size_bytes) : fd_(memfd_create("map", MFD_CLOEXEC)) {
         require(fd_ && ftruncate(fd_.get(), static_cast<off_t>(size_bytes)) == 0);
-        void* place =
-            mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
+        void* place = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
         require(place != MAP_FAILED);
         bytes_ = {static_cast<std::uint8_t*>(place), size_bytes};
     }
@@ -70,8 +69,7 @@ void write_sane_table(File& file, std::uint32_t own_pid) {
         thread.target_tid = own_pid + slot;
         std::memcpy(file.data() + (3 + slot) * sizeof(thread), &thread, sizeof(thread));
         const std::uint32_t stamp = 2 + slot;
-        std::memcpy(file.data() + ECHION_ENTRY_BYTES + slot * sizeof(stamp), &stamp,
-                    sizeof(stamp));
+        std::memcpy(file.data() + ECHION_ENTRY_BYTES + slot * sizeof(stamp), &stamp, sizeof(stamp));
     }
 }
 

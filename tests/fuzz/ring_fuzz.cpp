@@ -136,9 +136,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 break;
             case 4:
                 if (++races <= kMostRaces) {
-                    rings.race(where == 255 ? reinterpret_cast<std::uint64_t*>(
-                                                  rings.data(number / 8 * 8))
-                                            : rings.header_word(where),
+                    rings.race(where == 255
+                                   ? reinterpret_cast<std::uint64_t*>(rings.data(number / 8 * 8))
+                                   : rings.header_word(where),
                                small, large);
                 }
                 break;

@@ -1,5 +1,6 @@
 // Unwinding by tables and over a stack that the target has written. This process stands for it,
-// with one more object mapped, whose tables are the input's, and a stack that only the reader knows.
+// with one more object mapped, whose tables are the input's, and a stack that only the reader
+// knows.
 //
 //      input:  u16 instruction and u16 stack pointer (from the start of object and stack),
 //              u64 frame pointer, u16 size of the tables, the tables (.eh_frame_hdr first, at
@@ -119,8 +120,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     inject::arch::Registers registers =
         inject::arch::make_place(Address(target.object.base() + instruction),
                                  Address(kStack + stack_pointer % kStackBytes / 8 * 8));
-    registers.rbp = frame_pointer >> 48U == 0x57acU ? kStack + (frame_pointer & 0xffffU)
-                                                   : frame_pointer;
+    registers.rbp =
+        frame_pointer >> 48U == 0x57acU ? kStack + (frame_pointer & 0xffffU) : frame_pointer;
     std::size_t visited = 0;
     (void)unwinder.walk(registers, kMaxFrames, [&](const inject::NativeFrame&) {
         ++visited;

@@ -21,7 +21,7 @@ SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 # Says ready, waits for a line, then works in a thread and in a process that have come since.
 COMES_LATER = """
-import os, subprocess, sys, threading, time
+import os, sys, threading, time
 def spin():
     end = time.thread_time() + 0.3
     while time.thread_time() < end: pass
@@ -31,7 +31,8 @@ thread = threading.Thread(target=spin, name="later")
 thread.start()
 thread.join()
 code = "import time\\ndef spin_below():\\n while time.thread_time() < 0.3: pass\\nspin_below()"
-subprocess.run([sys.executable, "-c", code], check=True)
+# with all descriptors, or its agent finds no way to echion
+os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code])
 status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
 print(*(status[name].strip() for name in ("CapPrm", "CapEff", "CapBnd", "NoNewPrivs")), flush=True)
 """
@@ -128,6 +129,8 @@ def test_following_keeps_the_right_to_read_only(build_dir, any_python, tmp_path,
     with start_target(tmp_path, target_command(any_python, "waits", "read_pipe")) as target:
         following = start(build_dir / "echion", "-v", "-x", "60", "-w", target.pid)
         check_rights(following.pid, PTRACE)
+        while not int(read_status(pathlib.Path(f"/proc/{following.pid}/status"))["SigBlk"], 16):
+            time.sleep(0.002)  # until it takes signals as a wish to end
         following.send_signal(signal.SIGINT)
         _, err = following.communicate(timeout=TIMEOUT_S)
         assert following.returncode == 0, err
