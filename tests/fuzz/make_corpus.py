@@ -260,6 +260,7 @@ def write_kernel_maps() -> None:
     write("kernel_maps_fuzz", "record_too_large", kernel_maps(snapshot(0, 2, 0x0FFFFFFF)))
     # The kernel's position before the agent's: nothing may be read 2^64 times.
     write("kernel_maps_fuzz", "position_goes_back", kernel_maps(struct.pack("<II", 1 << 30, 0) * 512, kernel=8, agent=4096))
+    write("kernel_maps_fuzz", "position_not_aligned", kernel_maps(bytes(6) + snapshot(0, 0), kernel=70, agent=6))
     write("kernel_maps_fuzz", "position_too_far", kernel_maps(bytes(4096), kernel=2**63))
     header = struct.pack("<IIIIIIQQQQ", 0x4D504245, 1, 64, 200, 1, 3, 0, 0, 0, 4096) + bytes(72)
     write("kernel_maps_fuzz", "more_used_than_there_are", kernel_maps(two, table=header))

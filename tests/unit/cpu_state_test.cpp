@@ -246,6 +246,16 @@ TEST(SnapshotRing, RefusesAPositionThatTheRingCannotHave) {
     }
 }
 
+TEST(SnapshotRing, RefusesAPositionWhereNoRecordBegins) {
+    RingFile file;
+    file.consumer() = file.producer() = 6;
+    auto ring = SnapshotRing::open(file.fd(), RingFile::kDataBytes);
+    ASSERT_TRUE(ring);
+    file.append(0, make_snapshot(1, 0), sizeof(echion_snapshot));
+    EXPECT_FALSE(ring->drain([](const SnapshotView&) { FAIL(); }));
+    EXPECT_EQ(file.consumer(), file.producer());
+}
+
 TEST(SnapshotRing, RefusesRecordsThatClaimMoreThanThereIs) {
     const struct {
         std::uint16_t frame_count;

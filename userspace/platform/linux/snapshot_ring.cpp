@@ -14,6 +14,7 @@ namespace {
 // record is split. Only 64-bit kernels run these programs, so that the counters are 64 bits wide
 // for a 32-bit reader too.
 constexpr std::size_t kRecordHeaderBytes = BPF_RINGBUF_HDR_SZ;
+constexpr std::size_t kRecordAlignment = 8;
 
 constexpr std::size_t round_up(std::size_t value, std::size_t to) {
     return (value + to - 1) & ~(to - 1);
@@ -59,8 +60,9 @@ void SnapshotRing::release(std::uint64_t position) {
 }
 
 SnapshotRing::Record SnapshotRing::next(std::uint64_t end) const {
-    if (end - position_ > mask_ + 1) {
-        return {.kind = Record::kBroken};  // more than the ring holds
+    // More than the ring holds, or where no record begins.
+    if (end - position_ > mask_ + 1 || position_ % kRecordAlignment != 0) {
+        return {.kind = Record::kBroken};
     }
     const std::byte* at = data_ + (position_ & mask_);
     const std::uint32_t header =
@@ -69,7 +71,7 @@ SnapshotRing::Record SnapshotRing::next(std::uint64_t end) const {
         return {.kind = Record::kBusy};
     }
     const std::size_t size_bytes = header & ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
-    const std::size_t whole_bytes = round_up(kRecordHeaderBytes + size_bytes, 8);
+    const std::size_t whole_bytes = round_up(kRecordHeaderBytes + size_bytes, kRecordAlignment);
     if (whole_bytes > end - position_) {
         return {.kind = Record::kBroken};
     }
