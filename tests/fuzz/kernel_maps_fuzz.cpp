@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -119,8 +120,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     write_ring(ring, input);
 
+    // The kernel does not map more of a ring than there is.
+    std::uint64_t ring_bytes = 0;
+    std::memcpy(&ring_bytes, table.data() + offsetof(echion_table, snapshot_ring_bytes),
+                sizeof(ring_bytes));
     agent::CpuWatch watch;
-    if (!watch.open(table.fd(), kTarget, ring.fd(), own_pid + 1)) {
+    const int ring_fd = ring_bytes <= kRingBytes ? ring.fd() : -1;
+    if (!watch.open(table.fd(), kTarget, ring_fd, own_pid + 1)) {
         return 0;
     }
     static const auto thread = std::make_unique<agent::TrackedThread>();
