@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "base/clock.h"
@@ -86,29 +88,115 @@ bool may_remove(const std::string& path, std::uint64_t kept, const Sets& before)
     return may;
 }
 
-/// Needs CAP_SETPCAP; without, this process can gain nothing by its exec either (no_new_privs).
-void limit_bounding_set(std::uint64_t kept) {
+/// What every thread is to do, as signal handlers have no arguments.
+Sets wanted;
+
+/// In the calling thread; signal-safe. The bounding set first, which takes CAP_SETPCAP: without,
+/// this process can gain nothing by its exec either (no_new_privs).
+Status give_up() {
     for (unsigned long capability = 0; capability < 64; ++capability) {
-        if ((kept >> capability & 1U) == 0 && prctl(PR_CAPBSET_READ, capability) == 1) {
+        if ((wanted.permitted >> capability & 1U) == 0 && prctl(PR_CAPBSET_READ, capability) == 1) {
             (void)prctl(PR_CAPBSET_DROP, capability);
         }
     }
+    if (auto status = write_sets(wanted); !status) {
+        return status;
+    }
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
+        return fail(ErrorKind::kSystem, "give up gaining rights (no_new_privs)", errno);
+    }
+    return {};
 }
 
-/// Waits a little: a thread that has been joined is in the kernel's list for some moments more.
-bool is_only_thread() {
+/// The C library's own signal for changing the user of all threads, which its functions leave out
+/// of every mask (glibc sysdeps/unix/sysv/linux/internal-signals.h, SIGSETXID): a thread that takes
+/// no signals takes this one. This program changes no user.
+constexpr int kAllThreadsSignal = 33;
+
+/// How the kernel handles a signal, as it keeps it: copied from one to another, never looked into.
+/// The largest layout is some 40 bytes.
+struct KernelAction {
+    alignas(8) std::array<std::byte, 64> bytes{};
+};
+constexpr std::size_t kKernelMaskBytes = 8;
+
+bool read_action(int number, KernelAction& action) {
+    return syscall(SYS_rt_sigaction, number, nullptr, action.bytes.data(), kKernelMaskBytes) == 0;
+}
+
+bool write_action(int number, const KernelAction& action) {
+    return syscall(SYS_rt_sigaction, number, action.bytes.data(), nullptr, kKernelMaskBytes) == 0;
+}
+
+void on_all_threads_signal(int) {
+    const int kept_errno = errno;
+    (void)give_up();
+    errno = kept_errno;
+}
+
+/// Has the signal handled by on_all_threads_signal() as long as it lives. The C library does not
+/// let this signal through its sigaction(): so another is prepared by it, and copied.
+class AllThreadsHandler {
+  public:
+    AllThreadsHandler() {
+        const int model = SIGRTMAX;
+        struct sigaction action {};
+        action.sa_handler = on_all_threads_signal;
+        action.sa_flags = SA_RESTART;
+        sigfillset(&action.sa_mask);
+        KernelAction models;
+        KernelAction copy;
+        if (!read_action(kAllThreadsSignal, before_) || !read_action(model, models) ||
+            sigaction(model, &action, nullptr) != 0) {
+            return;
+        }
+        is_set_ = read_action(model, copy) && write_action(kAllThreadsSignal, copy);
+        (void)write_action(model, models);
+    }
+    ~AllThreadsHandler() {
+        if (is_set_) {
+            (void)write_action(kAllThreadsSignal, before_);
+        }
+    }
+    AllThreadsHandler(const AllThreadsHandler&) = delete;
+    AllThreadsHandler& operator=(const AllThreadsHandler&) = delete;
+
+    [[nodiscard]] bool is_set() const { return is_set_; }
+
+  private:
+    KernelAction before_;
+    bool is_set_ = false;
+};
+
+/// Whether no other thread has more than `wanted`; signals those that have.
+bool ask_others() {
+    bool is_done = true;
+    const auto own = static_cast<pid_t>(syscall(SYS_gettid));
+    (void)for_each_thread(0, [&](pid_t tid) {
+        const auto info = tid != own ? read_thread_info(0, tid) : Result<ProcessInfo>();
+        if (tid != own && info && info->state != 'Z' && info->state != 'X' &&
+            (info->permitted_capabilities & ~wanted.permitted) != 0) {
+            is_done = false;
+            (void)syscall(SYS_tgkill, getpid(), tid, kAllThreadsSignal);
+        }
+        return true;
+    });
+    return is_done;
+}
+
+/// Has all other threads do as this one did.
+Status have_others_give_up() {
     constexpr int kLooks = 500;
     constexpr std::int64_t kLookEveryNs = 1'000'000;
-    for (int look = 0; look < kLooks; ++look) {
-        int threads = 0;
-        const Status listed = for_each_thread(0, [&threads](pid_t) { return ++threads < 2; });
-        if (!listed || threads < 2) {
-            return true;
+    const AllThreadsHandler handler;
+    for (int look = 0; handler.is_set() && look < kLooks; ++look) {
+        if (ask_others()) {
+            return {};
         }
         const timespec moment = make_timespec(kLookEveryNs);
         clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
     }
-    return false;
+    return fail(ErrorKind::kInvalid, "give up capabilities: another thread keeps its own");
 }
 
 std::string name_all(std::uint64_t capabilities) {
@@ -130,20 +218,17 @@ Result<std::string> keep_rights(const NeededRights& needed) {
     if (!before) {
         return tl::unexpected(before.error());
     }
-    if (!is_only_thread()) {
-        return fail(ErrorKind::kInvalid, "give up capabilities: other threads keep theirs");
-    }
     std::uint64_t kept = choose(needed, before->permitted);
     const std::uint64_t override = bit(Capability::kDacOverride) & before->permitted;
     if (!needed.output.empty() && override != 0 && !may_remove(needed.output, kept, *before)) {
         kept |= override;
     }
-    limit_bounding_set(kept);
-    if (auto status = write_sets({kept & before->effective, kept, 0}); !status) {
+    wanted = {kept & before->effective, kept, 0};
+    if (auto status = give_up(); !status) {
         return tl::unexpected(status.error());
     }
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
-        return fail(ErrorKind::kSystem, "give up gaining rights (no_new_privs)", errno);
+    if (auto status = have_others_give_up(); !status) {
+        return tl::unexpected(status.error());
     }
     return name_all(kept);
 }

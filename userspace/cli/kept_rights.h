@@ -16,14 +16,14 @@ struct NeededRights {
     std::string output;            ///< path of a file that may have to be removed; empty: none
 };
 
-/// Gives up every capability that is not needed for these, from the calling thread's effective,
-/// permitted, inheritable, ambient and bounding sets, and the ability to gain any by exec
-/// (no_new_privs). Rights belong to a thread: to be called when the process has no other, and after
-/// the command has been executed, which keeps what it was given. What was opened before (programs,
-/// events, files, descriptors of processes) stays usable.
+/// Gives up every capability that is not needed for these, from the effective, permitted,
+/// inheritable, ambient and bounding sets of every thread of this process, and the ability to gain
+/// any by exec (no_new_privs). To be called after the command has been executed, which keeps what
+/// it was given, and by one thread. What was opened before (programs, events, files, descriptors of
+/// processes) stays usable.
 ///
-/// Returns what is kept, in words. kSystem when the kernel refuses, and kInvalid when other threads
-/// of the process keep theirs: nothing has changed then but for the bounding set.
+/// Returns what is kept, in words. kSystem when the kernel refuses, kInvalid when another thread
+/// could not be reached within half a second, and keeps its rights.
 Result<std::string> keep_rights(const NeededRights& needed);
 
 /// The same at the right moment of a run; tells what is kept if the options say -v, and of a
