@@ -14,28 +14,10 @@ import pytest
 from attach_support import start_target, target_command
 from conftest import PYTHON
 from profile_text import Profile
-from runner import TIMEOUT_S, Echion
+from runner import TARGETS, TIMEOUT_S, Echion
 
 KILL, PTRACE, PERFMON, BPF = 1 << 5, 1 << 19, 1 << 38, 1 << 39
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-
-# Says ready, waits for a line, then works in a thread and in a process that have come since.
-COMES_LATER = """
-import os, sys, threading, time
-def spin():
-    end = time.thread_time() + 0.3
-    while time.thread_time() < end: pass
-print("ready", flush=True)
-sys.stdin.readline()
-thread = threading.Thread(target=spin, name="later")
-thread.start()
-thread.join()
-code = "import time\\ndef spin_below():\\n while time.thread_time() < 0.3: pass\\nspin_below()"
-# with all descriptors, or its agent finds no way to echion
-os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code])
-status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
-print(*(status[name].strip() for name in ("CapPrm", "CapEff", "CapBnd", "NoNewPrivs")), flush=True)
-"""
 
 
 def read_status(path: pathlib.Path) -> dict[str, str]:
@@ -79,7 +61,7 @@ def test_a_command_keeps_its_rights_and_what_comes_later_is_sampled(
 ) -> None:
     output = tmp_path / "out.austin"
     options = ["-v", "-c", "-o", output, "--engine", engine]
-    echion = start(build_dir / "echion", *options, PYTHON, "-c", COMES_LATER)
+    echion = start(build_dir / "echion", *options, PYTHON, TARGETS / "comes_later.py")
     assert echion.stdout.readline() == "ready\n"
     kept = {"clock": 0, "perf": PERFMON, "bpf": PERFMON | BPF}[engine]
     check_rights(echion.pid, kept | PTRACE | KILL)
