@@ -1,4 +1,5 @@
-# Compile flags and the two kinds of library the tree is made of.
+# Compile flags and the two kinds of library the tree is made of. cmake/Hardening.cmake has the flags
+# against memory errors.
 #
 #   echion_guest_library(name SOURCES ... USES ...)   may run inside the target: no exceptions, no RTTI
 #   echion_host_library(name SOURCES ... USES ...)    runs in the command-line program only
@@ -24,10 +25,16 @@ if(ECHION_SANITIZE)
   endif()
   target_link_options(echion_flags INTERFACE -fsanitize=${ECHION_SANITIZE})
 endif()
+# libFuzzer steers by the edges that it sees taken: all that a harness calls has to report them.
+if(ECHION_LIBFUZZER)
+  target_compile_options(echion_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 target_include_directories(echion_flags INTERFACE ${PROJECT_SOURCE_DIR}/userspace
                            ${PROJECT_SOURCE_DIR})
 target_include_directories(echion_flags SYSTEM INTERFACE ${ECHION_EXPECTED_INCLUDE})
 target_compile_definitions(echion_flags INTERFACE ECHION_VERSION="${PROJECT_VERSION}" _GNU_SOURCE)
+
+include(Hardening)
 
 function(_echion_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;USES;FLAGS" ${ARGN})
@@ -44,9 +51,10 @@ endfunction()
 function(echion_guest_library name)
   # tl::expected is used without value(), so nothing throws; a bad access is a build error, not a
   # run-time one.
-  _echion_library(${name} ${ARGN} FLAGS -fno-exceptions -fno-rtti -fno-threadsafe-statics)
+  _echion_library(${name} ${ARGN} FLAGS -fno-exceptions -fno-rtti -fno-threadsafe-statics
+                                        ${ECHION_GUEST_HARDENING})
 endfunction()
 
 function(echion_host_library name)
-  _echion_library(${name} ${ARGN})
+  _echion_library(${name} ${ARGN} FLAGS ${ECHION_HOST_HARDENING})
 endfunction()

@@ -234,7 +234,7 @@ extern "C" [[noreturn]] ECHION_STUB void echion_stub_spawn(StubParameters* param
 
 /// All that the helper thread does; false if the region has to stay. Not part of its first
 /// function, whose last call must find no local variables left.
-extern "C" ECHION_STUB [[gnu::noinline]] bool echion_stub_work(StubParameters* parameters) {
+extern "C" ECHION_STUB __attribute__((noinline)) bool echion_stub_work(StubParameters* parameters) {
     bool is_alone = false;
     int watched = -1;  // of our own, to see Echion hang up when the channel is the agent's
     const std::uint64_t name = 0x6e6f69686365;  // "echion"

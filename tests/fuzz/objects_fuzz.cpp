@@ -2,14 +2,11 @@
 // `threading` module, threads of every kind, strings and numbers, as one version keeps them, into
 // which the input writes.
 //
-//      input:  u8 version, then patches of 12 bytes: u16 where, u8 how, u8 unused, u64 what
-//      how:    0..3 writes the low 1, 2, 4 or 8 bytes; 4 writes the address of offset `what` of
-//              the image; 5 cuts the image off at `where`
+//      input:  u8 version, then patches (fuzz_support.h)
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <span>
 #include <string_view>
@@ -22,21 +19,18 @@
 #include "cpython/objects.h"
 #include "cpython/thread_names.h"
 #include "fake_objects.h"
+#include "fuzz_support.h"
 #include "memory/reader.h"
 
 namespace {
 
 using namespace echion;
 using namespace echion::cpython;
+using fuzz::ImageReader;
+using fuzz::is_utf8;
+using fuzz::require;
 
 constexpr std::uintptr_t kBase = 0x10000;  // where TestMemory begins to allocate
-constexpr std::size_t kPatchBytes = 12;
-
-void require(bool condition) {
-    if (!condition) {
-        std::abort();
-    }
-}
 
 struct Image {
     std::vector<std::uint8_t> bytes;
@@ -90,73 +84,6 @@ const Image& image_of(std::size_t row) {
     return images[row];
 }
 
-void apply_patches(std::vector<std::uint8_t>& image, const std::uint8_t* data, std::size_t size) {
-    for (; size >= kPatchBytes; data += kPatchBytes, size -= kPatchBytes) {
-        std::uint16_t where = 0;
-        std::uint64_t what = 0;
-        std::memcpy(&where, data, sizeof(where));
-        std::memcpy(&what, data + 4, sizeof(what));
-        const std::uint8_t how = data[2] % 6;
-        if (image.empty()) {
-            return;
-        }
-        std::size_t at = where % image.size();
-        if (how == 5) {
-            image.resize(at);
-            continue;
-        }
-        std::size_t width = how < 4 ? std::size_t{1} << how : sizeof(void*);
-        if (how == 4) {
-            what = kBase + what % image.size() / sizeof(void*) * sizeof(void*);
-        }
-        at -= at % width;
-        width = std::min(width, image.size() - at);
-        std::memcpy(image.data() + at, &what, width);
-    }
-}
-
-class ImageReader final : public MemoryReader {
-  public:
-    explicit ImageReader(std::span<const std::uint8_t> image) : image_(image) {}
-
-    std::size_t read(std::span<const ReadRequest> requests) noexcept override {
-        ++calls;
-        for (std::size_t i = 0; i < requests.size(); ++i) {
-            const std::size_t offset = requests[i].from.value() - kBase;
-            if (requests[i].from.value() < kBase || offset > image_.size() ||
-                requests[i].size_bytes > image_.size() - offset) {
-                return i;
-            }
-            std::memcpy(requests[i].into, image_.data() + offset, requests[i].size_bytes);
-        }
-        return requests.size();
-    }
-
-    std::size_t calls = 0;
-
-  private:
-    std::span<const std::uint8_t> image_;
-};
-
-/// Whether every byte belongs to a well-formed code point (lengths and continuation bytes).
-bool is_utf8(std::string_view text) {
-    for (std::size_t at = 0; at < text.size();) {
-        const auto lead = static_cast<unsigned char>(text[at]);
-        const bool valid_lead = lead < 0x80 || (lead >= 0xc2 && lead < 0xf5);
-        const std::size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-        if (!valid_lead || length > text.size() - at) {
-            return false;
-        }
-        for (std::size_t i = 1; i < length; ++i) {
-            if ((static_cast<unsigned char>(text[at + i]) & 0xc0U) != 0x80U) {
-                return false;
-            }
-        }
-        at += length;
-    }
-    return true;
-}
-
 void read_everything(ObjectReader& objects, ThreadNames& names, Address root) {
     std::array<char, 100> text_room;
     if (auto text = objects.read_unicode(root, text_room)) {
@@ -200,9 +127,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const std::size_t row = data[0] % rows.size();
     const Image& sane = image_of(row);
     std::vector<std::uint8_t> image = sane.bytes;
-    apply_patches(image, data + 1, size - 1);
+    fuzz::Input patches(data + 1, size - 1);
+    fuzz::apply_patches(image, kBase, patches);
 
-    ImageReader memory(image);
+    ImageReader memory(kBase, image);
     ObjectReader objects(memory, rows[row]);
     names->clear();
     for (const Address root : sane.roots) {

@@ -230,6 +230,32 @@ TEST(SnapshotRing, SkipsADiscardedRecord) {
     EXPECT_EQ(drain_slots(*ring), (std::vector<std::uint32_t>{2}));
 }
 
+TEST(SnapshotRing, RefusesAPositionThatTheRingCannotHave) {
+    for (const std::uint64_t written : {8ULL, 4096ULL + RingFile::kDataBytes + 8, 1ULL << 63U}) {
+        RingFile file;
+        file.consumer() = 4096;
+        auto ring = SnapshotRing::open(file.fd(), RingFile::kDataBytes);
+        ASSERT_TRUE(ring);
+        // Each record is one to pass over, so that only the position can end the walk.
+        for (std::size_t i = 0; i < RingFile::kDataBytes / 8; ++i) {
+            file.append(BPF_RINGBUF_DISCARD_BIT, make_snapshot(1, 0), 0);
+        }
+        file.producer() = written;
+        EXPECT_FALSE(ring->drain([](const SnapshotView&) { FAIL(); })) << written;
+        EXPECT_EQ(file.consumer(), written);
+    }
+}
+
+TEST(SnapshotRing, RefusesAPositionWhereNoRecordBegins) {
+    RingFile file;
+    file.consumer() = file.producer() = 6;
+    auto ring = SnapshotRing::open(file.fd(), RingFile::kDataBytes);
+    ASSERT_TRUE(ring);
+    file.append(0, make_snapshot(1, 0), sizeof(echion_snapshot));
+    EXPECT_FALSE(ring->drain([](const SnapshotView&) { FAIL(); }));
+    EXPECT_EQ(file.consumer(), file.producer());
+}
+
 TEST(SnapshotRing, RefusesRecordsThatClaimMoreThanThereIs) {
     const struct {
         std::uint16_t frame_count;

@@ -132,9 +132,10 @@ TEST(TargetIdentity, MemoryOfAForkIsItsOwnAndOfAVforkItsParents) {
         if (child == 0) {
             const pid_t own = getpid();
             char byte = 0;
-            (void)write(number.writing.get(), &own, sizeof(own));
-            (void)read(go.reading.get(), &byte, 1);
-            _exit(0);
+            _exit(write(number.writing.get(), &own, sizeof(own)) == ssize_t{sizeof(own)} &&
+                          read(go.reading.get(), &byte, 1) == 1
+                      ? 0
+                      : 1);
         }
         return child > 0 ? kGood : 1;
     });
@@ -207,8 +208,7 @@ TEST(TracerThread, LetsGoOfThreadsThatDoNotStop) {
     Child parent([&] {
         if (vfork() == 0) {
             char byte = 0;
-            (void)read(go.reading.get(), &byte, 1);
-            _exit(0);
+            _exit(read(go.reading.get(), &byte, 1) == 1 ? 0 : 1);
         }
         char byte = 0;
         return read(after.reading.get(), &byte, 1) == 1 ? kGood : 1;

@@ -26,6 +26,7 @@
 #include "cli/aside.h"
 #include "cli/channel.h"
 #include "cli/event_loop.h"
+#include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/message.h"
 #include "cli/modes.h"
@@ -149,10 +150,7 @@ class Injecting {
   private:
     Injecting(EventLoop& loop, UniqueFd done) : loop_(loop), done_(std::move(done)) {}
     void run(pid_t pid, const inject::AgentImage& image);
-    void tell() const {
-        const std::uint64_t one = 1;
-        (void)write(done_.get(), &one, sizeof(one));
-    }
+    void tell() const { eventfd_write(done_.get(), 1); }
 
     EventLoop& loop_;
     UniqueFd done_;  // an eventfd
@@ -319,6 +317,8 @@ void Attach::on_injected() {
     if (options_.verbose) {
         tell_cost(*injection);
     }
+    kernel_.settle();  // nothing that it does is left to another thread
+    keep_rights_only(options_, sampling_->needed_rights());
     pidfd_ = std::move(injection->pidfd);
     UniqueFd pidfd(fcntl(pidfd_.get(), F_DUPFD_CLOEXEC, 0));
     sampling_->add_agent(std::move(*channel), pid_, std::move(pidfd));

@@ -42,6 +42,11 @@ class KernelSide {
         settle();
         return bpf_ != nullptr;
     }
+    /// Whether perf events alone are to be had, for some process.
+    [[nodiscard]] bool has_perf_events() const {
+        settle();
+        return perf_.has_value();
+    }
     /// Whether perf events alone tick for a process, by trying.
     [[nodiscard]] bool has_perf_ticks(pid_t pid) const;
     /// What makes the ticks of processes that are armed, as the profile names it.

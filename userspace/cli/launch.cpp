@@ -18,6 +18,7 @@
 #include "cli/channel.h"
 #include "cli/command.h"
 #include "cli/event_loop.h"
+#include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/message.h"
 #include "cli/modes.h"
@@ -202,6 +203,10 @@ int Launch::run() {
         sampling_->stop();  // leaves no file
         return report_not_executed(options_.command.front(), status.error().system_errno);
     }
+    // Now that the command runs, with all its rights.
+    NeededRights needed = sampling_->needed_rights();
+    needed.signals = true;
+    keep_rights_only(options_, needed);
     if (options_.verbose) {
         say("process {} runs the command, with {}", command_->pid(), agent);
     }

@@ -103,6 +103,10 @@ std::string Unavailable::text() const {
 
 const char* capability_name(Capability capability) {
     switch (capability) {
+        case Capability::kDacOverride:
+            return "CAP_DAC_OVERRIDE";
+        case Capability::kKill:
+            return "CAP_KILL";
         case Capability::kSysPtrace:
             return "CAP_SYS_PTRACE";
         case Capability::kSysAdmin:

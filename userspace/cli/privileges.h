@@ -22,6 +22,8 @@ struct Unavailable {
 
 /// Numbers of capabilities (include/uapi/linux/capability.h), newer than some systems' headers.
 enum class Capability : int {
+    kDacOverride = 1,
+    kKill = 5,
     kSysPtrace = 19,
     kSysAdmin = 21,
     kPerfmon = 38,

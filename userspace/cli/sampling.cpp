@@ -171,6 +171,15 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd) {
     }
 }
 
+NeededRights Sampling::needed_rights() const {
+    NeededRights needed;
+    needed.bpf = kernel_.is_available();
+    needed.perf_events = kernel_.is_available() || kernel_.has_perf_events();
+    needed.other_processes = true;  // whether their samplers still map their rings
+    needed.output = profile_->path();
+    return needed;
+}
+
 void Sampling::replace_agent(pid_t pid) {
     // A process has one agent. The former one went with its program; that its channel has not hung
     // up is because somebody else, a child of that program, holds it, too.

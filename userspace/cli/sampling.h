@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "cli/event_loop.h"
+#include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/options.h"
 #include "cli/profile.h"
@@ -57,6 +58,9 @@ class Sampling {
     void add_agent(Channel channel, pid_t pid, UniqueFd pidfd = {});
     /// Begins the end: all agents are told to stop. Once; any number of calls.
     void stop();
+
+    /// What sampling needs from here on, until its end.
+    [[nodiscard]] NeededRights needed_rights() const;
 
     [[nodiscard]] bool has_finished() const { return finished_; }
     [[nodiscard]] bool is_stopping() const { return stopping_; }

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "cli/aside.h"
+#include "cli/kept_rights.h"
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/stall_watch.h"
@@ -45,11 +46,18 @@ Result<report::ProcessReport> make_report(const Options& options, const WhereTar
     return report::ProcessReport::make(target.view(), limits);
 }
 
+void keep_rights_to_look(const Options& options) {
+    NeededRights needed;
+    needed.other_processes = true;
+    keep_rights_only(options, needed);
+}
+
 int report_once(const Options& options, pid_t pid, StallGuard& guard) {
     const auto target = open_target(pid, guard);
     if (!target) {
         return complain(target.error());
     }
+    keep_rights_to_look(options);
     auto report = make_report(options, **target);
     if (!report) {
         return complain((*target)->explain(report.error()));
@@ -120,6 +128,7 @@ int run_where(const Options& options) {
     if (!target) {
         return complain(target.error());
     }
+    keep_rights_to_look(options);
     auto report = make_report(options, **target);
     if (!report) {
         return complain((*target)->explain(report.error()));

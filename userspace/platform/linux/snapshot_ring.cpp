@@ -14,6 +14,7 @@ namespace {
 // record is split. Only 64-bit kernels run these programs, so that the counters are 64 bits wide
 // for a 32-bit reader too.
 constexpr std::size_t kRecordHeaderBytes = BPF_RINGBUF_HDR_SZ;
+constexpr std::size_t kRecordAlignment = 8;
 
 constexpr std::size_t round_up(std::size_t value, std::size_t to) {
     return (value + to - 1) & ~(to - 1);
@@ -59,6 +60,10 @@ void SnapshotRing::release(std::uint64_t position) {
 }
 
 SnapshotRing::Record SnapshotRing::next(std::uint64_t end) const {
+    // More than the ring holds, or where no record begins.
+    if (end - position_ > mask_ + 1 || position_ % kRecordAlignment != 0) {
+        return {.kind = Record::kBroken};
+    }
     const std::byte* at = data_ + (position_ & mask_);
     const std::uint32_t header =
         __atomic_load_n(reinterpret_cast<const std::uint32_t*>(at), __ATOMIC_ACQUIRE);
@@ -66,8 +71,8 @@ SnapshotRing::Record SnapshotRing::next(std::uint64_t end) const {
         return {.kind = Record::kBusy};
     }
     const std::size_t size_bytes = header & ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
-    const std::size_t whole_bytes = round_up(kRecordHeaderBytes + size_bytes, 8);
-    if (whole_bytes > end - position_ || whole_bytes > mask_ + 1) {
+    const std::size_t whole_bytes = round_up(kRecordHeaderBytes + size_bytes, kRecordAlignment);
+    if (whole_bytes > end - position_) {
         return {.kind = Record::kBroken};
     }
     Record record{.kind = Record::kDiscarded, .end = position_ + whole_bytes};
@@ -75,13 +80,17 @@ SnapshotRing::Record SnapshotRing::next(std::uint64_t end) const {
         return record;
     }
     const auto* head = reinterpret_cast<const echion_snapshot*>(at + kRecordHeaderBytes);
-    if (size_bytes < sizeof(*head) || head->frame_count > ECHION_SNAPSHOT_FRAMES ||
-        size_bytes - sizeof(*head) < head->frame_count * sizeof(echion_frame)) {
+    if (size_bytes < sizeof(*head)) {
+        return {.kind = Record::kBroken};
+    }
+    const std::size_t frame_count = __atomic_load_n(&head->frame_count, __ATOMIC_RELAXED);
+    if (frame_count > ECHION_SNAPSHOT_FRAMES ||
+        size_bytes - sizeof(*head) < frame_count * sizeof(echion_frame)) {
         return {.kind = Record::kBroken};
     }
     record.kind = Record::kSnapshot;
     record.head = head;
-    record.frames = {reinterpret_cast<const echion_frame*>(head + 1), head->frame_count};
+    record.frames = {reinterpret_cast<const echion_frame*>(head + 1), frame_count};
     return record;
 }
 
