@@ -16,6 +16,7 @@
 #include "inject/ptrace_session.h"
 #include "inject/refusal.h"
 #include "inject/safe_point.h"
+#include "inject/seccomp_gate.h"
 #include "inject/target_memory.h"
 #include "inject/unwinder.h"
 #include "platform/process_info.h"
@@ -56,6 +57,7 @@ class Borrower {
           tracer_(tracer),
           cost_(cost),
           unwinder_(request.reader, request.code),
+          seccomp_(request.pid, request.limits.allow_unknown_seccomp),
           safe_point_(request.reader, request.code, unwinder_) {}
 
     ~Borrower() {
@@ -70,13 +72,20 @@ class Borrower {
     tl::expected<Address, InjectFailure> run() {
         const std::int64_t deadline_ns = monotonic_ns() + request_.limits.safe_point_ns;
         do {
-            for (const pid_t tid : rank_threads(request_.pid)) {
+            const std::vector<pid_t> threads = rank_threads(request_.pid);
+            for (const pid_t tid : threads) {
+                if (!seccomp_.may_stop(tid)) {
+                    continue;
+                }
                 if (auto done = try_thread(tid)) {
                     return std::move(*done);
                 }
                 if (monotonic_ns() >= deadline_ns) {
                     break;
                 }
+            }
+            if (const InjectFailure* refusal = seccomp_.find_refusal(threads)) {
+                return tl::unexpected(*refusal);
             }
             // Not in step with anything that the target does every so often.
             const timespec pause = make_timespec(200'000 + monotonic_ns() % 1'000'000);
@@ -154,6 +163,9 @@ class Borrower {
                     std::to_string(request_.pid) + "), or use echion -w"));
         }
         const std::int64_t stopped_ns = monotonic_ns();
+        if (!seccomp_.may_borrow(session)) {
+            return {};
+        }
         const auto context = session.save_context();
         const auto rseq_area = session.read_rseq_area();
         if (!context || !rseq_area) {
@@ -356,6 +368,7 @@ class Borrower {
     const PromptTracer& tracer_;
     InjectCost& cost_;
     Unwinder unwinder_;
+    SeccompGate seccomp_;
     SafePoint safe_point_;
     std::string last_doing_;
     bool is_left_alone_ = false;

@@ -30,6 +30,8 @@ struct InjectLimits {
     std::int64_t safe_point_ns = 5 * kNanosPerSecond;
     /// For the helper thread, from its start to the agent's answer.
     std::int64_t load_ns = 20 * kNanosPerSecond;
+    /// Goes on where it is not known whether a thread's seccomp filter would harm it.
+    bool allow_unknown_seccomp = false;
 };
 
 /// What an injection cost the target.

@@ -158,7 +158,9 @@ Status Attach::prepare() {
 
 bool Attach::inject() {
     const inject::AgentImage image{agent_, name_agent(agent_)};
-    auto injection = inject::inject_agent(pid_, image);
+    inject::InjectLimits limits;
+    limits.allow_unknown_seccomp = options_.allow_seccomp;
+    auto injection = inject::inject_agent(pid_, image, limits);
     if (!injection) {
         say("{}", make_printable(injection.error().text));
         return false;
