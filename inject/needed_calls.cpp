@@ -23,8 +23,8 @@
 namespace echion::inject {
 namespace {
 
-// For all calls together: the thread stands still meanwhile. A container runtime's filter takes some
-// ten thousands; the largest that the kernel takes, if it decides by number, fits in.
+// For all calls together: the thread stands still meanwhile. A container runtime's filter takes
+// some ten thousands; the largest that the kernel takes, if it decides by number, fits in.
 constexpr std::size_t kMaxSteps = 2'000'000;
 
 constexpr CallArgument kAny = CallArgument::any();
@@ -110,6 +110,11 @@ constexpr NeededCall kCalls[] = {
     optional(CALL(rt_sigprocmask), {integer(SIG_SETMASK), kAny, kAny, kSignalSetBytes, kAny, kAny}),
     optional(CALL(rt_sigprocmask), {integer(SIG_UNBLOCK), kAny, kAny, kSignalSetBytes, kAny, kAny},
              kSometimes),
+    // glibc's own signals, 32 (cancellation) and 33 (setuid), with a process's second thread.
+    optional(CALL(rt_sigaction), {integer(32), kAny, kAny, kSignalSetBytes, kAny, kAny},
+             kSometimes),
+    optional(CALL(rt_sigaction), {integer(33), kAny, kAny, kSignalSetBytes, kAny, kAny},
+             kSometimes),
     optional(CALL(sched_getaffinity), {kZero, kAny, kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(futex), {kAny, integer(FUTEX_WAIT_PRIVATE), kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(futex), {kAny, integer(FUTEX_WAKE_PRIVATE), kAny, kAny, kAny, kAny}, kSometimes),
@@ -173,8 +178,7 @@ constexpr NeededCall kCalls[] = {
     optional(CALL(clock_gettime), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(clock_nanosleep),
              {integer(CLOCK_MONOTONIC), integer(TIMER_ABSTIME), kAny, kAny, kAny, kAny}),
-    optional(CALL(clock_nanosleep), {integer(CLOCK_REALTIME), integer(0), kAny, kAny, kAny, kAny},
-             kSometimes),
+    optional(CALL(clock_nanosleep), {integer(CLOCK_MONOTONIC), integer(0), kAny, kAny, kAny, kAny}),
     optional(CALL(rt_sigtimedwait), {kAny, kAny, kAny, kSignalSetBytes, kAny, kAny}),
     optional(CALL(sched_getattr), {kZero, kAny, kAny, kZero, kAny, kAny}),
     optional(CALL(sched_setattr), {kZero, kAny, kZero, kAny, kAny, kAny}),
