@@ -47,6 +47,7 @@ constexpr CallUse kSometimes = CallUse::kSometimes;
 
 // Newer than some headers.
 constexpr int kMemfdNoExecSeal = 8;
+constexpr int kCloseRangeUnshare = 2;
 
 #define CALL(name) #name, SYS_##name
 
@@ -156,8 +157,16 @@ constexpr NeededCall kCalls[] = {
     optional(CALL(statx), {kAny, kAny, integer(AT_EMPTY_PATH), kAny, kAny, kAny}, kSometimes),
     optional(CALL(getdents64), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
 
+    // A descriptor table of the sampler's own, by the one call or the other.
+    optional(CALL(close_range), {kAny, kAny, integer(kCloseRangeUnshare), kAny, kAny, kAny},
+             kSometimes),
+    optional(CALL(close_range), {kAny, kAny, integer(0), kAny, kAny, kAny}, kSometimes),
+    optional(CALL(unshare), {integer(CLONE_FILES), kAny, kAny, kAny, kAny, kAny}, kSometimes),
+
     // The sampler's channel.
-    required(CALL(sendto), {kAny, kAny, kAny, integer(MSG_DONTWAIT | MSG_NOSIGNAL), kZero, kZero}),
+    optional(CALL(sendto), {kAny, kAny, kAny, integer(MSG_DONTWAIT | MSG_NOSIGNAL), kZero, kZero}),
+    optional(CALL(sendmsg), {kAny, kAny, integer(MSG_DONTWAIT | MSG_NOSIGNAL), kAny, kAny, kAny},
+             kSometimes),
     required(CALL(recvmsg), {kAny, kAny, integer(MSG_CMSG_CLOEXEC), kAny, kAny, kAny}),
     optional(CALL(recvfrom), {kAny, kAny, kAny, integer(0), kZero, kZero}),
     optional(CALL(fcntl), {kAny, integer(F_GET_SEALS), kAny, kAny, kAny, kAny}),

@@ -28,6 +28,41 @@ bool is_message(const Message& message, std::size_t size_bytes, control::Message
            message.header.size_bytes == sizeof(Message);
 }
 
+bool is_refusal(int error) { return error == EPERM || error == ENOSYS; }
+
+/// send(), or sendmsg() where that is refused (seccomp).
+ssize_t send_packet(int fd, const void* packet, std::size_t size_bytes) {
+    constexpr int kFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
+    const ssize_t sent = ::send(fd, packet, size_bytes, kFlags);
+    if (sent >= 0 || !is_refusal(errno)) {
+        return sent;
+    }
+    iovec data{const_cast<void*>(packet), size_bytes};
+    msghdr message{};
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    return sendmsg(fd, &message, kFlags);
+}
+
+/// recv(), or recvmsg() likewise.
+ssize_t receive_packet(int fd, void* packet, std::size_t size_bytes, int flags) {
+    const ssize_t got = recv(fd, packet, size_bytes, flags);
+    if (got >= 0 || !is_refusal(errno)) {
+        return got;
+    }
+    iovec data{packet, size_bytes};
+    msghdr message{};
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    return recvmsg(fd, &message, flags);
+}
+
+/// False when that is refused.
+bool sleep_for(const timespec& time) {
+    const int error = clock_nanosleep(CLOCK_MONOTONIC, 0, &time, nullptr);
+    return error == 0 || error == EINTR;
+}
+
 }  // namespace
 
 SocketId identify(int fd) {
@@ -112,7 +147,7 @@ Status Channel::send(Message& message, control::MessageType type) {
     if (!is_socket(socket_.get(), id_)) {
         return fail(ErrorKind::kProtocol, "the target has closed the control channel");
     }
-    if (::send(socket_.get(), &message, sizeof(message), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+    if (send_packet(socket_.get(), &message, sizeof(message)) < 0) {
         return fail(ErrorKind::kSystem, "send a control message", errno);
     }
     return {};
@@ -141,7 +176,7 @@ Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, int signal,
     control::Armed answer{};
     ssize_t size = 0;
     do {
-        size = recv(socket_.get(), &answer, sizeof(answer), 0);
+        size = receive_packet(socket_.get(), &answer, sizeof(answer), 0);
     } while (size < 0 && errno == EINTR);
     if (size <= 0 ||
         !is_message(answer, static_cast<std::size_t>(size), control::MessageType::kArmed)) {
@@ -197,6 +232,13 @@ Result<control::Configure> Channel::receive_configure() {
     do {
         size = recvmsg(socket_.get(), &packet, MSG_CMSG_CLOEXEC);
     } while (size < 0 && errno == EINTR);
+    if (size < 0 && is_refusal(errno)) {
+        // The other side takes no word before it has sent its own.
+        const Error refusal{ErrorKind::kRefused, errno, "receive the configuration: recvmsg"};
+        pollfd entry{socket_.get(), POLLIN, 0};
+        (void)ppoll(&entry, 1, nullptr, nullptr);
+        return tl::unexpected(refusal);
+    }
     std::size_t fd_count = 0;
     for (cmsghdr* part = size >= 0 ? CMSG_FIRSTHDR(&packet) : nullptr; part != nullptr;
          part = CMSG_NXTHDR(&packet, part)) {
@@ -237,15 +279,20 @@ bool Channel::wait_for_stop(std::int64_t timeout_ns) {
     // What has the number now is not waited for: a negative one is passed over.
     pollfd entry{was_lost_ ? -1 : socket_.get(), POLLIN, 0};
     const timespec timeout = make_timespec(timeout_ns > 0 ? timeout_ns : 0);
-    if (ppoll(&entry, 1, &timeout, nullptr) <= 0) {
+    const int ready = ppoll(&entry, 1, &timeout, nullptr);
+    if (ready == 0 || (ready < 0 && errno == EINTR)) {
         return false;
+    }
+    if (ready < 0 && !sleep_for(timeout)) {
+        cannot_wait_ = true;  // ppoll is refused (seccomp), and so is this
+        return true;
     }
     if (is_lost()) {
         was_lost_ = true;
         return false;
     }
     control::Stop message{};
-    const ssize_t size = recv(socket_.get(), &message, sizeof(message), MSG_DONTWAIT);
+    const ssize_t size = receive_packet(socket_.get(), &message, sizeof(message), MSG_DONTWAIT);
     if (size < 0 && (errno == EAGAIN || errno == EINTR)) {
         return false;
     }

@@ -86,6 +86,8 @@ class Channel {
     bool wait_for_stop(std::int64_t timeout_ns);
     /// Whether the other side has asked to stop: for it, the whole run is over.
     [[nodiscard]] bool was_told_to_stop() const { return was_told_to_stop_; }
+    /// Whether wait_for_stop() said so because no way of waiting is left (seccomp).
+    [[nodiscard]] bool cannot_wait() const { return cannot_wait_; }
     /// Whether the target has closed it.
     [[nodiscard]] bool is_lost() const { return !is_socket(socket_.get(), id_); }
     /// Whether the other side has hung up, or the channel is lost.
@@ -98,6 +100,7 @@ class Channel {
     UniqueFd socket_;
     SocketId id_;
     bool was_told_to_stop_ = false;
+    bool cannot_wait_ = false;
     bool was_lost_ = false;  // found so by wait_for_stop()
     std::array<UniqueFd, control::kMaxFds> fds_;
 };

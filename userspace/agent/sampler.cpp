@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <optional>
 #include <utility>
 
@@ -138,7 +139,7 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump
     if (!sampler.watch().is_open() && !options.perf_ticks) {
         return {};
     }
-    const int signal = SignalTimer::pick_signal();
+    const int signal = SignalTimer::may_wait() ? SignalTimer::pick_signal() : control::kNoSignal;
     const echion_snapshot_layout layout = sampler.watch_layout();
     const auto armed = channel.arm(own_tid(), signal, &layout, sizeof(layout));
     if (!armed) {
@@ -228,6 +229,9 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     options.follow = (configure->flags & control::kNoFollow) == 0 &&
                      configure->interval_ns >= kLeastFollowIntervalNs;
     options.perf_ticks = options.cpu_mode && (configure->flags & control::kPerfTicks) != 0;
+    if (options.cpu_mode && !watch.is_open() && read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) == 0) {
+        return fail(ErrorKind::kRefused, "read CPU time: clock_gettime is refused", EPERM);
+    }
     become_prompt();
     StackSampler sampler;
     if (auto status =
@@ -258,6 +262,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     }
     std::int64_t published_ns = 0;
     OtherEnding ending;
+    Status refusal;
     while (timer->wait(channel, dump)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
@@ -268,7 +273,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
             published_ns = now_ns;
             publish_timing(ring, timer->counts());
             dump.keep_signal(now_ns);
-            if (ending.has_come(now_ns, channel, ring)) {
+            refusal = sampler.check_access();
+            if (!refusal || ending.has_come(now_ns, channel, ring)) {
                 break;
             }
         }
@@ -277,7 +283,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     sampler.stop(monotonic_ns());
     publish_timing(ring, timer->counts());
     ring.end();
-    return {};
+    return refusal ? timer->status() : refusal;
 }
 
 }  // namespace
@@ -286,7 +292,11 @@ void run_sampler(Channel& channel, const GuestFacts& facts) {
     if (!channel.send_hello()) {
         return;
     }
-    if (const Status status = sample_until_stopped(channel, facts); !status) {
+    Status status = sample_until_stopped(channel, facts);
+    if (channel.cannot_wait()) {
+        status = fail(ErrorKind::kRefused, "wait: ppoll and clock_nanosleep are refused", EPERM);
+    }
+    if (!status) {
         channel.send_failed(status.error());
         return;
     }

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "base/clock.h"
@@ -92,6 +93,17 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     define_unknown_code();
     if (!encoder_->commit()) {
         return fail(ErrorKind::kNoSpace, "the ring has no room for the start of the stream");
+    }
+    return {};
+}
+
+Status StackSampler::check_access() const {
+    if (reader_.is_refused()) {
+        return fail(ErrorKind::kRefused,
+                    "read memory: process_vm_readv and /proc/self/mem are refused", EPERM);
+    }
+    if (options_.cpu_mode && !watch_.is_open() && read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) == 0) {
+        return fail(ErrorKind::kRefused, "read CPU time: clock_gettime is refused", EPERM);
     }
     return {};
 }

@@ -77,6 +77,11 @@ class StackSampler {
         return watch_.snapshot_layout(*view_.layout);
     }
 
+    /// Whether it still may read what it has to: a program can lock itself up (seccomp) with all
+    /// its threads, and what is seen of it from then on is only how it was. One system call at
+    /// most.
+    [[nodiscard]] Status check_access() const;
+
     [[nodiscard]] std::size_t thread_count() const { return threads_.size(); }
 
   private:

@@ -107,6 +107,9 @@ struct Configure {
 /// The signal of the kernel's ticks, SIGRTMAX - 1: a real-time one, whose arrivals queue, and that
 /// hardly any program uses. The agent may not ask for another.
 constexpr std::int32_t kTickSignal = 63;
+/// In its place, where the agent may not wait for signals (rt_sigtimedwait is refused, by a seccomp
+/// filter most likely): it is not to be armed.
+constexpr std::int32_t kNoSignal = 0;
 
 /// Agent → CLI, once, if Configure came with kBpfState or kPerfTicks: the sampler thread waits for
 /// `signal`, which is blocked in it. The CLI points the timers at it: in CPU mode ticks of the
@@ -114,7 +117,7 @@ constexpr std::int32_t kTickSignal = 63;
 struct Arm {
     Header header;
     std::uint32_t sampler_tid;  // as the target sees it
-    std::int32_t signal;        // kTickSignal
+    std::int32_t signal;        // kTickSignal, or kNoSignal
     /// echion_snapshot_layout of bpf/abi.h; all zero: no snapshots.
     std::uint8_t snapshot_layout[64];
 };
