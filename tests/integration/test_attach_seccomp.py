@@ -62,6 +62,7 @@ def test_filter_that_kills_on_a_call(echion, any_python, tmp_path, call):
         (KILL_THREAD, "kills on memfd_create"),
         (TRAP, "answers memfd_create with a signal (SIGSYS)"),
         (ERRNO | EPERM, "refuses memfd_create (Operation not permitted)"),
+        (NOTIFY, "makes memfd_create wait for another process's consent"),
         (0x12340000, "kills on memfd_create"),  # an action that the kernel does not know
     ],
 )
@@ -186,7 +187,7 @@ def test_the_table_of_needed_calls_is_complete(
     """A target that may make no other call lives, is sampled, dumped by SIGQUIT, and left."""
     with start_filtered(tmp_path, interpreter, [allow_list], "spins") as target:
         arguments = ["-p", str(target.pid), *options.split()]
-        with echion.start(arguments, "-x", "1.5") as running:
+        with echion.start(arguments, "-x", "0.8") as running:
             target.wait_until_sampled()
             os.kill(target.pid, signal.SIGQUIT)
             running.finish().check()

@@ -46,6 +46,12 @@ def wrap(tmp_path_factory):
     return lambda call: [folder / "wrap", str(NUMBERS[call])]
 
 
+def assert_whole(profile):
+    """Both halves of BURN, each of as much CPU time; how long that takes on a busy machine varies."""
+    early, late = (profile.total_with(name) for name in ("early", "late"))
+    assert min(early, late) > max(early, late) / 5, "a part of the program is missing"
+
+
 @pytest.mark.parametrize("options", ["", "-c"])
 def test_without_signals_to_wait_for_it_keeps_time_by_itself(echion, engine, wrap, options):
     """The kernel's ticks come as signals. The profile is whole, and it is told who ticked."""
@@ -54,14 +60,13 @@ def test_without_signals_to_wait_for_it_keeps_time_by_itself(echion, engine, wra
     assert result.profile.header["engine"] == "nanosleep"
     if engine == "bpf":
         assert "not ticked by the kernel" in result.stderr and "rt_sigtimedwait" in result.stderr
-    early, late = (result.profile.total_with(name) for name in ("early", "late"))
-    assert early == pytest.approx(late, rel=0.5), "a part of the program is missing"
+    assert_whole(result.profile)
 
 
 def test_an_engine_that_was_asked_for_is_not_replaced(echion, engine, wrap):
     if engine != "bpf":
         pytest.skip("the sampler's own clock needs no signals")
-    command = [*wrap("rt_sigtimedwait"), PYTHON, "-c", "pass"]
+    command = [*wrap("rt_sigtimedwait"), PYTHON, "-c", BURN]
     result = echion.run(command, "-c", "--engine", "bpf")
     assert "--engine bpf cannot be had" in result.stderr and "rt_sigtimedwait" in result.stderr
 
@@ -70,8 +75,7 @@ def test_an_engine_that_was_asked_for_is_not_replaced(echion, engine, wrap):
 def test_calls_that_it_can_do_without(echion, wrap, call):
     command = [*wrap(call), PYTHON, "-c", BURN]
     result = echion.run(command, "--engine", "clock").check()
-    early, late = (result.profile.total_with(name) for name in ("early", "late"))
-    assert early == pytest.approx(late, rel=0.5), "a part of the program is missing"
+    assert_whole(result.profile)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,7 @@ def start_locking(echion, tmp_path, *options, refuse):
     "refuse, options, words",
     [
         (["process_vm_writev", "process_vm_readv", "openat"], [], "process_vm_readv"),
-        (["clock_nanosleep", "ppoll"], [], "clock_nanosleep and ppoll"),
+        (["clock_nanosleep", "ppoll"], [], "ppoll"),
         (["clock_gettime"], ["-c"], "clock_gettime"),
         (["rt_sigtimedwait"], ["bpf"], "rt_sigtimedwait"),
     ],

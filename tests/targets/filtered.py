@@ -5,7 +5,8 @@
 Kinds: `waits` for the end of its input; `spins`, using CPU time, until then; `sleeps`, in short
 sleeps one after the other, until then; `sleep` for 0.6 s at once, and says how long; `worker`: the
 filters are those of a second thread alone; `later`: works for a while, installs them for all of its
-threads, says `locked`, and works on until a sampler has gone or for 2 s. Ends by os._exit(), which needs few system calls.
+threads, says `locked`, and works on until a sampler has gone or for 2 s. Ends by os._exit(), which
+needs few system calls.
 """
 
 import ctypes

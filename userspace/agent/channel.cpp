@@ -233,10 +233,10 @@ Result<control::Configure> Channel::receive_configure() {
         size = recvmsg(socket_.get(), &packet, MSG_CMSG_CLOEXEC);
     } while (size < 0 && errno == EINTR);
     if (size < 0 && is_refusal(errno)) {
-        // The other side takes no word before it has sent its own.
+        // The other side takes no word before it has sent its own; and would not see this one if it
+        // were closed upon with its own unread.
         const Error refusal{ErrorKind::kRefused, errno, "receive the configuration: recvmsg"};
-        pollfd entry{socket_.get(), POLLIN, 0};
-        (void)ppoll(&entry, 1, nullptr, nullptr);
+        (void)recv(socket_.get(), &message, sizeof(message), 0);
         return tl::unexpected(refusal);
     }
     std::size_t fd_count = 0;
