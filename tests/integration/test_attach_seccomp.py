@@ -196,11 +196,11 @@ def test_the_table_of_needed_calls_is_complete(
 
 
 def test_a_call_that_the_kernel_restarts_itself(echion, any_python, tmp_path):
-    """A thread that sleeps goes on by restart_syscall(2), which the stop alone makes it call: where
-    that kills, the sleep is made to end early, and Python begins it anew for what is left."""
+    """A thread in poll(2) goes on by restart_syscall(2), which the stop alone makes it call: where
+    that kills, the call is made to end by EINTR, and Python waits anew for what is left."""
     filters = [answer(KILL, "restart_syscall")]
     with start_filtered(tmp_path, any_python, filters, "sleep") as target:
-        target.wait_for_call(NUMBERS["clock_nanosleep"])
+        target.wait_for_call(NUMBERS["poll"])
         attach(echion, target)
         finish(target)
 
