@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
 from attach_support import start_target
 from interpreters import find_interpreters
+from runner import TARGETS
 from seccomp_filters import (
     ALLOW,
     ARGUMENTS,
@@ -29,7 +31,10 @@ from seccomp_filters import (
 )
 from test_attach_refusals import refused
 
-pytestmark = pytest.mark.usefixtures("needs_root")
+pytestmark = [
+    pytest.mark.usefixtures("needs_root"),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filters are for x86-64"),
+]
 
 OLDEST_AND_NEWEST = [find_interpreters()[0], find_interpreters()[-1]] if find_interpreters() else []
 
@@ -73,7 +78,8 @@ def test_what_a_filter_may_answer(echion, any_python, tmp_path, value, words):
 
 
 def test_all_filters_of_a_thread_count(echion, any_python, tmp_path):
-    filters = [answer(LOG, "getpid"), answer(KILL, "memfd_create"), answer(ALLOW, "memfd_create")]
+    filters = [answer(LOG, "getpid"), answer(KILL, "memfd_create")]
+    filters += [answer(ALLOW, "memfd_create")] * 100
     with start_filtered(tmp_path, any_python, filters) as target:
         refused(echion, target.pid, "kills on memfd_create")
         finish(target)
@@ -202,6 +208,14 @@ def test_a_call_that_the_kernel_restarts_itself(echion, any_python, tmp_path):
     with start_filtered(tmp_path, any_python, filters, "sleep") as target:
         target.wait_for_call(NUMBERS["poll"])
         attach(echion, target)
+        finish(target)
+
+
+def test_echion_under_a_filter_of_its_own(echion, any_python, tmp_path):
+    """The kernel then shows it nobody's."""
+    under_one = [sys.executable, TARGETS / "without_perf_events.py"]
+    with start_filtered(tmp_path, any_python, [answer(ERRNO | EPERM, "acct")]) as target:
+        refused(echion, target.pid, "it runs under one itself", "--allow-seccomp", wrap=under_one)
         finish(target)
 
 

@@ -251,7 +251,7 @@ TEST(SeccompFilter, ManyBranchesOnTheUnknownAreBounded) {
         branching.push_back(one(kIfEqual, static_cast<std::uint32_t>(i), 0, 3));
         branching.push_back(one(BPF_LD | BPF_MEM, 0));
         branching.push_back(
-            one(BPF_ALU | BPF_ADD | BPF_K, std::uint32_t{1} << static_cast<unsigned>(i % 32)));
+            one(BPF_ALU | BPF_XOR | BPF_K, std::uint32_t{1} << static_cast<unsigned>(i % 32)));
         branching.push_back(one(BPF_ST, 0));
     }
     branching.push_back(one(BPF_LD | BPF_MEM, 0));
