@@ -228,7 +228,7 @@ struct echion_target_state {
     __u32 kernel_pid;   /* in the initial namespace: the key in the map of targets; 0: this place in
                          * the table is free */
     __u32 pending;      /* tick signals sent since the sampler last went to sleep */
-    __u64 signalled_ns; /* CLOCK_MONOTONIC of the last one, sent or swallowed */
+    __u64 signalled_ns; /* CLOCK_MONOTONIC of the last one, sent or swallowed; 0: none yet */
 };
 
 /* Places in the counters map, one copy per CPU. */

@@ -294,8 +294,9 @@ static __always_inline bool may_signal(__u32 target, const struct echion_target_
  * target run, so it is at most so much of their time old when it is read. */
 static __always_inline bool can_wait(__u32 target, const struct echion_target_config* config) {
     const struct echion_target_state* target_state = bpf_map_lookup_elem(&target_states, &target);
-    return config->signal_gap_ns && target_state &&
-           bpf_ktime_get_ns() - LOAD(target_state->signalled_ns) < config->signal_gap_ns;
+    const __u64 signalled_ns = target_state ? LOAD(target_state->signalled_ns) : 0;
+    return config->signal_gap_ns && signalled_ns &&
+           bpf_ktime_get_ns() - signalled_ns < config->signal_gap_ns;
 }
 
 static __always_inline int tick_thread(bool has_loop_helper) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -26,6 +27,9 @@ struct ThreadContext {
 
 [[nodiscard]] Address instruction_pointer(const Registers& registers);
 [[nodiscard]] Address stack_pointer(const Registers& registers);
+/// Where the C library keeps the thread's own data; both known ones place it at the upper end of
+/// the stack that they make for a thread. Null before the thread has any.
+[[nodiscard]] Address thread_pointer(const Registers& registers);
 
 /// Registers of which only the two that name a place in the code are known.
 [[nodiscard]] Registers make_place(Address instruction, Address stack);
@@ -56,11 +60,11 @@ void leave_system_call(Registers& registers);
 [[nodiscard]] long system_call_result(const Registers& registers);
 
 /// A few blocking calls report EINTR themselves when a tracer stops them, though no signal came
-/// (epoll_wait, sigtimedwait, semop, io_getevents). Where such a call waits without a time limit,
-/// this changes the registers so that the kernel treats it like the others: restarted if no handler
-/// runs, EINTR if one does. With a time limit it is left alone, for a restart would wait anew for
-/// the whole time; but for a socket's own time limit (SO_RCVTIMEO), which then begins anew: few
-/// programs expect an EINTR there. True if changed.
+/// (epoll_wait, sigtimedwait, semop, io_getevents, io_uring_enter). Where such a call waits without
+/// a time limit, this changes the registers so that the kernel treats it like the others: restarted
+/// if no handler runs, EINTR if one does. With a time limit it is left alone, for a restart would
+/// wait anew for the whole time; but for a socket's own time limit (SO_RCVTIMEO), which then begins
+/// anew: few programs expect an EINTR there. True if changed.
 bool restart_instead_of_eintr(Registers& registers);
 
 /// Makes a call that the thread itself would have to take up again by restart_syscall(2) report
@@ -86,6 +90,15 @@ Registers make_system_call(const Registers& from, Address instructions, Address 
 /// pointer `stack`; if that is refused, it goes the way back that begins at `way_back` at once.
 Registers make_stub_call(const Registers& from, Address start, Address stack, Address data,
                          std::size_t data_bytes, Address way_back);
+
+/// A stack that signal handlers run on, as sigaltstack(2) was told.
+struct AlternateStack {
+    Address start;
+    std::size_t size_bytes = 0;
+};
+/// The one that was in force when the kernel made a signal handler's frame; `frame`: what lies
+/// behind the handler's return address. Nothing if there was none.
+std::optional<AlternateStack> find_alternate_stack(std::span<const std::byte> frame);
 
 /// A way back that needs no tracer: memory to be placed on the thread's own stack, below what it
 /// uses. A thread that "returns" with the stack pointer at `entry` runs sigreturn and is as it was.

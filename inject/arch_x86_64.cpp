@@ -1,6 +1,8 @@
 #include <cpuid.h>
 #include <elf.h>
 #include <linux/audit.h>
+#include <linux/io_uring.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -151,6 +153,7 @@ const std::uint32_t kAuditArchitecture = AUDIT_ARCH_X86_64;
 
 Address instruction_pointer(const Registers& registers) { return Address(registers.rip); }
 Address stack_pointer(const Registers& registers) { return Address(registers.rsp); }
+Address thread_pointer(const Registers& registers) { return Address(registers.fs_base); }
 
 Registers make_place(Address instruction, Address stack) {
     Registers registers{};
@@ -200,6 +203,7 @@ bool is_disturbed_by_stop(const SystemCallState& call) {
         case SYS_semtimedop:
         case SYS_io_getevents:
         case SYS_io_pgetevents:
+        case SYS_io_uring_enter:
             return true;
         default:
             return false;
@@ -238,6 +242,11 @@ bool restart_instead_of_eintr(Registers& registers) {
             break;
         case SYS_semop:
             may_restart = true;
+            break;
+        case SYS_io_uring_enter:
+            // It has handed in nothing, else that would be its result; without the longer form of
+            // its last argument it has no time limit (io_uring/io_uring.c).
+            may_restart = (call.arguments[3] & IORING_ENTER_EXT_ARG) == 0;
             break;
         // On a socket with SO_RCVTIMEO or SO_SNDTIMEO. Such limits are for waits that have gone
         // wrong; without a limit these never report it.
@@ -401,6 +410,18 @@ WayBack make_way_back(const ThreadContext& context, Address sigreturn_instructio
     std::copy(state.begin(), state.end(),
               way.bytes.begin() + static_cast<std::ptrdiff_t>(state_place - place));
     return way;
+}
+
+std::optional<AlternateStack> find_alternate_stack(std::span<const std::byte> frame) {
+    UserContext context;
+    if (frame.size() < sizeof(context)) {
+        return std::nullopt;
+    }
+    std::memcpy(&context, frame.data(), sizeof(context));
+    if ((context.stack_flags & SS_DISABLE) != 0 || context.stack_size == 0) {
+        return std::nullopt;
+    }
+    return AlternateStack{Address(context.stack_pointer), context.stack_size};
 }
 
 Result<std::size_t> find_system_call_and_return(std::span<const std::byte> code) {

@@ -9,15 +9,16 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <map>
 #include <optional>
+#include <utility>
 
 #include "inject/prompt_tracer.h"
 #include "inject/ptrace_session.h"
 #include "inject/refusal.h"
 #include "inject/safe_point.h"
 #include "inject/seccomp_gate.h"
-#include "inject/target_memory.h"
+#include "inject/stack_room.h"
+#include "inject/tracer_thread.h"
 #include "inject/unwinder.h"
 #include "platform/process_info.h"
 
@@ -27,16 +28,15 @@ namespace {
 constexpr std::int64_t kStopNs = 100'000'000;           // a thread that can be stopped, stops
 constexpr std::int64_t kCallNs = 2 * kNanosPerSecond;   // one borrowed system call
 constexpr std::int64_t kSpawnNs = 2 * kNanosPerSecond;  // the borrowed pthread_create()
+// After this time a pthread_create() that waits for a lock is given up, and looked at again.
+constexpr std::int64_t kGiveUpNs = 100'000'000;
 constexpr std::int64_t kNapNs = 20'000;
 constexpr std::size_t kMaxRanked = 512;
 
 InjectFailure failure(const Error& error, std::string text) { return {error, std::move(text)}; }
 
 /// How willingly a thread is borrowed; lower is better.
-int rank(pid_t pid, pid_t tid, char state) {
-    if (state == 'D') {
-        return 4;
-    }
+int rank(pid_t pid, pid_t tid) {
     const auto call = read_blocked_call(pid, tid);
     if (!call || call->number < 0) {
         return 1;
@@ -52,35 +52,34 @@ int rank(pid_t pid, pid_t tid, char state) {
 /// Attempts that go on until one thread is at a safe point or the time is over.
 class Borrower {
   public:
-    Borrower(const SpawnRequest& request, const PromptTracer& tracer, InjectCost& cost)
+    using Outcome = std::optional<tl::expected<Address, InjectFailure>>;
+
+    Borrower(const SpawnRequest& request, InjectCost& cost)
         : request_(request),
-          tracer_(tracer),
           cost_(cost),
+          deadline_ns_(monotonic_ns() + request.limits.safe_point_ns),
+          map_(pid()),
           unwinder_(request.reader, request.code),
-          seccomp_(request.pid, request.limits.allow_unknown_seccomp),
-          safe_point_(request.reader, request.code, unwinder_) {}
+          seccomp_(request.target.pid(), request.limits.allow_unknown_seccomp),
+          safe_point_(request.reader, request.code, unwinder_, map_) {}
 
-    ~Borrower() {
-        // They cannot be let go before they stop; the kernel does that when this process ends.
-        for (auto& [tid, session] : unstoppable_) {
-            session.abandon();
-        }
-    }
-    Borrower(const Borrower&) = delete;
-    Borrower& operator=(const Borrower&) = delete;
-
-    tl::expected<Address, InjectFailure> run() {
-        const std::int64_t deadline_ns = monotonic_ns() + request_.limits.safe_point_ns;
+    /// Tries one thread after the other. Nothing when a thread cannot be let go: then the calling
+    /// thread has to end, which lets go of it, and another one goes on.
+    Outcome run() {
+        const PromptTracer tracer;
+        tracer_ = &tracer;
+        is_stuck_ = false;
         do {
-            const std::vector<pid_t> threads = rank_threads(request_.pid);
+            const std::vector<pid_t> threads = rank_threads(pid());
             for (const pid_t tid : threads) {
                 if (!seccomp_.may_stop(tid)) {
                     continue;
                 }
-                if (auto done = try_thread(tid)) {
-                    return std::move(*done);
+                auto done = try_thread(tid);
+                if (done || is_stuck_) {
+                    return done;
                 }
-                if (monotonic_ns() >= deadline_ns) {
+                if (is_over()) {
                     break;
                 }
             }
@@ -90,16 +89,36 @@ class Borrower {
             // Not in step with anything that the target does every so often.
             const timespec pause = make_timespec(200'000 + monotonic_ns() % 1'000'000);
             nanosleep(&pause, nullptr);
-        } while (monotonic_ns() < deadline_ns);
+        } while (!is_over());
         return tl::unexpected(give_up());
     }
 
+    [[nodiscard]] InjectFailure give_up() {
+        if (request_.limits.is_cancelled()) {
+            return {{ErrorKind::kSystem, EINTR, "cancelled"},
+                    "interrupted; " + describe_process(pid()) + " goes on untouched"};
+        }
+        if (auto status = request_.target.check(); !status) {
+            return changed(status.error());
+        }
+        if (cost_.probes == 0 && last_doing_.empty()) {
+            last_doing_ = "in an uninterruptible sleep (state D)";
+        }
+        return failure({ErrorKind::kRefused, ETIMEDOUT, "no safe point"},
+                       "found no moment to attach safely to " + describe_process(pid()) + " in " +
+                           std::to_string(cost_.probes) + " tries (last it was " + last_doing_ +
+                           "); it goes on untouched; try again, or use echion -w");
+    }
+
   private:
-    using Outcome = std::optional<tl::expected<Address, InjectFailure>>;
+    [[nodiscard]] pid_t pid() const { return request_.target.pid(); }
+    [[nodiscard]] bool is_over() const {
+        return monotonic_ns() >= deadline_ns_ || request_.limits.is_cancelled();
+    }
 
     /// Reads the unwind tables that the thread's judgement will need, before the thread is stopped.
     void warm_up(pid_t tid) {
-        const auto call = read_blocked_call(request_.pid, tid);
+        const auto call = read_blocked_call(pid(), tid);
         if (call) {
             const arch::Registers place =
                 arch::make_place(Address(call->instruction_pointer), Address(call->stack_pointer));
@@ -110,37 +129,34 @@ class Borrower {
     /// One attempt; empty when another thread or another moment has to be tried.
     Outcome try_thread(pid_t tid) {
         warm_up(tid);
-        auto session = take_session(tid);
+        auto session = PtraceSession::seize(tid);
         if (!session) {
-            if (session.error().system_errno == ESRCH) {
+            // A thread that is ending may not be traced either.
+            if (session.error().system_errno == ESRCH || is_ending(tid)) {
                 return {};
             }
-            return tl::unexpected(failure(
-                session.error(), explain_refusal(request_.pid, session.error().system_errno)));
+            return tl::unexpected(
+                failure(session.error(), explain_refusal(pid(), session.error().system_errno)));
         }
-        const PromptThread prompt(tid, tracer_);
+        const PromptThread prompt(tid, *tracer_);
         const std::int64_t begin_ns = monotonic_ns();
         auto outcome = try_session(*session, begin_ns);
         if (!outcome) {
             if (session->state() == PtraceSession::State::kRunning) {
-                // It does not stop, so it cannot be detached from, and it stays ours.
-                unstoppable_.emplace(tid, std::move(*session));
-            } else {
-                session->detach();
+                session->abandon();
+                is_stuck_ = true;
             }
+            session->detach();
             note_probe(monotonic_ns() - begin_ns);
         }
+        // The number may have become another's in an exec, which only our end lets go.
+        is_stuck_ = is_stuck_ || session->state() == PtraceSession::State::kGone;
         return outcome;
     }
 
-    Result<PtraceSession> take_session(pid_t tid) {
-        const auto known = unstoppable_.find(tid);
-        if (known == unstoppable_.end()) {
-            return PtraceSession::seize(tid);
-        }
-        PtraceSession session = std::move(known->second);
-        unstoppable_.erase(known);
-        return session;
+    [[nodiscard]] bool is_ending(pid_t tid) const {
+        const auto info = read_thread_info(pid(), tid);
+        return !info || info->state == 'Z' || info->state == 'X';
     }
 
     void note_probe(std::int64_t duration_ns) {
@@ -157,12 +173,19 @@ class Borrower {
             return {};
         }
         if (session.state() == PtraceSession::State::kGroupStop) {
-            return tl::unexpected(failure(
-                {ErrorKind::kRefused, 0, "the target is stopped"},
-                describe_process(request_.pid) + " is stopped; resume it first (kill -CONT " +
-                    std::to_string(request_.pid) + "), or use echion -w"));
+            return tl::unexpected(failure({ErrorKind::kRefused, 0, "the target is stopped"},
+                                          describe_process(pid()) +
+                                              " is stopped; resume it first (kill -CONT " +
+                                              std::to_string(pid()) + "), or use echion -w"));
         }
         const std::int64_t stopped_ns = monotonic_ns();
+        if (auto status = request_.target.check_thread(session.tid()); !status) {
+            if (status.error().kind == ErrorKind::kRefused) {
+                return tl::unexpected(changed(status.error()));
+            }
+            last_doing_ = "ending";
+            return {};
+        }
         if (!seccomp_.may_borrow(session)) {
             return {};
         }
@@ -171,13 +194,21 @@ class Borrower {
         if (!context || !rseq_area) {
             return {};
         }
-        const SafePointVerdict verdict = safe_point_.judge(context->registers, *rseq_area);
+        SafePointVerdict verdict = safe_point_.judge(context->registers, *rseq_area);
         last_doing_ = verdict.doing;
         if (!verdict.is_safe) {
             return {};
         }
         const arch::WayBack way = arch::make_way_back(*context, request_.code.sigreturn());
-        if (!write_target(request_.pid, way.place, way.bytes)) {
+        const StackBounds bounds{request_.target.in_main_stack(), session.tid() == pid(),
+                                 std::move(verdict.alternate_stacks)};
+        const Status has_room = check_stack_room(
+            map_, context->registers, bounds, arch::stack_pointer(context->registers) - way.place);
+        if (!has_room) {
+            last_doing_ = has_room.error().what;
+            return {};
+        }
+        if (!request_.target.memory().write(way.place, way.bytes)) {
             last_doing_ += ", with no room on its stack";
             return {};
         }
@@ -189,22 +220,36 @@ class Borrower {
         auto result = use_thread(session, *context, way);
         // Whatever happened, the thread goes on where it was.
         if (auto status = session.put_back(monotonic_ns() + kCallNs); !status && result) {
-            result = tl::unexpected(
-                failure(status.error(), "lost hold of " + describe_process(request_.pid)));
+            result = tl::unexpected(lost_hold(status.error()));
         }
         // From here on the helper needs nobody to know that the region may go, should Echion die. A
         // thread that puts itself back says so itself.
         if (result && !is_left_alone_) {
-            (void)write_target_value(request_.pid,
-                                     *result + kStubCodeBytes + offsetof(StubParameters, has_left),
-                                     std::uint32_t{kThreadHasLeft});
+            (void)request_.target.memory().write_value(
+                *result + kStubCodeBytes + offsetof(StubParameters, has_left),
+                std::uint32_t{kThreadHasLeft});
         }
         session.detach();
         // A thread that ran loses time from the request on. One that was blocked loses none until
         // it has woken up to be stopped.
         const bool was_waiting = arch::system_call_state(context->registers).is_interrupted();
         cost_.pause_ns = monotonic_ns() - (was_waiting ? stopped_ns : begin_ns);
+        if (std::exchange(was_given_up_, false)) {
+            last_doing_ = "waiting for a lock of its C library that another thread holds";
+            return {};
+        }
         return result;
+    }
+
+    [[nodiscard]] InjectFailure changed(const Error& error) const {
+        return failure(error, explain_change(pid(), error));
+    }
+
+    [[nodiscard]] InjectFailure lost_hold(const Error& error) const {
+        if (auto status = request_.target.check(); !status) {
+            return changed(status.error());
+        }
+        return failure(error, "lost hold of " + describe_process(pid()) + "; try again");
     }
 
     Result<long> call(PtraceSession& session, const arch::ThreadContext& context,
@@ -245,13 +290,14 @@ class Borrower {
         parameters.system_call_and_return = request_.code.system_call_and_return().value();
         Status written = code.size_bytes > kStubCodeBytes
                              ? fail(ErrorKind::kNoSpace, "the code for the target is too long")
-                             : session.write_memory(region, {code.start, code.size_bytes});
+                             : session.write_memory(request_.target.memory(), region,
+                                                    {code.start, code.size_bytes});
         if (written) {
-            written = session.write_memory(data, std::as_bytes(std::span(&parameters, 1)));
+            written = session.write_memory(request_.target.memory(), data,
+                                           std::as_bytes(std::span(&parameters, 1)));
         }
         if (!written) {
-            return tl::unexpected(failure(
-                written.error(), explain_refusal(request_.pid, written.error().system_errno)));
+            return tl::unexpected(lost_hold(written.error()));
         }
         if (auto made = make_writable(session, context, way, data); !made) {
             return tl::unexpected(made.error());
@@ -259,9 +305,8 @@ class Borrower {
         const arch::Registers start = arch::make_stub_call(
             context.registers, region + code.start_offset, region + kRegionBytes, data,
             kRegionBytes - kStubCodeBytes, way.entry);
-        if (auto status = session.run(start); !status) {
-            return tl::unexpected(
-                failure(status.error(), "lost hold of " + describe_process(request_.pid)));
+        if (auto status = session.run(start, request_.broadcast_signal); !status) {
+            return tl::unexpected(lost_hold(status.error()));
         }
         return wait_for_spawn(session, region);
     }
@@ -272,8 +317,7 @@ class Borrower {
                                                     const arch::ThreadContext& context,
                                                     const arch::WayBack& way, Address data) {
         rlimit limit{};
-        if (prlimit(request_.pid, RLIMIT_DATA, nullptr, &limit) == 0 &&
-            limit.rlim_cur == RLIM_INFINITY) {
+        if (prlimit(pid(), RLIMIT_DATA, nullptr, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY) {
             return {};
         }
         const auto made = call(session, context, way, SYS_mprotect,
@@ -286,34 +330,30 @@ class Borrower {
     }
 
     tl::expected<Address, InjectFailure> wait_for_spawn(PtraceSession& session, Address region) {
-        const Address place = region + kStubCodeBytes + offsetof(StubParameters, spawn_state);
+        const ElfRange code{region, kStubCodeBytes};
         const std::int64_t since_ns = monotonic_ns();
-        std::uint32_t state = kSpawning;
-        while (state == kSpawning && monotonic_ns() < since_ns + kSpawnNs) {
-            const auto read = request_.reader.read_value<std::uint32_t>(place);
-            state = read ? *read : static_cast<std::uint32_t>(kSpawning);
-            if (auto status = session.poll_stop(); !status) {
-                return tl::unexpected(failure(
-                    status.error(), describe_process(request_.pid) + " ended while attaching"));
+        std::int64_t until_ns = since_ns + kGiveUpNs;
+        for (;;) {
+            if (auto status = await_spawn(session, region, until_ns); !status) {
+                return tl::unexpected(status.error());
             }
-            if (session.state() == PtraceSession::State::kFault) {
-                return tl::unexpected(failure(
-                    {ErrorKind::kInvalid, 0, "fault in the target"},
-                    "could not make a thread in " + describe_process(request_.pid) + " (signal " +
-                        std::to_string(session.fault_signal()) + "); it has been put back"));
+            (void)session.interrupt(monotonic_ns() + kCallNs);
+            if (read_spawn_state(region) != kSpawning || monotonic_ns() >= since_ns + kSpawnNs) {
+                break;
             }
-            if (session.is_stopped()) {
-                (void)session.resume();  // a stop of the whole process; it takes effect later
+            // The lock's owner may wait, in the end, for what this thread was doing.
+            const auto registers = session.read_registers();
+            was_given_up_ =
+                registers && request_.is_glibc && safe_point_.may_give_up_call(*registers, code);
+            if (was_given_up_) {
+                return tl::unexpected(
+                    failure({ErrorKind::kSystem, ETIMEDOUT, "make a thread"}, ""));
             }
-            if (state == kSpawning) {
-                nap();
-            }
+            (void)session.resume();
+            until_ns = std::min(monotonic_ns() + kGiveUpNs, since_ns + kSpawnNs);
         }
-        (void)session.interrupt(monotonic_ns() + kCallNs);
         // The thread stands still: what it says now is final.
-        const auto read = request_.reader.read_value<std::uint32_t>(place);
-        state = read ? *read : static_cast<std::uint32_t>(kSpawning);
-        switch (state) {
+        switch (read_spawn_state(region)) {
             case kSpawned:
                 return region;
             case kLeavingAlone:
@@ -326,19 +366,51 @@ class Borrower {
                 const int cause = error ? *error : EAGAIN;
                 return tl::unexpected(failure({ErrorKind::kSystem, cause, "make a thread"},
                                               "could not make a thread in " +
-                                                  describe_process(request_.pid) + ": " +
+                                                  describe_process(pid()) + ": " +
                                                   std::strerror(cause)));
             }
             default:
-                // It waits for a lock in the middle of pthread_create(), and must come out of it by
-                // itself: it will put itself back, and the helper finds nobody and ends.
+                // It runs, but gets no CPU, or it waits in the allocator or for a page, and for
+                // nothing that this thread holds up: it will come out, and put itself back. The
+                // helper finds nobody and ends.
                 session.forget_context();
                 session.detach();
                 return tl::unexpected(failure({ErrorKind::kSystem, ETIMEDOUT, "make a thread"},
-                                              "making a thread in " +
-                                                  describe_process(request_.pid) +
+                                              "making a thread in " + describe_process(pid()) +
                                                   " takes too long; try again"));
         }
+    }
+
+    std::uint32_t read_spawn_state(Address region) {
+        const auto read = request_.target.memory().read_value<std::uint32_t>(
+            region + kStubCodeBytes + offsetof(StubParameters, spawn_state));
+        return read ? *read : static_cast<std::uint32_t>(kSpawning);
+    }
+
+    /// Waits until the stub has made the helper or given up, at most until then.
+    tl::expected<void, InjectFailure> await_spawn(PtraceSession& session, Address region,
+                                                  std::int64_t until_ns) {
+        while (read_spawn_state(region) == kSpawning && monotonic_ns() < until_ns) {
+            if (auto status = session.poll_stop(); !status) {
+                return tl::unexpected(lost_hold(status.error()));
+            }
+            if (session.state() == PtraceSession::State::kExecuted) {
+                return tl::unexpected(lost_hold({ErrorKind::kSystem, ESRCH, "exec"}));
+            }
+            if (session.state() == PtraceSession::State::kFault) {
+                return tl::unexpected(failure(
+                    {ErrorKind::kInvalid, 0, "fault in the target"},
+                    "could not make a thread in " + describe_process(pid()) + " (signal " +
+                        std::to_string(session.fault_signal()) + "); it has been put back"));
+            }
+            if (session.is_stopped()) {
+                // The C library's own signal, or a stop of the whole process, which takes effect
+                // later.
+                (void)session.resume();
+            }
+            nap();
+        }
+        return {};
     }
 
     static void nap() {
@@ -346,33 +418,28 @@ class Borrower {
         nanosleep(&pause, nullptr);
     }
 
-    InjectFailure call_failure(const Result<long>& result, const char* what) const {
+    [[nodiscard]] InjectFailure call_failure(const Result<long>& result, const char* what) const {
+        if (!result && result.error().system_errno == ESRCH) {
+            return lost_hold(result.error());
+        }
         const Error error =
             result ? Error{ErrorKind::kSystem, static_cast<int>(-*result), what} : result.error();
-        return failure(error, what + describe_process(request_.pid) + ": " +
+        return failure(error, what + describe_process(pid()) + ": " +
                                   (result ? std::strerror(error.system_errno) : error.what));
     }
 
-    InjectFailure give_up() const {
-        if (cost_.probes == 0 && last_doing_.empty()) {
-            return failure({ErrorKind::kSystem, ESRCH, "no thread"},
-                           describe_process(request_.pid) + " has ended");
-        }
-        return failure({ErrorKind::kRefused, ETIMEDOUT, "no safe point"},
-                       "found no moment to attach safely to " + describe_process(request_.pid) +
-                           " in " + std::to_string(cost_.probes) + " tries (last it was " +
-                           last_doing_ + "); it goes on untouched; try again, or use echion -w");
-    }
-
     const SpawnRequest& request_;
-    const PromptTracer& tracer_;
     InjectCost& cost_;
+    const std::int64_t deadline_ns_;
+    MapLookup map_;
     Unwinder unwinder_;
     SeccompGate seccomp_;
     SafePoint safe_point_;
+    const PromptTracer* tracer_ = nullptr;  // of the thread that runs
     std::string last_doing_;
     bool is_left_alone_ = false;
-    std::map<pid_t, PtraceSession> unstoppable_;  // threads in an uninterruptible sleep
+    bool was_given_up_ = false;
+    bool is_stuck_ = false;  // a thread is traced that cannot be let go
 };
 
 }  // namespace
@@ -381,8 +448,8 @@ std::vector<pid_t> rank_threads(pid_t pid) {
     std::vector<std::pair<int, pid_t>> ranked;
     (void)for_each_thread(pid, [&](pid_t tid) {
         const auto info = read_thread_info(pid, tid);
-        if (info && info->state != 'Z' && info->state != 'X') {
-            ranked.emplace_back(rank(pid, tid, info->state), tid);
+        if (info && info->state != 'Z' && info->state != 'X' && info->state != 'D') {
+            ranked.emplace_back(rank(pid, tid), tid);
         }
         return ranked.size() < kMaxRanked;
     });
@@ -397,8 +464,16 @@ std::vector<pid_t> rank_threads(pid_t pid) {
 }
 
 tl::expected<Address, InjectFailure> spawn_helper(const SpawnRequest& request, InjectCost& cost) {
-    const PromptTracer tracer;
-    return Borrower(request, tracer, cost).run();
+    Borrower borrower(request, cost);
+    Borrower::Outcome outcome;
+    while (!outcome) {
+        if (!run_as_tracer([&] { outcome = borrower.run(); })) {
+            return tl::unexpected(failure({ErrorKind::kSystem, EAGAIN, "make a thread"},
+                                          "cannot attach: echion may not make a thread of its own "
+                                          "(see ulimit -u)"));
+        }
+    }
+    return std::move(*outcome);
 }
 
 }  // namespace echion::inject

@@ -1,7 +1,7 @@
 #include "inject/loader.h"
 
 #include <fcntl.h>
-#include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -12,9 +12,10 @@
 #include <cstring>
 #include <string_view>
 
+#include "inject/handed_over.h"
 #include "inject/helper_spawn.h"
 #include "inject/refusal.h"
-#include "inject/target_memory.h"
+#include "inject/target_identity.h"
 #include "platform/process_info.h"
 #include "platform/process_reader.h"
 
@@ -28,6 +29,10 @@ constexpr std::int64_t kSpinNs = 200'000;
 constexpr std::int64_t kNapNs = 50'000;
 // A process that ends closes its sockets some moments before it is gone.
 constexpr int kLastMomentsMs = 200;
+
+// Where descriptors go in the target: high up, where the program does not expect its own next one.
+constexpr std::uint64_t kUsualLowestFd = 900;
+constexpr std::int32_t kLeastLowestFd = 3;
 
 tl::unexpected<InjectFailure> failed(const Error& error, std::string text) {
     return tl::unexpected(InjectFailure{error, std::move(text)});
@@ -150,6 +155,26 @@ std::string make_library_path() {
     return path;
 }
 
+// The signal that the C library sends to all threads of a process when one of them changes its
+// identity: SIGSETXID of glibc (sysdeps/unix/sysv/linux/internal-signals.h), SIGSYNCCALL of musl
+// (src/internal/pthread_impl.h).
+constexpr int kGlibcBroadcast = 33;
+constexpr int kMuslBroadcast = 34;
+
+bool has_glibc(MemoryReader& reader, const TargetCode& code) {
+    return code.find_libc_function(reader, "gnu_get_libc_version").has_value();
+}
+
+std::int32_t find_lowest_fd(pid_t pid) {
+    rlimit limit{};
+    if (prlimit(pid, RLIMIT_NOFILE, nullptr, &limit) != 0) {
+        return kLeastLowestFd;
+    }
+    const auto lowest =
+        static_cast<std::int32_t>(std::min<std::uint64_t>(limit.rlim_cur / 8 * 7, kUsualLowestFd));
+    return std::max(lowest, kLeastLowestFd);
+}
+
 tl::expected<StubParameters, InjectFailure> make_parameters(pid_t pid, MemoryReader& reader,
                                                             const TargetCode& code,
                                                             const AgentImage& image,
@@ -182,6 +207,9 @@ tl::expected<StubParameters, InjectFailure> make_parameters(pid_t pid, MemoryRea
     }
     parameters.entry = entry.value();
     parameters.helper_stack_bytes = kHelperStackBytes;
+    parameters.lowest_fd = find_lowest_fd(pid);
+    parameters.broadcast_signals =
+        std::uint64_t{1} << ((has_glibc(reader, code) ? kGlibcBroadcast : kMuslBroadcast) - 1);
     parameters.channel_fd = -1;
     parameters.image_fd = -1;
     if (!keep_text(image.name, parameters.memory_file_name) ||
@@ -209,18 +237,18 @@ std::string simplify_message(std::string text) {
 /// The conversation with the helper thread through the region and the new channel.
 class Conversation {
   public:
-    Conversation(pid_t pid, MemoryReader& reader, int pidfd, Address region,
-                 std::int64_t deadline_ns)
-        : pid_(pid),
-          reader_(reader),
-          pidfd_(pidfd),
+    /// Both outlive it.
+    Conversation(TargetIdentity& target, const InjectLimits& limits, Address region)
+        : target_(target),
+          pid_(target.pid()),
+          limits_(limits),
           parameters_(region + kStubCodeBytes),
-          deadline_ns_(deadline_ns) {}
+          deadline_ns_(monotonic_ns() + limits.load_ns) {}
 
     /// Tells the helper, whatever happened, that the region may go.
     ~Conversation() {
-        (void)write_target_value(pid_, parameters_ + offsetof(StubParameters, has_left),
-                                 std::uint32_t{kNobodyReads});
+        (void)target_.memory().write_value(parameters_ + offsetof(StubParameters, has_left),
+                                           std::uint32_t{kNobodyReads});
     }
     Conversation(const Conversation&) = delete;
     Conversation& operator=(const Conversation&) = delete;
@@ -236,6 +264,11 @@ class Conversation {
         UniqueFd channel = fetch(ready->channel_fd);
         if (!channel) {
             return tl::unexpected(explain_fetch(errno));
+        }
+        if (!is_control_socket_of(channel.get(), pid_)) {
+            return failed(
+                {ErrorKind::kProtocol, 0, "not a control socket"},
+                describe_process(pid_) + " handed out something else than its control socket");
         }
         if (!reuse) {
             if (auto filled = fill(ready->image_fd, channel.get(), image); !filled) {
@@ -259,21 +292,23 @@ class Conversation {
 
   private:
     UniqueFd fetch(int number) const {
-        return UniqueFd(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd_, number, 0)));
+        return UniqueFd(static_cast<int>(syscall(SYS_pidfd_getfd, target_.pidfd(), number, 0)));
     }
 
+    /// Never waits: an honest helper's socket has room for these few bytes.
     static bool send_packet(int channel) {
         const char byte = 0;
-        return send(channel, &byte, 1, MSG_NOSIGNAL) == 1;
+        return send(channel, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
     }
 
-    InjectFailure hung_up() const {
-        return {{ErrorKind::kSystem, EPIPE, "the helper thread has ended"},
-                has_ended(kLastMomentsMs)
-                    ? describe_process(pid_) + " ended while attaching"
-                    : "the new thread in " + describe_process(pid_) +
-                          " gave up (has it started another program, or does its seccomp filter "
-                          "forbid ppoll?); try again"};
+    [[nodiscard]] InjectFailure hung_up() const {
+        const Error error{ErrorKind::kSystem, EPIPE, "the helper thread has ended"};
+        (void)target_.has_ended(kLastMomentsMs);
+        if (const Status status = target_.check(); !status) {
+            return {error, explain_change(pid_, status.error())};
+        }
+        return {error, "the new thread in " + describe_process(pid_) +
+                           " gave up (does its seccomp filter forbid ppoll?); try again"};
     }
 
     [[nodiscard]] InjectFailure explain_fetch(int cause) const {
@@ -295,7 +330,7 @@ class Conversation {
         }
         // The number comes from the target. Into anything but a memory file, a write with this
         // program's rights could do what the target itself may not.
-        if (fcntl(file.get(), F_GET_SEALS) < 0) {
+        if (!is_empty_memory_file(file.get())) {
             return failed({ErrorKind::kProtocol, 0, "not a memory file"},
                           describe_process(pid_) +
                               " handed out something else than its memory "
@@ -322,12 +357,17 @@ class Conversation {
     tl::expected<StubParameters, InjectFailure> wait_for(std::uint32_t state) {
         const std::int64_t since_ns = monotonic_ns();
         for (;;) {
-            const auto now = reader_.read_value<StubParameters>(parameters_);
-            if (!now || has_ended()) {
+            const auto now = target_.memory().read_value<StubParameters>(parameters_);
+            if (!now || target_.has_ended()) {
                 return tl::unexpected(hung_up());
             }
             if (now->helper_state >= state) {
                 return *now;
+            }
+            if (limits_.is_cancelled()) {
+                return failed(
+                    {ErrorKind::kSystem, EINTR, "cancelled"},
+                    "interrupted while attaching to " + describe_process(pid_) + ", which goes on");
             }
             if (monotonic_ns() >= deadline_ns_) {
                 return failed({ErrorKind::kSystem, ETIMEDOUT, "the helper does not answer"},
@@ -341,11 +381,6 @@ class Conversation {
                 sched_yield();
             }
         }
-    }
-
-    [[nodiscard]] bool has_ended(int patience_ms = 0) const {
-        pollfd entry{pidfd_, POLLIN, 0};
-        return poll(&entry, 1, patience_ms) == 1;
     }
 
     static std::string describe_step(const StubParameters& state) {
@@ -390,12 +425,27 @@ class Conversation {
         }
     }
 
-    pid_t pid_;
-    MemoryReader& reader_;
-    int pidfd_;
+    TargetIdentity& target_;
+    const pid_t pid_;
+    const InjectLimits& limits_;
     Address parameters_;
     std::int64_t deadline_ns_;
 };
+
+InjectFailure explain_no_hold(pid_t pid, const Error& error) {
+    const int cause = error.system_errno;
+    if (error.kind == ErrorKind::kRefused || cause == ESRCH) {
+        return {error, explain_change(pid, error)};
+    }
+    // ENOENT is what newer kernels say of a thread that is not its process's first.
+    if (std::string_view(error.what) == "pidfd_open" && (cause == EINVAL || cause == ENOENT)) {
+        return {error, std::to_string(pid) + " is a thread, not a process"};
+    }
+    if (cause == ENOSYS) {
+        return {error, "attaching needs pidfd_open (Linux 5.3): " + std::string(strerror(cause))};
+    }
+    return {error, explain_refusal(pid, cause)};
+}
 
 }  // namespace
 
@@ -405,46 +455,55 @@ tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage&
     if (auto checked = check_target(pid); !checked) {
         return tl::unexpected(checked.error());
     }
-    Injection injection;
-    injection.pidfd = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-    if (!injection.pidfd) {
-        const int cause = errno;
-        // ENOENT is what newer kernels say of a thread that is not its process's first.
-        const bool is_thread = cause == EINVAL || cause == ENOENT;
-        return failed({ErrorKind::kSystem, cause, "pidfd_open"},
-                      cause == ESRCH ? "there is no process " + std::to_string(pid)
-                      : is_thread    ? std::to_string(pid) + " is a thread, not a process"
-                                     : "attaching needs pidfd_open (Linux 5.3): " +
-                                        std::string(std::strerror(cause)));
+    auto held = TargetIdentity::hold(pid);
+    if (!held) {
+        return tl::unexpected(explain_no_hold(pid, held.error()));
+    }
+    TargetIdentity& target = *held;
+    if (target.shares_parents_memory()) {
+        return failed({ErrorKind::kRefused, 0, "shares its parent's memory"},
+                      describe_process(pid) +
+                          " has not started its program yet and still runs in its parent's memory "
+                          "(vfork); try again");
     }
     ProcessReader reader;
     (void)reader.open(pid, Address());
+    // Whatever goes wrong from here on may be because the program is another one by now.
+    const auto fail_if_same = [&](const Error& error,
+                                  const std::string& text) -> tl::unexpected<InjectFailure> {
+        const Status status = target.check();
+        return status ? failed(error, text)
+                      : failed(status.error(), explain_change(pid, status.error()));
+    };
     const auto code = TargetCode::read(reader, pid);
     if (!code) {
-        if (code.error().kind == ErrorKind::kSystem) {
-            return failed(code.error(), explain_refusal(pid, code.error().system_errno));
-        }
-        return failed(code.error(), "cannot attach to " + describe_process(pid) + ": " +
-                                        code.error().what + "; use echion -w");
+        return fail_if_same(code.error(), code.error().kind == ErrorKind::kSystem
+                                              ? explain_refusal(pid, code.error().system_errno)
+                                              : "cannot attach to " + describe_process(pid) + ": " +
+                                                    code.error().what + "; use echion -w");
     }
+    Injection injection;
     const Address entry = find_loaded_agent(reader, *code, image);
     injection.reused = static_cast<bool>(entry);
     const auto parameters = make_parameters(pid, reader, *code, image, entry);
     if (!parameters) {
-        return tl::unexpected(parameters.error());
+        return fail_if_same(parameters.error().error, parameters.error().text);
     }
-    const SpawnRequest request{pid, reader, *code, *parameters, limits};
+    const bool is_glibc = has_glibc(reader, *code);
+    const int broadcast_signal = is_glibc ? kGlibcBroadcast : kMuslBroadcast;
+    const SpawnRequest request{target,   reader,           *code, *parameters,
+                               is_glibc, broadcast_signal, limits};
     const auto region = spawn_helper(request, injection.cost);
     if (!region) {
         return tl::unexpected(region.error());
     }
-    Conversation conversation(pid, reader, injection.pidfd.get(), *region,
-                              monotonic_ns() + limits.load_ns);
+    Conversation conversation(target, limits, *region);
     auto channel = conversation.run(image, injection.reused);
     if (!channel) {
         return tl::unexpected(channel.error());
     }
     injection.channel = std::move(*channel);
+    injection.pidfd = UniqueFd(fcntl(target.pidfd(), F_DUPFD_CLOEXEC, 0));
     injection.cost.total_ns = monotonic_ns() - since_ns;
     return injection;
 }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <tl/expected.hpp>
@@ -29,9 +30,11 @@ struct InjectLimits {
     /// For finding a safe point. The target is let go untouched at the end of it.
     std::int64_t safe_point_ns = 5 * kNanosPerSecond;
     /// For the helper thread, from its start to the agent's answer.
-    std::int64_t load_ns = 20 * kNanosPerSecond;
+    std::int64_t load_ns = 10 * kNanosPerSecond;
     /// Goes on where it is not known whether a thread's seccomp filter would harm it.
     bool allow_unknown_seccomp = false;
+    /// Asked at every wait: whether to give up at once, and leave the target as it was. Any thread.
+    std::function<bool()> is_cancelled = [] { return false; };
 };
 
 /// What an injection cost the target.
@@ -61,6 +64,8 @@ struct InjectFailure {
     std::string text;
 };
 
+using InjectResult = tl::expected<Injection, InjectFailure>;
+
 /// Brings the agent into a running process and calls its entry with one end of a new control
 /// socket; returns the other end.
 ///
@@ -69,7 +74,9 @@ struct InjectFailure {
 /// file is made, no other thread is stopped, the stopped thread goes on exactly where it was. If
 /// this process dies at any moment, the target goes on unharmed.
 ///
-/// Call from one thread; it may take up to the limits' sum. The target is not waited for or reaped.
+/// Call from one thread; it may take up to the limits' sum, or longer where the target's memory or
+/// files stall. The target is not waited for or reaped. The threads of this process are best to
+/// block SIGCHLD: the kernel tells by it of stops.
 tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage& image,
                                                     const InjectLimits& limits = {});
 

@@ -36,6 +36,12 @@ struct RseqConfiguration {
 
 // For the destructor: how long to try to put a thread back.
 constexpr std::int64_t kLastPatienceNs = 2 * kNanosPerSecond;
+// How long a thread that has been killed may take to be dead; the tracing thread's end reaps it
+// too.
+constexpr std::int64_t kDyingNs = kNanosPerSecond;
+
+// Stops behind a system call are told from signals; so is an exec, which else would go unnoticed.
+constexpr std::uintptr_t kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC;
 
 constexpr std::uint64_t signal_bit(int number) { return std::uint64_t{1} << (number - 1); }
 
@@ -48,21 +54,19 @@ constexpr std::uint64_t kAllButFaults =
 }  // namespace
 
 Result<PtraceSession> PtraceSession::seize(pid_t tid) {
-    if (ptrace(PTRACE_SEIZE, tid, nullptr, reinterpret_cast<void*>(PTRACE_O_TRACESYSGOOD)) != 0) {
+    if (ptrace(PTRACE_SEIZE, tid, nullptr, reinterpret_cast<void*>(kOptions)) != 0) {
         return fail(ErrorKind::kSystem, "attach to a thread", errno);
     }
-    PtraceSession session(tid);
-    const std::string path = "/proc/" + std::to_string(tid) + "/mem";
-    session.memory_.reset(open(path.c_str(), O_WRONLY | O_CLOEXEC));
-    return session;
+    return PtraceSession(tid);
 }
 
 PtraceSession::PtraceSession(PtraceSession&& other) noexcept
     : tid_(other.tid_),
-      memory_(std::move(other.memory_)),
       state_(std::exchange(other.state_, State::kDetached)),
       fault_signal_(other.fault_signal_),
+      passed_signal_(other.passed_signal_),
       borrowed_(std::exchange(other.borrowed_, nullptr)),
+      kept_signals_(std::exchange(other.kept_signals_, 0)),
       has_blocked_signals_(other.has_blocked_signals_),
       is_in_call_(other.is_in_call_) {}
 
@@ -87,7 +91,7 @@ Status PtraceSession::request(int operation, std::uintptr_t address, std::uintpt
         const int cause = errno;
         // A stopped thread that cannot be found has been killed.
         if (cause == ESRCH && is_stopped()) {
-            state_ = State::kRunning;
+            state_ = State::kDying;
         }
         return fail(ErrorKind::kSystem, what, cause);
     }
@@ -133,12 +137,17 @@ Status PtraceSession::note_stop(int status) {
     }
     const int number = WSTOPSIG(status);
     const int event = status >> 16;
-    if (event == PTRACE_EVENT_STOP) {
+    if (event == PTRACE_EVENT_EXEC) {
+        state_ = State::kExecuted;
+        borrowed_ = nullptr;
+    } else if (event == PTRACE_EVENT_STOP) {
         state_ = number == SIGTRAP ? State::kInterrupted : State::kGroupStop;
     } else if (number == (SIGTRAP | 0x80)) {
         // Entry and exit look alike; which of them it is follows from the order.
         is_in_call_ = !is_in_call_;
         state_ = is_in_call_ ? State::kCallEntry : State::kCallExit;
+    } else if (borrowed_ != nullptr && number == passed_signal_) {
+        state_ = State::kSignalDue;
     } else if (borrowed_ != nullptr && was_sent()) {
         // Somebody's kill(2), not an error of the borrowed code: kept for when it is itself again.
         state_ = State::kSignalKept;
@@ -176,18 +185,16 @@ Status PtraceSession::interrupt(std::int64_t deadline_ns) {
         if (state_ == State::kInterrupted || state_ == State::kGroupStop) {
             return keep_call_undisturbed();
         }
+        if (state_ == State::kExecuted) {
+            return fail(ErrorKind::kSystem, "the thread runs another program", ESRCH);
+        }
         // Again after every other stop: a stop of any kind uses the request up.
         if (auto status = request(PTRACE_INTERRUPT, 0, 0, "stop a thread"); !status) {
             return status;
         }
-        if (state_ == State::kFault) {
-            // A signal of the program's own: it is delivered, and the thread stops behind that.
-            const auto number = static_cast<std::uintptr_t>(fault_signal_);
-            if (auto status = request(PTRACE_CONT, 0, number, "deliver a signal"); !status) {
-                return status;
-            }
-        } else if (is_stopped()) {
-            if (auto status = request(PTRACE_CONT, 0, 0, "resume a thread"); !status) {
+        if (is_stopped()) {
+            // A signal of the program's own is delivered, and the thread stops behind that.
+            if (auto status = request(PTRACE_CONT, 0, due_signal(), "resume a thread"); !status) {
                 return status;
             }
         }
@@ -200,7 +207,9 @@ Status PtraceSession::interrupt(std::int64_t deadline_ns) {
 
 Status PtraceSession::resume() {
     // Out of a group stop the thread is let go by detaching only, so that it stays stopped.
-    if (auto status = request(PTRACE_CONT, 0, 0, "resume a thread"); !status) {
+    if (auto status = request(PTRACE_CONT, 0, state_ == State::kSignalDue ? due_signal() : 0,
+                              "resume a thread");
+        !status) {
         return status;
     }
     state_ = State::kRunning;
@@ -287,9 +296,9 @@ Status PtraceSession::avoid_restart_call() {
     return arch::eintr_instead_of_restart_call(*registers) ? write_registers(*registers) : Status();
 }
 
-Status PtraceSession::write_memory(Address to, std::span<const std::byte> bytes) {
-    if (memory_ && pwrite(memory_.get(), bytes.data(), bytes.size(),
-                          static_cast<off_t>(to.value())) == static_cast<ssize_t>(bytes.size())) {
+Status PtraceSession::write_memory(TargetMemory& memory, Address to,
+                                   std::span<const std::byte> bytes) {
+    if (memory.write(to, bytes)) {
         return {};
     }
     // A kernel that lets nobody write to read-only memory through /proc still lets a tracer.
@@ -339,7 +348,8 @@ Status PtraceSession::place_borrowed(const arch::Registers& registers) {
     return {};
 }
 
-Status PtraceSession::run(const arch::Registers& registers) {
+Status PtraceSession::run(const arch::Registers& registers, int passed_signal) {
+    passed_signal_ = passed_signal;
     if (auto status = place_borrowed(registers); !status) {
         return status;
     }
@@ -362,6 +372,9 @@ Result<long> PtraceSession::run_system_call(const arch::Registers& registers,
             }
             if (state_ == State::kFault) {
                 return fail(ErrorKind::kInvalid, "a fault in a borrowed thread");
+            }
+            if (state_ == State::kExecuted) {
+                return fail(ErrorKind::kSystem, "the thread runs another program", ESRCH);
             }
         } while (state_ != wanted);
     }
@@ -423,18 +436,52 @@ Status PtraceSession::put_back(std::int64_t deadline_ns) {
     return {};
 }
 
-void PtraceSession::detach() {
-    if (is_stopped()) {
-        const auto number =
-            state_ == State::kFault ? static_cast<std::uintptr_t>(fault_signal_) : 0U;
-        (void)request(PTRACE_DETACH, 0, number, "detach");
+std::uintptr_t PtraceSession::due_signal() const {
+    switch (state_) {
+        case State::kFault:
+            return static_cast<std::uintptr_t>(fault_signal_);
+        case State::kSignalDue:
+            return static_cast<std::uintptr_t>(passed_signal_);
+        default:
+            return 0;
     }
-    state_ = State::kDetached;
+}
+
+void PtraceSession::detach() {
+    // While the number is still this thread's for sure; they are delivered when it goes on.
     for (int number = 1; kept_signals_ != 0; ++number, kept_signals_ >>= 1) {
-        if ((kept_signals_ & 1) != 0) {
+        if ((kept_signals_ & 1) != 0 && is_stopped() && state_ != State::kExecuted) {
             syscall(SYS_tkill, tid_, number);
         }
     }
+    if (is_stopped()) {
+        (void)request(PTRACE_DETACH, 0, due_signal(), "detach");
+    }
+    if (state_ == State::kDying) {
+        reap();
+    }
+    if (state_ != State::kGone) {
+        state_ = State::kDetached;
+    }
+}
+
+void PtraceSession::abandon() {
+    borrowed_ = nullptr;
+    state_ = State::kDetached;
+}
+
+void PtraceSession::reap() {
+    const std::int64_t deadline_ns = monotonic_ns() + kDyingNs;
+    int status = 0;
+    for (;;) {
+        const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
+        const bool is_reaped = got == tid_ && !WIFSTOPPED(status);
+        if (is_reaped || (got < 0 && errno != EINTR) || monotonic_ns() >= deadline_ns) {
+            break;
+        }
+        await_child_signal(deadline_ns);
+    }
+    state_ = State::kGone;
 }
 
 }  // namespace echion::inject

@@ -7,9 +7,9 @@
 #include <span>
 
 #include "base/error.h"
-#include "base/unique_fd.h"
 #include "inject/arch.h"
 #include "inject/seccomp_filter.h"
+#include "inject/target_memory.h"
 
 namespace echion::inject {
 
@@ -17,7 +17,13 @@ namespace echion::inject {
 /// signals stay what they were: one that arrives while it is held is delivered when it goes on.
 ///
 /// However a session ends, also by this process's death, the thread goes on where it was: the
-/// destructor puts it back and detaches, and the kernel detaches for a dead tracer.
+/// destructor puts it back and detaches, and the kernel detaches for a dead tracer. A thread that
+/// has been killed under the tracer's hands (by another one's exec, say) is reaped: the exec waits
+/// for that. One that does not stop, in an uninterruptible sleep, can only be let go by the end of
+/// the tracing thread: see run_as_tracer().
+///
+/// A held thread can leave its program only by an exec of its own, which the kernel tells before
+/// the new program's first instruction (kExecuted), or by dying.
 ///
 /// All calls from the thread that made the session. Blocking calls end at their deadline
 /// (CLOCK_MONOTONIC, nanoseconds) with kSystem and ETIMEDOUT; ESRCH means that the thread is gone.
@@ -31,11 +37,15 @@ class PtraceSession {
         kCallEntry,    ///< Stopped in front of a system call that we let it make.
         kCallExit,     ///< Stopped behind it.
         kSignalKept,   ///< Stopped by a signal sent to it while borrowed; it gets it later.
+        kSignalDue,    ///< Stopped by the signal that it may get while borrowed; resume() delivers.
         kFault,        ///< Stopped by a signal for an error in the code that we made it run.
+        kExecuted,     ///< Stopped in another program: nothing that was known of it is true.
+        kDying,        ///< Killed while it was stopped; not reaped yet.
         kGone,
     };
 
-    /// Attaches without stopping (PTRACE_SEIZE). kSystem with errno.
+    /// Attaches without stopping (PTRACE_SEIZE). kSystem with errno; EPERM also for a thread that
+    /// is ending.
     static Result<PtraceSession> seize(pid_t tid);
 
     PtraceSession(PtraceSession&& other) noexcept;
@@ -58,7 +68,8 @@ class PtraceSession {
 
     Result<arch::Registers> read_registers();
     [[nodiscard]] bool is_stopped() const {
-        return state_ != State::kDetached && state_ != State::kRunning && state_ != State::kGone;
+        return state_ != State::kDetached && state_ != State::kRunning && state_ != State::kDying &&
+               state_ != State::kGone;
     }
     /// Copies what put_back() restores. The thread is stopped by interrupt().
     Result<arch::ThreadContext> save_context();
@@ -72,14 +83,15 @@ class PtraceSession {
     /// See arch::eintr_instead_of_restart_call(). The thread is stopped by interrupt().
     Status avoid_restart_call();
 
-    /// Writes to the stopped thread's memory, also where the program itself may not.
-    Status write_memory(Address to, std::span<const std::byte> bytes);
+    /// Writes to the stopped thread's memory, also where the program itself may not; by `memory`,
+    /// or where the kernel refuses that, word by word.
+    Status write_memory(TargetMemory& memory, Address to, std::span<const std::byte> bytes);
 
     /// From here until put_back(), the session remembers that the thread is not itself.
     Status borrow(const arch::ThreadContext& context);
     /// Starts the borrowed thread with other registers; signals other than those of its own faults
-    /// stay pending.
-    Status run(const arch::Registers& registers);
+    /// stay pending, and `passed_signal`, if its code unblocks that.
+    Status run(const arch::Registers& registers, int passed_signal = 0);
     /// Lets the borrowed thread make one system call, and stops it behind the call: its result.
     Result<long> run_system_call(const arch::Registers& registers, std::int64_t deadline_ns);
     /// Restores the thread exactly, including the system call it was in: the kernel restarts it as
@@ -87,11 +99,11 @@ class PtraceSession {
     Status put_back(std::int64_t deadline_ns);
     /// The borrowed thread puts itself back; nothing is left to restore.
     void forget_context() { borrowed_ = nullptr; }
-    /// Ends the session with the thread going on. It has been put back.
+    /// Ends the session with the thread going on, if it lives. It has been put back.
     void detach();
 
-    /// Forgets a thread that does not stop: the kernel detaches when this process ends.
-    void abandon() { state_ = State::kDetached; }
+    /// Forgets a thread that does not stop: the kernel detaches when the tracing thread ends.
+    void abandon();
 
     /// Number of the signal of a kFault.
     [[nodiscard]] int fault_signal() const { return fault_signal_; }
@@ -106,11 +118,13 @@ class PtraceSession {
     Status note_stop(int status);
     bool was_sent();
     Status keep_call_undisturbed();
+    [[nodiscard]] std::uintptr_t due_signal() const;
+    void reap();
 
     pid_t tid_ = 0;
-    UniqueFd memory_;  // /proc/TID/mem
     State state_ = State::kDetached;
     int fault_signal_ = 0;
+    int passed_signal_ = 0;
     /// The context of a borrowed thread, to be restored on whatever way the session ends.
     const arch::ThreadContext* borrowed_ = nullptr;
     std::uint64_t kept_signals_ = 0;  // bit n-1: signal n, to be sent again

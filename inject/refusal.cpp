@@ -33,6 +33,14 @@ std::string describe_process(pid_t pid) {
     return "process " + std::to_string(pid) + " (" + name_of(pid) + ")";
 }
 
+std::string explain_change(pid_t pid, const Error& error) {
+    if (error.kind != ErrorKind::kRefused) {
+        return "process " + std::to_string(pid) + " ended while attaching";
+    }
+    return "cannot attach to " + describe_process(pid) + ": " + error.what +
+           " meanwhile; if it is the right one, try again";
+}
+
 std::string explain_refusal(pid_t pid, int system_errno, Access access) {
     const std::string prefix =
         (access == Access::kTrace ? "may not attach to " : "may not look at ") +

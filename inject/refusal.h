@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "base/error.h"
+
 namespace echion::inject {
 
 /// What was refused.
@@ -16,6 +18,9 @@ enum class Access {
 /// another tracer, uid, CAP_SYS_PTRACE, Yama's ptrace_scope, seccomp, user namespace stands in the
 /// way, as far as it can be known from here.
 std::string explain_refusal(pid_t pid, int system_errno, Access access = Access::kTrace);
+
+/// One line on a process that is not what it was at first, by what TargetIdentity::check() said.
+std::string explain_change(pid_t pid, const Error& error);
 
 /// "process 123 (name)".
 std::string describe_process(pid_t pid);

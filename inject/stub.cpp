@@ -4,6 +4,7 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -37,7 +38,8 @@ constexpr long kNanosPerMilli = 1'000'000;
 constexpr long kMillisPerSecond = 1000;
 // Numbers below are left to standard input, output and error, also when the program closed them.
 constexpr int kLowestFd = 3;
-constexpr int kDuplicateAtOrAbove = 1030;  // F_DUPFD_CLOEXEC
+constexpr std::uintptr_t kSignalSetBytes = 8;  // of the kernel's sigset_t
+constexpr int kDuplicateAtOrAbove = 1030;      // F_DUPFD_CLOEXEC
 
 template <typename Function>
 ECHION_STUB_INLINE Function* target_function(std::uintptr_t address) {
@@ -54,6 +56,16 @@ ECHION_STUB_INLINE std::uintptr_t word(volatile T* pointer) {
     return reinterpret_cast<std::uintptr_t>(pointer);
 }
 
+/// ppoll() that goes on after a handler of the C library's own signal: the kernel leaves in
+/// `patience` what is left of it.
+ECHION_STUB_INLINE long poll_on(pollfd& entry, std::uintptr_t count, timespec& patience) {
+    long result = 0;
+    do {
+        result = stub_call(SYS_ppoll, word(&entry), count, word(&patience), 0, kSignalSetBytes);
+    } while (result == -EINTR);
+    return result;
+}
+
 /// Waits without touching the state from which the kernel restarts an interrupted nanosleep, poll
 /// or futex: ppoll() is restarted from its arguments alone.
 ECHION_STUB_INLINE long wait_for(int fd, long milliseconds) {
@@ -64,7 +76,7 @@ ECHION_STUB_INLINE long wait_for(int fd, long milliseconds) {
     entry.fd = fd;
     entry.events = POLLIN;
     entry.revents = 0;
-    return stub_call(SYS_ppoll, word(&entry), fd >= 0 ? 1 : 0, word(&patience), 0, 8);
+    return poll_on(entry, fd >= 0 ? 1 : 0, patience);
 }
 
 /// Waits until the other side is gone; whatever it has sent does not count.
@@ -76,7 +88,7 @@ ECHION_STUB_INLINE bool wait_for_hang_up(int fd, long milliseconds) {
     entry.fd = fd;
     entry.events = 0;
     entry.revents = 0;
-    return stub_call(SYS_ppoll, word(&entry), fd >= 0 ? 1 : 0, word(&patience), 0, 8) == 1;
+    return poll_on(entry, fd >= 0 ? 1 : 0, patience) == 1;
 }
 
 /// Waits for one packet and takes it. False at the time's end or when the other side is gone.
@@ -95,15 +107,29 @@ ECHION_STUB_INLINE void close_fd(int fd) {
     }
 }
 
-/// The same descriptor with a number that no standard stream has.
-ECHION_STUB_INLINE int raise_fd(int fd) {
-    if (fd < 0 || fd >= kLowestFd) {
+/// The same descriptor with a number where the program does not expect its own next one; never that
+/// of a standard stream. Negative if there is no such number.
+ECHION_STUB_INLINE int raise_fd(int fd, int lowest) {
+    if (fd < 0) {
         return fd;
     }
-    const auto raised = static_cast<int>(
-        stub_call(SYS_fcntl, static_cast<std::uintptr_t>(fd), kDuplicateAtOrAbove, kLowestFd));
+    const auto number = static_cast<std::uintptr_t>(fd);
+    auto raised = static_cast<int>(
+        stub_call(SYS_fcntl, number, kDuplicateAtOrAbove, static_cast<std::uintptr_t>(lowest)));
+    if (raised < 0 && fd >= kLowestFd) {
+        return fd;
+    }
+    if (raised < 0) {
+        raised = static_cast<int>(stub_call(SYS_fcntl, number, kDuplicateAtOrAbove, kLowestFd));
+    }
     close_fd(fd);
     return raised;
+}
+
+/// `how`: SIG_BLOCK or SIG_UNBLOCK.
+ECHION_STUB_INLINE void change_mask(int how, const std::uint64_t& signals) {
+    stub_call(SYS_rt_sigprocmask, static_cast<std::uintptr_t>(how), word(&signals), 0,
+              kSignalSetBytes);
 }
 
 ECHION_STUB_INLINE void append_number(char* text, unsigned value) {
@@ -155,10 +181,15 @@ ECHION_STUB_INLINE std::uintptr_t load_agent(StubParameters* parameters, int ima
 
 }  // namespace
 
-/// Runs on the borrowed thread, on the region's stack, with all signals blocked.
+/// Runs on the borrowed thread, on the region's stack, with all signals blocked but those of faults
+/// and, while it is in the C library, the library's own.
 extern "C" [[noreturn]] ECHION_STUB void echion_stub_spawn(StubParameters* parameters) {
     int* errno_place = target_function<int*()>(parameters->errno_location)();
     const int kept_errno = *errno_place;
+    // A thread that calls setuid() holds the lock of the threads' stacks until each thread, this
+    // one too, has answered its signal. The stack is writable only now, for a handler to run on.
+    const std::uint64_t broadcast_signals = parameters->broadcast_signals;
+    change_mask(SIG_UNBLOCK, broadcast_signals);
 
     // A pthread_attr_t and a pthread_t of any C library, with room to spare.
     alignas(16) unsigned char attributes[256];
@@ -181,6 +212,9 @@ extern "C" [[noreturn]] ECHION_STUB void echion_stub_spawn(StubParameters* param
                 parameters->create_thread)(thread, attributes, parameters->helper, parameters);
         }
     }
+    // No lock is held any more. Behind the next store the thread may be put back at any moment,
+    // which must not be inside a handler.
+    change_mask(SIG_BLOCK, broadcast_signals);
     *errno_place = kept_errno;
     parameters->spawn_error = error;
     __atomic_store_n(&parameters->spawn_state, error == 0 ? kSpawned : kSpawnFailed,
@@ -211,8 +245,13 @@ extern "C" ECHION_STUB [[gnu::noinline]] bool echion_stub_work(StubParameters* p
     set_step(parameters, HelperStep::kMakeChannel, 0);
     long result = stub_call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, word(ends));
     if (result == 0) {
-        ends[0] = raise_fd(ends[0]);
-        ends[1] = raise_fd(ends[1]);
+        ends[0] = raise_fd(ends[0], parameters->lowest_fd);
+        ends[1] = raise_fd(ends[1], parameters->lowest_fd);
+        if (ends[0] < 0 || ends[1] < 0) {
+            result = -EMFILE;
+        }
+    }
+    if (result == 0) {
         if (parameters->entry == 0) {
             set_step(parameters, HelperStep::kMakeMemoryFile, 0);
             // Where vm.memfd_noexec forbids the plain kind, the other one can still be mapped.
@@ -221,7 +260,8 @@ extern "C" ECHION_STUB [[gnu::noinline]] bool echion_stub_work(StubParameters* p
                 result = stub_call(SYS_memfd_create, word(parameters->memory_file_name),
                                    MFD_CLOEXEC | MFD_NOEXEC_SEAL);
             }
-            image = raise_fd(static_cast<int>(result));
+            image = raise_fd(static_cast<int>(result), parameters->lowest_fd);
+            result = image;
         }
     }
     if (result < 0) {

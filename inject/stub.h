@@ -77,6 +77,10 @@ struct StubParameters {
     std::uintptr_t way_back;  // stack pointer from which sigreturn restores the thread
     std::uintptr_t system_call_and_return;  // instructions of the target: a system call, then ret
     std::uintptr_t helper_stack_bytes;
+    /// Signals, bit n-1 for signal n, that the C library sends to all its threads and waits for,
+    /// while it holds the lock that pthread_create() takes.
+    std::uint64_t broadcast_signals;
+    std::int32_t lowest_fd;  // descriptors are moved to this number or above, where possible
     char memory_file_name[64];
     char library_path[96];  // the memory file's number is appended
     char entry_name[32];

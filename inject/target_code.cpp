@@ -185,7 +185,7 @@ Status TargetCode::find_instructions(MemoryReader& reader) {
     const auto function = find_libc_function(reader, "syscall");
     if (!function) {
         return fail(ErrorKind::kInvalid,
-                    "no shared C library in the process (a static executable?)");
+                    "no shared C library in the process (is it static, or has it only just started?)");
     }
     std::array<std::byte, 96> body;
     if (auto status = reader.read_bytes(*function, body.data(), body.size()); !status) {

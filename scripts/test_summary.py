@@ -27,6 +27,7 @@ def skip_reason(case: xml.Element, skipped: xml.Element | None) -> str:
 
 def main(paths: list[str]) -> int:
     passed = 0
+    sys.stdout.reconfigure(errors="replace")  # whatever the locale's encoding is
     failed: list[str] = []
     skipped: dict[str, list[str]] = collections.defaultdict(list)
     empty: list[str] = []

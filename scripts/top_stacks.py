@@ -76,6 +76,9 @@ def main() -> int:
     parser.add_argument("--stacks", type=int, default=4, help="stacks shown a thread")
     options = parser.parse_args()
 
+    # Names are of any script; the locale's encoding may have no characters for them.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
     metadata, threads = read(options.profile)
     if not threads:

@@ -18,6 +18,7 @@ from typing import Iterator
 import pytest
 
 from interpreters import Interpreter, find_interpreters
+from places import PROGRAMS, SEPARATORS, copy_for_all, is_reachable, mirror_preloadable
 from runner import Echion
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -25,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # home folder.
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
 PYTHON = "/usr/bin/python3"
+FILES = pytest.StashKey[str]()
 LONG = os.environ.get("ECHION_TEST_LONG", "") not in ("", "0")
 
 
@@ -48,16 +50,40 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(name, chosen, ids=[one.name for one in chosen], scope="session")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Files of tests go to a new folder each time. pytest's own is named after the user, by USER or
+    LOGNAME, and refused when it belongs to another; in an old one there may be anything."""
+    if config.option.basetemp is None:
+        folder = tempfile.mkdtemp(prefix="echion-tests-")
+        config.option.basetemp = os.path.join(folder, "pytest")
+        config.stash[FILES] = folder
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if folder := config.stash.get(FILES, None):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    config = terminalreporter.config
+    if exitstatus == pytest.ExitCode.TESTS_FAILED and FILES in config.stash:
+        terminalreporter.line(f"the tests' files are left in {config.stash[FILES]}")
+        del config.stash[FILES]
+
+
 def pytest_report_header() -> list[str]:
     found = ", ".join(f"{one.name} ({one.path})" for one in find_interpreters())
     return [f"interpreters: {found or 'none'}", f"long forms: {'yes' if LONG else 'no'}"]
 
 
 @pytest.fixture(scope="session")
-def build_dir() -> pathlib.Path:
+def build_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = pathlib.Path(os.environ.get("ECHION_BUILD", ROOT / "build")).resolve()
     if not (folder / "echion").is_file():
         pytest.fail(f"no echion in {folder}: build first (scripts/build)")
+    if SEPARATORS.search(str(folder)):
+        folder = mirror_preloadable(folder, tmp_path_factory.mktemp("build"))
     return folder
 
 
@@ -125,9 +151,10 @@ def nobodys(build_dir: pathlib.Path, needs_root: None) -> Iterator[Echion]:
         pytest.skip(f"needs {PYTHON} and setpriv")
     folder = pathlib.Path(tempfile.mkdtemp())
     folder.chmod(0o777)
-    for program in ("echion", "libechion.so"):
-        shutil.copy(build_dir / program, folder / program)
     try:
+        if not is_reachable(folder):
+            pytest.skip(f"{folder.parent} is closed to other users: set TMPDIR to one that is not")
+        copy_for_all((build_dir / name for name in PROGRAMS), folder)
         yield Echion(folder / "echion", folder)
     finally:
         shutil.rmtree(folder)

@@ -15,6 +15,7 @@ import pytest
 
 from attach_support import start_target
 from interpreters import Interpreter
+from places import open_to_all
 from runner import TARGETS, Echion
 
 GONE_WITHIN_S = 30  # the kernel frees after a grace period, longer on a busy machine
@@ -119,9 +120,9 @@ def test_another_users_process_in_namespaces_of_its_own(echion: Echion, tmp_path
     if probe.returncode:
         pytest.skip(f"no namespaces for ordinary users here: {probe.stderr.strip()}")
     targets = shutil.copytree(TARGETS, tmp_path / "targets")
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == 0 and str(folder).startswith("/tmp/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
+    open_to_all(tmp_path)
+    for one in (targets, *targets.rglob("*")):
+        one.chmod(one.stat().st_mode | 0o055)
     command = [*away, python, str(targets / "busy.py"), "20", "100000"]
     with start_target(tmp_path, command, **as_nobody) as busy:
         children = f"/proc/{busy.process.pid}/task/{busy.process.pid}/children"

@@ -2,13 +2,13 @@
 
 import os
 import pathlib
-import shutil
 import stat
 import subprocess
 import sys
 
 import pytest
 
+from places import copy_for_all, open_to_all
 from runner import TARGETS
 from whereabouts import Where, start_target, wait_until
 
@@ -34,11 +34,9 @@ def free_pid() -> int:
 
 def as_nobody(where: Where, tmp_path: pathlib.Path, pid: int, *options: str):
     # The build folder may lie where nobody may not go.
-    program = shutil.copy(where.program, tmp_path / "echion")
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and str(folder).startswith("/tmp/"):
-            folder.chmod(0o755)
-    return Where(pathlib.Path(program)).run(
+    open_to_all(tmp_path)
+    copy_for_all([where.program], tmp_path)
+    return Where(tmp_path / where.program.name).run(
         pid, *options, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/"
     )
 
@@ -123,9 +121,7 @@ def test_a_process_of_another_user(where, python, tmp_path):
     wrap = ["/usr/bin/setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
     if not is_open_to_all(python.path) or not is_open_to_all(TARGETS):
         wrap += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-    for folder in (tmp_path, *tmp_path.parents):
-        if str(folder).startswith("/tmp/"):
-            folder.chmod(0o755)
+    open_to_all(tmp_path)
     with start_target(python, tmp_path, "sleeping", wrap=wrap) as target:
         pid = target.wait_ready()
         status = pathlib.Path(f"/proc/{pid}/status").read_text()

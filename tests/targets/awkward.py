@@ -9,6 +9,7 @@ import types
 from _support import argument, ready, report, spin
 
 SECONDS = argument(1, 0.15)
+FOLDER = "/no-such-folder/"  # which no file of this process lies in
 NAMES = [
     "semi;colon",
     "co:lon",
@@ -32,7 +33,7 @@ def busy():
 
 def named(name):
     """busy(), with this name and a file of this name."""
-    code = busy.__code__.replace(co_name=name, co_filename="/tmp/" + name)
+    code = busy.__code__.replace(co_name=name, co_filename=FOLDER + name)
     if hasattr(code, "co_qualname"):
         code = code.replace(co_qualname=name)
     return types.FunctionType(code, globals(), "busy")
@@ -47,7 +48,7 @@ def main():
         thread.name = name
         thread.start()
         thread.join()
-    report(count=len(NAMES), seconds=SECONDS)
+    report(count=len(NAMES), folder=FOLDER, seconds=SECONDS)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@
 #include <functional>
 #include <string>
 
+#include "platform/process_rights.h"
+
 namespace echion::cli {
 namespace {
 
@@ -111,8 +113,18 @@ TEST(PinnedProcess, IsAnotherOnceItHasExecutedASetUidProgram) {
     if (geteuid() != 0) {
         GTEST_SKIP() << "needs root, to make a set-uid program";
     }
-    std::string folder = "/tmp/echion-test-XXXXXX";
+    std::string folder = testing::TempDir() + "echion-test-XXXXXX";
     ASSERT_NE(mkdtemp(folder.data()), nullptr);
+    for (auto above = std::filesystem::path(folder).parent_path();; above = above.parent_path()) {
+        const auto rights = std::filesystem::status(above).permissions();
+        if ((rights & std::filesystem::perms::others_exec) == std::filesystem::perms::none) {
+            rmdir(folder.c_str());
+            GTEST_SKIP() << above << " is closed to other users: set TMPDIR to one that is not";
+        }
+        if (above == above.root_path()) {
+            break;
+        }
+    }
     const std::string program = folder + "/sleep";
     ASSERT_EQ(chmod(folder.c_str(), 0755), 0);
     std::filesystem::copy_file("/bin/sleep", program);

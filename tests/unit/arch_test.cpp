@@ -56,6 +56,15 @@ TEST(RestartInsteadOfEintr, ChangesEndlessWaitsOnly) {
     EXPECT_FALSE(restart_instead_of_eintr(registers));
 }
 
+TEST(RestartInsteadOfEintr, ChangesRingWaitsWithoutATimeLimit) {
+    auto registers = in_call(SYS_io_uring_enter, -EINTR);
+    EXPECT_TRUE(is_disturbed_by_stop(system_call_state(registers)));
+    EXPECT_TRUE(restart_instead_of_eintr(registers));
+    registers = in_call(SYS_io_uring_enter, -EINTR);
+    registers.r10 = 8;  // IORING_ENTER_EXT_ARG: with a time limit
+    EXPECT_FALSE(restart_instead_of_eintr(registers));
+}
+
 TEST(RestartInsteadOfEintr, ChangesSocketsWithATimeLimit) {
     for (const long number : {SYS_read, SYS_recvfrom, SYS_accept4, SYS_sendto}) {
         auto registers = in_call(number, -EINTR);

@@ -24,8 +24,8 @@ using model::StackMarks;
 class Austin : public testing::Test {
   protected:
     Austin() {
-        char name[] = "/tmp/echion-test-XXXXXX";
-        folder = mkdtemp(name);
+        folder = testing::TempDir() + "echion-test-XXXXXX";
+        EXPECT_NE(mkdtemp(folder.data()), nullptr);
         path = folder + "/out.austin";
         file.emplace(OutputFile::open(path).value());
         writer.emplace(*file);

@@ -56,6 +56,13 @@ TEST(Clock, MonotonicNeverGoesBack) {
     EXPECT_GE(monotonic_ns(), before);
 }
 
+TEST(Clock, LongAgoIsLongerAgoThanAnyPeriodAndDoesNotOverflow) {
+    constexpr std::int64_t kLastReadingNs = std::int64_t{1} << 62;
+    for (const std::int64_t now_ns : {std::int64_t{0}, std::int64_t{1}, kLastReadingNs - 1}) {
+        EXPECT_GE(now_ns - kLongAgoNs, 100 * 365 * std::int64_t{86400} * kNanosPerSecond);
+    }
+}
+
 TEST(Address, ArithmeticAndAlignment) {
     const Address base(0x1000);
     EXPECT_EQ((base + 8).value(), 0x1008U);

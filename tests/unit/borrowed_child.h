@@ -93,6 +93,9 @@ struct Hold {
         auto read = TargetCode::read(reader, pid);
         EXPECT_TRUE(read);
         code = std::move(*read);
+        auto opened = TargetMemory::open(pid);
+        EXPECT_TRUE(opened);
+        memory = std::move(*opened);
     }
 
     /// Stops the thread, has it make `calls` system calls, and puts it back.
@@ -116,7 +119,7 @@ struct Hold {
 
     arch::WayBack place_way_back(const arch::ThreadContext& context) {
         arch::WayBack way = arch::make_way_back(context, code.sigreturn());
-        EXPECT_TRUE(write_target(pid, way.place, way.bytes));
+        EXPECT_TRUE(memory.write(way.place, way.bytes));
         return way;
     }
     arch::Registers make_call(const arch::ThreadContext& context, const arch::WayBack& way,
@@ -129,6 +132,7 @@ struct Hold {
     PromptTracer prompt;
     ProcessReader reader;
     TargetCode code;
+    TargetMemory memory;
 };
 
 /// Arithmetic in all kinds of registers, whose result shows any that was changed.

@@ -19,8 +19,8 @@ auto HasLineEnd(const std::string& text) { return HasSubstr(text + "\n"); }
 class ProfileTest : public testing::Test {
   protected:
     ProfileTest() {
-        char name[] = "/tmp/echion-test-XXXXXX";
-        folder = mkdtemp(name);
+        folder = testing::TempDir() + "echion-test-XXXXXX";
+        EXPECT_NE(mkdtemp(folder.data()), nullptr);
         ProfileSettings settings;
         settings.interval_ns = 1'000'000;
         profile.emplace(output::OutputFile::open(folder + "/out.austin").value(), settings);

@@ -22,6 +22,8 @@ std::uintptr_t address_of(Function* function) {
     return reinterpret_cast<std::uintptr_t>(function);
 }
 
+constexpr int kLowestFd = 100;
+
 std::atomic<int> attached_fd{-1};
 
 int note_attach(int fd) {
@@ -51,6 +53,7 @@ class StubHelper : public testing::Test {
         parameters_->last_error = address_of(&dlerror);
         parameters_->unmap = address_of(&munmap);
         parameters_->region = address_of(region_);
+        parameters_->lowest_fd = kLowestFd;
         parameters_->channel_fd = -1;
         parameters_->image_fd = -1;
         std::strcpy(parameters_->memory_file_name, "stub-test");
@@ -86,6 +89,7 @@ TEST_F(StubHelper, CallsAnAgentThatIsThere) {
     start();
     await(kHelperReady);
     EXPECT_EQ(parameters_->image_fd, -1);
+    EXPECT_GE(parameters_->channel_fd, kLowestFd);
     const int channel = dup(parameters_->channel_fd);
     send_packet();
     ASSERT_EQ(send(channel, "x", 1, MSG_NOSIGNAL), 1);

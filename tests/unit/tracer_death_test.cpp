@@ -149,8 +149,8 @@ TEST(TracerDiesDuringTheStub, TheThreadPutsItselfBack) {
         parameters.way_back = way.entry.value();
         parameters.system_call_and_return = hold.code.system_call_and_return().value();
         const bool is_placed =
-            session->write_memory(region, {code.start, code.size_bytes}) &&
-            session->write_memory(data, std::as_bytes(std::span(&parameters, 1))) &&
+            session->write_memory(hold.memory, region, {code.start, code.size_bytes}) &&
+            session->write_memory(hold.memory, data, std::as_bytes(std::span(&parameters, 1))) &&
             session->run(arch::make_stub_call(context->registers, region + code.start_offset,
                                               region + kRegionBytes, data,
                                               kRegionBytes - kStubCodeBytes, way.entry));

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "agent/guest.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/mapping.h"
 #include "cpython/locate.h"
@@ -71,7 +72,7 @@ class StackDump {
     ProcessReader reader_;
     SameCpu same_cpu_;
     FixedArray<char> buffer_;
-    std::int64_t looked_ns_ = 0;
+    std::int64_t looked_ns_ = kLongAgoNs;
     bool wants_colours_ = false;
 };
 

@@ -165,6 +165,8 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump
 /// The ends of sampling that the channel does not tell of.
 class OtherEnding {
   public:
+    explicit OtherEnding(std::int64_t now_ns) : heard_ns_(now_ns) {}
+
     /// Whether one has come. To be asked now and then; looks at more than the ring every kLookNs.
     bool has_come(std::int64_t now_ns, const Channel& channel, const stream::RingProducer& ring) {
         if (ring.is_stop_requested()) {
@@ -188,8 +190,8 @@ class OtherEnding {
     // second, but may be stopped for a while.
     static constexpr std::int64_t kPatienceNs = 10 * kNanosPerSecond;
 
-    std::int64_t looked_ns_ = 0;
-    std::int64_t heard_ns_ = 0;
+    std::int64_t looked_ns_ = kLongAgoNs;
+    std::int64_t heard_ns_;
     std::uint64_t consumer_looks_ = 0;
 };
 
@@ -260,8 +262,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     } else if (kernel_timer.perf_only) {
         timer = &*kernel_timer.perf_only;
     }
-    std::int64_t published_ns = 0;
-    OtherEnding ending;
+    std::int64_t published_ns = kLongAgoNs;
+    OtherEnding ending(monotonic_ns());
     Status refusal;
     while (timer->wait(channel, dump)) {
         const std::int64_t now_ns = monotonic_ns();

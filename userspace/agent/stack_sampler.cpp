@@ -130,9 +130,9 @@ void StackSampler::finish(std::int64_t began_ns) {
 void StackSampler::tick(std::int64_t now_ns) {
     now_ns_ = now_ns;
     codes_.begin_tick(now_ns);
-    if (refused_ns_ != 0 && now_ns - refused_ns_ >= kFollowAgainNs) {
+    if (refused_ns_ && now_ns - *refused_ns_ >= kFollowAgainNs) {
         can_follow_ = true;
-        refused_ns_ = 0;
+        refused_ns_.reset();
     }
     if (has_kernel_ticks_ && options_.cpu_mode && watch_.is_open()) {
         tick_for_events(now_ns);

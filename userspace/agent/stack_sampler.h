@@ -8,6 +8,7 @@
 #include "agent/cpu_watch.h"
 #include "agent/guest.h"
 #include "agent/thread_table.h"
+#include "base/clock.h"
 #include "cpython/frame_walker.h"
 #include "cpython/runtime_view.h"
 #include "cpython/thread_names.h"
@@ -257,19 +258,21 @@ class StackSampler {
     std::optional<stream::Encoder> encoder_;
     std::int64_t now_ns_ = 0;
     std::int64_t previous_ns_ = 0;
-    std::int64_t lists_walked_ns_ = 0;
+    std::int64_t lists_walked_ns_ = kLongAgoNs;
     std::int64_t read_ns_ = 0;
     bool can_follow_ = false;
-    std::int64_t refused_ns_ = 0;  // when it could not move to a CPU, and stopped following; or 0
+    // When it could not move to a CPU, and stopped following for a while.
+    std::optional<std::int64_t> refused_ns_;
 
-    std::int64_t names_scanned_ns_ = 0;
-    std::int64_t nameless_ns_ = 0;  // when a thread without a name last appeared
+    std::int64_t names_scanned_ns_ = kLongAgoNs;
+    std::int64_t nameless_ns_ = kLongAgoNs;  // when a thread without a name last appeared
     std::int64_t tick_interval_ns_ = 0;
     // Without BPF: CPU time of the process that is accounted for, or was used before the start, and
     // is of no living thread's clock.
     std::int64_t settled_ns_ = 0;
-    std::int64_t last_settled_ns_ = 0;  // when
-    std::int64_t unseen_told_ns_ = 0;   // when CPU time was last told for the stand-in thread
+    std::int64_t last_settled_ns_ = kLongAgoNs;  // when
+    // When CPU time was last told for the stand-in thread.
+    std::optional<std::int64_t> unseen_told_ns_;
     bool is_unseen_announced_ = false;
     bool has_kernel_ticks_ = false;
     bool counts_from_birth_ = false;

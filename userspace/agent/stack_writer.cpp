@@ -297,10 +297,10 @@ void StackSampler::write_unseen_cpu(std::int64_t cpu_ns) {
 void StackSampler::skip_told_as_unseen(TrackedThread& thread, std::int64_t cpu_ns) {
     // A thread that ran before Python came to know it: what it used until the stand-in thread's
     // last figure is in that.
-    if (unseen_told_ns_ == 0) {
+    if (!unseen_told_ns_) {
         return;
     }
-    thread.cpu_ns = std::max<std::int64_t>(cpu_ns - (now_ns_ - unseen_told_ns_), 0);
+    thread.cpu_ns = std::max<std::int64_t>(cpu_ns - (now_ns_ - *unseen_told_ns_), 0);
     settled_ns_ -= thread.cpu_ns;
 }
 

@@ -161,7 +161,7 @@ void StackSampler::walk_thread_list(std::uint32_t index) {
         if (steps == cpython::kMaxThreadStates || head.prev != previous ||
             head.interpreter != interpreter.head.interpreter) {
             ++tally_.read_failures;
-            lists_walked_ns_ = 0;
+            lists_walked_ns_ = kLongAgoNs;
             return;
         }
         if (thread != nullptr && (thread->head.id != head.id || thread->interpreter != index)) {

@@ -74,7 +74,8 @@ class ThreadTable {
 
     /// The thread whose state is at `state`, or null.
     [[nodiscard]] TrackedThread* find(Address state);
-    /// Takes a new thread in, zeroed but for `state` and `id`. Null when the table is full.
+    /// Takes a new thread in, zeroed but for `state`, `id` and what is not known yet. Null when the
+    /// table is full.
     TrackedThread* add(Address state);
     /// Keeps the thread, but finds it no more by its thread state.
     void forget_state(TrackedThread& thread);

@@ -6,6 +6,7 @@
 
 #include "agent/channel.h"
 #include "agent/dump.h"
+#include "base/clock.h"
 
 namespace echion::agent {
 
@@ -89,8 +90,8 @@ class SignalTimer final : public TickTimer {
     bool is_regular_;
     std::int64_t began_ns_;  // half an interval before the first tick was due
     std::int64_t last_due_ = 0;
-    bool makes_up_ = false;       // the last tick was one of its own,
-    std::int64_t ticked_ns_ = 0;  // due then
+    bool makes_up_ = false;                // the last tick was one of its own,
+    std::int64_t ticked_ns_ = kLongAgoNs;  // due then
 };
 
 /// Ticks of CPU time as a real-time signal, from perf events on the threads of this process: each
@@ -112,7 +113,7 @@ class CpuTimeTimer final : public TickTimer {
     bool is_watchful_ = true;  // CPU time has been used not long ago
     std::int64_t gap_ns_;
     std::int64_t look_ns_;
-    std::int64_t ticked_ns_ = 0;    // CLOCK_MONOTONIC
+    std::int64_t ticked_ns_ = kLongAgoNs;  // CLOCK_MONOTONIC
     std::int64_t last_used_ns_;     // likewise, of the last look that found CPU time used, or tick
     std::int64_t used_cpu_ns_ = 0;  // the process's at the last such look, the sampler's aside
 };

@@ -8,6 +8,12 @@ namespace echion {
 
 constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
 
+/// "Never yet", as the time of something that comes again and again: longer before any reading of a
+/// clock than any period that is waited for (146 years), and a reading less this does not overflow.
+/// Not 0, which may be a second ago: a clock can count from the machine's start, or from that of a
+/// container with a time namespace.
+constexpr std::int64_t kLongAgoNs = -(std::int64_t{1} << 62);
+
 /// Reads a POSIX clock in nanoseconds; 0 when the clock does not exist (a thread's clock after the
 /// thread has ended). Signal-safe, any thread.
 inline std::int64_t read_clock_ns(clockid_t clock) {

@@ -7,15 +7,18 @@
 #include <link.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/clock.h"
@@ -112,6 +115,73 @@ std::string name_agent(const std::vector<std::byte>& bytes) {
     return fmt::format("echion-agent-{}-{:016x}", ECHION_VERSION, hash);
 }
 
+/// An injection on a thread of its own, so that this program hears signals meanwhile, and can end
+/// though the target's memory or files keep that thread waiting.
+class Injecting {
+  public:
+    /// Begins; `on_done` runs in the loop when the result is there. `agent` outlives the thread.
+    static Result<std::unique_ptr<Injecting>> start(EventLoop& loop, pid_t pid,
+                                                    inject::InjectLimits limits,
+                                                    std::span<const std::byte> agent,
+                                                    std::string name, EventLoop::Handler on_done);
+    ~Injecting() {
+        loop_.remove(source_);
+        if (thread_.joinable()) {
+            thread_.join();
+        }
+    }
+    Injecting(const Injecting&) = delete;
+    Injecting& operator=(const Injecting&) = delete;
+
+    /// Asks it to end soon, with the target as it was.
+    void cancel() { is_cancelled_.store(true); }
+    [[nodiscard]] bool is_cancelled() const { return is_cancelled_.load(); }
+    /// Once, when it is done.
+    inject::InjectResult take_result() {
+        thread_.join();
+        return std::move(*result_);
+    }
+
+  private:
+    Injecting(EventLoop& loop, UniqueFd done) : loop_(loop), done_(std::move(done)) {}
+
+    EventLoop& loop_;
+    UniqueFd done_;  // an eventfd
+    EventLoop::Source source_ = 0;
+    std::atomic<bool> is_cancelled_{false};
+    std::optional<inject::InjectResult> result_;  // the thread's until it has ended
+    std::thread thread_;
+};
+
+Result<std::unique_ptr<Injecting>> Injecting::start(EventLoop& loop, pid_t pid,
+                                                    inject::InjectLimits limits,
+                                                    std::span<const std::byte> agent,
+                                                    std::string name, EventLoop::Handler on_done) {
+    UniqueFd done(eventfd(0, EFD_CLOEXEC));
+    if (!done) {
+        return fail(ErrorKind::kSystem, "be told of the injection's end (eventfd)", errno);
+    }
+    std::unique_ptr<Injecting> self(new Injecting(loop, std::move(done)));
+    auto source = loop.add(self->done_.get(), std::move(on_done));
+    if (!source) {
+        return tl::unexpected(source.error());
+    }
+    self->source_ = *source;
+    // Its signals are this thread's: all that matter are blocked, and it inherits that.
+    self->thread_ = std::thread([self = self.get(), pid, limits = std::move(limits), agent,
+                                 name = std::move(name)]() mutable {
+        limits.is_cancelled = [self] { return self->is_cancelled(); };
+        self->result_.emplace(inject::inject_agent(pid, {agent, name}, limits));
+        const std::uint64_t one = 1;
+        (void)write(self->done_.get(), &one, sizeof(one));
+    });
+    return self;
+}
+
+/// How long an injection that has been cancelled may take to end, or one that should be over. More
+/// is only taken by one that waits for the target's memory or files.
+constexpr std::uint64_t kGraceNs = 3'000'000'000;
+
 class Attach {
   public:
     explicit Attach(const Options& options) : options_(options), pid_(*options.attach_pid) {}
@@ -120,7 +190,10 @@ class Attach {
 
   private:
     Status prepare();
-    bool inject();
+    void on_signal(int number);
+    Status begin_injection();
+    void on_injected();
+    void give_up();
     void tell_cost(const inject::Injection& injection) const;
     void on_target_gone();
 
@@ -133,6 +206,9 @@ class Attach {
     std::optional<EventLoop> loop_;
     std::optional<Signals> signals_;
     std::unique_ptr<Sampling> sampling_;
+    std::unique_ptr<Injecting> injecting_;
+    std::optional<Timer> patience_timer_;
+    int signal_ = 0;  // that came before the agent was in
     UniqueFd pidfd_;
     bool profile_is_good_ = false;
 };
@@ -146,29 +222,73 @@ Status Attach::prepare() {
     const sigset_t set = with_failed_writes(kEndingSignals);
     auto signals = Signals::make(*loop_, set, [this](const signalfd_siginfo& info) {
         if (info.ssi_signo != SIGPIPE && info.ssi_signo != SIGXFSZ) {
-            sampling_->stop();
+            on_signal(static_cast<int>(info.ssi_signo));
         }
     });
     if (!signals) {
         return tl::unexpected(signals.error());
     }
     signals_.emplace(std::move(*signals));
+    auto timer = Timer::make(*loop_, [this] { give_up(); });
+    if (!timer) {
+        return tl::unexpected(timer.error());
+    }
+    patience_timer_.emplace(std::move(*timer));
     return {};
 }
 
-bool Attach::inject() {
-    const inject::AgentImage image{agent_, name_agent(agent_)};
+void Attach::on_signal(int number) {
+    if (!injecting_) {
+        sampling_->stop();
+    } else if (std::exchange(signal_, number) == 0) {
+        injecting_->cancel();
+        patience_timer_->arm(kGraceNs);
+    } else {
+        give_up();
+    }
+}
+
+Status Attach::begin_injection() {
     inject::InjectLimits limits;
     limits.allow_unknown_seccomp = options_.allow_seccomp;
-    auto injection = inject::inject_agent(pid_, image, limits);
+    auto started = Injecting::start(*loop_, pid_, limits, agent_, name_agent(agent_),
+                                    [this] { on_injected(); });
+    if (!started) {
+        return tl::unexpected(started.error());
+    }
+    injecting_ = std::move(*started);
+    patience_timer_->arm(static_cast<std::uint64_t>(limits.safe_point_ns + limits.load_ns) +
+                         kGraceNs);
+    return {};
+}
+
+/// Ends the program though the injecting thread does not: the kernel lets go of what that holds.
+void Attach::give_up() {
+    say("process {} keeps echion waiting: its memory or its files do not answer (are they on a "
+        "file "
+        "system that hangs?); it goes on",
+        pid_);
+    sampling_->on_finished({});
+    sampling_->stop();  // leaves no file
+    _exit(signal_ != 0 ? kExitSignalBase + signal_ : kExitFailure);
+}
+
+void Attach::on_injected() {
+    patience_timer_->disarm();
+    auto injection = injecting_->take_result();
+    injecting_.reset();
+    auto channel = injection ? Channel::adopt(std::move(injection->channel))
+                             : Result<Channel>(tl::unexpected(injection.error().error));
     if (!injection) {
         say("{}", make_printable(injection.error().text));
-        return false;
-    }
-    auto channel = Channel::adopt(std::move(injection->channel));
-    if (!channel) {
+    } else if (!channel) {
         say("process {} handed out something else than its control socket", pid_);
-        return false;
+    }
+    if (!channel || signal_ != 0) {
+        sampling_->on_finished({});
+        sampling_->stop();  // leaves no file
+        loop_->stop();
+        return;
     }
     if (options_.verbose) {
         tell_cost(*injection);
@@ -176,7 +296,6 @@ bool Attach::inject() {
     pidfd_ = std::move(injection->pidfd);
     UniqueFd pidfd(fcntl(pidfd_.get(), F_DUPFD_CLOEXEC, 0));
     sampling_->add_agent(std::move(*channel), pid_, std::move(pidfd));
-    return true;
 }
 
 void Attach::tell_cost(const inject::Injection& injection) const {
@@ -249,7 +368,8 @@ int Attach::run() {
         profile_is_good_ = sampling_->write_summary();
         loop_->stop();
     });
-    if (!inject()) {
+    if (auto status = begin_injection(); !status) {
+        say("cannot start: {}", describe(status.error()));
         sampling_->on_finished({});
         sampling_->stop();  // leaves no file
         return kExitFailure;
@@ -258,11 +378,22 @@ int Attach::run() {
         say("stopped early: {}", describe(status.error()));
         return kExitFailure;
     }
+    if (signal_ != 0) {
+        return kExitSignalBase + signal_;
+    }
     return profile_is_good_ ? 0 : kExitFailure;
 }
 
 }  // namespace
 
-int run_attach(const Options& options) { return Attach(options).run(); }
+int run_attach(const Options& options) {
+    // The kernel tells the tracing thread of stops by this signal, which no other thread is to
+    // take.
+    sigset_t child;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &child, nullptr);
+    return Attach(options).run();
+}
 
 }  // namespace echion::cli

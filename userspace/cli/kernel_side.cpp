@@ -11,6 +11,7 @@
 #include <array>
 #include <cstring>
 
+#include "cli/kernel_clock.h"
 #include "cli/message.h"
 #include "cli/tick_timers.h"
 #include "platform/linux/perf_event.h"
@@ -96,6 +97,13 @@ KernelSide::KernelSide(const Options& options) : options_(options) {
             kLeastWallIntervalNs / 1000);
         return;
     }
+    if (std::string why = why_other_clock(getpid()); !why.empty()) {
+        why_no_bpf_ = "echion's own clock is another: " + why + "; run echion outside of it";
+        if (options.engine == Engine::kAuto && options.cpu) {
+            try_perf();
+        }
+        return;
+    }
     // Signals are for the thread that the event loop runs in.
     sigset_t all;
     sigset_t before;
@@ -144,7 +152,11 @@ std::string KernelSide::why_refused(std::optional<pid_t> target) const {
         if (!bpf_) {
             return why_no_bpf_;
         }
-        why = target && !may_signal(*target) ? std::optional(explain_signal(*target)) : why;
+        if (target && !may_signal(*target)) {
+            why = explain_signal(*target);
+        } else if (target) {
+            return why_other_clock(*target);
+        }
     } else if (options_.engine == Engine::kPerf) {
         if (!perf_) {
             return why_no_perf_;
@@ -173,6 +185,13 @@ tl::expected<std::vector<ExtraFd>, std::string> KernelSide::watch(const AgentPro
         return {};
     }
     if (!process.is_pinned()) {
+        return {};
+    }
+    if (const std::string why = why_other_clock(pid); !why.empty()) {
+        if (is_insisted_on()) {
+            return refuse(why);
+        }
+        say("process {} is sampled without BPF: {}", pid, why);
         return {};
     }
     auto target = bpf_->add_target(pid);

@@ -15,7 +15,8 @@ constexpr int kExitFailure = 1;  ///< Echion itself failed.
 constexpr int kExitUsage = 2;    ///< The command line makes no sense.
 constexpr int kExitCannotExecute = 126;
 constexpr int kExitNotFound = 127;
-constexpr int kExitSignalBase = 128;  ///< Plus the number of the signal that ended the command.
+constexpr int kExitSignalBase =
+    128;  ///< Plus the number of the signal that ended the command, or us before we were attached.
 
 constexpr std::uint64_t kDefaultIntervalNs = 1'000'000;
 /// Between samples from outside (-x -w), which cost more.

@@ -32,6 +32,8 @@ constexpr std::uint64_t kStopDeadlineNs = 2'000 * kMs;
 constexpr std::size_t kMaxAgents = 256;
 /// An agent says Hello at once; on a machine that is out of breath it may take a moment.
 constexpr std::int64_t kHelloDeadlineNs = 10 * kNanosPerSecond;
+/// So long may an agent in a Python that runs already take to its first sample.
+constexpr std::int64_t kStartDeadlineNs = 10 * kNanosPerSecond;
 /// Lines about agents at fault: nobody reads more, and a program may make any number of such.
 constexpr std::uint64_t kMaxComplaints = 100;
 
@@ -69,7 +71,7 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
     Sampling* self = sampling.get();
     const std::pair<std::optional<Timer>*, EventLoop::Handler> timers[] = {
         {&self->drain_timer_, [self] { self->drain_all(); }},
-        {&self->exposure_timer_, [self] { self->stop(); }},
+        {&self->exposure_timer_, [self] { self->end_exposure(); }},
         {&self->deadline_timer_, [self] {
              for (const auto& agent : self->agents_) {
                  agent->session.end();
@@ -206,13 +208,31 @@ void Sampling::after_event(Agent& agent) {
         remove(agent);
         return;
     }
-    if (agent.session.was_sampled() && !std::exchange(exposure_begun_, true)) {
+    if (options_.attach_pid && agent.session.state() == Session::State::kConfigured) {
+        begin_exposure();  // Python runs already: the time is counted from the attachment
+    }
+    if (agent.session.was_sampled() && !std::exchange(first_sample_told_, true)) {
         if (first_sample_handler_) {
             first_sample_handler_();
         }
-        if (options_.exposure_ns) {
-            exposure_timer_->arm(*options_.exposure_ns);
+        begin_exposure();
+        if (exposure_over_) {
+            stop();
         }
+    }
+}
+
+void Sampling::begin_exposure() {
+    if (options_.exposure_ns && !std::exchange(exposure_begun_, true)) {
+        exposure_timer_->arm(*options_.exposure_ns);
+    }
+}
+
+void Sampling::end_exposure() {
+    // Not without a sample, if one comes before kStartDeadlineNs.
+    exposure_over_ = true;
+    if (first_sample_told_) {
+        stop();
     }
 }
 
@@ -258,6 +278,12 @@ void Sampling::look_at_processes(std::int64_t now_ns) {
         if (session.state() == Session::State::kWaiting &&
             now_ns - agent->since_ns > kHelloDeadlineNs) {
             session.end_with("the agent has not said what it is");
+        } else if (options_.attach_pid && session.state() == Session::State::kConfigured &&
+                   now_ns - agent->since_ns > kStartDeadlineNs) {
+            session.end_with(fmt::format(
+                "the agent has not begun to sample in {} s; is the process stopped, or does it get "
+                "no CPU time?",
+                kStartDeadlineNs / kNanosPerSecond));
         } else if (agent->process.is_pinned()) {
             const auto status = agent->process.check();
             if (!status && status.error().kind == ErrorKind::kRefused) {

@@ -11,6 +11,7 @@
 #include <tl/expected.hpp>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "cli/event_loop.h"
@@ -79,6 +80,8 @@ class Sampling {
     void stop_deserted();
     tl::expected<control::Armed, std::string> arm(const Agent& agent, const control::Arm& request);
     void after_event(Agent& agent);
+    void begin_exposure();
+    void end_exposure();
     void remove(Agent& agent);
     void remove_ended();
     void look_at_processes(std::int64_t now_ns);
@@ -103,8 +106,10 @@ class Sampling {
     std::uint64_t agents_seen_ = 0;
     std::uint64_t complaints_ = 0;
     std::uint64_t drain_delay_ns_ = 0;
-    std::int64_t next_flush_ns_ = 0;
+    std::int64_t next_flush_ns_ = kLongAgoNs;
+    bool first_sample_told_ = false;
     bool exposure_begun_ = false;
+    bool exposure_over_ = false;
     bool stopping_ = false;
     bool finished_ = false;
 };

@@ -263,15 +263,15 @@ bool TickTimers::has_stood_still() {
         static_cast<std::int64_t>(perf::read_running_ns(wall_event_).value_or(0));
     const std::int64_t now_ns = monotonic_ns();
     const std::int64_t ran_ns = running_ns - std::exchange(wall_running_ns_, running_ns);
-    const std::int64_t looked_ns = std::exchange(wall_looked_ns_, now_ns);
-    return looked_ns != 0 && ran_ns < (now_ns - looked_ns) / 10 * 9;
+    const std::optional<std::int64_t> looked_ns = std::exchange(wall_looked_ns_, now_ns);
+    return looked_ns && ran_ns < (now_ns - *looked_ns) / 10 * 9;
 }
 
 Status TickTimers::keep_ticking() {
     if (wall_cpu_ < 0 || !has_stood_still()) {
         return {};
     }
-    wall_looked_ns_ = 0;
+    wall_looked_ns_.reset();
     if (auto status = open_wall_clock(); !status) {
         return status;
     }

@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -66,7 +67,7 @@ class TickTimers {
     int wall_cpu_ = -1;
     // How long its event had run when that was last looked at, and when; 0: not yet.
     std::int64_t wall_running_ns_ = 0;
-    std::int64_t wall_looked_ns_ = 0;
+    std::optional<std::int64_t> wall_looked_ns_;
     std::vector<UniqueFd> thread_events_;
     // When the thread's event was open, CLOCK_MONOTONIC ns: what it started later has inherited it.
     std::unordered_map<pid_t, std::uint64_t> covered_since_;

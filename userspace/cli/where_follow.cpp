@@ -82,8 +82,8 @@ class Follower {
     std::vector<FrameId> stack_;
     std::vector<std::optional<ThreadRun>> runs_;
     FollowEnd end_ = FollowEnd::kTime;
-    std::int64_t sampled_ns_ = 0;
-    std::int64_t names_ns_ = 0;
+    std::int64_t sampled_ns_ = kLongAgoNs;
+    std::int64_t names_ns_ = kLongAgoNs;
 };
 
 int Follower::run() {
@@ -96,7 +96,7 @@ int Follower::run() {
     const std::int64_t begin_ns = monotonic_ns();
     const std::int64_t end_ns = begin_ns + static_cast<std::int64_t>(*options_.exposure_ns);
     std::int64_t deadline_ns = begin_ns;
-    std::int64_t shown_ns = 0;
+    std::int64_t shown_ns = kLongAgoNs;
     for (;;) {
         const std::int64_t now_ns = monotonic_ns();
         const Status status = sample(now_ns);

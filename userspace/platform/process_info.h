@@ -18,6 +18,7 @@ struct ProcessInfo {
     char name[32] = {};  ///< command name (at most 15 bytes of it are the kernel's), escaped
     /// 'R' running, 'S' sleeping, 'D' uninterruptible, 'T' stopped, 't' traced, 'Z' zombie, 'X'.
     char state = '?';
+    pid_t parent_pid = 0;  ///< 0: none that this PID namespace can see
     pid_t tracer_pid = 0;  ///< 0: none, or one that this PID namespace cannot see
     uid_t real_uid = 0;
     uid_t effective_uid = 0;

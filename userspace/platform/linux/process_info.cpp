@@ -118,6 +118,8 @@ void keep_field(std::string_view key, std::string_view value, ProcessInfo& info)
         for (auto word = take_word(rest); !word.empty(); word = take_word(rest)) {
             parse_number(word, info.own_pid);
         }
+    } else if (key == "PPid") {
+        parse_number(value, info.parent_pid);
     } else if (key == "TracerPid") {
         parse_number(value, info.tracer_pid);
     } else if (key == "Uid") {

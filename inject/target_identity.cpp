@@ -1,0 +1,148 @@
+#include "inject/target_identity.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "platform/process_rights.h"
+
+namespace echion::inject {
+namespace {
+
+// The kernel saves at most AT_VECTOR_SIZE words, about 60 (include/linux/auxvec.h).
+constexpr std::size_t kMaxVectorBytes = 2048;
+
+struct VectorEntry {
+    std::uintptr_t type;
+    std::uintptr_t value;
+};
+
+UniqueFd open_proc(pid_t pid, const char* name) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/" + name;
+    return UniqueFd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+}
+
+/// The address of the 16 random bytes that every program gets: in no kernel since 2.6.29 is it
+/// absent.
+Address find_random_bytes(const std::vector<std::byte>& vector) {
+    for (std::size_t at = 0; at + sizeof(VectorEntry) <= vector.size(); at += sizeof(VectorEntry)) {
+        VectorEntry entry;
+        std::memcpy(&entry, vector.data() + at, sizeof(entry));
+        if (entry.type == AT_RANDOM) {
+            return Address(entry.value);
+        }
+    }
+    return {};
+}
+
+/// Whether a thread of `parent` waits for a child that it has lent its memory to: such a wait is
+/// uninterruptible, in the call that made the child.
+bool waits_for_vfork(pid_t parent) {
+    bool is_found = false;
+    (void)for_each_thread(parent, [&](pid_t tid) {
+        const auto info = read_thread_info(parent, tid);
+        if (info && info->state == 'D') {
+            const auto call = read_blocked_call(parent, tid);
+            is_found = call && (call->number == SYS_vfork || call->number == SYS_clone ||
+                                call->number == SYS_clone3);
+        }
+        return !is_found;
+    });
+    return is_found;
+}
+
+}  // namespace
+
+TargetIdentity::Image TargetIdentity::look(pid_t pid) {
+    Image image;
+    const std::string path = "/proc/" + std::to_string(pid) + "/exe";
+    struct statx status {};
+    // What the kernel knows already: a file system in user space is not asked, it might not answer.
+    if (statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC, STATX_INO, &status) == 0) {
+        image.executable_device = std::uint64_t{status.stx_dev_major} << 32 | status.stx_dev_minor;
+        image.executable_inode = status.stx_ino;
+    }
+    std::array<std::byte, kMaxVectorBytes> vector;
+    const UniqueFd file = open_proc(pid, "auxv");
+    const ssize_t got = file ? read(file.get(), vector.data(), vector.size()) : 0;
+    if (got > 0) {
+        image.auxiliary_vector.assign(vector.begin(), vector.begin() + got);
+    }
+    return image;
+}
+
+Result<TargetIdentity> TargetIdentity::hold(pid_t pid) {
+    UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    if (!pidfd) {
+        return fail(ErrorKind::kSystem, "pidfd_open", errno);
+    }
+    TargetIdentity target(pid, std::move(pidfd));
+    auto memory = TargetMemory::open(pid);
+    if (!memory) {
+        return tl::unexpected(memory.error());
+    }
+    target.memory_ = std::move(*memory);
+    target.image_ = look(pid);
+    target.probe_ = find_random_bytes(target.image_.auxiliary_vector);
+    const auto info = read_process_info(pid);
+    if (!info) {
+        return tl::unexpected(info.error());
+    }
+    target.at_first_ = *info;
+    // All that was opened and read by the number was the process's only if it lives now.
+    if (target.has_ended()) {
+        return fail(ErrorKind::kSystem, "the process has ended", ESRCH);
+    }
+    if (target.probe_.is_null() || !target.memory_.is_alive(target.probe_)) {
+        return fail(ErrorKind::kRefused, "the process has executed another program");
+    }
+    return target;
+}
+
+bool TargetIdentity::has_ended(int patience_ms) const {
+    pollfd entry{pidfd_.get(), POLLIN, 0};
+    return poll(&entry, 1, patience_ms) == 1;
+}
+
+Status TargetIdentity::check() {
+    const auto info = read_process_info(pid_);
+    const bool is_same_image = memory_.is_alive(probe_) && look(pid_) == image_;
+    // Last: only now is it sure whose files were read.
+    if (!info || has_ended() || info->state == 'Z' || info->state == 'X') {
+        return fail(ErrorKind::kSystem, "the process has ended", ESRCH);
+    }
+    if (!is_same_image) {
+        return fail(ErrorKind::kRefused, "the process has executed another program");
+    }
+    if (has_gained_rights(at_first_, *info)) {
+        return fail(ErrorKind::kRefused, "the process has gained rights");
+    }
+    return {};
+}
+
+Status TargetIdentity::check_thread(pid_t tid) {
+    // Only a thread of this process has a folder there.
+    if (tid != pid_ && !read_thread_info(pid_, tid)) {
+        return fail(ErrorKind::kSystem, "the thread has ended", ESRCH);
+    }
+    return check();
+}
+
+bool TargetIdentity::shares_parents_memory() const {
+    const pid_t parent = at_first_.parent_pid;
+    if (parent <= 0) {
+        return false;
+    }
+    const long compared = syscall(SYS_kcmp, pid_, parent, KCMP_VM, 0, 0);
+    return compared < 0 ? waits_for_vfork(parent) : compared == 0;
+}
+
+}  // namespace echion::inject

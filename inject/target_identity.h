@@ -1,0 +1,71 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "inject/target_memory.h"
+#include "platform/process_info.h"
+
+namespace echion::inject {
+
+/// Which process, and which program image in it, is being attached to: held from before the first
+/// look, and compared after every stop, before anything is written. Process numbers, thread numbers
+/// and addresses alone would also fit a later process, and a program that this one has executed
+/// since: a set-uid one, say, in which what was found before would be an attacker's choice.
+///
+/// What proves that it is the same: the pidfd (the process), the memory descriptor (its address
+/// space, which an exec replaces), its executable's inode, the auxiliary vector (addresses that
+/// each exec draws anew), and that the process has no more rights than at first.
+///
+/// Any thread, one at a time.
+class TargetIdentity {
+  public:
+    /// kSystem with errno (EINVAL or ENOENT: the number is that of a thread).
+    static Result<TargetIdentity> hold(pid_t pid);
+
+    [[nodiscard]] pid_t pid() const { return pid_; }
+    [[nodiscard]] int pidfd() const { return pidfd_.get(); }
+    /// An address in the stack of the process's first thread.
+    [[nodiscard]] Address in_main_stack() const { return probe_; }
+    /// The memory of the image; lives as long as this object.
+    [[nodiscard]] TargetMemory& memory() { return memory_; }
+
+    /// Whether the process has ended; waits for that up to `patience_ms`.
+    [[nodiscard]] bool has_ended(int patience_ms = 0) const;
+    /// kSystem with ESRCH: the process has ended. kRefused: it has executed another program, or
+    /// has gained rights.
+    Status check();
+    /// The same, and that `tid` is one of its threads (else kSystem with ESRCH). The calling thread
+    /// traces it, so that the number cannot be given to another one meanwhile.
+    Status check_thread(pid_t tid);
+
+    /// Whether its memory is that of its parent too, as a child's of vfork(2) is until it executes
+    /// a program: what is loaded into it would stay in the parent. False if it cannot be told.
+    [[nodiscard]] bool shares_parents_memory() const;
+
+  private:
+    /// What one look at the image sees.
+    struct Image {
+        std::uint64_t executable_device = 0;
+        std::uint64_t executable_inode = 0;
+        std::vector<std::byte> auxiliary_vector;
+        bool operator==(const Image&) const = default;
+    };
+    TargetIdentity(pid_t pid, UniqueFd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
+    static Image look(pid_t pid);
+
+    pid_t pid_;
+    UniqueFd pidfd_;
+    TargetMemory memory_;
+    Address probe_;  // in the first thread's stack, mapped as long as the image is
+    Image image_;
+    ProcessInfo at_first_;
+};
+
+}  // namespace echion::inject
