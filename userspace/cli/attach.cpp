@@ -134,7 +134,7 @@ class Attach {
     std::optional<Signals> signals_;
     std::unique_ptr<Sampling> sampling_;
     UniqueFd pidfd_;
-    bool profile_is_good_ = false;
+    bool is_good_ = false;
 };
 
 Status Attach::prepare() {
@@ -244,7 +244,7 @@ int Attach::run() {
     }
     sampling_->on_agent_gone([this] { on_target_gone(); });
     sampling_->on_finished([this] {
-        profile_is_good_ = sampling_->write_summary();
+        is_good_ = sampling_->write_summary() == Outcome::kGood;
         loop_->stop();
     });
     if (!inject()) {
@@ -256,7 +256,7 @@ int Attach::run() {
         say("stopped early: {}", describe(status.error()));
         return kExitFailure;
     }
-    return profile_is_good_ ? 0 : kExitFailure;
+    return is_good_ ? 0 : kExitFailure;
 }
 
 }  // namespace
