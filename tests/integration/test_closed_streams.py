@@ -102,6 +102,7 @@ def test_what_is_open_beside_the_program_s_own_is_the_rendezvous(echion, any_pyt
 def test_an_attached_program_keeps_its_table_to_itself(echion, any_python, tmp_path):
     """Once it is sampled nothing of the agent's is among its descriptors."""
     with start_target(tmp_path, [any_python.path, "-c", WAITING]) as waiting:
+        waiting.wait_for_call(0)
         before = waiting.descriptors()
         with echion.start(["-p", str(waiting.pid)], "-i", "1ms", "--engine", "clock") as running:
             waiting.wait_until_sampled()
