@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "agent/descriptors.h"
 #include "base/clock.h"
 
 namespace echion::agent {
@@ -92,12 +93,12 @@ Rendezvous Rendezvous::find() {
     return rendezvous;
 }
 
-Result<UniqueFd> Rendezvous::knock() const {
+Result<UniqueFd> Rendezvous::knock(bool has_own_table) const {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
         return fail(ErrorKind::kSystem, "make a control channel", errno);
     }
-    UniqueFd own(pair[0]);
+    UniqueFd own = move_up(UniqueFd(pair[0]), has_own_table);
     UniqueFd other(pair[1]);
     control::Connect message{};
     fill_header(message, control::MessageType::kConnect);
@@ -133,7 +134,8 @@ void Rendezvous::close() {
     fd_ = -1;
 }
 
-Channel::Channel(UniqueFd socket) : socket_(std::move(socket)), id_(identify(socket_.get())) {}
+Channel::Channel(UniqueFd socket, bool has_own_table)
+    : socket_(std::move(socket)), id_(identify(socket_.get())), has_own_table_(has_own_table) {}
 
 Channel::~Channel() {
     if (!is_socket(socket_.get(), id_)) {
@@ -161,10 +163,11 @@ Status Channel::send_hello() {
     return send(message, control::MessageType::kHello);
 }
 
-Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, int signal,
+Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, std::uint32_t io_tid, int signal,
                                     const void* snapshot_layout, std::size_t layout_bytes) {
     control::Arm request{};
     request.sampler_tid = sampler_tid;
+    request.io_tid = io_tid;
     request.signal = signal;
     if (layout_bytes != sizeof(request.snapshot_layout)) {
         return fail(ErrorKind::kProtocol, "a snapshot layout of another size");
@@ -249,7 +252,7 @@ Result<control::Configure> Channel::receive_configure() {
         for (std::size_t i = 0; i < count && fd_count < fds_.size(); ++i) {
             int fd = -1;
             std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
-            fds_[fd_count++].reset(fd);
+            fds_[fd_count++] = move_up(UniqueFd(fd), has_own_table_);
         }
     }
     if (size <= 0 ||

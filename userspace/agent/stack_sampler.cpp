@@ -84,6 +84,7 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     }
     counts_from_birth_ = facts.is_launch;
     used_before_ns_ = facts.used_cpu_ns;
+    io_tid_ = facts.io_tid;
     tick_interval_ns_ = static_cast<std::int64_t>(options.interval_ns);
     ring_ = &ring;
     encoder_.emplace(ring);

@@ -277,6 +277,7 @@ class StackSampler {
     bool has_kernel_ticks_ = false;
     bool counts_from_birth_ = false;
     std::int64_t used_before_ns_ = 0;  // by the main thread, before this program
+    std::uint32_t io_tid_ = 0;         // the agent's other thread
     bool has_ticked_ = false;
     bool is_stopping_ = false;
     bool must_pause_ = false;

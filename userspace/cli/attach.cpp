@@ -210,7 +210,7 @@ class Attach {
     std::optional<Timer> patience_timer_;
     int signal_ = 0;  // that came before the agent was in
     UniqueFd pidfd_;
-    bool profile_is_good_ = false;
+    bool is_good_ = false;
 };
 
 Status Attach::prepare() {
@@ -365,7 +365,7 @@ int Attach::run() {
     }
     sampling_->on_agent_gone([this] { on_target_gone(); });
     sampling_->on_finished([this] {
-        profile_is_good_ = sampling_->write_summary();
+        is_good_ = sampling_->write_summary() == Outcome::kGood;
         loop_->stop();
     });
     if (auto status = begin_injection(); !status) {
@@ -381,7 +381,7 @@ int Attach::run() {
     if (signal_ != 0) {
         return kExitSignalBase + signal_;
     }
-    return profile_is_good_ ? 0 : kExitFailure;
+    return is_good_ ? 0 : kExitFailure;
 }
 
 }  // namespace

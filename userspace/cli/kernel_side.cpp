@@ -268,6 +268,7 @@ Result<control::Armed> KernelSide::arm_bpf(pid_t pid, const control::Arm& reques
     timer.wall = !options_.cpu;
     timer.interval_ns = static_cast<std::int64_t>(options_.interval_ns);
     timer.sampler_tid = request.sampler_tid;
+    timer.io_tid = request.io_tid;
     timer.signal = request.signal;
     static_assert(sizeof(timer.snapshot) == sizeof(request.snapshot_layout));
     std::memcpy(&timer.snapshot, request.snapshot_layout, sizeof(timer.snapshot));
