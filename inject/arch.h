@@ -67,6 +67,13 @@ void leave_system_call(Registers& registers);
 /// anew: few programs expect an EINTR there. True if changed.
 bool restart_instead_of_eintr(Registers& registers);
 
+/// Makes a call that the thread itself would have to take up again by restart_syscall(2) report
+/// EINTR instead, as after a signal: for threads that may not make that call. True if changed.
+bool eintr_instead_of_restart_call(Registers& registers);
+
+/// AUDIT_ARCH_…: how seccomp filters know this program's system calls.
+extern const std::uint32_t kAuditArchitecture;
+
 /// Whether a thread blocked in this call may be borrowed: calls that wait for the outside world, as
 /// opposed to those that allocators and the loader make.
 [[nodiscard]] bool is_waiting_call(long number);

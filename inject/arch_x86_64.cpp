@@ -1,5 +1,6 @@
 #include <cpuid.h>
 #include <elf.h>
+#include <linux/audit.h>
 #include <linux/io_uring.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -148,6 +149,7 @@ bool has_pattern(std::span<const std::byte> code, std::size_t at,
 }  // namespace
 
 const unsigned kVectorStateSet = NT_X86_XSTATE;
+const std::uint32_t kAuditArchitecture = AUDIT_ARCH_X86_64;
 
 Address instruction_pointer(const Registers& registers) { return Address(registers.rip); }
 Address stack_pointer(const Registers& registers) { return Address(registers.rsp); }
@@ -206,6 +208,14 @@ bool is_disturbed_by_stop(const SystemCallState& call) {
         default:
             return false;
     }
+}
+
+bool eintr_instead_of_restart_call(Registers& registers) {
+    if (system_call_state(registers).result != -kErestartRestartblock) {
+        return false;
+    }
+    registers.rax = static_cast<unsigned long long>(-EINTR);
+    return true;
 }
 
 bool restart_instead_of_eintr(Registers& registers) {

@@ -16,6 +16,7 @@
 #include "inject/ptrace_session.h"
 #include "inject/refusal.h"
 #include "inject/safe_point.h"
+#include "inject/seccomp_gate.h"
 #include "inject/stack_room.h"
 #include "inject/tracer_thread.h"
 #include "inject/unwinder.h"
@@ -61,6 +62,7 @@ class Borrower {
           deadline_ns_(monotonic_ns() + request.limits.safe_point_ns),
           map_(pid()),
           unwinder_(request.reader, request.code),
+          seccomp_(request.target.pid(), request.limits.allow_unknown_seccomp),
           safe_point_(request.reader, request.code, unwinder_, map_) {}
 
     /// Tries one thread after the other. Nothing when a thread cannot be let go: then the calling
@@ -70,7 +72,11 @@ class Borrower {
         tracer_ = &tracer;
         is_stuck_ = false;
         do {
-            for (const pid_t tid : rank_threads(pid())) {
+            const std::vector<pid_t> threads = rank_threads(pid());
+            for (const pid_t tid : threads) {
+                if (!seccomp_.may_stop(tid)) {
+                    continue;
+                }
                 auto done = try_thread(tid);
                 if (done || is_stuck_) {
                     return done;
@@ -78,6 +84,9 @@ class Borrower {
                 if (is_over()) {
                     break;
                 }
+            }
+            if (const InjectFailure* refusal = seccomp_.find_refusal(threads)) {
+                return tl::unexpected(*refusal);
             }
             // Not in step with anything that the target does every so often.
             const timespec pause = make_timespec(200'000 + monotonic_ns() % 1'000'000);
@@ -182,6 +191,9 @@ class Borrower {
                 return tl::unexpected(changed(status.error()));
             }
             last_doing_ = "ending";
+            return {};
+        }
+        if (!seccomp_.may_borrow(session)) {
             return {};
         }
         const auto context = session.save_context();
@@ -428,6 +440,7 @@ class Borrower {
     const std::int64_t deadline_ns_;
     MapLookup map_;
     Unwinder unwinder_;
+    SeccompGate seccomp_;
     SafePoint safe_point_;
     const PromptTracer* tracer_ = nullptr;  // of the thread that runs
     std::string last_doing_;

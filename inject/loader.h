@@ -32,6 +32,8 @@ struct InjectLimits {
     std::int64_t safe_point_ns = 5 * kNanosPerSecond;
     /// For the helper thread, from its start to the agent's answer.
     std::int64_t load_ns = 10 * kNanosPerSecond;
+    /// Goes on where it is not known whether a thread's seccomp filter would harm it.
+    bool allow_unknown_seccomp = false;
     /// Asked at every wait: whether to give up at once, and leave the target as it was. Any thread.
     std::function<bool()> is_cancelled = [] { return false; };
     /// Told of each read of the target's memory, if there is one.

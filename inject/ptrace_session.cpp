@@ -24,6 +24,8 @@ using RequestKind = decltype(PTRACE_SEIZE);
 
 // Linux 5.13; glibc's <sys/ptrace.h> has it since 2.35, under a name for its C enumeration.
 constexpr int kGetRseqConfiguration = 0x420f;
+// Linux 4.4; glibc has it since 2.35, likewise.
+constexpr int kGetSeccompFilter = 0x420c;
 struct RseqConfiguration {
     std::uint64_t area;
     std::uint32_t size_bytes;
@@ -268,6 +270,30 @@ Result<Address> PtraceSession::read_rseq_area() {
         return Address();
     }
     return Address(static_cast<std::uintptr_t>(configuration.area));
+}
+
+Result<SeccompFilter> PtraceSession::read_seccomp_filter(unsigned index) {
+    const long count = ptrace(static_cast<RequestKind>(kGetSeccompFilter), tid_, index, nullptr);
+    if (count < 0) {
+        return fail(ErrorKind::kSystem, "read a seccomp filter", errno);
+    }
+    if (static_cast<std::size_t>(count) > kMaxFilterInstructions) {
+        return fail(ErrorKind::kBoundExceeded, "a seccomp filter is too long");
+    }
+    SeccompFilter filter(static_cast<std::size_t>(count));
+    // The kernel copies a filter as a whole: none can be exchanged for a longer one.
+    if (ptrace(static_cast<RequestKind>(kGetSeccompFilter), tid_, index, filter.data()) != count) {
+        return fail(ErrorKind::kSystem, "read a seccomp filter", errno);
+    }
+    return filter;
+}
+
+Status PtraceSession::avoid_restart_call() {
+    auto registers = read_registers();
+    if (!registers) {
+        return tl::unexpected(registers.error());
+    }
+    return arch::eintr_instead_of_restart_call(*registers) ? write_registers(*registers) : Status();
 }
 
 Status PtraceSession::write_memory(TargetMemory& memory, Address to,

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "inject/arch.h"
+#include "inject/seccomp_filter.h"
 #include "inject/target_memory.h"
 
 namespace echion::inject {
@@ -75,6 +76,12 @@ class PtraceSession {
     /// Address and length of the thread's rseq(2) area; null when it has none or the kernel does
     /// not tell.
     Result<Address> read_rseq_area();
+    /// Copies one of the stopped thread's seccomp filters, counted from 0. kSystem with ENOENT:
+    /// there is no such one; with EINVAL: there is none at all, or the kernel does not tell; with
+    /// EACCES: this process may not ask (it needs CAP_SYS_ADMIN, and no filter of its own).
+    Result<SeccompFilter> read_seccomp_filter(unsigned index);
+    /// See arch::eintr_instead_of_restart_call(). The thread is stopped by interrupt().
+    Status avoid_restart_call();
 
     /// Writes to the stopped thread's memory, also where the program itself may not; by `memory`,
     /// or where the kernel refuses that, word by word.

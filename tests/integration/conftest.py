@@ -101,7 +101,8 @@ def why_not(engine: str, program: pathlib.Path) -> str:
     """Empty where this engine may make the ticks; otherwise what echion says about it."""
     command = [program, "-c", "--engine", engine, "-o", os.devnull, sys.executable, "-c", "pass"]
     tried = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    return (tried.stderr.strip() or f"exit status {tried.returncode}") if tried.returncode else ""
+    is_refused = tried.returncode != 0 or "cannot be had" in tried.stderr
+    return (tried.stderr.strip() or f"exit status {tried.returncode}") if is_refused else ""
 
 
 @pytest.fixture(params=["clock", "bpf"])

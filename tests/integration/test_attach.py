@@ -88,7 +88,8 @@ def test_nothing_is_left_but_the_mapped_library(echion, python, target):
         libraries = open(f"/proc/{waiting.pid}/maps").read().count("r-xp") - 1
         growth = waiting.mapped_bytes() - mapped
         report = waiting.finish()
-    assert growth < 1 << 20, f"{growth} more bytes are mapped ({libraries} code ranges)"
+    # The library, and the stacks of the agent's ended threads, which the C library keeps.
+    assert growth < 3 << 19, f"{growth} more bytes are mapped ({libraries} code ranges)"
     assert report["got"] == report["wanted"]
 
 

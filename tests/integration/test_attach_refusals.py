@@ -189,7 +189,7 @@ SYS_PPOLL, SYS_MEMFD_CREATE = 271, 319
 
 
 @pytest.mark.parametrize(
-    "call, words", [(SYS_PPOLL, "seccomp filter forbid ppoll"), (SYS_MEMFD_CREATE, "memory file")]
+    "call, words", [(SYS_PPOLL, "refuses ppoll"), (SYS_MEMFD_CREATE, "refuses memfd_create")]
 )
 def test_target_whose_filter_forbids_a_call(echion, any_python, tmp_path, call, words):
     command = [any_python.path, "-c", FILTERED, str(call)]

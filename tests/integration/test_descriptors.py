@@ -19,6 +19,19 @@ ENGINES = [
     ("-i", "1ms", "--engine", "bpf"),
 ]
 TARGET = TARGETS / "closes_all.py"
+# Refused system calls: the sampler then has no descriptor table of its own, but shares the program's.
+TABLES = {"own": [], "shared": [TARGETS / "without_calls.py", "close_range,unshare"]}
+
+
+@pytest.fixture(params=TABLES.values(), ids=TABLES)
+def in_table(request, any_python):
+    """In front of a command: the sampler has a descriptor table of its own, or the program's."""
+    return [any_python.path, *request.param] if request.param else []
+
+
+@pytest.fixture
+def in_shared_table(any_python):
+    return [any_python.path, *TABLES["shared"]]
 
 
 @pytest.fixture(params=ENGINES, ids=" ".join)
@@ -30,24 +43,25 @@ def options(request, build_dir):
 
 @pytest.mark.parametrize("kind", ["files", "sockets"])
 def test_what_gets_the_numbers_of_closed_descriptors_is_left_alone(
-    echion, any_python, options, kind
+    echion, any_python, options, kind, in_table
 ):
     """None is closed, read from or written to, also when the program asks for its stacks."""
-    result = echion.run([any_python.path, TARGET, kind], *options).check()
+    result = echion.run([*in_table, any_python.path, TARGET, kind], *options).check()
     assert result.report == {"count": 40, "lost": [], "touched": []}, result.stderr
 
 
 @pytest.mark.parametrize("kind", ["files", "sockets"])
-def test_also_where_memory_is_read_through_a_file(echion, any_python, kind):
-    command = [any_python.path, TARGETS / "without_vm_readv.py", any_python.path, TARGET, kind]
+def test_also_where_memory_is_read_through_a_file(echion, any_python, kind, in_table):
+    without = [any_python.path, TARGETS / "without_vm_readv.py"]
+    command = [*in_table, *without, any_python.path, TARGET, kind]
     result = echion.run(command, "-i", "1ms", "--engine", "clock").check()
     assert result.report == {"count": 40, "lost": [], "touched": []}, result.stderr
 
 
-def test_the_agent_has_no_descriptor_but_its_channel(echion, any_python, options):
-    """Beside the rendezvous, which is the environment's."""
-    result = echion.run([any_python.path, TARGET, "list"], *options).check()
-    assert len(result.report["open"]) == 2, result.report
+def test_the_agent_has_no_descriptor_but_its_channel(echion, any_python, options, in_table):
+    """Beside the rendezvous, which is the environment's; and that only in the program's table."""
+    result = echion.run([*in_table, any_python.path, TARGET, "list"], *options).check()
+    assert len(result.report["open"]) == (2 if in_table else 1), result.report
     assert all(name.startswith("socket:") for name in result.report["open"]), result.report
 
 
@@ -74,11 +88,13 @@ def test_none_is_held_while_python_starts(echion, any_python, tmp_path, options)
         running.finish().check()
 
 
-def test_a_program_that_closes_all_descriptors_is_sampled_on(echion, any_python, options):
+def test_a_program_that_closes_all_descriptors_is_sampled_on(
+    echion, any_python, options, in_table
+):
     """To its end, which its process tells, when the channel has gone."""
     if "1s" in options:
         pytest.skip("too few ticks to tell")
-    result = echion.run([any_python.path, TARGET, "files"], *options).check()
+    result = echion.run([*in_table, any_python.path, TARGET, "files"], *options).check()
     profile = result.profile
     assert "duration" in profile.footer
     ours = [one for one in profile.samples if one.has("spin")]
@@ -87,18 +103,18 @@ def test_a_program_that_closes_all_descriptors_is_sampled_on(echion, any_python,
 
 
 @pytest.mark.parametrize("options", [("-i", "1ms", "--engine", "clock"), ("-c",)], ids=" ".join)
-def test_without_a_channel_it_is_still_told_to_stop(echion, any_python, options):
-    command = [any_python.path, TARGET, "files", "200"]
+def test_without_a_channel_it_is_still_told_to_stop(
+    echion, any_python, options, in_shared_table
+):
+    command = [*in_shared_table, any_python.path, TARGET, "files", "200"]
     with echion.start(command, "-x", "0.5", *options) as running:
         pid = running.wait_ready()
-        wait_until(lambda: not find_samplers(pid), "the sampler has gone", 60)
+        wait_until(lambda: os.listdir(f"/proc/{pid}/task") == [str(pid)], "the agent has gone", 60)
         assert running.process.poll() is None, "the program was to go on"
-        threads = os.listdir(f"/proc/{pid}/task")
-    assert threads == [str(pid)]
 
 
-def test_without_a_channel_it_sees_that_echion_has_died(echion, any_python):
-    command = [any_python.path, TARGET, "files", "2000"]
+def test_without_a_channel_it_sees_that_echion_has_died(echion, any_python, in_shared_table):
+    command = [*in_shared_table, any_python.path, TARGET, "files", "2000"]
     with echion.start(command, "-i", "1ms", "--engine", "clock") as running:
         pid = running.wait_ready()
         running.process.kill()

@@ -27,6 +27,7 @@ def options(request, build_dir):
 def test_the_program_ends_when_its_last_thread_does(echion, any_python, options):
     result = echion.run([any_python.path, TARGET, "0.2", "0.2"], *options, timeout=30).check()
     assert result.profile.header["mode"] == ("cpu" if "-c" in options else "wall")
+    assert result.stdout == "left in a buffer", "it is the program's exit(0) that ends it"
 
 
 @pytest.mark.parametrize("before", ["0.3", "0"], ids=["sampled_before", "left_at_once"])

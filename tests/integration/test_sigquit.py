@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from attach_support import start_target
 from runner import TARGETS
 from whereabouts import parse_report, wait_until
 
@@ -58,6 +59,12 @@ def catches(pid: int, number: int) -> bool:
     with open(f"/proc/{pid}/status") as status:
         masks = dict(line.split(":\t") for line in status.read().splitlines() if ":\t" in line)
     return bool(int(masks["SigCgt"], 16) >> (number - 1) & 1)
+
+
+def ignores(pid: int, number: int) -> bool:
+    with open(f"/proc/{pid}/status") as status:
+        masks = dict(line.split(":\t") for line in status.read().splitlines() if ":\t" in line)
+    return bool(int(masks["SigIgn"], 16) >> (number - 1) & 1)
 
 
 def sleeps(pid: int) -> bool:
@@ -168,11 +175,42 @@ def test_children_are_ended_by_the_signal_as_ever(echion, python):
         assert output.text.count("Process ") == 1
 
 
-def test_a_program_that_ignores_the_signal_goes_on_and_answers(echion, python):
-    wrap = ["env", "--ignore-signal=QUIT"]
-    with sampled(echion, python, "sleeping", wrap=wrap) as (running, pid, output):
-        ask(pid, output)
-        assert running.process.poll() is None
+@pytest.mark.parametrize("when", ["inherited", "later"])
+def test_an_ignored_signal_stays_ignored(echion, python, when):
+    """In the program and, as an execve() would make a handler the default action, in what it
+    starts. So there is no report of stacks then; -v tells it of one that was ignored from the start."""
+    wrap = ["env", "--ignore-signal=QUIT"] if when == "inherited" else []
+    command = [python.path, TARGETS / "sigquit_dispositions.py", when]
+    result = echion.run(command, "-v", wrap=wrap).check()
+    kinds = ("own", "subprocess", "spawn", "fork", "system")
+    assert result.report == dict.fromkeys(kinds, True), result.stderr
+    assert "Process " not in result.stderr
+    assert ("ignores SIGQUIT" in result.stderr) == (when == "inherited")
+
+
+def test_a_later_attachment_answers_where_the_signal_was_ignored(echion, any_python, tmp_path):
+    """An agent that never had the signal leaves nothing behind that would keep it off later."""
+    with start_target(tmp_path, [any_python.path, "-c", QUIETS]) as target:
+        for is_ignored in (True, False):
+            with echion.start(["-p", str(target.pid)]) as running:
+                target.wait_until_sampled()
+                assert catches(target.pid, signal.SIGQUIT) == (not is_ignored)
+                os.kill(running.process.pid, signal.SIGINT)
+                running.finish().check()
+            if is_ignored:
+                os.kill(target.pid, signal.SIGUSR1)
+                wait_until(lambda: not ignores(target.pid, signal.SIGQUIT), "it ignores no more")
+        target.finish()
+
+
+QUIETS = """
+import os, signal, sys
+signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+signal.signal(signal.SIGUSR1, lambda *_: signal.signal(signal.SIGQUIT, signal.SIG_DFL))
+with open(os.environ["ECHION_TEST_FIFO"], "w") as words: print("ready", os.getpid(), file=words)
+sys.stdin.read()
+with open(os.environ["ECHION_TEST_REPORT"], "w") as report: report.write("{}")
+"""
 
 
 def test_control_backslash_shows_and_kills_nobody(echion, any_python, build_dir, tmp_path):

@@ -23,6 +23,8 @@ def work_on():
 # Without daemon, Python's own end would wait for it: there is none here.
 threading.Thread(target=work_on, daemon=True).start()
 _support.spin(before)
+# In a buffer of the C library, which writes it out when the last thread returns.
+ctypes.CDLL(None).printf(b"%s", b"left in a buffer")
 left.set()
 # ctypes gives the GIL away for the length of the call.
 ctypes.CDLL(None).pthread_exit(None)

@@ -28,7 +28,7 @@ TEST(Options, HaveDefaults) {
     EXPECT_EQ(options.max_frames, 2048U);
     EXPECT_FALSE(options.exposure_ns);
     EXPECT_FALSE(options.cpu || options.memory || options.native || options.stealth ||
-                 options.verbose || options.json || options.doctor);
+                 options.verbose || options.json || options.doctor || options.allow_seccomp);
     EXPECT_THAT(options.command, ElementsAre("python"));
 }
 
@@ -60,6 +60,7 @@ TEST(Options, HaveShortAndLongForms) {
     EXPECT_TRUE(accepted({"-m", "cmd"}).memory);
     EXPECT_EQ(accepted({"--pid", "12"}).attach_pid, 12);
     EXPECT_EQ(accepted({"-p12"}).attach_pid, 12);
+    EXPECT_TRUE(accepted({"--allow-seccomp", "-p", "12"}).allow_seccomp);
     EXPECT_EQ(accepted({"--where", "12"}).where_pid, 12);
     EXPECT_EQ(accepted({"-w", "12"}).where_pid, 12);
     EXPECT_EQ(accepted({"-x", "30", "-w", "12"}).exposure_ns, 30'000'000'000U);
@@ -94,11 +95,13 @@ TEST(Options, ShowHelpAndVersion) {
 
 TEST(Options, HelpNamesEveryOption) {
     const std::string help = parse_options({"--help"}).output;
-    for (const char* flag :
-         {"-h",      "-i",         "-c",        "-x",       "-m",           "-n",      "-o",
-          "-p",      "-s",         "-w",        "-v",       "-V",           "--help",  "--interval",
-          "--cpu",   "--exposure", "--memory",  "--native", "--output",     "--pid",   "--stealth",
-          "--where", "--verbose",  "--version", "--json",   "--max-frames", "--doctor"}) {
+    for (const char* flag : {"-h",        "-i",           "-c",        "-x",
+                             "-m",        "-n",           "-o",        "-p",
+                             "-s",        "-w",           "-v",        "-V",
+                             "--help",    "--interval",   "--cpu",     "--exposure",
+                             "--memory",  "--native",     "--output",  "--pid",
+                             "--stealth", "--where",      "--verbose", "--version",
+                             "--json",    "--max-frames", "--doctor",  "--allow-seccomp"}) {
         EXPECT_THAT(help, HasSubstr(flag));
     }
 }
@@ -179,6 +182,7 @@ INSTANTIATE_TEST_SUITE_P(
         std::vector<std::string>{"-w", "1", "-m"}, std::vector<std::string>{"-w", "1", "-c"},
         std::vector<std::string>{"-w", "1", "-s"}, std::vector<std::string>{"-w", "1", "-o", "f"},
         std::vector<std::string>{"--json", "cmd"}, std::vector<std::string>{"--json", "-p", "1"},
+        std::vector<std::string>{"--allow-seccomp", "cmd"},
         std::vector<std::string>{"--doctor", "cmd"},
         std::vector<std::string>{"--doctor", "-p", "1"},
         std::vector<std::string>{"--cpu=false", "cmd"}, std::vector<std::string>{"--cpu=", "cmd"},
@@ -191,6 +195,8 @@ INSTANTIATE_TEST_SUITE_P(
         std::vector<std::string>{"-w", "1", "--engine", "bpf"},
         std::vector<std::string>{"-w", "1", "--engine", "auto"},
         std::vector<std::string>{"-w", "1", "--no-follow"},
+        std::vector<std::string>{"-w", "1", "--allow-seccomp"},
+        std::vector<std::string>{"--doctor", "--allow-seccomp"},
         std::vector<std::string>{"-w", "1", "-n"},
         std::vector<std::string>{"-w", "1", "-x", "1", "--no-follow"},
         std::vector<std::string>{"--doctor", "-i", "5"}, std::vector<std::string>{"--doctor", "-s"},

@@ -25,7 +25,7 @@ class TickTimerTest : public testing::Test {
     void SetUp() override {
         int pair[2];
         ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-        channel_.emplace(UniqueFd(pair[0]));
+        channel_.emplace(UniqueFd(pair[0]), false);
         other_.reset(pair[1]);
         sigset_t ours;
         sigemptyset(&ours);

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "agent/descriptors.h"
 #include "base/clock.h"
 
 namespace echion::agent {
@@ -26,6 +27,41 @@ bool is_message(const Message& message, std::size_t size_bytes, control::Message
     return size_bytes == sizeof(Message) && message.header.magic == control::kMagic &&
            message.header.version == control::kVersion && message.header.type == type &&
            message.header.size_bytes == sizeof(Message);
+}
+
+bool is_refusal(int error) { return error == EPERM || error == ENOSYS; }
+
+/// send(), or sendmsg() where that is refused (seccomp).
+ssize_t send_packet(int fd, const void* packet, std::size_t size_bytes) {
+    constexpr int kFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
+    const ssize_t sent = ::send(fd, packet, size_bytes, kFlags);
+    if (sent >= 0 || !is_refusal(errno)) {
+        return sent;
+    }
+    iovec data{const_cast<void*>(packet), size_bytes};
+    msghdr message{};
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    return sendmsg(fd, &message, kFlags);
+}
+
+/// recv(), or recvmsg() likewise.
+ssize_t receive_packet(int fd, void* packet, std::size_t size_bytes, int flags) {
+    const ssize_t got = recv(fd, packet, size_bytes, flags);
+    if (got >= 0 || !is_refusal(errno)) {
+        return got;
+    }
+    iovec data{packet, size_bytes};
+    msghdr message{};
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    return recvmsg(fd, &message, flags);
+}
+
+/// False when that is refused.
+bool sleep_for(const timespec& time) {
+    const int error = clock_nanosleep(CLOCK_MONOTONIC, 0, &time, nullptr);
+    return error == 0 || error == EINTR;
 }
 
 }  // namespace
@@ -57,12 +93,12 @@ Rendezvous Rendezvous::find() {
     return rendezvous;
 }
 
-Result<UniqueFd> Rendezvous::knock() const {
+Result<UniqueFd> Rendezvous::knock(bool has_own_table) const {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
         return fail(ErrorKind::kSystem, "make a control channel", errno);
     }
-    UniqueFd own(pair[0]);
+    UniqueFd own = move_up(UniqueFd(pair[0]), has_own_table);
     UniqueFd other(pair[1]);
     control::Connect message{};
     fill_header(message, control::MessageType::kConnect);
@@ -98,7 +134,8 @@ void Rendezvous::close() {
     fd_ = -1;
 }
 
-Channel::Channel(UniqueFd socket) : socket_(std::move(socket)), id_(identify(socket_.get())) {}
+Channel::Channel(UniqueFd socket, bool has_own_table)
+    : socket_(std::move(socket)), id_(identify(socket_.get())), has_own_table_(has_own_table) {}
 
 Channel::~Channel() {
     if (!is_socket(socket_.get(), id_)) {
@@ -112,7 +149,7 @@ Status Channel::send(Message& message, control::MessageType type) {
     if (!is_socket(socket_.get(), id_)) {
         return fail(ErrorKind::kProtocol, "the target has closed the control channel");
     }
-    if (::send(socket_.get(), &message, sizeof(message), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+    if (send_packet(socket_.get(), &message, sizeof(message)) < 0) {
         return fail(ErrorKind::kSystem, "send a control message", errno);
     }
     return {};
@@ -126,10 +163,11 @@ Status Channel::send_hello() {
     return send(message, control::MessageType::kHello);
 }
 
-Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, int signal,
+Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, std::uint32_t io_tid, int signal,
                                     const void* snapshot_layout, std::size_t layout_bytes) {
     control::Arm request{};
     request.sampler_tid = sampler_tid;
+    request.io_tid = io_tid;
     request.signal = signal;
     if (layout_bytes != sizeof(request.snapshot_layout)) {
         return fail(ErrorKind::kProtocol, "a snapshot layout of another size");
@@ -141,7 +179,7 @@ Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, int signal,
     control::Armed answer{};
     ssize_t size = 0;
     do {
-        size = recv(socket_.get(), &answer, sizeof(answer), 0);
+        size = receive_packet(socket_.get(), &answer, sizeof(answer), 0);
     } while (size < 0 && errno == EINTR);
     if (size <= 0 ||
         !is_message(answer, static_cast<std::size_t>(size), control::MessageType::kArmed)) {
@@ -197,6 +235,13 @@ Result<control::Configure> Channel::receive_configure() {
     do {
         size = recvmsg(socket_.get(), &packet, MSG_CMSG_CLOEXEC);
     } while (size < 0 && errno == EINTR);
+    if (size < 0 && is_refusal(errno)) {
+        // The other side takes no word before it has sent its own; and would not see this one if it
+        // were closed upon with its own unread.
+        const Error refusal{ErrorKind::kRefused, errno, "receive the configuration: recvmsg"};
+        (void)recv(socket_.get(), &message, sizeof(message), 0);
+        return tl::unexpected(refusal);
+    }
     std::size_t fd_count = 0;
     for (cmsghdr* part = size >= 0 ? CMSG_FIRSTHDR(&packet) : nullptr; part != nullptr;
          part = CMSG_NXTHDR(&packet, part)) {
@@ -207,7 +252,7 @@ Result<control::Configure> Channel::receive_configure() {
         for (std::size_t i = 0; i < count && fd_count < fds_.size(); ++i) {
             int fd = -1;
             std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
-            fds_[fd_count++].reset(fd);
+            fds_[fd_count++] = move_up(UniqueFd(fd), has_own_table_);
         }
     }
     if (size <= 0 ||
@@ -237,15 +282,20 @@ bool Channel::wait_for_stop(std::int64_t timeout_ns) {
     // What has the number now is not waited for: a negative one is passed over.
     pollfd entry{was_lost_ ? -1 : socket_.get(), POLLIN, 0};
     const timespec timeout = make_timespec(timeout_ns > 0 ? timeout_ns : 0);
-    if (ppoll(&entry, 1, &timeout, nullptr) <= 0) {
+    const int ready = ppoll(&entry, 1, &timeout, nullptr);
+    if (ready == 0 || (ready < 0 && errno == EINTR)) {
         return false;
+    }
+    if (ready < 0 && !sleep_for(timeout)) {
+        cannot_wait_ = true;  // ppoll is refused (seccomp), and so is this
+        return true;
     }
     if (is_lost()) {
         was_lost_ = true;
         return false;
     }
     control::Stop message{};
-    const ssize_t size = recv(socket_.get(), &message, sizeof(message), MSG_DONTWAIT);
+    const ssize_t size = receive_packet(socket_.get(), &message, sizeof(message), MSG_DONTWAIT);
     if (size < 0 && (errno == EAGAIN || errno == EINTR)) {
         return false;
     }

@@ -34,12 +34,14 @@ class Rendezvous {
     static Rendezvous find();
 
     [[nodiscard]] bool is_there() const { return is_socket(fd_, id_); }
-    /// Makes a channel and sends its other end to the program.
-    [[nodiscard]] Result<UniqueFd> knock() const;
+    /// Makes a channel, where move_up() puts it, and sends its other end to the program.
+    [[nodiscard]] Result<UniqueFd> knock(bool has_own_table) const;
     /// Whether nobody is left at the other end. Waits up to `timeout_ns` for that.
     [[nodiscard]] bool is_abandoned(std::int64_t timeout_ns) const;
-    /// Closes it in this process, unless it has been closed already.
+    /// Closes it in the calling thread's descriptor table, unless it has been closed already.
     void close();
+    /// Its number there.
+    [[nodiscard]] int fd() const { return fd_; }
 
   private:
     int fd_ = -1;
@@ -48,17 +50,21 @@ class Rendezvous {
 
 /// The agent's end of the control channel. Sampler thread only, except what is static.
 ///
-/// It lives among the target's own descriptors: before it is written to, read or closed it is
-/// looked at whether it is still the same socket. If not, the target has closed it, as daemons do:
-/// it is lost then, and nothing comes through it any more.
+/// Where the sampler has no descriptor table of its own, it lives among the target's: before it is
+/// written to, read or closed it is looked at whether it is still the same socket. If not, the
+/// target has closed it, as daemons do: it is lost then, and nothing comes through it any more.
 class Channel {
   public:
-    explicit Channel(UniqueFd socket);
+    /// `has_own_table`: see descriptors.h.
+    Channel(UniqueFd socket, bool has_own_table);
     Channel(const Channel&) = delete;
     Channel& operator=(const Channel&) = delete;
     ~Channel();
 
     [[nodiscard]] int fd() const { return socket_.get(); }
+    [[nodiscard]] const SocketId& id() const { return id_; }
+    /// Whether nobody else in this process sees its descriptor, or any that this thread opens.
+    [[nodiscard]] bool has_own_table() const { return has_own_table_; }
 
     Status send_hello();
     /// Waits for the configuration, for ever. Descriptors that come with it are in `fds`, at the
@@ -66,12 +72,13 @@ class Channel {
     Result<control::Configure> receive_configure();
     /// Tells the other side that the sampler, with `signal` blocked, is ready for ticks, and waits
     /// for the answer. kProtocol when it is none.
-    Result<control::Armed> arm(std::uint32_t sampler_tid, int signal, const void* snapshot_layout,
-                               std::size_t layout_bytes);
+    Result<control::Armed> arm(std::uint32_t sampler_tid, std::uint32_t io_tid, int signal,
+                               const void* snapshot_layout, std::size_t layout_bytes);
     /// From now on also tells of a message, or a hang-up, by `signal` to the thread `tid`, with the
     /// channel's descriptor as its si_fd.
     Status signal_arrivals(int signal, pid_t tid);
     void send_started(std::uint32_t python_version, std::uint32_t sampler_tid);
+    /// At any time, also without a Hello.
     void send_failed(const Error& error);
     void send_stopped();
 
@@ -86,6 +93,8 @@ class Channel {
     bool wait_for_stop(std::int64_t timeout_ns);
     /// Whether the other side has asked to stop: for it, the whole run is over.
     [[nodiscard]] bool was_told_to_stop() const { return was_told_to_stop_; }
+    /// Whether wait_for_stop() said so because no way of waiting is left (seccomp).
+    [[nodiscard]] bool cannot_wait() const { return cannot_wait_; }
     /// Whether the target has closed it.
     [[nodiscard]] bool is_lost() const { return !is_socket(socket_.get(), id_); }
     /// Whether the other side has hung up, or the channel is lost.
@@ -97,7 +106,9 @@ class Channel {
 
     UniqueFd socket_;
     SocketId id_;
+    bool has_own_table_;
     bool was_told_to_stop_ = false;
+    bool cannot_wait_ = false;
     bool was_lost_ = false;  // found so by wait_for_stop()
     std::array<UniqueFd, control::kMaxFds> fds_;
 };

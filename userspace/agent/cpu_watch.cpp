@@ -6,7 +6,7 @@
 
 namespace echion::agent {
 Status CpuWatch::open(int state_fd, std::uint32_t target, int snapshots_fd,
-                      std::uint32_t sampler_tid) {
+                      std::uint32_t sampler_tid, std::uint32_t io_tid) {
     pid_ = static_cast<std::uint32_t>(getpid());
     target_ = target;
     auto states = CpuStateMap::open(state_fd);
@@ -23,6 +23,9 @@ Status CpuWatch::open(int state_fd, std::uint32_t target, int snapshots_fd,
     owners_ = std::move(*owners);
     if (const auto slot = states_.find_slot(pid_, sampler_tid, target_)) {
         own_slot_ = *slot;
+    }
+    if (const auto slot = states_.find_slot(pid_, io_tid, target_)) {
+        io_slot_ = *slot;
     }
     if (const auto slot = states_.find_slot(pid_, pid_, target_)) {
         const auto main_thread = states_.read(*slot);

@@ -18,8 +18,9 @@ namespace echion::agent {
 class CpuWatch {
   public:
     /// `target`: this process's number among the session's. `snapshots_fd`: -1 for none.
-    /// `sampler_tid`: whose slot is nobody's.
-    Status open(int state_fd, std::uint32_t target, int snapshots_fd, std::uint32_t sampler_tid);
+    /// `sampler_tid`, `io_tid`: the agent's threads, whose slots are nobody's.
+    Status open(int state_fd, std::uint32_t target, int snapshots_fd, std::uint32_t sampler_tid,
+                std::uint32_t io_tid);
     [[nodiscard]] bool is_open() const { return is_open_; }
 
     /// The layout of this version for the tick's program; all zero when there are no snapshots.
@@ -35,7 +36,7 @@ class CpuWatch {
     template <typename VisitStranger, typename VisitRan, typename VisitEnded>
     void look(VisitStranger&& visit_stranger, VisitRan&& visit_ran, VisitEnded&& visit_ended) {
         states_.for_each_changed(stamps(), [&](std::uint32_t slot, CpuStateMap::Stamp stamp) {
-            if (slot == own_slot_) {
+            if (slot == own_slot_ || slot == io_slot_) {
                 return;
             }
             TrackedThread* thread = owners_[slot];
@@ -89,6 +90,7 @@ class CpuWatch {
     bool is_open_ = false;
     bool has_snapshots_ = false;
     std::uint32_t own_slot_ = TrackedThread::kNoSlot;
+    std::uint32_t io_slot_ = TrackedThread::kNoSlot;  // of the agent's other thread
     std::uint32_t pid_ = 0;
     std::uint32_t target_ = 0;
     std::uint64_t program_ns_ = 0;  // CLOCK_MONOTONIC of its exec under watch; 0: none

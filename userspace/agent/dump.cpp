@@ -1,11 +1,9 @@
 #include "agent/dump.h"
 
-#include <poll.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 
@@ -19,17 +17,14 @@ namespace {
 
 constexpr int kSignal = SIGQUIT;
 constexpr std::size_t kBufferBytes = std::size_t{64} << 10;
-// What a pipe takes without blocking once it polls as writable.
-constexpr std::size_t kWriteBytes = 4096;
-// How long standard error may take nothing (a full pipe, a terminal after Ctrl-S).
-constexpr int kPatienceMs = 1000;
 // How long stop() waits for a handler that is just waking the sampler.
 constexpr std::int64_t kHandlerWaitNs = 100'000'000;
 
 /// What the signal's handler works with. A global, as a handler has nowhere else to find anything.
 struct Gate {
     std::atomic<bool> requested{false};
-    std::atomic<bool> is_open{false};    // the handler is there, or was
+    std::atomic<bool> is_open{false};    // dumps have been started
+    std::atomic<bool> is_taken{false};   // our handler has been installed since then
     std::atomic<pid_t> sampler{0};       // the thread to wake; 0: it looks by itself
     std::atomic<int> users{0};           // handlers that may be waking it
     std::atomic<pid_t> owner{0};         // the process that has the sampler
@@ -43,6 +38,10 @@ using Handler = void (*)(int, siginfo_t*, void*);
 bool is_real(const struct sigaction& action) {
     return (action.sa_flags & SA_SIGINFO) != 0 ||
            (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
+}
+
+bool is_ignored(const struct sigaction& action) {
+    return (action.sa_flags & SA_SIGINFO) == 0 && action.sa_handler == SIG_IGN;
 }
 
 void on_signal(int signal, siginfo_t* info, void* context) {
@@ -105,6 +104,19 @@ void find_code(Address base, Address& start, Address& end) {
     });
 }
 
+/// Gives the signal back. Signal-safe.
+void give_signal_back() {
+    struct sigaction current {};
+    if (!g_gate.is_taken.exchange(false) || sigaction(kSignal, nullptr, &current) != 0) {
+        return;
+    }
+    if (is_ours(current)) {
+        sigaction(kSignal, &g_gate.previous, nullptr);
+    } else if (is_real(current)) {
+        g_gate.is_buried.store(true);
+    }
+}
+
 /// Puts our handler in front of `previous`, which is the one that is installed.
 void install(const struct sigaction& previous) {
     g_gate.previous = previous;
@@ -116,8 +128,15 @@ void install(const struct sigaction& previous) {
     // them interrupted.
     ours.sa_flags |= is_real(previous) ? previous.sa_flags & (SA_RESTART | SA_NODEFER) : SA_RESTART;
     struct sigaction replaced {};
-    if (sigaction(kSignal, &ours, &replaced) == 0 && !is_ours(replaced)) {
+    if (sigaction(kSignal, &ours, &replaced) != 0) {
+        return;
+    }
+    if (!is_ours(replaced)) {
         g_gate.previous = replaced;  // had it changed meanwhile
+    }
+    g_gate.is_taken.store(true);
+    if (is_ignored(g_gate.previous)) {
+        give_signal_back();
     }
 }
 
@@ -125,54 +144,17 @@ void take_signal() {
     struct sigaction current {};
     // Behind another handler that may call ours, ours must not be in front of it as well: they
     // would call each other for ever.
-    if (g_gate.is_buried.load() || sigaction(kSignal, nullptr, &current) != 0 || is_ours(current)) {
+    if (g_gate.is_buried.load() || sigaction(kSignal, nullptr, &current) != 0 || is_ours(current) ||
+        is_ignored(current)) {
         return;
     }
     install(current);
 }
 
-/// Gives the signal back. Signal-safe.
-void give_signal_back() {
-    struct sigaction current {};
-    if (sigaction(kSignal, nullptr, &current) != 0) {
-        return;
-    }
-    if (is_ours(current)) {
-        sigaction(kSignal, &g_gate.previous, nullptr);
-    } else {
-        g_gate.is_buried.store(true);
-    }
-}
-
-/// Writes to standard error; gives up for good when that takes nothing for too long.
-class ErrorOutput {
-  public:
-    void write(std::string_view text) {
-        while (!text.empty() && !has_failed_) {
-            pollfd output{STDERR_FILENO, POLLOUT, 0};
-            const int ready = poll(&output, 1, kPatienceMs);
-            if (ready < 0 && errno == EINTR) {
-                continue;
-            }
-            const ssize_t written =
-                ready > 0 ? ::write(STDERR_FILENO, text.data(), std::min(text.size(), kWriteBytes))
-                          : -1;
-            if (written > 0) {
-                text.remove_prefix(static_cast<std::size_t>(written));
-            } else if (ready <= 0 || (errno != EINTR && errno != EAGAIN)) {
-                has_failed_ = true;
-            }
-        }
-    }
-
-  private:
-    bool has_failed_ = false;
-};
-
 }  // namespace
 
 Status StackDump::start(const cpython::LocatedRuntime& runtime, std::size_t max_frames,
-                        const GuestFacts& facts) {
+                        const GuestFacts& facts, IoThread& io) {
     const cpython::RuntimeView& view = runtime.view;
     report::ProcessCapture::Limits limits;
     limits.max_frames = max_frames;
@@ -192,6 +174,7 @@ Status StackDump::start(const cpython::LocatedRuntime& runtime, std::size_t max_
     buffer_ = std::move(*buffer);
     same_cpu_.open(facts.rseq_offset);
     wants_colours_ = facts.wants_colours;
+    io_ = &io;
     g_gate.requested.store(false);
     g_gate.owner.store(getpid());
     g_gate.is_open.store(true);
@@ -273,10 +256,12 @@ void StackDump::write_dump() {
     header.pid = header.own_pid = getpid();
     header.command = info ? info->name : "python";
     header.version = view_.version;
-    ErrorOutput output;
-    const auto write = [&output](std::string_view text) { output.write(text); };
+    bool has_failed = false;
+    const auto write = [&](std::string_view part) {
+        has_failed = has_failed || !io_->write_error(part);
+    };
     report::TextSink sink({buffer_.data(), buffer_.capacity()}, write);
-    const bool has_colours = wants_colours_ && isatty(STDERR_FILENO) != 0;
+    const bool has_colours = wants_colours_ && io_->is_terminal();
     report::TextReport text(sink,
                             has_colours ? report::Palette::colours() : report::Palette::none());
     if (const Status status = report_->write(reader_, same_cpu_, kOwnProcess, header, text);

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "agent/guest.h"
+#include "agent/io_thread.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/mapping.h"
@@ -27,9 +28,12 @@ namespace echion::agent {
 /// The sampler thread writes: it needs no lock of the interpreter or of the C library, so that a
 /// thread which holds the GIL for ever, or all threads in a deadlock, do not keep it from that.
 ///
-///     application's thread                        sampler thread
+///     application's thread                        sampler thread                 IoThread
 ///     SIGQUIT ─► handler ─ flag, SIGIO ─────────► TickTimer::wait() … serve() ─► write(2)
 ///                  └─► handler that was there
+///
+/// Where the signal is ignored it stays so: a handler in its place would be the default action for
+/// the programs that this one starts (execve(2)). There are no dumps then.
 ///
 /// Sampler thread only, unless said otherwise. At most one object of it is started at a time.
 class StackDump {
@@ -41,7 +45,7 @@ class StackDump {
 
     /// Takes all memory that a dump needs, and the signal. The runtime's layout must outlive this.
     Status start(const cpython::LocatedRuntime& runtime, std::size_t max_frames,
-                 const GuestFacts& facts);
+                 const GuestFacts& facts, IoThread& io);
     /// Gives the signal back to whom it belonged, if it is still ours. Any state; nothing is left.
     void stop();
 
@@ -72,6 +76,7 @@ class StackDump {
     ProcessReader reader_;
     SameCpu same_cpu_;
     FixedArray<char> buffer_;
+    IoThread* io_ = nullptr;
     std::int64_t looked_ns_ = kLongAgoNs;
     bool wants_colours_ = false;
 };

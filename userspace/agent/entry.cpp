@@ -13,18 +13,22 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <optional>
 
 #include "agent/channel.h"
+#include "agent/descriptors.h"
 #include "agent/dump.h"
+#include "agent/futex.h"
 #include "agent/guest.h"
+#include "agent/io_thread.h"
 #include "agent/sampler.h"
-#include "agent/tick_timer.h"
 #include "base/clock.h"
 #include "base/mapping.h"
 #include "cpython/locate.h"
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
 #include "platform/process_reader.h"
+#include "stream/control.h"
 
 namespace echion::agent {
 namespace {
@@ -33,20 +37,38 @@ namespace {
 // of the C library says.
 constexpr std::size_t kStackBytes = 256 * 1024;
 
+// How long the program waits, at most, until the agent's descriptors are where they stay: at its
+// start, when it has begun nothing yet, and in an attachment on a thread of the agent's.
+constexpr std::int64_t kSettlingNs = kNanosPerSecond;
+
 /// The state of the agent in this process. The one global there is: constructors, fork handlers and
 /// entry points have nowhere else to find it.
 struct Agent {
-    std::atomic<bool> is_active{false};  // a sampler thread exists, or is being made
-    std::atomic<int> channel_fd{-1};     // its control channel, for the child of a fork to close
-    SocketId channel_id;                 // written before channel_fd
+    std::atomic<bool> is_active{false};  // the agent's threads exist, or are being made
+    // The control channel as far as it is among the program's descriptors, for the child of a fork
+    // to close.
+    std::atomic<int> channel_fd{-1};
+    SocketId channel_id;  // written before channel_fd
     std::atomic<bool> handles_fork{false};
+    FutexWord start{0};  // Start, of the threads that are being made
+    std::atomic<int> start_error{0};
 };
 Agent g_agent;
 
+enum Start : std::uint32_t { kStarting, kStarted };
+
+/// What both threads work with. Lies in a mapping of its own, which the IoThread ends.
 struct Assignment {
     GuestFacts facts;
-    int channel_fd;
+    int control_fd = -1;    // of an attachment
     Rendezvous rendezvous;  // of a launch
+    std::optional<cpython::LocatedRuntime> found;
+    IoThread io;
+    // Written by the sampler, for the IoThread.
+    std::atomic<bool> has_own_table{false};
+    bool was_told_to_stop = false;
+    bool has_hung_up = false;
+    bool is_last = false;  // no other thread of the program is left
 };
 
 // How long a program that has died may take to close its last descriptor: the kernel first undoes
@@ -55,45 +77,151 @@ constexpr std::int64_t kLastDescriptorNs = 5 * kNanosPerSecond;
 
 /// Closes this process's end of the rendezvous socket when the run is over. When only this agent's
 /// part of it is, a Python that this process starts or becomes may still knock.
-void leave_rendezvous(const Channel& channel, Rendezvous& rendezvous) {
-    if (channel.was_told_to_stop() ||
-        rendezvous.is_abandoned(channel.has_hung_up() ? kLastDescriptorNs : 0)) {
+void leave_rendezvous(Assignment& assignment) {
+    Rendezvous& rendezvous = assignment.rendezvous;
+    if (assignment.was_told_to_stop ||
+        rendezvous.is_abandoned(assignment.has_hung_up ? kLastDescriptorNs : 0)) {
         rendezvous.close();
     }
 }
 
 /// As the last thread there is, this one's return is the program's exit(0): what the program has
-/// left to be run then (atexit(3)) may need signals, or have to be ended by one. Those that may
-/// still come to this thread alone stay blocked.
+/// left to be run then (atexit(3)) may need signals, or have to be ended by one.
 void unblock_signals() {
-    sigset_t others;
-    sigfillset(&others);
-    sigdelset(&others, SignalTimer::pick_signal());
-    sigdelset(&others, SIGIO);
-    pthread_sigmask(SIG_UNBLOCK, &others, nullptr);
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_UNBLOCK, &all, nullptr);
+}
+
+/// The channel of an attachment, or a new one to whoever started the program; none if there is
+/// nobody.
+Result<UniqueFd> open_channel(Assignment& assignment, bool has_own_table) {
+    if (!assignment.rendezvous.is_there()) {
+        UniqueFd given(assignment.control_fd);
+        return move_up(std::move(given), has_own_table);
+    }
+    auto channel = assignment.rendezvous.knock(has_own_table);
+    if (has_own_table) {
+        Rendezvous(assignment.rendezvous).close();  // the copy
+    }
+    return channel;
+}
+
+/// Notes where a child of a fork finds the channel, if it finds it.
+void tell_fork_handler(const Channel* channel) {
+    g_agent.channel_fd.store(-1);
+    if (channel != nullptr && !channel->has_own_table()) {
+        g_agent.channel_id = channel->id();
+        g_agent.channel_fd.store(channel->fd());
+    }
+}
+
+void sample(Assignment& assignment) {
+    const bool is_launch = assignment.rendezvous.is_there();
+    const bool has_own_table = leave_descriptor_table(
+        is_launch ? assignment.rendezvous.fd() : assignment.control_fd, is_launch);
+    assignment.has_own_table.store(has_own_table);
+    auto socket = open_channel(assignment, has_own_table);
+    if (!socket) {
+        return;
+    }
+    Channel channel(std::move(*socket), has_own_table);
+    if (!has_own_table) {
+        tell_fork_handler(&channel);
+    }
+    if (has_own_table || !is_launch) {
+        assignment.io.settle();
+    }  // else when all descriptors have come, closed and open
+    assignment.facts.io_tid = static_cast<std::uint32_t>(assignment.io.tid());
+    run_sampler(channel, assignment.facts, assignment.found ? &*assignment.found : nullptr,
+                assignment.io);
+    assignment.was_told_to_stop = channel.was_told_to_stop();
+    assignment.has_hung_up = channel.has_hung_up();
+    assignment.is_last = has_own_table && is_left_to_threads(kOwnProcess, control::kAgentThreads);
+    if (!has_own_table) {
+        tell_fork_handler(nullptr);  // before its number may be somebody else's
+    }
 }
 
 void* sampler_main(void* argument) {
     prctl(PR_SET_NAME, "echion");
+    auto& assignment = *static_cast<Assignment*>(argument);
+    sample(assignment);
+    assignment.io.end();
+    return nullptr;
+}
+
+void tell_start(int error) {
+    g_agent.start_error.store(error);
+    set_and_wake(g_agent.start, kStarted);
+}
+
+/// Attributes of the agent's threads.
+class ThreadAttributes {
+  public:
+    explicit ThreadAttributes(std::size_t tls_bytes) {
+        pthread_attr_init(&attributes_);
+        // The C library takes the thread-local data of all objects out of the stack.
+        pthread_attr_setstacksize(
+            &attributes_,
+            std::max(kStackBytes, kStackBytes / 2 + static_cast<std::size_t>(PTHREAD_STACK_MIN)) +
+                tls_bytes);
+    }
+    ThreadAttributes(const ThreadAttributes&) = delete;
+    ThreadAttributes& operator=(const ThreadAttributes&) = delete;
+    ~ThreadAttributes() { pthread_attr_destroy(&attributes_); }
+
+    pthread_attr_t* get() { return &attributes_; }
+
+  private:
+    pthread_attr_t attributes_;
+};
+
+/// In the program's descriptor table an attachment's channel is not needed any more once the
+/// sampler has it in its own.
+void close_given_channel(const Assignment& assignment) {
+    if (assignment.control_fd >= 0 && assignment.has_own_table.load()) {
+        const int fd = g_agent.channel_fd.exchange(-1);
+        if (is_socket(fd, g_agent.channel_id)) {
+            close(fd);
+        }
+    }
+}
+
+void* io_main(void* argument) {
+    prctl(PR_SET_NAME, "echion-io");
+    bool is_last = false;
     {
-        // The assignment lies in a mapping of its own, which ends with this block.
         Mapping memory(argument, sizeof(Assignment));
         auto& assignment = *static_cast<Assignment*>(argument);
-        Channel channel{UniqueFd(assignment.channel_fd)};
-        run_sampler(channel, assignment.facts);
-        leave_rendezvous(channel, assignment.rendezvous);
-        // Before the channel closes: its number may then be somebody else's.
-        g_agent.channel_fd.store(-1);
+        assignment.io.begin();
+        ThreadAttributes attributes(assignment.facts.tls_bytes);
+        pthread_t sampler;
+        if (const int error = pthread_create(&sampler, attributes.get(), sampler_main, argument);
+            error != 0) {
+            g_agent.channel_fd.store(-1);
+            g_agent.is_active.store(false);
+            tell_start(error);
+            return nullptr;
+        }
+        assignment.io.wait_until_settled();
+        close_given_channel(assignment);
+        tell_start(0);
+        assignment.io.serve();
+        pthread_join(sampler, nullptr);
+        leave_rendezvous(assignment);
+        is_last = assignment.is_last;
     }
     g_agent.is_active.store(false);
-    if (is_left_to_one_thread(kOwnProcess)) {
+    if (is_last) {
         unblock_signals();
     }
     return nullptr;
 }
 
-// In the child there is no sampler, and the ring and the sampler's memory were not inherited. The
-// channel was: as long as a copy of it is open, the parent's end would not be seen to hang up.
+// In the child there is no sampler, and the ring and the agent's memory were not inherited. A
+// channel that is not the sampler's alone was: as long as a copy of it is open, the parent's end
+// would not be seen to hang up.
 void handle_fork_in_child() {
     const int fd = g_agent.channel_fd.exchange(-1);
     if (fd >= 0 && is_socket(fd, g_agent.channel_id)) {
@@ -103,9 +231,10 @@ void handle_fork_in_child() {
     g_agent.is_active.store(false);
 }
 
-/// Starts the sampler thread with a control channel, which it owns from then on, and with the place
-/// that it came from, if that was a launch. 0 or an errno; EBUSY when there is one already.
-int start_sampler(UniqueFd channel, const Rendezvous& rendezvous) {
+/// Makes the agent's threads, for what `fill` puts in: a channel, which they own then, or the
+/// rendezvous. 0 or an errno; EBUSY when there are some already.
+template <typename Fill>
+int start_threads(const Fill& fill) {
     if (g_agent.is_active.exchange(true)) {
         return EBUSY;
     }
@@ -117,38 +246,36 @@ int start_sampler(UniqueFd channel, const Rendezvous& rendezvous) {
         g_agent.is_active.store(false);
         return ENOMEM;
     }
-    auto* assignment =
-        new (memory->data()) Assignment{collect_guest_facts(), channel.get(), rendezvous};
-
-    assignment->facts.is_launch = rendezvous.is_there();
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    // The C library takes the thread-local data of all objects out of the stack.
-    pthread_attr_setstacksize(
-        &attributes,
-        std::max(kStackBytes, kStackBytes / 2 + static_cast<std::size_t>(PTHREAD_STACK_MIN)) +
-            assignment->facts.tls_bytes);
-    // The thread is born with all signals blocked: none that is meant for the target's threads is
-    // ever handled on it.
+    auto* assignment = new (memory->data()) Assignment;
+    assignment->facts = collect_guest_facts();
+    fill(*assignment);
+    assignment->facts.is_launch = assignment->rendezvous.is_there();
+    if (assignment->control_fd >= 0) {
+        g_agent.channel_id = identify(assignment->control_fd);
+        g_agent.channel_fd.store(assignment->control_fd);
+    }
+    ThreadAttributes attributes(assignment->facts.tls_bytes);
+    pthread_attr_setdetachstate(attributes.get(), PTHREAD_CREATE_DETACHED);
+    // The threads are born with all signals blocked: none that is meant for the target's threads is
+    // ever handled on them.
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    g_agent.channel_id = identify(channel.get());
-    g_agent.channel_fd.store(channel.get());
+    g_agent.start.store(kStarting);
     pthread_t thread;
-    const int result = pthread_create(&thread, &attributes, sampler_main, assignment);
+    int result = pthread_create(&thread, attributes.get(), io_main, assignment);
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    pthread_attr_destroy(&attributes);
     if (result != 0) {
         g_agent.channel_fd.store(-1);
         g_agent.is_active.store(false);
         return result;
     }
-    (void)channel.release();  // the thread's now, as is the assignment
-    (void)memory->release();
-    return 0;
+    (void)memory->release();  // the thread's now
+    if (wait_while(g_agent.start, kStarting, kSettlingNs)) {
+        result = g_agent.start_error.load();
+    }
+    return result;
 }
 
 // Whether this library was preloaded, and not opened later by an injection into a process that
@@ -160,14 +287,27 @@ bool is_preloaded() {
            info.dli_fname != nullptr && std::strstr(preload, info.dli_fname) != nullptr;
 }
 
-bool is_python() {
+/// Looks for Python. False when this is another program; `found` only if it is known where it is.
+bool is_python(std::optional<cpython::LocatedRuntime>& found) {
     ProcessReader reader;
     cpython::LocatedRuntime located;
     if (!reader.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&located)))) {
         return true;  // the sampler will say what is wrong
     }
     const Status status = cpython::locate_runtime(reader, kOwnProcess, located);
+    if (status) {
+        found.emplace(located);
+    }
     return status || status.error().kind != ErrorKind::kNotPython;
+}
+
+/// Tells the program at the other end why there is no sampler.
+void report_failure(const Rendezvous& rendezvous, int error) {
+    if (auto socket = rendezvous.knock(false)) {
+        Channel(std::move(*socket), false)
+            .send_failed({ErrorKind::kNoSpace, error,
+                          "the agent's threads cannot be made (ulimit -u, -v, -d)"});
+    }
 }
 
 __attribute__((constructor)) void on_load() {
@@ -176,11 +316,16 @@ __attribute__((constructor)) void on_load() {
         rendezvous.close();  // of a run that was over before this program was started
     }
     // In a program that is not Python the agent does nothing, and is inherited by what it starts.
-    if (!rendezvous.is_there() || !is_preloaded() || !is_python()) {
+    std::optional<cpython::LocatedRuntime> found;
+    if (!rendezvous.is_there() || !is_preloaded() || !is_python(found)) {
         return;
     }
-    if (auto channel = rendezvous.knock()) {
-        start_sampler(std::move(*channel), rendezvous);
+    const int error = start_threads([&](Assignment& assignment) {
+        assignment.rendezvous = rendezvous;
+        assignment.found = found;
+    });
+    if (error != 0) {
+        report_failure(rendezvous, error);
     }
 }
 
@@ -192,5 +337,11 @@ __attribute__((constructor)) void on_load() {
 /// Returns at once: 0, or an errno (EBUSY: already sampling). Any thread, in no lock of the C
 /// library or its loader.
 extern "C" __attribute__((visibility("default"))) int echion_attach(int control_fd) {
-    return echion::agent::start_sampler(echion::UniqueFd(control_fd), {});
+    echion::UniqueFd control(control_fd);
+    const int error = echion::agent::start_threads(
+        [&](echion::agent::Assignment& assignment) { assignment.control_fd = control.get(); });
+    if (error == 0) {
+        (void)control.release();
+    }
+    return error;
 }

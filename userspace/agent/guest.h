@@ -27,6 +27,7 @@ struct GuestFacts {
     /// this program began: an exec keeps the clock.
     std::int64_t used_cpu_ns = 0;
     std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
+    std::uint32_t io_tid = 0;       ///< the agent's IoThread; set when that exists
 
     /// The static data from `address` to the end of its segment; 0 when it is in none.
     [[nodiscard]] std::size_t static_bytes_from(Address address) const;

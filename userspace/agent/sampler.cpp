@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <optional>
 #include <utility>
 
@@ -75,6 +76,27 @@ bool wait_for_start(Channel& channel, MemoryReader& reader, const cpython::Locat
     return false;
 }
 
+Result<cpython::LocatedRuntime> told_to_stop() {
+    return fail(ErrorKind::kProtocol, "told to stop before Python had started");
+}
+
+/// The same for a runtime that was found when the program began, without opening a file.
+Result<cpython::LocatedRuntime> wait_for_found(Channel& channel,
+                                               const cpython::LocatedRuntime& found) {
+    ProcessReader reader;
+    if (auto status = open_reader(reader); !status) {
+        return tl::unexpected(status.error());
+    }
+    const std::int64_t begin_ns = monotonic_ns();
+    while (!cpython::check_ready(reader, found.view)) {
+        if (wait_for_start(channel, reader, &found, begin_ns, kMaxLookWaitNs) ||
+            channel.is_lost()) {
+            return told_to_stop();
+        }
+    }
+    return found;
+}
+
 Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
     ProcessReader reader;
     if (auto status = open_reader(reader); !status) {
@@ -90,7 +112,7 @@ Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
         if (!status && status.error().kind != ErrorKind::kNotReady) {
             return tl::unexpected(status.error());
         }
-        if (is_left_to_one_thread(kOwnProcess)) {
+        if (channel.has_own_table() && is_left_to_threads(kOwnProcess, control::kAgentThreads)) {
             return fail(ErrorKind::kNotReady, "the program ended before Python had started");
         }
         // Others may be loaded meanwhile, so it is looked for all again from time to time.
@@ -99,30 +121,33 @@ Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
             std::clamp((monotonic_ns() - begin_ns) / share, kMinSearchWaitNs, kMaxSearchWaitNs);
         if (wait_for_start(channel, reader, status ? &located : nullptr, begin_ns, wait_ns) ||
             channel.is_lost()) {
-            return fail(ErrorKind::kProtocol, "told to stop before Python had started");
+            return told_to_stop();
         }
     }
 }
 
 /// The figures that only the thread's own loop knows.
-void publish_timing(stream::RingProducer& ring, const TimerCounts& timer) {
+void publish_timing(stream::RingProducer& ring, const TimerCounts& timer,
+                    std::int64_t io_thread_ns = 0) {
     ring.set(Counter::kLateTicks, timer.late);
     ring.set(Counter::kMissedTicks, timer.missed);
     ring.set(Counter::kWaits, timer.system_calls);
     ring.set(Counter::kSamplerCpuNs,
-             static_cast<std::uint64_t>(read_clock_ns(CLOCK_THREAD_CPUTIME_ID)));
+             static_cast<std::uint64_t>(read_clock_ns(CLOCK_THREAD_CPUTIME_ID) + io_thread_ns));
 }
 
 std::uint32_t own_tid() { return static_cast<std::uint32_t>(syscall(SYS_gettid)); }
 
 /// What the BPF programs tell of this process; closed where there are none. Without them the
 /// sampler does as well as it can by itself.
-CpuWatch open_watch(const Channel& channel, const control::Configure& configure) {
+CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
+                    const GuestFacts& facts) {
     CpuWatch watch;
     if (const int state_fd = channel.find_fd(configure, control::FdKind::kBpfState);
         state_fd >= 0) {
         (void)watch.open(state_fd, configure.kernel_target,
-                         channel.find_fd(configure, control::FdKind::kBpfSnapshots), own_tid());
+                         channel.find_fd(configure, control::FdKind::kBpfSnapshots), own_tid(),
+                         facts.io_tid);
     }
     return watch;
 }
@@ -134,13 +159,14 @@ struct KernelTimer {
 };
 
 Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump,
-                        const SamplerOptions& options, KernelTimer& timer) {
+                        const SamplerOptions& options, const GuestFacts& facts,
+                        KernelTimer& timer) {
     if (!sampler.watch().is_open() && !options.perf_ticks) {
         return {};
     }
-    const int signal = SignalTimer::pick_signal();
+    const int signal = SignalTimer::may_wait() ? SignalTimer::pick_signal() : control::kNoSignal;
     const echion_snapshot_layout layout = sampler.watch_layout();
-    const auto armed = channel.arm(own_tid(), signal, &layout, sizeof(layout));
+    const auto armed = channel.arm(own_tid(), facts.io_tid, signal, &layout, sizeof(layout));
     if (!armed) {
         return tl::unexpected(armed.error());
     }
@@ -180,7 +206,12 @@ class OtherEnding {
             consumer_looks_ = looks;
             heard_ns_ = now_ns;
         }
-        return now_ns - heard_ns_ > kPatienceNs || is_left_to_one_thread(kOwnProcess);
+        if (now_ns - heard_ns_ > kPatienceNs) {
+            return true;
+        }
+        // Looking takes a descriptor. Where that would be one of the program's, the other side
+        // looks alone.
+        return channel.has_own_table() && is_left_to_threads(kOwnProcess, control::kAgentThreads);
     }
 
   private:
@@ -194,10 +225,14 @@ class OtherEnding {
     std::uint64_t consumer_looks_ = 0;
 };
 
-Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
+Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
+                            const cpython::LocatedRuntime* found, IoThread& io) {
     // An attachment finds Python running, and the other side busy with what it loads into the
     // kernel: here is time to look.
-    auto located = find_python();
+    const bool is_found = found != nullptr && !channel.has_own_table();
+    auto located = is_found ? Result<cpython::LocatedRuntime>(
+                                  fail(ErrorKind::kNotReady, "Python has not started yet"))
+                            : find_python();
     const auto configure = channel.receive_configure();
     if (!configure) {
         return tl::unexpected(configure.error());
@@ -211,13 +246,14 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
         return tl::unexpected(mapping.error());
     }
     stream::RingProducer ring(std::move(*mapping));
-    CpuWatch watch = open_watch(channel, *configure);
+    CpuWatch watch = open_watch(channel, *configure, facts);
     // Before Python's start, after which a program closes descriptors that it does not know, and
     // may be given their numbers for its own.
     channel.close_received();
+    io.settle();
 
     if (!located) {
-        located = wait_for_python(channel);
+        located = is_found ? wait_for_found(channel, *found) : wait_for_python(channel);
     }
     if (!located) {
         return tl::unexpected(located.error());
@@ -230,6 +266,9 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     options.follow = (configure->flags & control::kNoFollow) == 0 &&
                      configure->interval_ns >= kLeastFollowIntervalNs;
     options.perf_ticks = options.cpu_mode && (configure->flags & control::kPerfTicks) != 0;
+    if (options.cpu_mode && !watch.is_open() && read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) == 0) {
+        return fail(ErrorKind::kRefused, "read CPU time: clock_gettime is refused", EPERM);
+    }
     become_prompt();
     StackSampler sampler;
     if (auto status =
@@ -239,10 +278,11 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     }
     StackDump dump;
     // Without the memory for dumps there are none: no reason not to sample.
-    (void)dump.start(*located, options.max_frames, facts);
+    (void)dump.start(*located, options.max_frames, facts, io);
     const auto interval_ns = static_cast<std::int64_t>(options.interval_ns);
     KernelTimer kernel_timer;
-    if (auto status = arm_kernel_ticks(channel, sampler, dump, options, kernel_timer); !status) {
+    if (auto status = arm_kernel_ticks(channel, sampler, dump, options, facts, kernel_timer);
+        !status) {
         return status;
     }
     sampler.tick(monotonic_ns());
@@ -260,6 +300,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
     }
     std::int64_t published_ns = kLongAgoNs;
     OtherEnding ending(monotonic_ns());
+    Status refusal;
     while (timer->wait(channel, dump)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
@@ -270,25 +311,31 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts) {
             published_ns = now_ns;
             publish_timing(ring, timer->counts());
             dump.keep_signal(now_ns);
-            if (ending.has_come(now_ns, channel, ring)) {
+            refusal = sampler.check_access();
+            if (!refusal || ending.has_come(now_ns, channel, ring)) {
                 break;
             }
         }
     }
     dump.stop();
     sampler.stop(monotonic_ns());
-    publish_timing(ring, timer->counts());
+    publish_timing(ring, timer->counts(), io.cpu_ns());
     ring.end();
-    return {};
+    return refusal ? timer->status() : refusal;
 }
 
 }  // namespace
 
-void run_sampler(Channel& channel, const GuestFacts& facts) {
+void run_sampler(Channel& channel, const GuestFacts& facts, const cpython::LocatedRuntime* found,
+                 IoThread& io) {
     if (!channel.send_hello()) {
         return;
     }
-    if (const Status status = sample_until_stopped(channel, facts); !status) {
+    Status status = sample_until_stopped(channel, facts, found, io);
+    if (channel.cannot_wait()) {
+        status = fail(ErrorKind::kRefused, "wait: ppoll and clock_nanosleep are refused", EPERM);
+    }
+    if (!status) {
         channel.send_failed(status.error());
         return;
     }

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "base/clock.h"
@@ -83,6 +84,7 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     }
     counts_from_birth_ = facts.is_launch;
     used_before_ns_ = facts.used_cpu_ns;
+    io_tid_ = facts.io_tid;
     tick_interval_ns_ = static_cast<std::int64_t>(options.interval_ns);
     ring_ = &ring;
     encoder_.emplace(ring);
@@ -92,6 +94,17 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     define_unknown_code();
     if (!encoder_->commit()) {
         return fail(ErrorKind::kNoSpace, "the ring has no room for the start of the stream");
+    }
+    return {};
+}
+
+Status StackSampler::check_access() const {
+    if (reader_.is_refused()) {
+        return fail(ErrorKind::kRefused,
+                    "read memory: process_vm_readv and /proc/self/mem are refused", EPERM);
+    }
+    if (options_.cpu_mode && !watch_.is_open() && read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) == 0) {
+        return fail(ErrorKind::kRefused, "read CPU time: clock_gettime is refused", EPERM);
     }
     return {};
 }

@@ -78,6 +78,11 @@ class StackSampler {
         return watch_.snapshot_layout(*view_.layout);
     }
 
+    /// Whether it still may read what it has to: a program can lock itself up (seccomp) with all
+    /// its threads, and what is seen of it from then on is only how it was. One system call at
+    /// most.
+    [[nodiscard]] Status check_access() const;
+
     [[nodiscard]] std::size_t thread_count() const { return threads_.size(); }
 
   private:
@@ -272,6 +277,7 @@ class StackSampler {
     bool has_kernel_ticks_ = false;
     bool counts_from_birth_ = false;
     std::int64_t used_before_ns_ = 0;  // by the main thread, before this program
+    std::uint32_t io_tid_ = 0;         // the agent's other thread
     bool has_ticked_ = false;
     bool is_stopping_ = false;
     bool must_pause_ = false;

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "agent/stack_sampler.h"
+#include "agent/thread_clock.h"
 #include "base/clock.h"
 
 namespace echion::agent {
@@ -27,12 +28,6 @@ constexpr int kLookups = 4;
 constexpr std::int64_t kSettlePeriodNs = 100'000'000;
 // Less of it waits for the next look.
 constexpr std::int64_t kLeastUnseenNs = 1'000'000;
-
-// The clock of another thread of this process (Linux, include/linux/posix-timers_types.h:
-// CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED).
-clockid_t thread_cpu_clock(std::uint32_t native_id) {
-    return static_cast<clockid_t>((~native_id << 3) | 6U);
-}
 
 }  // namespace
 
@@ -252,10 +247,11 @@ void StackSampler::settle_unclaimed(std::int64_t living_ns, std::size_t left_cou
     // What the process has used beyond all threads that have a clock was used by threads that have
     // ended since their last sample, each an interval or two before; by threads that began and
     // ended between two ticks; and by threads that Python does not know.
-    clock_reads_ += 2;
+    clock_reads_ += 3;
     last_settled_ns_ = now_ns_;
-    const std::int64_t used_ns =
-        read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) - read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    const std::int64_t used_ns = read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) -
+                                 read_clock_ns(CLOCK_THREAD_CPUTIME_ID) -
+                                 read_clock_ns(thread_cpu_clock(io_tid_));
     if (!has_ticked_) {
         settled_ns_ = used_ns - living_ns;  // before the start
     }

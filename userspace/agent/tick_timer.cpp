@@ -1,5 +1,6 @@
 #include "agent/tick_timer.h"
 
+#include <poll.h>
 #include <sys/prctl.h>
 #include <time.h>
 
@@ -18,6 +19,8 @@ namespace {
 constexpr std::int64_t kRestNs = 20'000'000;
 // The two clocks that are compared are read one after the other.
 constexpr std::int64_t kLeastUsedNs = 20'000;
+
+constexpr char kNoSignals[] = "wait for the kernel's ticks: rt_sigtimedwait is refused";
 
 // What the kernel sends when its queue of real-time signals is full is SIGIO.
 sigset_t make_set(int signal) {
@@ -59,12 +62,44 @@ bool ClockTimer::wait(Channel& channel, StackDump& dump) {
         dump.serve();
         looked_ns_ = now_ns = monotonic_ns();
     }
-    const timespec deadline = make_timespec(deadline_ns_);
-    ++counts_.system_calls;
-    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, nullptr) != 0) {
+    if (!sleep_until_deadline()) {
+        return false;
     }
     counts_.late += monotonic_ns() - deadline_ns_ > interval_ns_ / 2;
     return true;
+}
+
+bool ClockTimer::sleep_until_deadline() {
+    const timespec deadline = make_timespec(deadline_ns_);
+    int error = 0;
+    do {
+        ++counts_.system_calls;
+        error = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, nullptr);
+    } while (error == EINTR);
+    if (error == 0) {
+        return true;
+    }
+    // A refusal (seccomp). Less exact, there is another way.
+    for (std::int64_t left_ns = 0; (left_ns = deadline_ns_ - monotonic_ns()) > 0;) {
+        const timespec patience = make_timespec(left_ns);
+        ++counts_.system_calls;
+        if (ppoll(nullptr, 0, &patience, nullptr) != 0 && errno != EINTR) {
+            return give_up("wait for the next tick: clock_nanosleep and ppoll are refused", errno);
+        }
+    }
+    return true;
+}
+
+bool TickTimer::give_up(const char* what, int system_errno) {
+    status_ = fail(ErrorKind::kRefused, what, system_errno);
+    return false;
+}
+
+bool SignalTimer::may_wait() {
+    sigset_t none;
+    sigemptyset(&none);
+    const timespec at_once{};
+    return sigtimedwait(&none, nullptr, &at_once) < 0 && (errno == EAGAIN || errno == EINTR);
 }
 
 SignalTimer::SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, std::int64_t now_ns)
@@ -87,8 +122,11 @@ bool SignalTimer::wait(Channel& channel, StackDump& dump) {
         const timespec patience = make_timespec(std::max<std::int64_t>(patience_ns, 0));
         const int signal = sigtimedwait(&signals_, &info, is_regular_ ? &patience : nullptr);
         if (signal < 0) {
-            if (errno != EAGAIN) {
+            if (errno == EINTR) {
                 continue;
+            }
+            if (errno != EAGAIN) {
+                return give_up(kNoSignals, errno);
             }
             // The event is on a CPU that has gone to sleep: without a scheduler's tick there to say
             // that time passes, perf takes its ticks for too many at once and holds them back
@@ -152,8 +190,11 @@ bool CpuTimeTimer::wait(Channel& channel, StackDump& dump) {
         const timespec patience = make_timespec(look_ns_);
         const int signal = sigtimedwait(&signals_, &info, is_watchful_ ? &patience : nullptr);
         if (signal < 0) {
-            if (errno != EAGAIN) {
+            if (errno == EINTR) {
                 continue;
+            }
+            if (errno != EAGAIN) {
+                return give_up(kNoSignals, errno);
             }
             if (!look(monotonic_ns())) {
                 continue;

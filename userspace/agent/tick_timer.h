@@ -30,8 +30,10 @@ class TickTimer {
     virtual ~TickTimer() = default;
 
     /// Waits for the next tick, and writes the dumps that are asked for meanwhile. False when the
-    /// channel said stop instead.
+    /// channel said stop instead, or no waiting is possible any more: see status().
     virtual bool wait(Channel& channel, StackDump& dump) = 0;
+    /// Why wait() cannot go on: what it waits with is refused (a seccomp filter that came later).
+    [[nodiscard]] const Status& status() const { return status_; }
     [[nodiscard]] const TimerCounts& counts() const { return counts_; }
 
   protected:
@@ -41,9 +43,13 @@ class TickTimer {
     /// Whether the channel said stop before arrivals were told of by signal. Looks once.
     bool is_stopped_already(Channel& channel);
 
+    /// For the return of wait(): false, with this reason.
+    bool give_up(const char* what, int system_errno);
+
     TimerCounts counts_;
 
   private:
+    Status status_;
     bool has_looked_ = false;
 };
 
@@ -54,6 +60,8 @@ class ClockTimer final : public TickTimer {
     bool wait(Channel& channel, StackDump& dump) override;
 
   private:
+    bool sleep_until_deadline();
+
     std::int64_t interval_ns_;
     std::int64_t deadline_ns_;
     std::int64_t looked_ns_;
@@ -67,6 +75,8 @@ class SignalTimer final : public TickTimer {
   public:
     /// Blocked in the calling thread, as all signals are.
     static int pick_signal() { return control::kTickSignal; }
+    /// Whether the calling thread may wait for signals. Looks.
+    static bool may_wait();
 
     /// `is_regular`: a tick is due every interval (wall mode), so that missing ones can be told.
     SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, std::int64_t now_ns);

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <type_traits>
 #include <utility>
@@ -21,6 +22,12 @@ inline std::size_t fit_address_space(std::size_t wanted_bytes, std::size_t one_i
         return wanted_bytes;
     }
     return static_cast<std::size_t>(limit.rlim_cur / one_in);
+}
+
+/// Whether the process's writable private memory is limited (RLIMIT_DATA, `ulimit -d`).
+inline bool is_data_limited() {
+    rlimit limit{};
+    return ::getrlimit(RLIMIT_DATA, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
 }
 
 /// Owner of one mapping of this process; unmaps it when it goes out of scope. Anonymous mappings
@@ -45,13 +52,16 @@ class Mapping {
     Mapping& operator=(const Mapping&) = delete;
     ~Mapping() { reset(); }
 
-    /// Reserves `size_bytes` of zeroed private memory, not for forked children. kNoSpace when the
-    /// system refuses.
+    /// Reserves `size_bytes` of zeroed memory, not for forked children. kNoSpace when the system
+    /// refuses. Where private memory is limited it is shared memory, which that limit does not
+    /// count (Linux, mm/mmap.c, is_data_mapping()): what is reserved here is not to be missing when
+    /// the program wants it.
     static Result<Mapping> make_anonymous(std::size_t size_bytes) {
+        const int kind = is_data_limited() ? MAP_SHARED : MAP_PRIVATE;
         void* data = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                            kind | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (data == MAP_FAILED) {
-            return fail(ErrorKind::kNoSpace, "reserve memory for the sampler");
+            return fail(ErrorKind::kNoSpace, "reserve memory for the sampler (ulimit -v)", errno);
         }
         Mapping mapping(data, size_bytes);
         mapping.keep_from_children();

@@ -125,6 +125,7 @@ class Injecting {
   public:
     /// Begins; `on_done` runs in the loop when the result is there. `agent` outlives the thread.
     static Result<std::unique_ptr<Injecting>> start(EventLoop& loop, pid_t pid,
+                                                    inject::InjectLimits limits,
                                                     std::span<const std::byte> agent,
                                                     std::string name, EventLoop::Handler on_done);
     ~Injecting() {
@@ -149,7 +150,7 @@ class Injecting {
 
   private:
     Injecting(EventLoop& loop, UniqueFd done) : loop_(loop), done_(std::move(done)) {}
-    void run(pid_t pid, const inject::AgentImage& image);
+    void run(pid_t pid, const inject::AgentImage& image, inject::InjectLimits limits);
     void tell() const { eventfd_write(done_.get(), 1); }
 
     EventLoop& loop_;
@@ -169,6 +170,7 @@ class Injecting {
 };
 
 Result<std::unique_ptr<Injecting>> Injecting::start(EventLoop& loop, pid_t pid,
+                                                    inject::InjectLimits limits,
                                                     std::span<const std::byte> agent,
                                                     std::string name, EventLoop::Handler on_done) {
     UniqueFd done(eventfd(0, EFD_CLOEXEC));
@@ -182,14 +184,14 @@ Result<std::unique_ptr<Injecting>> Injecting::start(EventLoop& loop, pid_t pid,
     }
     self->source_ = *source;
     // Its signals are this thread's: all that matter are blocked, and it inherits that.
-    self->thread_ = std::thread([self = self.get(), pid, agent, name = std::move(name)] {
-        self->run(pid, {agent, name});
+    self->thread_ = std::thread([self = self.get(), pid, limits = std::move(limits), agent,
+                                 name = std::move(name)]() mutable {
+        self->run(pid, {agent, name}, std::move(limits));
     });
     return self;
 }
 
-void Injecting::run(pid_t pid, const inject::AgentImage& image) {
-    inject::InjectLimits limits;
+void Injecting::run(pid_t pid, const inject::AgentImage& image, inject::InjectLimits limits) {
     limits.is_cancelled = [this] { return is_cancelled(); };
     limits.guard = &watch_.guard();
     {
@@ -233,7 +235,7 @@ class Attach {
     std::optional<Timer> patience_timer_;
     int signal_ = 0;  // that came before the agent was in
     UniqueFd pidfd_;
-    bool profile_is_good_ = false;
+    bool is_good_ = false;
 };
 
 Status Attach::prepare() {
@@ -277,8 +279,10 @@ void Attach::on_no_patience() {
 }
 
 Status Attach::begin_injection() {
-    auto started =
-        Injecting::start(*loop_, pid_, agent_, name_agent(agent_), [this] { on_injected(); });
+    inject::InjectLimits limits;
+    limits.allow_unknown_seccomp = options_.allow_seccomp;
+    auto started = Injecting::start(*loop_, pid_, limits, agent_, name_agent(agent_),
+                                    [this] { on_injected(); });
     if (!started) {
         return tl::unexpected(started.error());
     }
@@ -406,7 +410,7 @@ int Attach::run() {
     }
     sampling_->on_agent_gone([this] { on_target_gone(); });
     sampling_->on_finished([this] {
-        profile_is_good_ = sampling_->write_summary();
+        is_good_ = sampling_->write_summary() == Outcome::kGood;
         loop_->stop();
     });
     if (auto status = begin_injection(); !status) {
@@ -422,7 +426,7 @@ int Attach::run() {
     if (signal_ != 0) {
         return kExitSignalBase + signal_;
     }
-    return profile_is_good_ ? 0 : kExitFailure;
+    return is_good_ ? 0 : kExitFailure;
 }
 
 }  // namespace

@@ -40,6 +40,7 @@ struct TimerRequest {
     std::uint32_t sampler_tid = 0;      ///< as the target sees it
     int signal = 0;                     ///< SIGRTMIN to SIGRTMAX
     echion_snapshot_layout snapshot{};  ///< from the target: not trusted; thread_refs 0: none
+    std::uint32_t io_tid = 0;           ///< the agent's other thread, as the target sees it
 };
 
 /// What came of it: control::Armed, and what -v says.

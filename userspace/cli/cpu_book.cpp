@@ -33,7 +33,7 @@ void CpuBook::note_ended(const CpuStateMap& states) {
             return;
         }
         Account& account = target->second;
-        if (account.sampler.slot == slot && account.sampler.generation == state->generation) {
+        if (account.left_out.count({slot, state->generation}) != 0) {
             return;
         }
         const std::uint64_t first_ns =
@@ -54,9 +54,9 @@ void CpuBook::begin(std::uint32_t target, std::uint32_t main_tid, const CpuState
     targets_[target] = std::move(account);
 }
 
-void CpuBook::leave_out(std::uint32_t target, Holder sampler) {
+void CpuBook::leave_out(std::uint32_t target, Holder thread) {
     if (const auto known = targets_.find(target); known != targets_.end()) {
-        known->second.sampler = sampler;
+        known->second.left_out.insert(thread);
     }
 }
 
@@ -82,7 +82,7 @@ std::vector<ThreadCpu> CpuBook::count(std::uint32_t target, const CpuStateMap& s
             const auto state = states.read(slot);
             if (!state || state->ended || state->target != target ||
                 (state->tid == account.main_tid) != is_main ||
-                (slot == account.sampler.slot && state->generation == account.sampler.generation)) {
+                account.left_out.count({slot, state->generation}) != 0) {
                 continue;
             }
             std::uint64_t first_ns = state->first_cpu_ns();

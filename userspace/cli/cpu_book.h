@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -35,8 +36,8 @@ class CpuBook {
 
     /// From here on counts for the target, whose main thread has this number as the target sees it.
     void begin(std::uint32_t target, std::uint32_t main_tid, const CpuStateMap& states);
-    /// The target's sampler: its time is nobody's.
-    void leave_out(std::uint32_t target, Holder sampler);
+    /// A thread of the target's agent: its time is nobody's.
+    void leave_out(std::uint32_t target, Holder thread);
     void forget(std::uint32_t target) { targets_.erase(target); }
 
     /// What the target's threads have used since begin(), or until it ran another program (exec).
@@ -52,7 +53,7 @@ class CpuBook {
         std::uint64_t begun_ns = 0;  // CLOCK_MONOTONIC
         std::uint32_t main_tid = 0;
         std::uint64_t main_first_cpu_ns = 0;
-        Holder sampler{~std::uint32_t{0}, 0};
+        std::set<Holder> left_out;
         std::unordered_map<std::uint32_t, std::uint64_t> ended_ns;  // by the target's thread number
     };
 

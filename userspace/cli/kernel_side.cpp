@@ -31,6 +31,10 @@ constexpr std::array<const char*, ECHION_COUNTERS> kCounterNames = {
 // engines.
 constexpr std::uint64_t kLeastWallIntervalNs = 500'000;
 
+constexpr Error kNoWaiting{
+    ErrorKind::kRefused, EPERM,
+    "its sampler may not wait for signals (rt_sigtimedwait is refused: by its seccomp filter?)"};
+
 /// Puts what has been started into the answer; what falls short of the wish is told to the user.
 template <typename Report>
 void take_report(pid_t pid, const Report& started, control::Armed& answer) {
@@ -221,11 +225,12 @@ tl::expected<control::Armed, std::string> KernelSide::arm(const AgentProcess& pr
                                                           const control::Arm& request) {
     const pid_t pid = process.pid();
     Status checked = process.check();
-    if (checked && request.signal != control::kTickSignal) {
+    const bool may_wait = request.signal != control::kNoSignal;
+    if (checked && may_wait && request.signal != control::kTickSignal) {
         checked = fail(ErrorKind::kProtocol, "the agent's request for ticks is not valid");
     }
-    Result<control::Armed> answer = tl::unexpected(checked ? Error{} : checked.error());
-    if (checked) {
+    Result<control::Armed> answer = tl::unexpected(checked ? kNoWaiting : checked.error());
+    if (checked && may_wait) {
         answer = is_available() ? arm_bpf(pid, request) : arm_perf(pid, request);
         // What was done to a number was done to this process if the number still is its own.
         checked = process.check();
@@ -246,7 +251,7 @@ tl::expected<control::Armed, std::string> KernelSide::arm(const AgentProcess& pr
     if (has_ended(pid, is_insisted_on())) {
         return refused;
     }
-    const std::string why = explain(pid, answer.error());
+    const std::string why = may_wait ? explain(pid, answer.error()) : kNoWaiting.what;
     if (is_insisted_on()) {
         return refuse(why);
     }
@@ -263,6 +268,7 @@ Result<control::Armed> KernelSide::arm_bpf(pid_t pid, const control::Arm& reques
     timer.wall = !options_.cpu;
     timer.interval_ns = static_cast<std::int64_t>(options_.interval_ns);
     timer.sampler_tid = request.sampler_tid;
+    timer.io_tid = request.io_tid;
     timer.signal = request.signal;
     static_assert(sizeof(timer.snapshot) == sizeof(request.snapshot_layout));
     std::memcpy(&timer.snapshot, request.snapshot_layout, sizeof(timer.snapshot));

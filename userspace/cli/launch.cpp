@@ -55,7 +55,7 @@ Result<Rendezvous> make_rendezvous() {
     if (auto status = channel.identify_senders(true); !status) {
         return tl::unexpected(status.error());
     }
-    for (const int lowest : {900, 200, 50}) {  // the limit may be low
+    for (const int lowest : {900, 200, 50, 10}) {  // the limit may be low
         if (const int moved = fcntl(theirs.get(), F_DUPFD_CLOEXEC, lowest); moved >= 0) {
             theirs.reset(moved);
             break;
@@ -126,7 +126,7 @@ class Launch {
     std::optional<KernelSide> kernel_;
     std::unique_ptr<Sampling> sampling_;
     std::optional<int> command_status_;
-    bool profile_is_good_ = true;
+    bool is_profile_written_ = true;
 };
 
 Status Launch::prepare(const std::string& agent) {
@@ -286,7 +286,7 @@ void Launch::on_profile_written() {
     if (!command_status_ && !sampling_->agents_seen()) {
         return;  // the command could not be executed
     }
-    profile_is_good_ = sampling_->write_summary();
+    is_profile_written_ = sampling_->write_summary() != Outcome::kNotWritten;
     close_rendezvous();
     if (command_status_) {
         loop_->stop();
@@ -298,7 +298,8 @@ int Launch::finish() {
         say("{}", explain_no_python(options_.command.front()));
         return *command_status_;
     }
-    return profile_is_good_ ? *command_status_ : kExitFailure;
+    // That sampling could not begin, or went wrong, has been told: the status is the command's.
+    return is_profile_written_ ? *command_status_ : kExitFailure;
 }
 
 }  // namespace

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -12,6 +13,20 @@
 
 namespace echion::cli {
 namespace {
+
+/// Takes the numbers of the standard streams that this program was started without, so that nothing
+/// that it opens gets one of them: messages would be written into it, and the command would find it
+/// open. What takes them can be neither read nor written, like a closed stream, and is closed
+/// for the command.
+void keep_standard_streams_free() {
+    for (;;) {
+        const int fd = open("/", O_PATH | O_CLOEXEC);
+        if (fd < 0 || fd > STDERR_FILENO) {
+            close(fd);
+            return;
+        }
+    }
+}
 
 int refuse_missing(const char* what) {
     say("{} is not in this version yet", what);
@@ -42,6 +57,7 @@ int run(const Options& options) {
 
 int main(int argc, char** argv) {
     using namespace echion::cli;
+    keep_standard_streams_free();
     try {
         const std::vector<std::string> arguments(argv + (argc > 0 ? 1 : 0), argv + argc);
         const ParsedOptions parsed = parse_options(arguments);

@@ -124,6 +124,10 @@ void declare(CLI::App& app, Options& options, Words& words) {
     app.add_flag("--no-follow{false}", options.follow,
                  "Read stacks from any CPU: the profiled threads run on meanwhile, and some stacks "
                  "may be wrong (for measurements)");
+    app.add_flag(
+        "--allow-seccomp", options.allow_seccomp,
+        "With -p: attach also where it cannot be told whether the process's seccomp filter "
+        "would end it for that");
     app.add_flag("--doctor", options.doctor,
                  "Show what this machine allows a profiler to do, and exit");
     app.add_flag("-v,--verbose", options.verbose, "Say more on standard error");
@@ -280,6 +284,7 @@ std::string_view find_idle_option(const Options& options, const Words& words) {
     const std::pair<bool, std::string_view> given[] = {
         {options.memory, "-m"},
         {options.native, "-n"},
+        {options.allow_seccomp, "--allow-seccomp"},
         {options.stealth, "-s"},
         {words.output.has_value(), "-o"},
         {words.engine.has_value(), "--engine"},
@@ -328,6 +333,9 @@ std::string find_contradiction(const Options& options, const Words& words) {
     }
     if (options.json && !options.where_pid) {
         return "--json goes with -w only";
+    }
+    if (options.allow_seccomp && has_command) {
+        return "--allow-seccomp goes with -p only";
     }
     if (options.where_pid) {
         const std::string_view idle = find_idle_option(options, words);

@@ -47,6 +47,7 @@ struct Options {
     bool verbose = false;
     bool json = false;
     bool doctor = false;
+    bool allow_seccomp = false;  ///< Attach also where a seccomp filter cannot be judged.
     Engine engine = Engine::kAuto;
     bool follow = true;  ///< Go to the CPU of the thread whose stack is read.
     std::optional<pid_t> attach_pid;

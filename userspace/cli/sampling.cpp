@@ -1,5 +1,6 @@
 #include "cli/sampling.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -56,6 +57,7 @@ struct Sampling::Agent {
     AgentProcess process;
     Session session;
     std::int64_t since_ns = monotonic_ns();
+    bool is_begun = false;  // its first tick has been told of
     EventLoop::Source channel_source = 0;
     EventLoop::Source pidfd_source = 0;
 };
@@ -217,6 +219,9 @@ void Sampling::after_event(Agent& agent) {
         remove(agent);
         return;
     }
+    if (agent.session.was_sampled() && !std::exchange(agent.is_begun, true)) {
+        tell_about_sigquit(agent.session.pid());
+    }
     if (options_.attach_pid && agent.session.state() == Session::State::kConfigured) {
         begin_exposure();  // Python runs already: the time is counted from the attachment
     }
@@ -275,7 +280,8 @@ void Sampling::stop_deserted() {
     // A sampler that the kernel wakes for CPU time only would not see that it is the last thread
     // there is, and keep the process from ending.
     for (const auto& agent : agents_) {
-        if (agent->session.pid() > 0 && is_left_to_one_thread(agent->session.pid())) {
+        if (agent->session.pid() > 0 &&
+            is_left_to_threads(agent->session.pid(), control::kAgentThreads)) {
             agent->session.request_stop();
         }
     }
@@ -302,6 +308,16 @@ void Sampling::look_at_processes(std::int64_t now_ns) {
                 }
             }
         }
+    }
+}
+
+void Sampling::tell_about_sigquit(pid_t pid) const {
+    if (!options_.verbose) {
+        return;
+    }
+    const auto info = read_process_info(pid);
+    if (info && (info->ignored_signals >> (SIGQUIT - 1) & 1) != 0) {
+        say("process {} ignores SIGQUIT, and so does not show its stacks at that signal", pid);
     }
 }
 
@@ -376,18 +392,18 @@ void Sampling::finish() {
     }
 }
 
-bool Sampling::write_summary() {
+Outcome Sampling::write_summary() {
     const ProcessFigures& totals = profile_->totals();
     if (!profile_status_) {
         say("the profile {} is not complete: {}", profile_->path(),
             describe(profile_status_.error()));
-        return false;
+        return Outcome::kNotWritten;
     }
     if (profile_->processes() == 0) {
         if (agents_seen_ != 0 && complaints_ == 0) {
             say("the profile is empty: Python ended before its first sample");
         }
-        return complaints_ == 0;
+        return complaints_ == 0 ? Outcome::kGood : Outcome::kNotAllSampled;
     }
     if (options_.verbose || isatty(STDERR_FILENO) != 0) {
         std::string lacks;
@@ -420,7 +436,7 @@ bool Sampling::write_summary() {
             say("  {}", line);
         }
     }
-    return kernel_.refusals() == 0;
+    return kernel_.refusals() == 0 ? Outcome::kGood : Outcome::kNotAllSampled;
 }
 
 }  // namespace echion::cli

@@ -23,6 +23,13 @@
 
 namespace echion::cli {
 
+/// What became of a run.
+enum class Outcome {
+    kGood,           ///< The profile is written, or there was nothing to put into one.
+    kNotAllSampled,  ///< Some process was not sampled, or not as was asked for; the user was told.
+    kNotWritten,     ///< The profile could not be written.
+};
+
 /// The sampling part of a run, for launch and attach alike: takes agents in as they come, drains
 /// their rings from the event loop, ends after the exposure time or when told to, and leaves a
 /// finished profile.
@@ -71,9 +78,8 @@ class Sampling {
     /// Runs each time an agent has gone: for attach, whose only one it is.
     void on_agent_gone(std::function<void()> handler) { gone_handler_ = std::move(handler); }
 
-    /// After the end: complaints always, the summary if `verbose` or a terminal reads it. Returns
-    /// whether all went well: the profile was written, or there was nothing to put into one.
-    bool write_summary();
+    /// After the end: complaints always, the summary if `verbose` or a terminal reads it.
+    Outcome write_summary();
 
   private:
     struct Agent;
@@ -89,6 +95,7 @@ class Sampling {
     void remove(Agent& agent);
     void remove_ended();
     void look_at_processes(std::int64_t now_ns);
+    void tell_about_sigquit(pid_t pid) const;
     void replace_agent(pid_t pid);
     template <typename... Parts>
     void complain(fmt::format_string<Parts...> format, Parts&&... parts);

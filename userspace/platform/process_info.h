@@ -31,6 +31,7 @@ struct ProcessInfo {
     std::uint64_t pending_signals = 0;         ///< of the thread itself
     std::uint64_t shared_pending_signals = 0;  ///< of the process
     std::uint64_t blocked_signals = 0;
+    std::uint64_t ignored_signals = 0;
     std::uint64_t effective_capabilities = 0;  ///< in its own user namespace, as the next
     std::uint64_t permitted_capabilities = 0;
     std::uint64_t voluntary_switches = 0;
@@ -48,10 +49,10 @@ Result<ProcessInfo> read_process_info(pid_t pid);
 /// The same for one thread of a process.
 Result<ProcessInfo> read_thread_info(pid_t pid, pid_t tid);
 
-/// Whether only one thread of a process is left, and that is not the one that the process started
+/// Whether only `count` threads of a process are left, and none is the one that the process started
 /// with: it has left by pthread_exit(3), and its number stays with the process. `pid` 0 is this
-/// process. False when it cannot be told.
-bool is_left_to_one_thread(pid_t pid);
+/// process. False when it cannot be told. Opens a file.
+bool is_left_to_threads(pid_t pid, unsigned count);
 
 /// Calls `visit` with the id of each thread of a process until it returns false. Threads come and
 /// go meanwhile. Allocates nothing.

@@ -43,6 +43,8 @@ class ProcessReader final : public MemoryReader {
         direct_size_bytes_ = size_bytes;
     }
 
+    /// Whether the last way of reading has been refused, too: nothing can be read any more.
+    [[nodiscard]] bool is_refused() const { return is_refused_; }
     /// System calls made so far.
     [[nodiscard]] std::uint64_t system_calls() const { return system_calls_; }
     /// "process_vm_writev", "process_vm_readv" or "/proc/PID/mem".
@@ -66,6 +68,7 @@ class ProcessReader final : public MemoryReader {
     bool is_own_ = false;
     UniqueFd mem_fd_;  // of another process
     Way way_ = Way::kRead;
+    bool is_refused_ = false;
     Address direct_from_;
     std::size_t direct_size_bytes_ = 0;
     std::uint64_t system_calls_ = 0;

@@ -26,7 +26,10 @@
 namespace echion::control {
 
 constexpr std::uint32_t kMagic = 0x4e484345;  // "ECHN"
-constexpr std::uint32_t kVersion = 2;
+constexpr std::uint32_t kVersion = 3;
+
+/// Threads that an agent adds to its process while it samples.
+constexpr unsigned kAgentThreads = 2;
 
 /// Environment variable of a launched command: "<fd>:<inode of the rendezvous socket>". The agent
 /// uses the descriptor only if it is a socket with that inode, so that a process that closed and
@@ -107,6 +110,9 @@ struct Configure {
 /// The signal of the kernel's ticks, SIGRTMAX - 1: a real-time one, whose arrivals queue, and that
 /// hardly any program uses. The agent may not ask for another.
 constexpr std::int32_t kTickSignal = 63;
+/// In its place, where the agent may not wait for signals (rt_sigtimedwait is refused, by a seccomp
+/// filter most likely): it is not to be armed.
+constexpr std::int32_t kNoSignal = 0;
 
 /// Agent → CLI, once, if Configure came with kBpfState or kPerfTicks: the sampler thread waits for
 /// `signal`, which is blocked in it. The CLI points the timers at it: in CPU mode ticks of the
@@ -114,7 +120,9 @@ constexpr std::int32_t kTickSignal = 63;
 struct Arm {
     Header header;
     std::uint32_t sampler_tid;  // as the target sees it
-    std::int32_t signal;        // kTickSignal
+    std::int32_t signal;        // kTickSignal, or kNoSignal
+    std::uint32_t io_tid;       // the agent's other thread, as the target sees it
+    std::uint32_t reserved;
     /// echion_snapshot_layout of bpf/abi.h; all zero: no snapshots.
     std::uint8_t snapshot_layout[64];
 };
@@ -156,7 +164,7 @@ static_assert(sizeof(Header) == 16);
 static_assert(sizeof(Connect) == 16);
 static_assert(sizeof(Hello) == 56);
 static_assert(sizeof(Configure) == 304);
-static_assert(sizeof(Arm) == 88);
+static_assert(sizeof(Arm) == 96);
 static_assert(sizeof(Armed) == 40);
 static_assert(sizeof(Started) == 24);
 static_assert(sizeof(Failed) == 136);

@@ -140,6 +140,8 @@ void keep_field(std::string_view key, std::string_view value, ProcessInfo& info)
         parse_number(value, info.shared_pending_signals, 16);
     } else if (key == "SigBlk") {
         parse_number(value, info.blocked_signals, 16);
+    } else if (key == "SigIgn") {
+        parse_number(value, info.ignored_signals, 16);
     } else if (key == "CapEff") {
         parse_number(value, info.effective_capabilities, 16);
     } else if (key == "CapPrm") {
@@ -188,9 +190,9 @@ Result<ProcessInfo> read_thread_info(pid_t pid, pid_t tid) {
     return read_status(pid, name);
 }
 
-bool is_left_to_one_thread(pid_t pid) {
+bool is_left_to_threads(pid_t pid, unsigned count) {
     const auto info = read_process_info(pid);
-    return info && info->state == 'Z' && info->threads == 2;
+    return info && info->state == 'Z' && info->threads == count + 1;
 }
 
 Status for_each_thread(pid_t pid, FunctionRef<bool(pid_t)> visit) {

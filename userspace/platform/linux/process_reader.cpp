@@ -56,6 +56,7 @@ Status ProcessReader::open(pid_t pid, Address probe) {
     pid_ = is_own_ ? static_cast<pid_t>(syscall(SYS_gettid)) : pid;
     mem_fd_.reset();
     way_ = is_own_ ? Way::kWriteOwn : Way::kRead;
+    is_refused_ = false;
     std::byte byte;
     if (probe.is_null() || read_bytes(probe, &byte, 1)) {
         return {};
@@ -122,7 +123,11 @@ std::size_t ProcessReader::read_by_system_call(std::span<const ReadRequest> requ
         const auto part = requests.subspan(done, count);
         std::size_t copied = read_part(part);
         // Also in the middle: a program may lock itself up (seccomp) after it has started.
-        while (copied == 0 && (errno == EPERM || errno == ENOSYS) && take_next_way()) {
+        while (copied == 0 && (errno == EPERM || errno == ENOSYS)) {
+            if (!take_next_way()) {
+                is_refused_ = true;
+                break;
+            }
             copied = read_part(part);
         }
         done += copied;

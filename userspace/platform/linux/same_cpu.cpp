@@ -31,6 +31,9 @@ extern "C" const char echion_rseq_section[] __attribute__((visibility("hidden"))
 namespace echion {
 namespace {
 
+// Refused (seccomp): then nothing is proved.
+constexpr std::int64_t kUnknownSwitches = -1;
+
 #ifdef ECHION_RSEQ_MARK
 // Kernel, kernel/rseq.c: when a thread that was preempted, migrated or signalled returns to user
 // code outside the section that its rseq_cs names, the kernel clears rseq_cs. So a section that
@@ -74,7 +77,9 @@ void SameCpu::open(std::intptr_t rseq_offset) {
 std::int64_t SameCpu::switches() {
     rusage usage{};
     ++system_calls_;
-    getrusage(RUSAGE_THREAD, &usage);
+    if (getrusage(RUSAGE_THREAD, &usage) != 0) {
+        return kUnknownSwitches;
+    }
     return static_cast<std::int64_t>(usage.ru_nivcsw) + usage.ru_nvcsw;
 }
 
@@ -97,7 +102,7 @@ bool SameCpu::undisturbed() {
         return static_cast<volatile rseq*>(own_rseq_)->rseq_cs != 0;
     }
 #endif
-    return switches() == armed_switches_;
+    return armed_switches_ != kUnknownSwitches && switches() == armed_switches_;
 }
 
 Address SameCpu::cpu_number_address(std::uintptr_t thread_id) const {

@@ -1,0 +1,186 @@
+#include "inject/seccomp_gate.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "inject/refusal.h"
+#include "platform/process_info.h"
+#include "platform/process_modules.h"
+
+namespace echion::inject {
+namespace {
+
+constexpr unsigned kCapSysAdmin = 21;                        // capabilities(7)
+constexpr std::uint64_t kInitialUserNamespace = 0xeffffffd;  // PROC_USER_INIT_INO
+constexpr unsigned kStrictMode = 1;                          // SECCOMP_MODE_STRICT
+// One word each at least, and four that the kernel adds: see kMaxThreadInstructions.
+constexpr unsigned kMaxFilters = kMaxThreadInstructions / 5;
+
+constexpr char kOverride[] =
+    "; if the filter is known to do no harm (a container runtime's default, say), attach with "
+    "--allow-seccomp; otherwise use echion -w";
+
+/// What the filter does to a call, for the user.
+std::string describe(const CallObjection& objection) {
+    const std::string call = objection.call->name;
+    const std::string may = objection.is_certain ? "" : "may ";
+    const std::string s = objection.is_certain ? "s" : "";
+    switch (objection.effect) {
+        case FilterEffect::kKills:
+            return may + "kill" + s + " on " + call;
+        case FilterEffect::kTraps:
+            return may + "answer" + s + " " + call + " with a signal (SIGSYS)";
+        case FilterEffect::kAsks:
+            return may + "make" + s + " " + call + " wait for another process's consent";
+        default:
+            return may + "refuse" + s + " " + call + " (" + std::strerror(objection.system_errno) +
+                   ")";
+    }
+}
+
+}  // namespace
+
+SeccompGate::SeccompGate(pid_t pid, bool allow_unknown)
+    : pid_(pid), allow_unknown_(allow_unknown), readable_(Readable::kYes) {
+    const auto self = read_process_info(kOwnProcess);
+    const std::uint64_t space = read_namespace(kOwnProcess, "user");
+    if (self && self->seccomp != 0) {
+        readable_ = Readable::kOwnFilter;
+    } else if (!self || (self->effective_capabilities >> kCapSysAdmin & 1) == 0 ||
+               (space != 0 && space != kInitialUserNamespace)) {
+        readable_ = Readable::kNoCapability;
+    }
+}
+
+bool SeccompGate::refuse(pid_t tid, std::string text) {
+    refused_.insert_or_assign(tid,
+                              InjectFailure{{ErrorKind::kRefused, 0, "seccomp"}, std::move(text)});
+    return false;
+}
+
+bool SeccompGate::refuse_unknown(pid_t tid, const std::string& why) {
+    return allow_unknown_ ||
+           refuse(tid, describe_process(pid_) +
+                           " runs under a seccomp filter that could end it when it is attached "
+                           "to, and " +
+                           why + kOverride);
+}
+
+bool SeccompGate::may_stop(pid_t tid) {
+    if (refused_.contains(tid)) {
+        return false;
+    }
+    const auto info = read_thread_info(pid_, tid);
+    if (!info || info->seccomp == 0) {
+        return true;
+    }
+    if (info->seccomp == kStrictMode) {
+        return refuse(tid, describe_process(pid_) +
+                               " is in seccomp's strict mode, which kills on all that attaching "
+                               "needs; use echion -w");
+    }
+    switch (readable_) {
+        case Readable::kYes:
+            return true;
+        case Readable::kOwnFilter:
+            return refuse_unknown(tid,
+                                  "echion may not read it, as it runs under one itself; run echion "
+                                  "as root outside of the container");
+        case Readable::kNoCapability:
+            break;
+    }
+    return refuse_unknown(
+        tid,
+        "echion may not read it without CAP_SYS_ADMIN; run echion as root outside "
+        "of containers");
+}
+
+Result<std::vector<SeccompFilter>> SeccompGate::read_filters(PtraceSession& session) const {
+    std::vector<SeccompFilter> filters;
+    std::size_t total = 0;
+    for (unsigned index = 0; index <= kMaxFilters; ++index) {
+        auto filter = session.read_seccomp_filter(index);
+        if (!filter) {
+            const bool is_end = filter.error().system_errno == ENOENT;
+            if (is_end) {
+                return filters;
+            }
+            // EINVAL and EACCES are also said of a thread that has none.
+            const auto info = read_thread_info(pid_, session.tid());
+            if (info && info->seccomp == 0) {
+                return std::vector<SeccompFilter>();
+            }
+            return tl::unexpected(filter.error());
+        }
+        total += filter->size();
+        if (total > kMaxThreadInstructions) {
+            break;
+        }
+        filters.push_back(std::move(*filter));
+    }
+    return fail(ErrorKind::kBoundExceeded, "too many seccomp filters");
+}
+
+void SeccompGate::judge(std::vector<SeccompFilter> filters) {
+    const auto is_same = [](const SeccompFilter& one, const SeccompFilter& other) {
+        return one.size() == other.size() &&
+               std::memcmp(one.data(), other.data(), one.size() * sizeof(sock_filter)) == 0;
+    };
+    if (filters.size() == filters_.size() &&
+        std::equal(filters.begin(), filters.end(), filters_.begin(), is_same)) {
+        return;
+    }
+    filters_ = std::move(filters);
+    objection_ = judge_filters(filters_);
+    std::size_t steps = kMaxThreadInstructions;
+    const auto restart = evaluate_call(filters_, restart_call(), steps);
+    may_restart_ = restart && effect_of(restart->worst) == FilterEffect::kAllows;
+}
+
+bool SeccompGate::may_borrow(PtraceSession& session) {
+    auto filters = read_filters(session);
+    if (!filters) {
+        if (allow_unknown_ || filters.error().system_errno == ESRCH) {
+            return true;
+        }
+        (void)session.avoid_restart_call();
+        return refuse_unknown(session.tid(),
+                              "it cannot be read (" +
+                                  std::string(filters.error().system_errno != 0
+                                                  ? std::strerror(filters.error().system_errno)
+                                                  : filters.error().what) +
+                                  ")");
+    }
+    judge(std::move(*filters));
+    if (filters_.empty()) {
+        return true;
+    }
+    if (!may_restart_) {
+        (void)session.avoid_restart_call();
+    }
+    if (!objection_) {
+        return refuse_unknown(session.tid(),
+                              std::string("it cannot be judged (") + objection_.error().what + ")");
+    }
+    if (objection_->call == nullptr || (allow_unknown_ && !objection_->is_certain)) {
+        return true;
+    }
+    const std::string why = "cannot attach to " + describe_process(pid_) + ": its seccomp filter " +
+                            describe(*objection_) + ", which sampling from within needs";
+    return refuse(session.tid(), why + (objection_->is_certain ? "; use echion -w" : kOverride));
+}
+
+const InjectFailure* SeccompGate::find_refusal(std::span<const pid_t> tids) const {
+    const InjectFailure* found = nullptr;
+    for (const pid_t tid : tids) {
+        const auto place = refused_.find(tid);
+        if (place == refused_.end()) {
+            return nullptr;
+        }
+        found = found == nullptr ? &place->second : found;
+    }
+    return found;
+}
+
+}  // namespace echion::inject

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <time.h>
+
+#include <cstdint>
+
+namespace echion::agent {
+
+/// The CPU clock of another thread of this process (Linux, include/linux/posix-timers_types.h:
+/// CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED).
+inline clockid_t thread_cpu_clock(std::uint32_t native_id) {
+    return static_cast<clockid_t>((~native_id << 3) | 6U);
+}
+
+}  // namespace echion::agent
