@@ -95,7 +95,9 @@ constexpr NeededCall kCalls[] = {
     optional(CALL(brk), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(mremap), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(prlimit64), {kZero, integer(RLIMIT_AS), kZero, kAny, kAny, kAny}),
+    optional(CALL(prlimit64), {kZero, integer(RLIMIT_DATA), kZero, kAny, kAny, kAny}, kSometimes),
     optional(CALL(prlimit64), {kZero, integer(RLIMIT_STACK), kZero, kAny, kAny, kAny}, kSometimes),
+    optional(CALL(prlimit64), {kZero, integer(RLIMIT_NOFILE), kZero, kAny, kAny, kAny}, kSometimes),
 
     // Threads: made, begun, ended. glibc since 2.34 makes them by clone3, before that by clone; for
     // want of one (ENOSYS) it takes the other. See judge_filters().
@@ -121,6 +123,15 @@ constexpr NeededCall kCalls[] = {
     optional(CALL(futex), {kAny, integer(FUTEX_WAKE_PRIVATE), kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(futex), {kAny, integer(FUTEX_WAIT), kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(futex), {kAny, integer(FUTEX_WAKE), kAny, kAny, kAny, kAny}, kSometimes),
+    optional(CALL(futex),
+             {kAny, integer(FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME), kAny, kAny, kAny, kAny},
+             kSometimes),
+    optional(
+        CALL(futex),
+        {kAny, integer(FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME), kAny, kAny, kAny, kAny},
+        kSometimes),
+    optional(CALL(futex), {kAny, integer(FUTEX_WAIT_BITSET_PRIVATE), kAny, kAny, kAny, kAny},
+             kSometimes),
     optional(CALL(futex), {kAny, integer(FUTEX_WAKE_OP_PRIVATE), kAny, kAny, kAny, kAny},
              kSometimes),
     // Again and again until it works.

@@ -69,6 +69,7 @@ class Target:
         """Waits until an agent's thread has woken up that often."""
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
+            assert self.is_alive(), f"the target ended with {self.process.returncode}"
             for tid in self.threads():
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     status = pathlib.Path(f"/proc/{self.pid}/task/{tid}/status").read_text()
