@@ -261,7 +261,8 @@ def test_the_command_may_die_of_the_limit_of_file_sizes(echion):
 
 def test_a_ring_over_the_limit_of_file_sizes_is_told(echion, fake):
     """Nothing is sampled then; the status is the command's."""
-    result = echion.run([fake, "exit", "3"], preexec_fn=limit_file_sizes(20 << 10))
+    command = ["sh", "-c", f'"{fake}" exit 0; exit 3']
+    result = echion.run(command, preexec_fn=limit_file_sizes(20 << 10))
     assert result.returncode == 3
     assert result.stderr.count("ulimit -f") == 1 and result.stderr.count("\n") == 1
     assert not result.output.exists()

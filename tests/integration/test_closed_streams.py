@@ -91,6 +91,13 @@ def test_a_launched_program_gets_its_lowest_numbers(echion, any_python, refused,
     assert result.profile.total_with("count_others") > 0
 
 
+def test_it_is_told_where_the_agent_shares_the_programs_table(echion, any_python, refused):
+    command = [*refused, any_python.path, TARGETS / "lowest_numbers.py", "same", "0.3"]
+    result = echion.run(command, "-v", "-i", "1ms", "--engine", "clock").check()
+    is_shared = TABLES["shared"] in refused
+    assert ("shares its descriptor table" in result.stderr) == is_shared, result.stderr
+
+
 def test_what_is_open_beside_the_program_s_own_is_the_rendezvous(echion, any_python, tmp_path):
     command = [any_python.path, TARGETS / "lowest_numbers.py", "same", "0.2"]
     alone = run_alone(command, tmp_path / "alone.json")

@@ -66,12 +66,17 @@ mine = open_files() if sys.argv[1] == "files" else open_sockets()
 before = names()
 if TIMES != 8:
     _support.ready()
+spun_ns = -time.thread_time_ns()
 for _ in range(TIMES):
     os.kill(os.getpid(), signal.SIGQUIT)
     _support.spin(PAUSE_S)
     time.sleep(PAUSE_S)
+spun_ns += time.thread_time_ns()
 after = names()
 touched = [n for n in mine if sys.argv[1] == "sockets" and contents(n) != MINE]
 _support.report(
-    count=len(mine), lost=[n for n in mine if after.get(n) != before[n]], touched=touched
+    count=len(mine),
+    lost=[n for n in mine if after.get(n) != before[n]],
+    touched=touched,
+    spun_us=spun_ns // 1000,
 )

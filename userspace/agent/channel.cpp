@@ -206,6 +206,7 @@ void Channel::send_started(std::uint32_t python_version, std::uint32_t sampler_t
     control::Started message{};
     message.python_version = python_version;
     message.sampler_tid = sampler_tid;
+    message.shares_table = has_own_table_ ? 0 : 1;
     (void)send(message, control::MessageType::kStarted);
 }
 

@@ -220,7 +220,7 @@ void Sampling::after_event(Agent& agent) {
         return;
     }
     if (agent.session.was_sampled() && !std::exchange(agent.is_begun, true)) {
-        tell_about_sigquit(agent.session.pid());
+        tell_about_program(agent.session);
     }
     if (options_.attach_pid && agent.session.state() == Session::State::kConfigured) {
         begin_exposure();  // Python runs already: the time is counted from the attachment
@@ -311,13 +311,19 @@ void Sampling::look_at_processes(std::int64_t now_ns) {
     }
 }
 
-void Sampling::tell_about_sigquit(pid_t pid) const {
+void Sampling::tell_about_program(const Session& session) const {
     if (!options_.verbose) {
         return;
     }
-    const auto info = read_process_info(pid);
+    const auto info = read_process_info(session.pid());
     if (info && (info->ignored_signals >> (SIGQUIT - 1) & 1) != 0) {
-        say("process {} ignores SIGQUIT, and so does not show its stacks at that signal", pid);
+        say("process {} ignores SIGQUIT, and so does not show its stacks at that signal",
+            session.pid());
+    }
+    if (session.shares_table()) {
+        say("process {} shares its descriptor table with the sampler: close_range is refused or "
+            "not there (before Linux 5.9)",
+            session.pid());
     }
 }
 

@@ -95,7 +95,7 @@ class Sampling {
     void remove(Agent& agent);
     void remove_ended();
     void look_at_processes(std::int64_t now_ns);
-    void tell_about_sigquit(pid_t pid) const;
+    void tell_about_program(const Session& session) const;
     void replace_agent(pid_t pid);
     template <typename... Parts>
     void complain(fmt::format_string<Parts...> format, Parts&&... parts);

@@ -117,6 +117,7 @@ void Session::handle(const Packet& packet) {
                packet.as<control::Started>(*type)) {
         state_ = State::kSampling;
         was_sampled_ = true;
+        shares_table_ = packet.as<control::Started>(*type)->shares_table != 0;
     } else if (type == control::MessageType::kStarted && state_ == State::kStopping) {
         was_sampled_ = true;  // crossed our Stop
     } else if (type == control::MessageType::kFailed) {

@@ -90,6 +90,8 @@ class Session {
     [[nodiscard]] bool has_ended() const { return state_ == State::kEnded; }
     /// Whether a first tick has been taken.
     [[nodiscard]] bool was_sampled() const { return was_sampled_; }
+    /// Whether its sampler uses the program's descriptor table.
+    [[nodiscard]] bool shares_table() const { return shares_table_; }
     /// Whether its ticks come from the kernel.
     [[nodiscard]] bool is_armed() const { return is_armed_; }
     [[nodiscard]] pid_t pid() const { return pid_; }
@@ -120,6 +122,7 @@ class Session {
     State state_ = State::kWaiting;
     std::uint32_t seen_types_ = 0;  // a bit for each type of message that has come
     bool was_sampled_ = false;
+    bool shares_table_ = false;
     bool is_end_told_ = false;
     bool is_cut_off_ = false;
     std::uint64_t ring_inode_ = 0;

@@ -142,6 +142,8 @@ struct Started {
     Header header;
     std::uint32_t python_version;  // major << 16 | minor << 8 | micro
     std::uint32_t sampler_tid;     // as the target sees it
+    std::uint32_t shares_table;    // 1: the sampler has no descriptor table of its own
+    std::uint32_t reserved;
 };
 
 /// Agent → CLI: it will not sample; the channel closes after this.
@@ -166,7 +168,7 @@ static_assert(sizeof(Hello) == 56);
 static_assert(sizeof(Configure) == 304);
 static_assert(sizeof(Arm) == 96);
 static_assert(sizeof(Armed) == 40);
-static_assert(sizeof(Started) == 24);
+static_assert(sizeof(Started) == 32);
 static_assert(sizeof(Failed) == 136);
 
 }  // namespace echion::control
