@@ -146,6 +146,7 @@ Status Attach::prepare() {
     const sigset_t set = with_failed_writes(kEndingSignals);
     auto signals = Signals::make(*loop_, set, [this](const signalfd_siginfo& info) {
         if (info.ssi_signo != SIGPIPE && info.ssi_signo != SIGXFSZ) {
+            sampling_->hurry(true);
             sampling_->stop();
         }
     });
@@ -163,7 +164,7 @@ bool Attach::inject() {
         say("{}", make_printable(injection.error().text));
         return false;
     }
-    auto channel = Channel::adopt(std::move(injection->channel));
+    auto channel = Channel::adopt(ForeignFd(std::move(injection->channel)));
     if (!channel) {
         say("process {} handed out something else than its control socket", pid_);
         return false;
