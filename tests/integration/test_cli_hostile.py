@@ -32,6 +32,17 @@ def test_who_does_not_knock_properly_is_not_let_in(echion, fake, behaviour):
     assert result.stderr == ""
 
 
+def test_what_takes_minutes_to_close_keeps_nobody(echion, fake):
+    """A connection that lingers, of which echion has the last descriptor."""
+    result = echion.run([fake, "knock-with-a-lingerer"], "-s", timeout=60).check()
+    assert result.stderr.count("\n") == 1  # no Python there
+
+
+def test_what_takes_minutes_to_close_may_lie_in_a_queue(echion, fake):
+    result = echion.run([fake, "lingerer-in-queue"], "-s", timeout=60)
+    assert "does not belong" in result.stderr and result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [

@@ -99,6 +99,24 @@ Behaviours honest_behaviours() {
              agent.say_started();
              agent.tick(2 * kMs, {});
          }},
+        {"evil-names",
+         [](const char*) {
+             // Names that would have a reader see lines, metrics and paths of their own.
+             Agent agent;
+             agent.encoder.begin_tick(1 * kMs);
+             agent.encoder.thread(1, 0, 101, "x 1\n# duration: 0 \nP1;T0:y;a.py:f:1 5");
+             agent.encoder.thread(2, 0, 102, "/tmp/evil.so");
+             agent.encoder.code(2, CodeKind::kLnotab, 1, "f\v/tmp/evil.so\x1c 7", "",
+                                "\n/tmp/evil.so\xc2\x85:/tmp/evil.so /tmp/evil.so\xe2\x80\xa8", {});
+             agent.encoder.label(3, "/tmp/evil.so\x1b[2J\x7f 7");
+             const FrameRef frames[] = {{2, 0}, {3, 0}};
+             agent.encoder.stack(1, 0, 0, frames);
+             if (!agent.encoder.commit()) {
+                 die("commit");
+             }
+             agent.say_started();
+             agent.tick(2 * kMs, {});
+         }},
         {"rate",
          [](const char* count) {
              // As many samples as it can, each another stack of 20 frames; waits when the ring is

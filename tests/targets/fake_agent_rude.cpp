@@ -1,5 +1,7 @@
 // Agents that break the protocol: by silence, garbage, too much, or what they may not ask for.
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -7,7 +9,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
+#include <vector>
 
+#include "base/function_ref.h"
 #include "fake_agent.h"
 
 namespace echion::fake_agent {
@@ -37,6 +42,96 @@ void block_ticks() {
     sigaddset(&set, control::kTickSignal);
     sigaddset(&set, SIGIO);
     sigprocmask(SIG_BLOCK, &set, nullptr);
+}
+
+bool is_hung_up(int channel) {
+    pollfd entry{channel, POLLIN, 0};
+    return poll(&entry, 1, 0) > 0 && (entry.revents & POLLHUP) != 0;
+}
+
+/// A name as long as the stream allows.
+std::string make_long_name(std::uint32_t number) {
+    std::string name = std::to_string(number) + "-";
+    name.resize(kMaxTextBytes, 'n');
+    return name;
+}
+
+/// Waits for room in the ring, so that nothing of what follows is lost.
+void commit_in_time(Agent& agent, FunctionRef<void(Encoder&)> records) {
+    while (agent.ring.percent_full() > 40) {
+        usleep(200);
+        (void)agent.ring.free_space();
+        if (is_hung_up(agent.channel.get())) {
+            std::exit(0);
+        }
+    }
+    agent.encoder.begin_tick(1000);
+    records(agent.encoder);
+    if (!agent.encoder.commit()) {
+        die("commit");
+    }
+}
+
+/// Returns when echion, whose child this is, has stopped.
+void stop_echion() {
+    const std::string path = "/proc/" + std::to_string(getppid()) + "/stat";
+    kill(getppid(), SIGSTOP);
+    for (char state = 0; state != 'T';) {
+        char text[64] = {};
+        const UniqueFd stat(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+        if (read(stat.get(), text, sizeof(text) - 1) <= 0) {
+            die("look at echion");
+        }
+        const char* name_end = std::strrchr(text, ')');
+        state = name_end != nullptr ? name_end[2] : 'T';
+    }
+}
+
+/// A connection that, closed for the last time, waits for minutes until the other end takes what
+/// was sent. A child holds that end, until echion has ended.
+UniqueFd make_lingering() {
+    const UniqueFd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    auto* plain = reinterpret_cast<sockaddr*>(&address);
+    UniqueFd sender(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (bind(listener.get(), plain, size) != 0 || listen(listener.get(), 1) != 0 ||
+        getsockname(listener.get(), plain, &size) != 0 ||
+        (connect(sender.get(), plain, size) != 0 && errno != EINPROGRESS)) {
+        die("connect");
+    }
+    const UniqueFd receiver(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    const std::vector<char> bytes(1 << 20);
+    while (send(sender.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) > 0) {
+    }
+    const linger minutes{1, 600};
+    if (errno != EAGAIN ||
+        setsockopt(sender.get(), SOL_SOCKET, SO_LINGER, &minutes, sizeof(minutes)) != 0) {
+        die("linger");
+    }
+    int has_let_go[2];
+    if (pipe2(has_let_go, O_CLOEXEC) != 0) {
+        die("pipe2");
+    }
+    if (fork() == 0) {
+        sender.reset();  // never the last
+        close(has_let_go[0]);
+        close(has_let_go[1]);
+        for (int fd = 0; fd < 3; ++fd) {
+            close(fd);  // or the test would wait for it
+        }
+        pollfd echion{find_rendezvous(), 0, 0};
+        while (poll(&echion, 1, -1) < 0 || (echion.revents & POLLHUP) == 0) {
+        }
+        _exit(0);
+    }
+    close(has_let_go[1]);
+    char byte = 0;
+    (void)!read(has_let_go[0], &byte, 1);
+    close(has_let_go[0]);
+    return sender;
 }
 
 /// Sends bytes where a first message is expected, and waits to be hung up on.
@@ -80,6 +175,25 @@ Behaviours rude_behaviours() {
          [](const char*) {
              const auto message = make_message<control::Connect>(control::MessageType::kConnect);
              send_message(find_rendezvous(), message, std::vector<int>(16, STDERR_FILENO));
+         }},
+        {"knock-with-a-lingerer",
+         [](const char*) {
+             // Echion's descriptor is the last one when it runs again.
+             stop_echion();
+             const auto message = make_message<control::Connect>(control::MessageType::kConnect);
+             send_message(find_rendezvous(), message, {make_lingering().get()});
+             kill(getppid(), SIGCONT);
+         }},
+        {"lingerer-in-queue",
+         [](const char*) {
+             // In a message that is never read, as its channel breaks a rule in front of it.
+             stop_echion();
+             const UniqueFd channel = connect_channel();
+             send_message(channel.get(), make_hello());
+             send_packet(channel.get(), "garbage", 7);
+             send_packet(channel.get(), "garbage", 7, {make_lingering().get()});
+             kill(getppid(), SIGCONT);
+             wait_hang_up(channel.get());
          }},
         {"knock-with-garbage",
          [](const char*) {
@@ -241,6 +355,74 @@ Behaviours rude_behaviours() {
              Agent agent;
              agent.sample();
              std::printf("%s\n", ftruncate(agent.ring_fd.get(), 0) == 0 ? "shrunk" : "refused");
+         }},
+        {"expand",
+         [](const char* count) {
+             // A deep stack of long names, then records of some bytes that each make a line of all
+             // that; so many of them, or without end, whatever it is told.
+             Agent agent;
+             const std::vector<FrameRef> frames(agent.settings.max_frames, FrameRef{2, 0});
+             commit_in_time(agent, [&](Encoder& to) {
+                 to.code(2, CodeKind::kLnotab, 1, make_long_name(2), "", make_long_name(2), {});
+                 to.stack(0, 0, 0, frames);
+             });
+             agent.say_started();
+             announce("ready");
+             const long wanted = std::atol(count);
+             for (long i = 0; wanted == 0 || i < wanted; ++i) {
+                 const auto kept = static_cast<std::uint32_t>(frames.size());
+                 commit_in_time(agent, [&](Encoder& to) {
+                     to.stack(0, i % 2 == 0 ? kStackInGc : 0, kept, {});
+                 });
+                 agent.ring.count(Counter::kSamples);
+             }
+         }},
+        {"hoard",
+         [](const char*) {
+             // New names without end, none of them ever given up.
+             Agent agent;
+             agent.sample();
+             announce("ready");
+             for (std::uint32_t id = 2; id < kMaxCodes;) {
+                 commit_in_time(agent, [&](Encoder& to) {
+                     for (const std::uint32_t end = id + 16; id < end; ++id) {
+                         const std::string name = make_long_name(id);
+                         to.code(id, CodeKind::kLnotab, 1, name, name, name, {});
+                     }
+                 });
+             }
+             wait_hang_up(agent.channel.get());
+         }},
+        {"too-deep",
+         [](const char*) {
+             // One frame more than was asked for.
+             Agent agent;
+             agent.sample();
+             const std::vector<FrameRef> frames(agent.settings.max_frames + 1, FrameRef{0, 0});
+             agent.tick(1 * kMs, frames);
+             wait_hang_up(agent.channel.get());
+         }},
+        {"search",
+         [](const char*) {
+             // Stacks whose every line is to be searched for in a large table.
+             Agent agent;
+             agent.say_started();
+             std::vector<std::byte> table(kMaxLineTableBytes);
+             for (std::size_t i = 0; i < table.size(); i += 2) {
+                 table[i] = std::byte{1};  // of code; the line stays
+             }
+             commit_in_time(agent, [&](Encoder& to) {
+                 to.code(2, CodeKind::kLnotab, 1, "f", "", "f.py", table);
+             });
+             announce("ready");
+             std::int32_t offset = 400'000;
+             for (;;) {
+                 std::vector<FrameRef> frames;
+                 while (frames.size() < agent.settings.max_frames) {
+                     frames.push_back({2, ++offset});
+                 }
+                 commit_in_time(agent, [&](Encoder& to) { to.stack(0, 0, 0, frames); });
+             }
          }},
         {"flood",
          [](const char*) {

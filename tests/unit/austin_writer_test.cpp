@@ -1,6 +1,8 @@
 #include "output/austin_writer.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -164,6 +166,21 @@ TEST_F(Austin, HidesItsOwnSyntaxInNames) {
               "a.py:\uFFFD\uFFFD␡:6 1\n");
 }
 
+TEST_F(Austin, LeavesNoPathStandingFree) {
+    process->thread(0, 0, "/tmp/evil.so");
+    stack(0, {code(1, "/tmp/f /tmp/g", 1, "/a b /tmp/evil.so:/tmp/x"), label(2, "GET /x a/b")});
+    process->sample(0, 1);
+    EXPECT_EQ(text(),
+              "P42;T0:／tmp/evil.so;/a b ／tmp/evil.so:／tmp/x:／tmp/f ／tmp/g:1;"
+              ":GET ／x a/b:0 1\n");
+}
+
+TEST_F(Austin, TurnsNoDirectionOfWriting) {
+    process->thread(0, 0, "a\u202eb\u2066c\u2069\u2065\u2070");
+    process->sample(0, 1);
+    EXPECT_EQ(text(), "P42;T0:a\uFFFDb\uFFFDc\uFFFD\u2065\u2070 1\n");
+}
+
 TEST_F(Austin, LeavesOrdinaryNamesAlone) {
     process->thread(0, 0, "Ünïcödé 日本 🐴 3");
     stack(0, {code(1, "<lambda>", 1, "/a b/â€.py", "C.<locals>.<lambda>")});
@@ -195,6 +212,61 @@ TEST_F(Austin, CutsALineThatGetsTooLong) {
     EXPECT_GT(first, std::size_t{31} << 20);
     EXPECT_TRUE(all.substr(0, first).ends_with(";:TRUNCATED: 1"));
     EXPECT_TRUE(all.ends_with("n:1;a.py:leaf:2 2\n"));
+}
+
+TEST_F(Austin, EndsAtAWholeLineWhenItsOutputIsFull) {
+    AustinWriter bounded(*file, {.output_bytes = 60});
+    process = bounded.add_process(7);
+    process->thread(0, 0, "main");
+    stack(0, {code(1, "f", 1)});
+    process->sample(0, 11);
+    process->sample(0, 12);
+    EXPECT_FALSE(bounded.is_full());
+    process->sample(0, 13);
+    process->thread(0, 0, "m");
+    stack(0, {});
+    process->sample(0, -14);
+    EXPECT_TRUE(bounded.is_full());
+    EXPECT_EQ(bounded.lines_cut(), 2U);
+    EXPECT_EQ(bounded.value_cut(), 27U);
+    EXPECT_EQ(text(), "P7;T0:main;a.py:f:1 11\nP7;T0:main;a.py:f:1 12\n");
+}
+
+TEST_F(Austin, GivesBackWhatALongLineTook) {
+    const std::string name(4000, 'n');
+    std::vector<Frame> frames(5000, code(1, name, 1));
+    for (std::uint32_t thread = 0; thread < 20; ++thread) {
+        process->thread(thread, 0, "t");
+        process->stack(thread, {}, 0, frames);
+        process->stack(thread, {}, 0, {});
+    }
+    EXPECT_LT(process->memory_bytes(), std::size_t{4} << 20);
+}
+
+TEST_F(Austin, LosesNoCountOverThreadsThatComeAndGo) {
+    for (std::uint32_t round = 0; round < 100; ++round) {
+        process->thread(round % 7, 0, "t");
+        process->stack(round % 7, {}, 0, std::vector<Frame>{code(1, "f", 1)});
+        process->sample(round % 7, 1);
+        process->thread(round % 7, 0, std::string(round, 'n'));
+        process->thread_ended(round % 7);
+    }
+    EXPECT_EQ(writer->lines_shortened(), 0U);
+    EXPECT_LT(process->memory_bytes(), 10'000U);
+}
+
+TEST_F(Austin, BoundsTheLinesOfAllThreads) {
+    AustinWriter bounded(*file, {.lines_bytes = 100'000});
+    process = bounded.add_process(7);
+    const std::string name(4000, 'n');
+    const std::vector<Frame> frames(10, code(1, name, 1));
+    for (std::uint32_t thread = 0; thread < 20; ++thread) {
+        process->thread(thread, 0, "t");
+        process->stack(thread, {}, 0, frames);
+        process->sample(thread, 1);
+    }
+    EXPECT_LT(process->memory_bytes(), 250'000U);
+    EXPECT_GE(bounded.lines_shortened(), 17U);
 }
 
 TEST(EndsInNumber, SeesWhatFlamegraphWouldTakeForAMetric) {
@@ -244,10 +316,39 @@ TEST_F(File, OnAFullDeviceFailsOnceAndSwallowsTheRest) {
     for (int i = 0; i < 100; ++i) {
         full.append(std::string(100'000, 'x'));
     }
-    EXPECT_TRUE(full.has_failed());
     const auto status = full.close();
+    EXPECT_TRUE(full.has_failed());
     ASSERT_FALSE(status);
     EXPECT_EQ(status.error().system_errno, ENOSPC);
+}
+
+TEST_F(File, KeepsNobodyWaitingForAPipe) {
+    const std::string fifo = folder + "/fifo";
+    ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+    const UniqueFd reader(open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    auto output = OutputFile::open(fifo).value();
+    const std::string part(1'000'000, 'x');
+    for (int i = 0; i < 40; ++i) {
+        output.append(part);
+    }
+    EXPECT_TRUE(output.is_behind());
+    output.finish();
+    EXPECT_FALSE(output.has_ended());
+    output.give_up();
+    EXPECT_TRUE(output.has_ended());
+    const auto status = output.status();
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().kind, ErrorKind::kBoundExceeded);
+    EXPECT_GT(output.left_bytes(), 38'000'000U);  // a pipe holds 1 MiB at most by default
+}
+
+TEST_F(File, TellsWhenAllIsWritten) {
+    file->append("all");
+    file->finish();
+    pollfd ended{file->ended_fd(), POLLIN, 0};
+    EXPECT_EQ(poll(&ended, 1, 60'000), 1);
+    EXPECT_TRUE(file->status());
+    EXPECT_EQ(read(path), "all");
 }
 
 TEST_F(File, RemovedMeanwhileIsAnError) {

@@ -44,6 +44,16 @@ class Ledger : public testing::Test {
     CpuLedger ledger_{sums_};
 };
 
+TEST_F(Ledger, BoundsTheNamesThatItKeeps) {
+    for (std::uint32_t id = 1; id <= 20'000; ++id) {
+        ledger_.thread(0, 0, id, std::string(4096, 'n'));
+        ledger_.thread_end(0);
+    }
+    EXPECT_LT(ledger_.memory_bytes(), std::size_t{36} << 20);
+    ledger_.settle(std::vector<CountedCpu>{{20'000, 5'000'000}});
+    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("thread-20000", 5'000'000U)));
+}
+
 TEST_F(Ledger, GivesALivingThreadWhatIsMissing) {
     ledger_.thread(3, 0, 100, "worker");
     ledger_.cpu(3, 7'000'000);

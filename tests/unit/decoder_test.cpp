@@ -100,6 +100,50 @@ class Pipe {
     Encoder encoder{producer};
 };
 
+/// All of a ring's next batch.
+std::vector<std::byte> read_batch(Pipe& pipe) {
+    std::vector<std::byte> batch(kMaxBatchBytes);
+    batch.resize(pipe.consumer.read_batch(batch).value());
+    return batch;
+}
+
+TEST(Decoder, StopsBetweenRecordsAndGoesOn) {
+    Pipe pipe;
+    ASSERT_TRUE(pipe.start());
+    pipe.encoder.begin_tick(5);
+    pipe.encoder.thread(1, 0, 10, "a");
+    pipe.encoder.thread(2, 0, 11, "b");
+    pipe.encoder.cpu(1, 7);
+    ASSERT_TRUE(pipe.encoder.commit());
+    const auto batch = read_batch(pipe);
+    std::size_t at = 0;
+    int calls = 0;
+    for (; at < batch.size(); ++calls) {
+        int left = calls == 0 ? 0 : 1;
+        const auto done =
+            pipe.decoder.decode_some(std::span(batch).subspan(at), [&left] { return left-- > 0; });
+        ASSERT_TRUE(done);
+        at += *done;
+    }
+    EXPECT_EQ(calls, 4);
+    EXPECT_THAT(pipe.log.lines, ElementsAre("start 1000 3 12 1", "tick 5", "thread 1 0 10 a",
+                                            "thread 2 0 11 b", "cpu 1 7"));
+    ASSERT_TRUE(pipe.tick([](Encoder& to) { to.thread_end(2); }));
+}
+
+TEST(Decoder, TakesNoMoreFramesThanWereAskedFor) {
+    Pipe pipe({.stack_frames = 3});
+    ASSERT_TRUE(pipe.start());
+    const std::vector<FrameRef> frames(4, FrameRef{0, 0});
+    ASSERT_TRUE(pipe.tick([&](Encoder& to) {
+        to.label(0, "f");
+        to.thread(0, 0, 1, "a");
+        to.stack(0, 0, 0, std::span(frames).first(3));
+        to.stack(0, 0, 2, std::span(frames).first(1));
+    }));
+    EXPECT_FALSE(pipe.tick([&](Encoder& to) { to.stack(0, 0, 3, std::span(frames).first(1)); }));
+}
+
 TEST(Decoder, MakesOfEveryRecordWhatTheEncoderWasTold) {
     Pipe pipe;
     ASSERT_TRUE(pipe.start());

@@ -248,5 +248,42 @@ TEST(OutputName, ExpandsTheProcessId) {
     EXPECT_EQ(expand_output("plain", 7), "plain");
 }
 
+TEST(ParseSize, TakesPowersOf1024) {
+    const std::pair<const char*, std::uint64_t> good[] = {
+        {"0", 0},           {"4096", 4096},      {"10B", 10},          {"64K", 65536},
+        {"1.5M", 1572864},  {"2G", 2147483648U}, {"2GB", 2147483648U}, {"2GiB", 2147483648U},
+        {"1T", 1ULL << 40U}};
+    for (const auto& [text, bytes] : good) {
+        EXPECT_EQ(parse_size_bytes(text), bytes) << text;
+    }
+    for (const char* bad :
+         {"", "K", "-1", "1k", "1Gb", "1iB", "1 G", "1e3", "9999999T", "G1", "1GG"}) {
+        EXPECT_FALSE(parse_size_bytes(bad)) << bad;
+    }
+}
+
+TEST(ParseSize, IsToldInTheSameUnits) {
+    EXPECT_EQ(format_size(100), "100 bytes");
+    EXPECT_EQ(format_size(1536), "1.5 KiB");
+    EXPECT_EQ(format_size(std::uint64_t{8} << 30), "8 GiB");
+}
+
+TEST(Bounds, HaveDefaultsAndLeastValues) {
+    const auto options = parse_options({"--max-output", "20M", "--max-memory=64M", "python"});
+    ASSERT_TRUE(options.options);
+    EXPECT_EQ(options.options->max_output_bytes, 20U << 20U);
+    EXPECT_EQ(options.options->max_memory_bytes, 64U << 20U);
+    EXPECT_TRUE(options.options->output_is_default);
+    EXPECT_FALSE(parse_options({"-o", "x", "python"}).options->output_is_default);
+    const auto none = parse_options({"--max-output", "none", "python"});
+    ASSERT_TRUE(none.options);
+    EXPECT_GT(none.options->max_output_bytes, std::uint64_t{1} << 60);
+    for (const auto& [option, value] :
+         {std::pair{"--max-output", "1K"}, {"--max-output", "much"}, {"--max-memory", "none"}}) {
+        EXPECT_EQ(parse_options({option, value, "python"}).exit_status, kExitUsage);
+    }
+    EXPECT_EQ(parse_options({"--max-output", "1G", "-w", "1"}).exit_status, kExitUsage);
+}
+
 }  // namespace
 }  // namespace echion::cli

@@ -78,6 +78,36 @@ class Builder : public testing::Test {
     std::unique_ptr<ProfileBuilder> builder;
 };
 
+TEST_F(Builder, SearchesNoTablesWithoutEnd) {
+    begin(Metric::kWallTime);
+    const std::vector<std::byte> table(std::size_t{1} << 20);
+    builder->code(5, {CodeKind::kLnotab, 7, "large", {}, "x.py", table});
+    std::vector<FrameLocation> frames;
+    for (std::int32_t offset = 0; offset < 100; ++offset) {
+        frames.push_back({5, 10 * offset});
+    }
+    stack(0, 0, frames);
+    const std::uint64_t most = ProfileBuilder::kMaxSearchedBytes / table.size();
+    EXPECT_EQ(builder->lines_skipped(), 100 - most);
+    stack(0, 0, {});
+    stack(0, 0, frames);  // the others' turn
+    EXPECT_EQ(builder->lines_skipped(), 100 - most);
+}
+
+TEST_F(Builder, KnowsWhatItHolds) {
+    begin(Metric::kWallTime);
+    const std::size_t before = builder->memory_bytes();
+    define(7, std::string(100'000, 'n'), 1);
+    EXPECT_GE(builder->memory_bytes(), before + 100'000);
+    define(7, "short", 1);
+    EXPECT_LT(builder->memory_bytes(), before + 10'000);
+    stack(0, 0, std::vector<FrameLocation>(100'000, FrameLocation{7, 0}));
+    EXPECT_GE(builder->memory_bytes(), before + 800'000);
+    stack(0, 1, {});
+    builder->thread_end(0);
+    EXPECT_LT(builder->memory_bytes(), before + 10'000);
+}
+
 TEST_F(Builder, MergesTheSameStackIntoOneSample) {
     begin(Metric::kWallTime);
     builder->tick(kMs);

@@ -264,6 +264,7 @@ Status Attach::prepare() {
 
 void Attach::on_signal(int number) {
     if (!injecting_) {
+        sampling_->hurry(true);
         sampling_->stop();
     } else if (std::exchange(signal_, number) == 0) {
         injecting_->cancel();
@@ -305,7 +306,7 @@ void Attach::on_injected() {
     }
     auto injection = injecting_->take_result();
     injecting_.reset();
-    auto channel = injection ? Channel::adopt(std::move(injection->channel))
+    auto channel = injection ? Channel::adopt(ForeignFd(std::move(injection->channel)))
                              : Result<Channel>(tl::unexpected(injection.error().error));
     if (!injection) {
         say("{}", make_printable(injection.error().text));

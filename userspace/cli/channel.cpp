@@ -8,6 +8,9 @@ namespace {
 
 /// An agent never sends more; more is refused.
 constexpr std::size_t kMaxReceivedFds = 4;
+/// All that one message can bring (SCM_MAX_FD in include/net/scm.h). What there is no room for the
+/// kernel closes on the spot, which can take as long as the sender likes.
+constexpr std::size_t kMaxSentFds = 253;
 
 // From Linux 6.5 on; older headers lack them (include/uapi/asm-generic/socket.h,
 // include/linux/socket.h).
@@ -49,7 +52,7 @@ std::optional<control::MessageType> Packet::type() const {
     return header.type;
 }
 
-Result<Channel> Channel::adopt(UniqueFd fd) {
+Result<Channel> Channel::adopt(ForeignFd fd) {
     const auto option = [&](int name) {
         int value = -1;
         socklen_t size = sizeof(value);
@@ -75,6 +78,13 @@ Status Channel::identify_senders(bool by_pidfd) {
         (void)setsockopt(fd_.get(), SOL_SOCKET, kPassPidfd, &yes, sizeof(yes));
     }
     return {};
+}
+
+void Channel::close() {
+    if (fd_) {
+        shutdown(fd_.get(), SHUT_RDWR);  // at once, whoever else holds this end
+        fd_.reset();
+    }
 }
 
 bool Channel::has_waiting() const {
@@ -110,7 +120,7 @@ Status Channel::send(const void* message, std::size_t size_bytes, std::span<cons
 
 Result<std::optional<Packet>> Channel::receive() {
     Packet packet;
-    alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int) * kMaxReceivedFds) +
+    alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int) * kMaxSentFds) +
                                        CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int))];
     iovec part{packet.bytes, sizeof(packet.bytes)};
     msghdr header{};
@@ -135,7 +145,7 @@ Result<std::optional<Packet>> Channel::receive() {
             take_ancillary(*item, packet);
         }
     }
-    if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
+    if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 || packet.fds.size() > kMaxReceivedFds) {
         return fail(ErrorKind::kProtocol, "the agent sent a message that is too large");
     }
     if (size == 0 && packet.fds.empty()) {

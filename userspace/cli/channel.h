@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "cli/foreign_fd.h"
 #include "stream/control.h"
 
 namespace echion::cli {
@@ -18,7 +19,7 @@ namespace echion::cli {
 struct Packet {
     alignas(8) std::byte bytes[512];
     std::size_t size_bytes = 0;
-    std::vector<UniqueFd> fds;
+    std::vector<ForeignFd> fds;
     /// Who sent it, from the kernel, in this process's namespace; 0 if it did not say. The number
     /// may be another process's by now.
     pid_t sender_pid = 0;
@@ -44,11 +45,11 @@ struct Packet {
 class Channel {
   public:
     Channel() = default;
-    explicit Channel(UniqueFd fd) : fd_(std::move(fd)) {}
+    explicit Channel(ForeignFd fd) : fd_(std::move(fd)) {}
 
     /// Takes a descriptor that came from elsewhere, if it is a connected SOCK_SEQPACKET Unix
     /// socket. From now on the kernel says who sends.
-    static Result<Channel> adopt(UniqueFd fd);
+    static Result<Channel> adopt(ForeignFd fd);
 
     /// Has the kernel say who sends, for messages sent from now on; from Linux 6.5 on by pidfd as
     /// well, if that is wanted.
@@ -56,7 +57,8 @@ class Channel {
 
     [[nodiscard]] int fd() const { return fd_.get(); }
     [[nodiscard]] bool is_open() const { return static_cast<bool>(fd_); }
-    void close() { fd_.reset(); }
+    /// Hangs up.
+    void close();
 
     /// Sends one message with its descriptors. kSystem with EAGAIN when the other side does not
     /// read, with EPIPE when it is gone.
@@ -71,7 +73,7 @@ class Channel {
     [[nodiscard]] bool has_waiting() const;
 
   private:
-    UniqueFd fd_;
+    ForeignFd fd_;  // the other side's messages in it may hold descriptors
 };
 
 /// A header for a message of type T.

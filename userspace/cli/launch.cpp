@@ -51,7 +51,7 @@ Result<Rendezvous> make_rendezvous() {
     }
     UniqueFd ours(fds[0]);
     UniqueFd theirs(fds[1]);
-    Channel channel(std::move(ours));
+    Channel channel{ForeignFd(std::move(ours))};
     if (auto status = channel.identify_senders(true); !status) {
         return tl::unexpected(status.error());
     }
@@ -221,8 +221,16 @@ void Launch::on_signal(const signalfd_siginfo& info) {
     const auto number = static_cast<int>(info.ssi_signo);
     if (number == SIGCHLD) {
         on_command_end();
-    } else if (number != SIGPIPE && number != SIGXFSZ && !is_known_to_command(info)) {
+        return;
+    }
+    if (number == SIGPIPE || number == SIGXFSZ) {
+        return;
+    }
+    if (!is_known_to_command(info)) {
         command_->signal(number);
+    }
+    if (number != SIGUSR1 && number != SIGUSR2) {
+        sampling_->hurry(command_status_.has_value());
     }
 }
 

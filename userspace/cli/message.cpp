@@ -1,5 +1,6 @@
 #include "cli/message.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -43,13 +44,31 @@ std::size_t measure_printable(std::string_view text) {
     return size;
 }
 
+/// In one write: what a pipe takes in one piece, and without waiting when it has room at all.
+constexpr std::size_t kPieceBytes = 4096;
+/// For whom standard error is read by somebody slow. After that it is not waited for again.
+constexpr int kPatienceMs = 1000;
+
+/// Whether standard error takes something: a full pipe or a stopped terminal must not keep this
+/// program from its signals.
+bool has_room() {
+    static bool is_stuck = false;
+    pollfd entry{STDERR_FILENO, POLLOUT, 0};
+    is_stuck = poll(&entry, 1, is_stuck ? 0 : kPatienceMs) == 0;
+    return !is_stuck;
+}
+
 }  // namespace
 
 void print_message(std::string_view text) {
     const std::string line = fmt::format("echion: {}\n", make_printable(text));
     std::string_view rest = line;
     while (!rest.empty()) {
-        const ssize_t count = ::write(STDERR_FILENO, rest.data(), rest.size());
+        if (!has_room()) {
+            return;
+        }
+        const ssize_t count =
+            ::write(STDERR_FILENO, rest.data(), std::min(rest.size(), kPieceBytes));
         if (count <= 0) {
             return;  // nobody to tell
         }

@@ -78,6 +78,8 @@ struct Words {
     std::optional<std::string> attach_pid;
     std::optional<std::string> where_pid;
     std::optional<std::string> max_frames;
+    std::optional<std::string> max_output;
+    std::optional<std::string> max_memory;
     std::optional<std::string> engine;
 };
 
@@ -116,6 +118,18 @@ void declare(CLI::App& app, Options& options, Words& words) {
                    fmt::format("Frames of one stack, counted from the leaf (default: {})",
                                kDefaultMaxFrames))
         ->type_name("N");
+    app.add_option(
+           "--max-output", words.max_output,
+           fmt::format("End sampling when the profile has so many bytes, such as 500M or 20G, "
+                       "or none for no limit (default: {}); a launched command goes on",
+                       format_size(kDefaultMaxOutputBytes)))
+        ->type_name("SIZE");
+    app.add_option("--max-memory", words.max_memory,
+                   fmt::format("Memory of this program for what the sampled processes tell of "
+                               "themselves; above it the largest of them is sampled no more "
+                               "(default: {})",
+                               format_size(kDefaultMaxMemoryBytes)))
+        ->type_name("SIZE");
     app.add_option("--engine", words.engine,
                    "What makes the ticks: bpf (kernel), perf (with -c: perf events), clock (own "
                    "timer), or auto (default): the first of them that is allowed, but clock for "
@@ -236,6 +250,7 @@ std::string convert(const Words& words, Options& options) {
     }
     if (words.output) {
         options.output = *words.output;
+        options.output_is_default = false;
         if (options.output.empty()) {
             return "-o: the name of the output is empty";
         }
@@ -260,6 +275,28 @@ std::string convert(const Words& words, Options& options) {
                                stream::kMaxFrames);
         }
         options.max_frames = static_cast<std::uint32_t>(*frames);
+    }
+    if (words.max_output && *words.max_output == "none") {
+        options.max_output_bytes = std::numeric_limits<std::int64_t>::max();
+    } else if (words.max_output) {
+        const auto bytes = parse_size_bytes(*words.max_output);
+        if (!bytes || *bytes < kMinMaxOutputBytes) {
+            return fmt::format(
+                "--max-output {}: expected a size of {} at the least, such as 500M "
+                "or 20G, or none",
+                *words.max_output, format_size(kMinMaxOutputBytes));
+        }
+        options.max_output_bytes = *bytes;
+    }
+    if (words.max_memory) {
+        const auto bytes = parse_size_bytes(*words.max_memory);
+        if (!bytes || *bytes < kMinMaxMemoryBytes) {
+            return fmt::format(
+                "--max-memory {}: expected a size of {} at the least, such as 500M "
+                "or 4G",
+                *words.max_memory, format_size(kMinMaxMemoryBytes));
+        }
+        options.max_memory_bytes = *bytes;
     }
     for (const auto& [flag, word, pid] : {std::tuple{"-p", &words.attach_pid, &options.attach_pid},
                                           std::tuple{"-w", &words.where_pid, &options.where_pid}}) {
@@ -288,6 +325,8 @@ std::string_view find_idle_option(const Options& options, const Words& words) {
         {options.stealth, "-s"},
         {words.output.has_value(), "-o"},
         {words.engine.has_value(), "--engine"},
+        {words.max_output.has_value(), "--max-output"},
+        {words.max_memory.has_value(), "--max-memory"},
         {!options.follow, "--no-follow"},
         {options.cpu && !follows, options.where_pid ? "-c without -x" : "-c"},
         {words.interval && !follows, options.where_pid ? "-i without -x" : "-i"},
@@ -384,6 +423,42 @@ std::optional<std::uint64_t> parse_duration_ns(std::string_view text,
         return std::nullopt;
     }
     return static_cast<std::uint64_t>(ns);
+}
+
+std::optional<std::uint64_t> parse_size_bytes(std::string_view text) {
+    const std::size_t digits = text.find_first_not_of("0123456789.");
+    const std::string number(text.substr(0, digits));
+    std::string_view unit = digits == text.npos ? "" : text.substr(digits);
+    int shift = 0;
+    if (!unit.empty() && unit != "B") {
+        const std::size_t power = std::string_view("KMGT").find(unit[0]);
+        if (power == std::string_view::npos) {
+            return std::nullopt;
+        }
+        shift = 10 * (static_cast<int>(power) + 1);
+        unit.remove_prefix(1);
+    }
+    double value = 0;
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
+    if (error != std::errc() || end != number.data() + number.size() ||
+        !(unit.empty() || unit == "B" || (shift != 0 && unit == "iB"))) {
+        return std::nullopt;
+    }
+    const double bytes = std::round(std::ldexp(value, shift));
+    if (!(bytes < static_cast<double>(std::numeric_limits<std::int64_t>::max()))) {
+        return std::nullopt;
+    }
+    return static_cast<std::uint64_t>(bytes);
+}
+
+std::string format_size(std::uint64_t bytes) {
+    constexpr std::string_view kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+    auto value = static_cast<double>(bytes);
+    std::size_t unit = 0;
+    for (; value >= 1024 && unit + 1 < std::size(kUnits); ++unit) {
+        value /= 1024;
+    }
+    return fmt::format("{:.4g} {}", value, kUnits[unit]);
 }
 
 std::string expand_output(std::string_view pattern, pid_t pid) {

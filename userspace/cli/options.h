@@ -26,6 +26,12 @@ constexpr std::uint64_t kMaxIntervalNs = 3'600'000'000'000;
 constexpr std::uint64_t kMaxExposureNs = 366ULL * 86'400'000'000'000;
 constexpr std::uint32_t kDefaultMaxFrames = 2048;
 constexpr std::string_view kDefaultOutput = "%(pid).echion";
+/// Some hours of a busy program, and more than any tool reads; less than what would fill a disk.
+constexpr std::uint64_t kDefaultMaxOutputBytes = std::uint64_t{8} << 30;
+constexpr std::uint64_t kMinMaxOutputBytes = std::uint64_t{4} << 10;
+/// Ten times what a large program's names and stacks take.
+constexpr std::uint64_t kDefaultMaxMemoryBytes = std::uint64_t{1} << 30;
+constexpr std::uint64_t kMinMaxMemoryBytes = std::uint64_t{1} << 20;
 
 /// What makes the ticks and tells CPU time.
 enum class Engine {
@@ -40,6 +46,9 @@ struct Options {
     std::optional<std::uint64_t> exposure_ns;
     std::uint32_t max_frames = kDefaultMaxFrames;
     std::string output{kDefaultOutput};
+    bool output_is_default = true;  ///< Nobody named it.
+    std::uint64_t max_output_bytes = kDefaultMaxOutputBytes;
+    std::uint64_t max_memory_bytes = kDefaultMaxMemoryBytes;  ///< For what targets tell.
     bool cpu = false;
     bool memory = false;
     bool native = false;
@@ -73,6 +82,13 @@ ParsedOptions parse_options(const std::vector<std::string>& arguments);
 /// nanoseconds hold.
 std::optional<std::uint64_t> parse_duration_ns(std::string_view text,
                                                std::uint64_t default_unit_ns);
+
+/// Parses a size such as `500000`, `64K`, `1.5M`, `2G`, `2GB`, `2GiB`: powers of 1024. Nothing when
+/// it is no such thing, or beyond what 63 bits hold.
+std::optional<std::uint64_t> parse_size_bytes(std::string_view text);
+
+/// The other way round, for messages: `1.5 GiB`.
+std::string format_size(std::uint64_t bytes);
 
 /// Replaces `%(pid)` and `%%(pid)` by the process id.
 std::string expand_output(std::string_view pattern, pid_t pid);

@@ -45,7 +45,7 @@ std::string join(const std::vector<std::string>& list) {
 }  // namespace
 
 Profile::Profile(output::OutputFile file, const ProfileSettings& settings)
-    : file_(std::move(file)), writer_(file_), settings_(settings) {
+    : file_(std::move(file)), writer_(file_, settings.limits), settings_(settings) {
     writer_.add_header("mode", settings.metric == model::Metric::kCpuTime ? "cpu" : "wall");
     writer_.add_header("interval", format_micros(settings.interval_ns));
     writer_.add_header("sampler", "echion " ECHION_VERSION);
@@ -65,6 +65,7 @@ void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
     totals_.lost_ns = add_capped(totals_.lost_ns, figures.lost_ns);
     totals_.on_cpu_ns = add_capped(totals_.on_cpu_ns, figures.on_cpu_ns);
     totals_.overcounted_ns = add_capped(totals_.overcounted_ns, figures.overcounted_ns);
+    totals_.lines_skipped = add_capped(totals_.lines_skipped, figures.lines_skipped);
     for (std::size_t i = 0; i < totals_.counters.size(); ++i) {
         totals_.counters[i] = add_capped(totals_.counters[i], figures.counters[i]);
     }
@@ -78,10 +79,15 @@ void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
     }
 }
 
-Status Profile::finish(bool even_empty, const KernelFigures& kernel) {
+Status Profile::finish(bool even_empty, const KernelFigures& kernel, const CutFigures& cut) {
+    begin_finish(even_empty, kernel, cut);
+    return has_ended() ? status() : file_.close();
+}
+
+void Profile::begin_finish(bool even_empty, const KernelFigures& kernel, const CutFigures& cut) {
     if (processes_ == 0 && !even_empty) {
         file_.discard();
-        return {};
+        return;
     }
     writer_.add_footer("duration", std::to_string(totals_.duration_ns / 1000));
     writer_.add_footer("processes", std::to_string(processes_));
@@ -105,7 +111,19 @@ Status Profile::finish(bool even_empty, const KernelFigures& kernel) {
     for (const stream::CounterInfo& info : stream::kCounters) {
         writer_.add_footer(info.name, std::to_string(total(info.counter)));
     }
-    return file_.close();
+    if (writer_.is_full()) {
+        writer_.add_footer("output_limit", std::to_string(settings_.limits.output_bytes));
+        writer_.add_footer("lines_cut", std::to_string(writer_.lines_cut()));
+        writer_.add_footer("value_cut", std::to_string(writer_.value_cut()));
+    }
+    for (const auto& [key, value] :
+         {std::pair{"lines_shortened", writer_.lines_shortened()},
+          std::pair{"lines_skipped", totals_.lines_skipped},
+          std::pair{"processes_cut", cut.processes}, std::pair{"ring_bytes_cut", cut.ring_bytes},
+          std::pair{"output_stalled_ns", cut.output_stalled_ns}}) {
+        writer_.add_footer(key, std::to_string(value));
+    }
+    file_.finish();
 }
 
 }  // namespace echion::cli

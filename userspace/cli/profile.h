@@ -25,6 +25,7 @@ struct ProcessFigures {
     std::uint64_t on_cpu_ns = 0;  ///< of its threads together, of wall time under BPF
     /// CPU time in the profile that threads that have ended did not have: a hypervisor's, of `-c`.
     std::uint64_t overcounted_ns = 0;
+    std::uint64_t lines_skipped = 0;  ///< model::ProfileBuilder::lines_skipped()
     std::array<std::uint64_t, stream::kCounterCount> counters{};
 };
 
@@ -34,11 +35,19 @@ struct KernelFigures {
     std::int64_t lowered_rate = 0;  ///< limit on ticks a second that fell in the run; 0: did not
 };
 
+/// What this program left out of a run by its own bounds.
+struct CutFigures {
+    std::uint64_t output_stalled_ns = 0;  ///< rings were not drained, as the output did not keep up
+    std::uint64_t ring_bytes = 0;         ///< of rings, at the end of their processes
+    std::uint64_t processes = 0;          ///< ended for the memory or output that they took
+};
+
 /// What the header of a profile says beside what is measured.
 struct ProfileSettings {
     model::Metric metric = model::Metric::kWallTime;
     std::uint64_t interval_ns = 0;  ///< that was asked for
     bool stealth = false;           ///< The sampler's own CPU time stays out.
+    output::WriterLimits limits;
 };
 
 /// The profile of one run of Echion: one output file that the samples of any number of processes go
@@ -57,14 +66,34 @@ class Profile {
     /// the profile unless stealth was asked for.
     void finish_process(pid_t pid, const ProcessFigures& figures);
 
-    /// Writes out what is buffered, so that a reader of the unfinished file sees it.
+    /// Has what is buffered written, so that a reader of the unfinished file sees it.
     void flush() { file_.flush(); }
-    /// Writes the footer and closes the file. A profile without a process is written only if
-    /// `even_empty`; else it leaves no file.
-    Status finish(bool even_empty, const KernelFigures& kernel);
+    /// Whether the output does not keep up: then nothing should be taken from a ring for now. What
+    /// is in the ring keeps, and a full ring costs the target nothing: the agent drops whole ticks,
+    /// counts them, and says how long they took, so that all other times stay true.
+    [[nodiscard]] bool is_behind() const { return file_.is_behind(); }
+    /// Whether the output has reached its limit: there will be no more samples in it.
+    [[nodiscard]] bool is_full() const { return writer_.is_full(); }
+    [[nodiscard]] std::uint64_t waiting_bytes() const { return file_.waiting_bytes(); }
+    [[nodiscard]] std::uint64_t written_bytes() const { return file_.written_bytes(); }
+
+    /// Has the footer written and then the file closed. A profile without a process is written only
+    /// if `even_empty`; else it leaves no file. Once; nothing is added afterwards.
+    void begin_finish(bool even_empty, const KernelFigures& kernel, const CutFigures& cut = {});
+    /// Whether all that is written and closed, or given up. ended_fd() is readable then.
+    [[nodiscard]] bool has_ended() const { return file_.has_ended(); }
+    [[nodiscard]] int ended_fd() const { return file_.ended_fd(); }
+    /// Does not wait for what the output has not taken yet: the profile is not complete then.
+    void give_up() { file_.give_up(); }
+    /// How it went; for after the end.
+    [[nodiscard]] Status status() const { return file_.status(); }
+    [[nodiscard]] std::uint64_t left_bytes() const { return file_.left_bytes(); }
+    /// begin_finish(), and waits.
+    Status finish(bool even_empty, const KernelFigures& kernel, const CutFigures& cut = {});
 
     [[nodiscard]] const std::string& path() const { return file_.path(); }
     [[nodiscard]] const ProfileSettings& settings() const { return settings_; }
+    [[nodiscard]] const output::AustinWriter& writer() const { return writer_; }
     [[nodiscard]] std::uint64_t processes() const { return processes_; }
     [[nodiscard]] const ProcessFigures& totals() const { return totals_; }
     [[nodiscard]] std::uint64_t total(stream::Counter counter) const {

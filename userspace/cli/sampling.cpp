@@ -14,7 +14,7 @@
 namespace echion::cli {
 namespace {
 
-constexpr std::uint64_t kMs = 1'000'000;
+constexpr std::int64_t kMs = 1'000'000;
 
 // How often rings are looked at: rarely while they stay nearly empty, more often as they fill.
 constexpr std::uint64_t kMinDrainDelayNs = 1 * kMs;
@@ -24,6 +24,22 @@ constexpr unsigned kNearlyEmptyPercent = 2;
 constexpr unsigned kFillingPercent = 20;
 /// Of one ring in one go, then the others have their turn.
 constexpr std::size_t kDrainBytes = std::size_t{4} << 20;
+/// The same in time, and of all rings, then signals and other events have theirs. A few bytes of a
+/// ring can make much work.
+constexpr std::int64_t kDrainOneNs = 20 * kMs;
+constexpr std::int64_t kDrainAllNs = 50 * kMs;
+/// Of all rings when sampling has ended, in this program's CPU time; see the same of one in
+/// Session.
+constexpr std::int64_t kMaxEndingCpuNs = 10 * kNanosPerSecond;
+/// How often it is looked whether an output that did not keep up does again.
+constexpr std::uint64_t kStallDelayNs = 10 * kMs;
+/// An output that takes nothing for so long is stuck.
+constexpr std::int64_t kPatienceNs = 2 * kNanosPerSecond;
+/// And so long after a user's signal at the least; after the second one, in all.
+constexpr std::int64_t kLastChanceNs = 200 * kMs;
+constexpr std::uint64_t kWatchEveryNs = 50 * kMs;
+/// Less than this no ring feels.
+constexpr std::uint64_t kToldStallNs = 500 * kMs;
 constexpr std::int64_t kFlushEveryNs = kNanosPerSecond;
 /// An agent needs a tick or two to stop. One whose process is stopped or starved never answers, and
 /// finds the channel hung up when it runs again.
@@ -35,6 +51,9 @@ constexpr std::size_t kMaxAgents = 256;
 constexpr std::int64_t kHelloDeadlineNs = 10 * kNanosPerSecond;
 /// So long may an agent in a Python that runs already take to its first sample.
 constexpr std::int64_t kStartDeadlineNs = 10 * kNanosPerSecond;
+/// Of a line of text for each frame that a stack may have: some ten times what is usual.
+constexpr std::size_t kLineBytesOfFrame = 1024;
+constexpr std::size_t kMinLineBytes = std::size_t{64} << 10;
 /// Lines about agents at fault: nobody reads more, and a program may make any number of such.
 constexpr std::uint64_t kMaxComplaints = 100;
 
@@ -60,6 +79,7 @@ struct Sampling::Agent {
     bool is_begun = false;  // its first tick has been told of
     EventLoop::Source channel_source = 0;
     EventLoop::Source pidfd_source = 0;
+    bool is_detached = false;
 };
 
 Sampling::Sampling(EventLoop& loop, const Options& options, KernelSide& kernel)
@@ -74,12 +94,14 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
     const std::pair<std::optional<Timer>*, EventLoop::Handler> timers[] = {
         {&self->drain_timer_, [self] { self->drain_all(); }},
         {&self->exposure_timer_, [self] { self->end_exposure(); }},
-        {&self->deadline_timer_, [self] {
+        {&self->deadline_timer_,
+         [self] {
              for (const auto& agent : self->agents_) {
                  agent->session.end();
              }
-             self->remove_ended();
-         }}};
+             self->settle_ended();
+         }},
+        {&self->output_timer_, [self] { self->watch_output(); }}};
     for (const auto& [timer, handler] : timers) {
         auto made = Timer::make(loop, handler);
         if (!made) {
@@ -99,7 +121,9 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
 }
 
 Status Sampling::open_profile(pid_t pid_for_name) {
-    auto file = output::OutputFile::open(expand_output(options_.output, pid_for_name));
+    auto file = output::OutputFile::open(
+        expand_output(options_.output, pid_for_name),
+        options_.output_is_default ? output::NameOrigin::kDefault : output::NameOrigin::kUser);
     if (!file) {
         return tl::unexpected(file.error());
     }
@@ -107,6 +131,9 @@ Status Sampling::open_profile(pid_t pid_for_name) {
     profile_settings.metric = options_.cpu ? model::Metric::kCpuTime : model::Metric::kWallTime;
     profile_settings.interval_ns = options_.interval_ns;
     profile_settings.stealth = options_.stealth;
+    profile_settings.limits.output_bytes = options_.max_output_bytes;
+    profile_settings.limits.line_bytes = std::clamp(
+        options_.max_frames * kLineBytesOfFrame, kMinLineBytes, profile_settings.limits.line_bytes);
     profile_ = std::make_unique<Profile>(std::move(*file), profile_settings);
 
     settings_.interval_ns = options_.interval_ns;
@@ -186,12 +213,13 @@ void Sampling::replace_agent(pid_t pid) {
     // A process has one agent. The former one went with its program; that its channel has not hung
     // up is because somebody else, a child of that program, holds it, too.
     const auto former = std::find_if(agents_.begin(), agents_.end(), [pid](const auto& agent) {
-        return agent->process.pid() == pid;
+        return agent->process.pid() == pid && !agent->is_detached;
     });
     if (former != agents_.end()) {
         (*former)->session.on_readable();
         (*former)->session.end();
-        remove(**former);
+        detach(**former);
+        settle_ended();
     }
 }
 
@@ -218,6 +246,9 @@ void Sampling::after_event(Agent& agent) {
     if (agent.session.has_ended()) {
         remove(agent);
         return;
+    }
+    if (agent.session.is_emptying()) {
+        detach(agent);
     }
     if (agent.session.was_sampled() && !std::exchange(agent.is_begun, true)) {
         tell_about_program(agent.session);
@@ -251,12 +282,14 @@ void Sampling::end_exposure() {
 }
 
 void Sampling::drain_all() {
-    unsigned fullest = 0;
-    for (const auto& agent : agents_) {
-        fullest = std::max(fullest, agent->session.drain(kDrainBytes));
+    const std::int64_t now = monotonic_ns();
+    const std::int64_t cpu_before_ns = read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    const unsigned fullest = drain_rings(now);
+    if (stopping_) {
+        ending_cpu_ns_ += read_clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_before_ns;
     }
     kernel_.note_ended();
-    if (const std::int64_t now = monotonic_ns(); now >= next_flush_ns_) {
+    if (now >= next_flush_ns_) {
         profile_->flush();
         kernel_.keep_ticking();
         stop_deserted();
@@ -268,12 +301,92 @@ void Sampling::drain_all() {
     } else if (fullest < kNearlyEmptyPercent) {
         drain_delay_ns_ = std::min(drain_delay_ns_ * 2, kMaxDrainDelayNs);
     }
-    remove_ended();
+    settle_ended();
+    keep_bounds();
+    if (ending_cpu_ns_ > kMaxEndingCpuNs) {
+        end_all_at_once();
+    }
+    note_stall(monotonic_ns());
     if (agents_.empty()) {
         drain_delay_ns_ = 0;  // nothing to look at until the next one comes
     } else {
-        drain_timer_->arm(drain_delay_ns_);
+        drain_timer_->arm(profile_->is_behind() ? kStallDelayNs : drain_delay_ns_);
     }
+}
+
+/// Each in its turn, as far as the time reaches; the next time goes on from there. Returns how full
+/// the fullest was.
+unsigned Sampling::drain_rings(std::int64_t now_ns) {
+    const std::int64_t until_ns = now_ns + kDrainAllNs;
+    unsigned fullest = 0;
+    std::size_t drained = 0;
+    for (std::int64_t at_ns = now_ns; drained < agents_.size() && at_ns < until_ns; ++drained) {
+        const auto& agent = agents_[(next_to_drain_ + drained) % agents_.size()];
+        fullest = std::max(
+            fullest, agent->session.drain(kDrainBytes, std::min(until_ns, at_ns + kDrainOneNs)));
+        at_ns = monotonic_ns();
+    }
+    if (drained < agents_.size()) {
+        fullest = 100;
+    }
+    next_to_drain_ = agents_.empty() ? 0 : (next_to_drain_ + drained) % agents_.size();
+    return fullest;
+}
+
+void Sampling::note_stall(std::int64_t now_ns) {
+    if (stalled_since_ns_ != 0) {
+        cut_.output_stalled_ns += static_cast<std::uint64_t>(now_ns - stalled_since_ns_);
+    }
+    stalled_since_ns_ = profile_->is_behind() && !agents_.empty() ? now_ns : 0;
+    if (profile_->waiting_bytes() == 0 || profile_->written_bytes() != seen_written_bytes_) {
+        seen_written_bytes_ = profile_->written_bytes();
+        last_written_ns_ = now_ns;
+    }
+}
+
+/// What processes can make this program hold and write is bounded for the run. The process that
+/// takes most of it pays first.
+void Sampling::keep_bounds() {
+    for (;;) {
+        std::size_t total = 0;
+        Agent* largest = nullptr;
+        std::size_t largest_bytes = 0;
+        for (const auto& agent : agents_) {
+            const std::size_t bytes = agent->session.memory_bytes();
+            total += bytes;
+            if (bytes > largest_bytes) {
+                largest = agent.get();
+                largest_bytes = bytes;
+            }
+        }
+        if (total <= options_.max_memory_bytes || largest == nullptr) {
+            break;
+        }
+        end_agent(*largest, fmt::format("names and stacks take more than {} of memory in all, most "
+                                        "of it for this process; --max-memory allows more",
+                                        format_size(options_.max_memory_bytes)));
+    }
+    const bool is_shared = agents_.size() > 1 && !stopping_;
+    for (std::size_t i = agents_.size(); is_shared && i-- > 0;) {
+        if (i < agents_.size() &&
+            agents_[i]->session.output_bytes() > options_.max_output_bytes / 2) {
+            end_agent(*agents_[i], fmt::format("it has written more than half of {}, which is for "
+                                               "all processes; --max-output allows more",
+                                               format_size(options_.max_output_bytes)));
+        }
+    }
+    if (profile_->is_full() && !stopping_) {
+        say("the profile has reached {}: sampling ends here; --max-output allows more, a longer "
+            "interval (-i) makes less",
+            format_size(options_.max_output_bytes));
+        stop();
+    }
+}
+
+void Sampling::end_agent(Agent& agent, std::string complaint) {
+    ++cut_.processes;
+    agent.session.end_at_once(std::move(complaint));
+    remove(agent);
 }
 
 void Sampling::stop_deserted() {
@@ -336,12 +449,28 @@ void Sampling::complain(fmt::format_string<Parts...> format, Parts&&... parts) {
     }
 }
 
-void Sampling::remove_ended() {
+void Sampling::settle_ended() {
     for (std::size_t i = agents_.size(); i-- > 0;) {
+        if (i >= agents_.size()) {
+            continue;  // a handler has removed others
+        }
         if (agents_[i]->session.has_ended()) {
             remove(*agents_[i]);
+        } else if (agents_[i]->session.is_emptying()) {
+            detach(*agents_[i]);
         }
     }
+}
+
+/// Of an agent that has nothing more to say. What its ring holds may still be to be taken; its
+/// process may have another agent meanwhile.
+void Sampling::detach(Agent& agent) {
+    if (std::exchange(agent.is_detached, true)) {
+        return;
+    }
+    kernel_.forget(agent.session.pid());
+    loop_.remove(std::exchange(agent.channel_source, 0));
+    loop_.remove(std::exchange(agent.pidfd_source, 0));
 }
 
 void Sampling::remove(Agent& agent) {
@@ -354,9 +483,8 @@ void Sampling::remove(Agent& agent) {
         say("process {}: {}", session.pid(),
             session.was_sampled() ? "sampling has ended" : "ended before its first sample");
     }
-    kernel_.forget(session.pid());
-    loop_.remove(agent.channel_source);
-    loop_.remove(agent.pidfd_source);
+    cut_.ring_bytes += session.undecoded_bytes();
+    detach(agent);
     std::erase_if(agents_, [&](const auto& one) { return one.get() == &agent; });
     if (gone_handler_) {
         gone_handler_();
@@ -375,15 +503,64 @@ void Sampling::stop() {
         agent->session.request_stop();
     }
     deadline_timer_->arm(kStopDeadlineNs);
+    if (drain_delay_ns_ == 0) {
+        last_written_ns_ = monotonic_ns();  // nobody has looked
+    }
+    output_timer_->arm(kWatchEveryNs);
     if (agents_.empty()) {
         finish();
     } else {
-        remove_ended();
+        settle_ended();
     }
 }
 
+void Sampling::hurry(bool may_force) {
+    if (hurried_ns_ == 0) {
+        hurried_ns_ = monotonic_ns();
+        return;
+    }
+    if (!may_force || !stopping_ || finished_ || std::exchange(is_forced_, true)) {
+        return;
+    }
+    hurried_ns_ = monotonic_ns();
+    end_all_at_once();
+}
+
+void Sampling::end_all_at_once() {
+    while (!agents_.empty()) {
+        agents_.back()->session.end_at_once();
+        remove(*agents_.back());
+    }
+}
+
+/// While the end is waited for: tells what it waits for, and ends it.
+void Sampling::watch_output() {
+    if (finished_) {
+        return;
+    }
+    const std::int64_t now = monotonic_ns();
+    note_stall(now);
+    const bool is_stuck = now - last_written_ns_ >= kPatienceNs;
+    const bool had_last_chance = hurried_ns_ != 0 && now - hurried_ns_ >= kLastChanceNs;
+    if (had_last_chance && (is_stuck || is_forced_)) {
+        give_up_output();
+        return;
+    }
+    if (is_stuck && !std::exchange(is_waiting_told_, true)) {
+        say("{} takes nothing: {} bytes of the profile wait to be written; Ctrl-C gives them up",
+            profile_->path(), profile_->waiting_bytes());
+    }
+    output_timer_->arm(kWatchEveryNs);
+}
+
+void Sampling::give_up_output() {
+    end_all_at_once();
+    profile_->give_up();
+    complete();
+}
+
 void Sampling::finish() {
-    if (std::exchange(finished_, true)) {
+    if (std::exchange(is_finishing_, true)) {
         return;
     }
     drain_timer_->disarm();
@@ -391,18 +568,58 @@ void Sampling::finish() {
     // Python that ended before its first tick leaves a profile without samples; what is no Python,
     // or cannot be sampled, leaves none.
     kernel_.look_at_rate_limit();
-    profile_status_ = profile_->finish(agents_seen_ != 0 && complaints_ == 0,
-                                       {kernel_.threads_refused(), kernel_.lowered_rate()});
+    profile_->begin_finish(agents_seen_ != 0 && complaints_ == 0,
+                           {kernel_.threads_refused(), kernel_.lowered_rate()}, cut_);
+    if (!profile_->has_ended()) {
+        if (auto source = loop_.add(profile_->ended_fd(), [this] { complete(); })) {
+            output_source_ = *source;
+            return;
+        }
+        profile_->give_up();
+    }
+    complete();
+}
+
+/// The output has taken all, or is given up.
+void Sampling::complete() {
+    if (std::exchange(finished_, true)) {
+        return;
+    }
+    output_timer_->disarm();
+    loop_.remove(output_source_);
+    profile_status_ = profile_->status();
     if (finished_handler_) {
         finished_handler_();
+    }
+}
+
+void Sampling::tell_cuts() const {
+    const output::AustinWriter& writer = profile_->writer();
+    if (writer.is_full()) {
+        say("{} lines of samples did not fit into {} (--max-output)", writer.lines_cut(),
+            format_size(options_.max_output_bytes));
+    }
+    if (writer.lines_shortened() != 0) {
+        say("{} lines were cut at the leaf, as their stacks' names were too long",
+            writer.lines_shortened());
+    }
+    if (cut_.output_stalled_ns >= kToldStallNs) {
+        say("{} did not keep up for {:.1f} s in all: {} ticks were dropped meanwhile",
+            profile_->path(), static_cast<double>(cut_.output_stalled_ns) / 1e9,
+            profile_->total(stream::Counter::kRingFullTicks));
+    }
+    if (cut_.ring_bytes != 0) {
+        say("{} bytes of samples were left when sampling was ended", cut_.ring_bytes);
     }
 }
 
 Outcome Sampling::write_summary() {
     const ProcessFigures& totals = profile_->totals();
     if (!profile_status_) {
-        say("the profile {} is not complete: {}", profile_->path(),
-            describe(profile_status_.error()));
+        const std::uint64_t left = profile_->left_bytes();
+        say("the profile {} is not complete: {}{}", profile_->path(),
+            describe(profile_status_.error()),
+            left == 0 ? "" : fmt::format("; {} bytes of it were not written", left));
         return Outcome::kNotWritten;
     }
     if (profile_->processes() == 0) {
@@ -424,6 +641,7 @@ Outcome Sampling::write_summary() {
             static_cast<double>(totals.duration_ns) / 1e9, profile_->processes(),
             profile_->processes() == 1 ? "" : "es", profile_->path(), lacks);
     }
+    tell_cuts();
     if (const std::uint64_t refused = kernel_.threads_refused(); refused != 0) {
         say("{} threads are not in the kernel's table, which was full or had no memory: {}",
             refused,

@@ -36,8 +36,9 @@ enum class Outcome {
 ///
 ///     Sampling::make(loop, options, kernel, pid for the file's name)   the output is open now
 ///     add_agent(channel, pid) …                                any number, at any time
-///     stop()            asks all agents to stop; when the last has, or after a bounded wait,
-///                       the handler given to on_finished() runs, once
+///     stop()            asks all agents to stop; when the last has, or after a bounded wait, and
+///                       the output has taken all, the handler given to on_finished() runs, once
+///     hurry()           a user who wants the end: an output that takes nothing is not waited for
 ///     write_summary()   what the user should know, on standard error
 class Sampling {
   public:
@@ -68,6 +69,11 @@ class Sampling {
 
     /// What sampling needs from here on, until its end.
     [[nodiscard]] NeededRights needed_rights() const;
+    /// A user has asked for the end, by a signal. From then on an output that has taken nothing for
+    /// two seconds (a pipe that nobody reads, a file server that is gone) is given up when sampling
+    /// has ended. With `may_force` the second call ends everything at once, with the profile as far
+    /// as it goes. Does not call stop().
+    void hurry(bool may_force);
 
     [[nodiscard]] bool has_finished() const { return finished_; }
     [[nodiscard]] bool is_stopping() const { return stopping_; }
@@ -87,13 +93,23 @@ class Sampling {
     Sampling(EventLoop& loop, const Options& options, KernelSide& kernel);
     Status open_profile(pid_t pid_for_name);
     void drain_all();
+    unsigned drain_rings(std::int64_t now_ns);
+    void note_stall(std::int64_t now_ns);
+    void keep_bounds();
+    void end_all_at_once();
+    void end_agent(Agent& agent, std::string complaint);
+    void watch_output();
+    void give_up_output();
+    void complete();
+    void tell_cuts() const;
     void stop_deserted();
     tl::expected<control::Armed, std::string> arm(const Agent& agent, const control::Arm& request);
     void after_event(Agent& agent);
     void begin_exposure();
     void end_exposure();
+    void detach(Agent& agent);
     void remove(Agent& agent);
-    void remove_ended();
+    void settle_ended();
     void look_at_processes(std::int64_t now_ns);
     void tell_about_program(const Session& session) const;
     void replace_agent(pid_t pid);
@@ -110,6 +126,8 @@ class Sampling {
     std::optional<Timer> drain_timer_;
     std::optional<Timer> exposure_timer_;
     std::optional<Timer> deadline_timer_;
+    std::optional<Timer> output_timer_;
+    EventLoop::Source output_source_ = 0;
     std::function<void()> finished_handler_;
     std::function<void()> gone_handler_;
     std::function<void()> first_sample_handler_;
@@ -119,6 +137,16 @@ class Sampling {
     std::uint64_t drain_delay_ns_ = 0;
     std::int64_t next_flush_ns_ = kLongAgoNs;
     bool first_sample_told_ = false;
+    std::size_t next_to_drain_ = 0;
+    CutFigures cut_;
+    std::int64_t stalled_since_ns_ = 0;  // 0: the output keeps up
+    std::uint64_t seen_written_bytes_ = 0;
+    std::int64_t last_written_ns_ = 0;  // when the output last took something, or had all
+    std::int64_t ending_cpu_ns_ = 0;    // of this program, since stop(), for rings
+    std::int64_t hurried_ns_ = 0;       // 0: nobody is in a hurry
+    bool is_waiting_told_ = false;
+    bool is_forced_ = false;
+    bool is_finishing_ = false;
     bool exposure_begun_ = false;
     bool exposure_over_ = false;
     bool stopping_ = false;

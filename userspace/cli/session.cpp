@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "base/clock.h"
 #include "cli/message.h"
 #include "cpython/line_table.h"
 #include "platform/process_modules.h"
@@ -38,6 +39,14 @@ std::string text_of(const char (&field)[N]) {
 /// Of one agent in one go. An honest one sends four in all.
 constexpr int kMaxMessages = 8;
 
+/// Of text, from one ring in one go.
+constexpr std::uint64_t kDrainOutputBytes = std::uint64_t{16} << 20;
+
+/// Of the end of one session in one go, and in all, in this program's CPU time: a ring full of few
+/// bytes that make long lines could go on for an hour. One of true samples takes a second.
+constexpr std::int64_t kEmptyingNs = 20'000'000;
+constexpr std::int64_t kMaxEmptyingCpuNs = 4 * kNanosPerSecond;
+
 constexpr char kBrokenStream[] = "the agent broke the stream's rules";
 
 /// The scratch memory of drain(), shared by all sessions: a batch is decoded at once.
@@ -59,7 +68,7 @@ Session::Session(Profile& profile, const SessionSettings& settings, Channel chan
       counted_cpu_(std::move(counted_cpu)) {}
 
 void Session::on_readable() {
-    for (int taken = 0; taken < kMaxMessages && !has_ended() && channel_.is_open(); ++taken) {
+    for (int taken = 0; taken < kMaxMessages && channel_.is_open(); ++taken) {
         auto packet = channel_.receive();
         if (!packet) {
             end_after(packet.error());
@@ -182,7 +191,9 @@ Status Session::configure(const std::vector<ExtraFd>& extra_fds) {
     builder_ =
         std::make_unique<model::ProfileBuilder>(*sink_, profile_.settings().metric, resolve_line);
     ledger_ = std::make_unique<model::CpuLedger>(*builder_);
-    decoder_ = std::make_unique<stream::Decoder>(*ledger_);
+    stream::DecoderLimits limits;
+    limits.stack_frames = settings_.max_frames;
+    decoder_ = std::make_unique<stream::Decoder>(*ledger_, limits);
 
     control::Configure message{};
     message.header = make_header<control::Configure>(control::MessageType::kConfigure);
@@ -240,8 +251,41 @@ void Session::handle_failed(const Packet& packet) {
     end_with(std::move(why));
 }
 
-Status Session::take_batches(std::size_t max_bytes) {
+/// Decodes what is left of a batch; false when it is not through.
+Result<bool> Session::take_rest(FunctionRef<bool()> goes_on) {
+    if (rest_.empty()) {
+        return true;
+    }
+    const auto done = decoder_->decode_some(std::span(rest_).subspan(rest_at_), goes_on);
+    if (!done) {
+        return tl::unexpected(done.error());
+    }
+    rest_at_ += *done;
+    if (rest_at_ < rest_.size()) {
+        return false;
+    }
+    rest_ = std::vector<std::byte>();
+    rest_at_ = 0;
+    return true;
+}
+
+/// Whether the ring was emptied, or as much of it taken as was wanted.
+Result<bool> Session::take_batches(std::size_t max_bytes, std::int64_t until_ns) {
+    const std::uint64_t most_output = sink_->output_bytes() + kDrainOutputBytes;
+    const auto goes_on = [&] {
+        return !profile_.is_behind() && sink_->output_bytes() < most_output &&
+               monotonic_ns() < until_ns;
+    };
+    if (!goes_on()) {
+        return false;
+    }
+    if (const auto through = take_rest(goes_on); !through || !*through) {
+        return through;
+    }
     for (std::size_t taken = 0; taken < max_bytes;) {
+        if (!goes_on()) {
+            return false;
+        }
         const auto size_bytes = ring_->read_batch(batch_buffer());
         if (!size_bytes) {
             return tl::unexpected(size_bytes.error());
@@ -250,25 +294,47 @@ Status Session::take_batches(std::size_t max_bytes) {
             break;
         }
         taken += *size_bytes;
-        if (auto status = decoder_->decode(batch_buffer().first(*size_bytes)); !status) {
-            return status;
+        to_empty_ -= std::min(to_empty_, *size_bytes);
+        const auto batch = batch_buffer().first(*size_bytes);
+        const auto done = decoder_->decode_some(batch, goes_on);
+        if (!done) {
+            return tl::unexpected(done.error());
+        }
+        if (*done < batch.size()) {
+            rest_.assign(batch.begin() + static_cast<std::ptrdiff_t>(*done), batch.end());
+            return false;
         }
     }
-    return {};
+    return true;
 }
 
-unsigned Session::drain(std::size_t max_bytes) {
+unsigned Session::drain(std::size_t max_bytes, std::int64_t until_ns) {
     if (!ring_) {
         return 0;
     }
+    // Looks, also when nothing is taken: an agent without a channel knows by that that there is
+    // somebody.
     const std::size_t readable = ring_->readable_bytes().value_or(0);
-    const auto percent = static_cast<unsigned>(readable * 100 / ring_->data_bytes());
-    if (auto status = take_batches(max_bytes); !status) {
-        end_with(fmt::format("{} ({})", kBrokenStream, status.error().what));
+    auto percent = static_cast<unsigned>(readable * 100 / ring_->data_bytes());
+    if (is_emptying()) {
+        go_on_emptying(until_ns);
+        return percent;
+    }
+    const auto through = take_batches(max_bytes, until_ns);
+    if (!through) {
+        end_with(fmt::format("{} ({})", kBrokenStream, through.error().what));
+    } else if (!*through) {
+        percent = 100;
     } else if (is_cut_off_ && ring_->producer_has_ended()) {
         end();
     }
     return percent;
+}
+
+std::size_t Session::memory_bytes() const {
+    return decoder_ ? decoder_->memory_bytes() + builder_->memory_bytes() +
+                          ledger_->memory_bytes() + sink_->memory_bytes() + rest_.capacity()
+                    : 0;
 }
 
 void Session::request_stop() {
@@ -295,26 +361,52 @@ void Session::request_stop() {
 }
 
 void Session::end() {
-    if (has_ended()) {
+    if (has_ended() || is_emptying()) {
         return;
     }
-    const bool was_stopped = state_ == State::kStopping;
-    state_ = State::kEnded;
+    was_stopped_ = state_ == State::kStopping;
     channel_.close();
     if (!ring_) {
+        state_ = State::kEnded;
         return;
     }
+    state_ = State::kEmptying;
     // A ring full is all that can be there in truth; an agent that goes on writing is not waited
     // for. A stream that has gone wrong goes wrong again at once.
-    if (auto status = take_batches(ring_->data_bytes()); !status && complaint_.empty()) {
-        complaint_ = fmt::format("{} ({})", kBrokenStream, status.error().what);
+    to_empty_ = ring_->data_bytes();
+    if (settings_.mode == control::Mode::kCpu && counted_cpu_ && !was_stopped_) {
+        ended_cpu_ = counted_cpu_(true);
     }
-    if (settings_.mode == control::Mode::kCpu && decoder_->has_started() && complaint_.empty() &&
-        counted_cpu_) {
-        // The process ended before the sampler's next look, or threads did, and others have had
-        // their slots since.
-        ledger_->settle(was_stopped ? ended_cpu_ : counted_cpu_(true));
+    go_on_emptying(monotonic_ns() + kEmptyingNs);
+}
+
+void Session::go_on_emptying(std::int64_t until_ns) {
+    const std::int64_t before_ns = read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    const auto through = take_batches(to_empty_, until_ns);
+    emptying_cpu_ns_ += read_clock_ns(CLOCK_THREAD_CPUTIME_ID) - before_ns;
+    if (through && !*through && emptying_cpu_ns_ > kMaxEmptyingCpuNs) {
+        end_at_once();
+        return;
     }
+    if (!through && complaint_.empty()) {
+        complaint_ = fmt::format("{} ({})", kBrokenStream, through.error().what);
+    }
+    if (!through || *through) {
+        close_books();
+    }
+}
+
+/// The process ended before the sampler's next look, or threads did, and others have had their
+/// slots since.
+void Session::settle_cpu() {
+    if (settings_.mode == control::Mode::kCpu && decoder_->has_started() && complaint_.empty()) {
+        ledger_->settle(ended_cpu_);
+    }
+}
+
+void Session::close_books() {
+    state_ = State::kEnded;
+    settle_cpu();
     builder_->finish();
     was_sampled_ = was_sampled_ || decoder_->has_started();
     if (was_sampled_) {
@@ -323,6 +415,7 @@ void Session::end() {
         figures.lost_ns = builder_->lost_ns();
         figures.on_cpu_ns = builder_->on_cpu_ns();
         figures.overcounted_ns = ledger_->overcounted_ns();
+        figures.lines_skipped = builder_->lines_skipped();
         for (std::size_t i = 0; i < figures.counters.size(); ++i) {
             figures.counters[i] = ring_->counter(static_cast<stream::Counter>(i));
         }
@@ -333,9 +426,29 @@ void Session::end() {
     builder_.reset();
     sink_.reset();
     ring_.reset();
+    rest_ = std::vector<std::byte>();
+}
+
+void Session::end_at_once(std::string complaint) {
+    if (has_ended()) {
+        return;
+    }
+    if (!complaint.empty()) {
+        complaint_ = std::move(complaint);
+    }
+    channel_.close();
+    if (!ring_) {
+        state_ = State::kEnded;
+        return;
+    }
+    undecoded_bytes_ = ring_->readable_bytes().value_or(0) + rest_.size() - rest_at_;
+    close_books();
 }
 
 void Session::end_with(std::string complaint) {
+    if (has_ended() || is_emptying()) {
+        return;
+    }
     complaint_ = std::move(complaint);
     end();
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/function_ref.h"
 #include "base/unique_fd.h"
 #include "cli/channel.h"
 #include "cli/profile.h"
@@ -41,13 +42,17 @@ struct ExtraFd {
 /// One agent: its control channel, its ring, and the part of the profile that comes from it. The
 /// agent is a stranger: what it sends is checked, a broken rule ends the session.
 ///
-///     waiting ──Hello/Configure──► configured ──Started──► sampling ──Stop──► stopping ──► ended
-///        └────────────────────────────┴─────────── hang-up, Failed, broken rule ────────────►┘
+///     waiting ──Hello/Configure──► configured ──Started──► sampling ──Stop──► stopping ──►
+///     emptying
+///        └────────────────────────────┴─────────── hang-up, Failed, broken rule ────────────►┤
+///                                                                                     ended ◄┘
 ///
-/// What the ring holds is taken out by drain(), at any time, and to the last by the end.
+/// What the ring holds is taken out by drain(), at any time. A session that comes to its end is
+/// emptying, without a channel, for as long as the ring holds something that was there then;
+/// drain() goes on with that.
 class Session {
   public:
-    enum class State { kWaiting, kConfigured, kSampling, kStopping, kEnded };
+    enum class State { kWaiting, kConfigured, kSampling, kStopping, kEmptying, kEnded };
 
     /// Descriptors that this agent is to get; asked when it says Hello. An error is a complaint
     /// that ends the session.
@@ -71,23 +76,34 @@ class Session {
     [[nodiscard]] int fd() const { return channel_.fd(); }
     /// Takes a bounded number of messages: an agent that floods the channel keeps nobody waiting.
     void on_readable();
-    /// Decodes what is in the ring, at most `max_bytes` of it, so that a fast writer cannot keep
-    /// the program from its other work. Returns how full the ring was, in percent.
-    unsigned drain(std::size_t max_bytes);
+    /// Decodes what is in the ring, at most `max_bytes` of it and until CLOCK_MONOTONIC's
+    /// `until_ns`, so that a fast writer, or one whose few bytes make much work, cannot keep the
+    /// program from its other work. Nothing while the profile's output is behind. Returns how full
+    /// the ring was, in percent; 100 when it was left for want of time.
+    unsigned drain(std::size_t max_bytes, std::int64_t until_ns);
     /// Says that end() will be called when the process has ended, whatever its channel does. An
     /// agent that only lost its channel, as the program closed it, is then sampled on.
     void expect_end() { is_end_told_ = true; }
     /// Whether it goes on without a channel.
-    [[nodiscard]] bool is_cut_off() const { return is_cut_off_ && !has_ended(); }
+    [[nodiscard]] bool is_cut_off() const { return is_cut_off_ && !has_ended() && !is_emptying(); }
     /// Asks the agent to stop; the session ends when it says that it has.
     void request_stop();
-    /// Ends it now: takes what is in the ring, closes the channel.
+    /// Ends it: closes the channel and takes what is in the ring; what is not taken in a moment is
+    /// left to drain().
     void end();
     /// The same, with a reason for the user.
     void end_with(std::string complaint);
+    /// Ends it at once: what is in the ring is left (undecoded_bytes()).
+    void end_at_once(std::string complaint = {});
 
     [[nodiscard]] State state() const { return state_; }
     [[nodiscard]] bool has_ended() const { return state_ == State::kEnded; }
+    [[nodiscard]] bool is_emptying() const { return state_ == State::kEmptying; }
+    /// What it holds, about, and what it has written.
+    [[nodiscard]] std::size_t memory_bytes() const;
+    [[nodiscard]] std::uint64_t output_bytes() const { return sink_ ? sink_->output_bytes() : 0; }
+    /// What was left in the ring when it ended.
+    [[nodiscard]] std::uint64_t undecoded_bytes() const { return undecoded_bytes_; }
     /// Whether a first tick has been taken.
     [[nodiscard]] bool was_sampled() const { return was_sampled_; }
     /// Whether its sampler uses the program's descriptor table.
@@ -104,7 +120,11 @@ class Session {
     void handle_arm(const Packet& packet);
     void handle_failed(const Packet& packet);
     Status configure(const std::vector<ExtraFd>& extra_fds);
-    Status take_batches(std::size_t max_bytes);
+    Result<bool> take_batches(std::size_t max_bytes, std::int64_t until_ns);
+    Result<bool> take_rest(FunctionRef<bool()> goes_on);
+    void go_on_emptying(std::int64_t until_ns);
+    void settle_cpu();
+    void close_books();
     [[nodiscard]] bool is_first(control::MessageType type);
     /// Ends after a failure of the channel: quietly if the process has hung up.
     void end_after(const Error& error);
@@ -118,16 +138,22 @@ class Session {
     FdSource extra_fds_;
     ArmHandler arm_;
     CpuSource counted_cpu_;
-    std::vector<model::CountedCpu> ended_cpu_;  // when it was told to stop
+    std::vector<model::CountedCpu> ended_cpu_;  // when it was told to stop, or had ended
     State state_ = State::kWaiting;
     std::uint32_t seen_types_ = 0;  // a bit for each type of message that has come
     bool was_sampled_ = false;
     bool shares_table_ = false;
+    bool was_stopped_ = false;
     bool is_end_told_ = false;
     bool is_cut_off_ = false;
     std::uint64_t ring_inode_ = 0;
     bool is_armed_ = false;
     std::string complaint_;
+    std::size_t to_empty_ = 0;          // bytes of the ring that still count, when emptying
+    std::int64_t emptying_cpu_ns_ = 0;  // of this program, for that
+    std::uint64_t undecoded_bytes_ = 0;
+    std::vector<std::byte> rest_;  // of a batch, from rest_at_ on
+    std::size_t rest_at_ = 0;
 
     std::optional<stream::RingConsumer> ring_;
     std::unique_ptr<model::StackSink> sink_;

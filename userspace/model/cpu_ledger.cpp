@@ -11,6 +11,12 @@ constexpr std::uint64_t kLeastNs = 1000;
 // Thread ids that are kept apart, of all that an agent ever tells of; the rest is not settled.
 constexpr std::size_t kMaxAccounts = std::size_t{1} << 18;
 
+// Of the names of all of those; one without is told by its number when its time is settled. Threads
+// that have ended keep theirs.
+constexpr std::size_t kMaxNamesBytes = std::size_t{32} << 20;
+// Of a node of a hash map: its allocation, its share of the buckets.
+constexpr std::size_t kMapNodeBytes = 32;
+
 std::uint64_t add_capped(std::uint64_t a, std::uint64_t b) {
     const std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
     return b > most - a ? most : a + b;
@@ -28,7 +34,9 @@ void CpuLedger::thread(std::uint32_t thread_id, std::int64_t interpreter_id,
         (accounts_.size() < kMaxAccounts || accounts_.count(native_thread_id) != 0)) {
         Account& account = accounts_[native_thread_id];
         account.thread_id = thread_id;
-        account.name = name;
+        names_bytes_ -= account.name.size();
+        account.name = names_bytes_ + name.size() <= kMaxNamesBytes ? name : std::string_view();
+        names_bytes_ += account.name.size();
     }
     next_.thread(thread_id, interpreter_id, native_thread_id, name);
 }
@@ -52,6 +60,11 @@ void CpuLedger::cpu(std::uint32_t thread_id, std::uint64_t ns) {
         account->second.thread_id = thread_id;  // of several Python states, the one that runs
     }
     next_.cpu(thread_id, ns);
+}
+
+std::size_t CpuLedger::memory_bytes() const {
+    return accounts_.size() * (sizeof(std::pair<std::uint32_t, Account>) + kMapNodeBytes) +
+           names_bytes_ + native_ids_.capacity() * sizeof(native_ids_[0]);
 }
 
 void CpuLedger::settle(std::span<const CountedCpu> counted) {

@@ -45,6 +45,9 @@ class CpuLedger final : public ProfileEvents {
     /// A number that several threads had, one after the other, may occur more than once.
     void settle(std::span<const CountedCpu> counted);
 
+    /// What it holds for this process, about.
+    [[nodiscard]] std::size_t memory_bytes() const;
+
     /// What events told of threads that have ended beyond what was counted for them, as settle()
     /// found: time that a hypervisor took from a running thread is told until the thread is
     /// switched away, and no later figure of an ended one makes up for it.
@@ -62,6 +65,7 @@ class CpuLedger final : public ProfileEvents {
     ProfileEvents& next_;
     std::unordered_map<std::uint32_t, Account> accounts_;  // by native thread id
     std::vector<std::uint32_t> native_ids_;                // by thread id; 0: not alive
+    std::size_t names_bytes_ = 0;
     std::uint64_t overcounted_ns_ = 0;
 };
 

@@ -9,6 +9,10 @@ namespace {
 constexpr std::uint64_t kNanosPerMicro = 1000;
 /// The cache of lines starts anew above this (some 100 MB); a program has far fewer call sites.
 constexpr std::size_t kMaxCachedLines = 2'000'000;
+/// Room of a thread's frames that is no longer used is given back above this.
+constexpr std::size_t kMaxSpareFrames = 8192;
+/// Of a node of a hash map: the node, its allocation, its share of the buckets.
+constexpr std::size_t kMapNodeBytes = 48;
 /// Far more than one tick can have in truth: threads that end and begin again in it count anew.
 constexpr std::size_t kMaxPendingCpu = 1'000'000;
 
@@ -30,6 +34,10 @@ struct ProfileBuilder::Code {
     Code(const Code&) = delete;
     Code& operator=(const Code&) = delete;
 
+    [[nodiscard]] std::size_t held_bytes() const {
+        return sizeof(*this) + name.capacity() + qualified_name.capacity() + file_name.capacity() +
+               line_table.capacity();
+    }
     [[nodiscard]] bool equals(const CodeView& other) const {
         return view.kind == other.kind && view.first_line == other.first_line &&
                view.name == other.name && view.qualified_name == other.qualified_name &&
@@ -106,9 +114,14 @@ void ProfileBuilder::code(std::uint32_t code_id, const CodeView& code) {
     if (code_id >= codes_.size()) {
         codes_.resize(code_id + 1);
     }
-    if (codes_[code_id] == nullptr || !codes_[code_id]->equals(code)) {
-        codes_[code_id] = std::make_unique<Code>(code, next_serial_++);
+    if (codes_[code_id] != nullptr && codes_[code_id]->equals(code)) {
+        return;
     }
+    if (codes_[code_id] != nullptr) {
+        codes_bytes_ -= codes_[code_id]->held_bytes();
+    }
+    codes_[code_id] = std::make_unique<Code>(code, next_serial_++);
+    codes_bytes_ += codes_[code_id]->held_bytes();
 }
 
 void ProfileBuilder::thread(std::uint32_t thread_id, std::int64_t interpreter_id,
@@ -142,6 +155,7 @@ void ProfileBuilder::end_thread(std::uint32_t thread_id, Thread& thread) {
     emit(thread_id, thread);
     sink_.thread_ended(thread_id);
     threads_on_cpu_ -= thread.is_on_cpu ? 1 : 0;
+    frames_bytes_ -= thread.frames.capacity() * sizeof(thread.frames[0]);
     thread = {};
 }
 
@@ -170,6 +184,15 @@ std::uint32_t ProfileBuilder::find_line(FrameLocation location) {
         lines_.clear();
     }
     const bool has_line = code.view.kind != CodeKind::kLabel;
+    if (has_line) {
+        // A table is searched from its start: of 260,000 frames with a table of 1 MiB each a search
+        // would take minutes. True programs have small tables, and few new frames at a time.
+        searched_bytes_ += code.view.line_table.size();
+        if (searched_bytes_ > kMaxSearchedBytes) {
+            ++lines_skipped_;
+            return code.view.first_line;
+        }
+    }
     const std::uint32_t line = has_line ? resolve_line_(code.view, location.offset) : 0;
     lines_.emplace(key, line);
     return line;
@@ -192,6 +215,7 @@ void ProfileBuilder::stack(std::uint32_t thread_id, StackMarks marks, std::uint3
         thread.since_ns = previous_ns_;
     }
     kept = static_cast<std::uint32_t>(std::min<std::size_t>(kept, thread.frames.size()));
+    searched_bytes_ = 0;
 
     // Another instruction on the same line is the same frame: look for the first real difference.
     std::size_t same = kept;
@@ -208,6 +232,7 @@ void ProfileBuilder::stack(std::uint32_t thread_id, StackMarks marks, std::uint3
     }
     emit(thread_id, thread);
     changed_.clear();
+    frames_bytes_ -= thread.frames.capacity() * sizeof(thread.frames[0]);
     thread.frames.resize(same);
     for (; next < frames.size(); ++next) {
         const std::uint64_t id = find_frame_id(frames[next]);
@@ -215,8 +240,16 @@ void ProfileBuilder::stack(std::uint32_t thread_id, StackMarks marks, std::uint3
             {id, codes_[frames[next].code_id]->view, static_cast<std::uint32_t>(id)});
         thread.frames.push_back(id);
     }
+    if (thread.frames.capacity() > kMaxSpareFrames &&
+        thread.frames.capacity() / 4 > thread.frames.size()) {
+        thread.frames.shrink_to_fit();
+    }
+    frames_bytes_ += thread.frames.capacity() * sizeof(thread.frames[0]);
     thread.marks = marks;
     sink_.stack(thread_id, marks, same, changed_);
+    if (changed_.capacity() > kMaxSpareFrames) {
+        changed_ = std::vector<Frame>();
+    }
 }
 
 void ProfileBuilder::cpu(std::uint32_t thread_id, std::uint64_t ns) {
@@ -245,6 +278,13 @@ void ProfileBuilder::run_state(std::uint32_t thread_id, RunState state) {
     const bool was_on_cpu = std::exchange(threads_[thread_id].is_on_cpu, is_on_cpu);
     threads_on_cpu_ += is_on_cpu ? 1 : 0;
     threads_on_cpu_ -= was_on_cpu ? 1 : 0;
+}
+
+std::size_t ProfileBuilder::memory_bytes() const {
+    return codes_.capacity() * sizeof(codes_[0]) + codes_bytes_ +
+           threads_.capacity() * sizeof(threads_[0]) + frames_bytes_ +
+           lines_.size() * kMapNodeBytes + changed_.capacity() * sizeof(changed_[0]) +
+           pending_cpu_.capacity() * sizeof(pending_cpu_[0]);
 }
 
 void ProfileBuilder::finish() {

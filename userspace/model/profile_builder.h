@@ -27,7 +27,8 @@ using LineResolver = std::uint32_t (*)(const CodeView& code, std::int32_t offset
 /// front of the one that reports the next. Metrics are handed on in whole µs; what is left of a
 /// thread's metric goes with its next sample, so that the sums are exact.
 ///
-/// Its input has been checked by the decoder. Memory is bounded by what the decoder lets through.
+/// Its input has been checked by the decoder. Memory is bounded by what the decoder lets through,
+/// and can be asked for; so is the time that one event takes.
 class ProfileBuilder final : public ProfileEvents {
   public:
     ProfileBuilder(StackSink& sink, Metric metric, LineResolver resolve_line);
@@ -53,6 +54,13 @@ class ProfileBuilder final : public ProfileEvents {
     [[nodiscard]] PythonVersion python_version() const { return version_; }
     [[nodiscard]] std::uint64_t samples() const { return samples_; }
     [[nodiscard]] std::uint64_t lost_ns() const { return lost_ns_; }
+    /// Frames given the first line of their function, as the search for the true one would have
+    /// taken too long (kMaxSearchedBytes).
+    [[nodiscard]] std::uint64_t lines_skipped() const { return lines_skipped_; }
+    /// What it holds for this process, about.
+    [[nodiscard]] std::size_t memory_bytes() const;
+    /// Of line tables, that one stack may have searched.
+    static constexpr std::size_t kMaxSearchedBytes = std::size_t{64} << 20;
     /// Of all threads together, the time of those samples that found them on a CPU; 0 too if nobody
     /// told (run_state()).
     [[nodiscard]] std::uint64_t on_cpu_ns() const { return on_cpu_ns_; }
@@ -88,6 +96,10 @@ class ProfileBuilder final : public ProfileEvents {
     std::uint64_t on_cpu_ns_ = 0;
     std::uint64_t threads_on_cpu_ = 0;
     std::uint64_t samples_ = 0;
+    std::uint64_t lines_skipped_ = 0;
+    std::size_t searched_bytes_ = 0;  // for the current stack
+    std::size_t codes_bytes_ = 0;
+    std::size_t frames_bytes_ = 0;  // of all threads
     std::uint32_t next_serial_ = 0;
     bool has_stale_ = false;
     bool finished_ = false;

@@ -34,6 +34,11 @@ class StackSink {
                        std::span<const Frame> frames) = 0;
     /// The thread spent `value` (µs; in memory mode signed bytes; never 0) with its stack.
     virtual void sample(std::uint32_t thread_id, std::int64_t value) = 0;
+
+    /// What it holds for this process, about.
+    [[nodiscard]] virtual std::size_t memory_bytes() const { return 0; }
+    /// What it has written of this process.
+    [[nodiscard]] virtual std::uint64_t output_bytes() const { return 0; }
 };
 
 }  // namespace echion::model

@@ -14,17 +14,25 @@ using model::CodeKind;
 using model::Frame;
 using model::StackMarks;
 
-/// A recursion of 100,000 frames makes a line of some 10 MB. Above this the leaf side is cut.
-constexpr std::size_t kMaxLineBytes = std::size_t{32} << 20;
-/// Of all threads of one process, whatever they claim.
-constexpr std::size_t kMaxLinesBytes = std::size_t{512} << 20;
 /// The cache of frames' texts starts anew above this.
 constexpr std::size_t kMaxCachedBytes = std::size_t{64} << 20;
+
+/// Room that is no longer used is given back above this.
+constexpr std::size_t kMaxSpareBytes = std::size_t{64} << 10;
 
 constexpr std::string_view kUnknown = "<unknown>";
 constexpr std::string_view kGcFrame = ";:GC:";
 constexpr std::string_view kInvalidFrame = ";:INVALID:";
 constexpr std::string_view kTruncatedFrame = ";:TRUNCATED:";
+
+/// Gives back most of what a string or vector grew to, once it is much smaller again.
+template <typename Container>
+void give_back(Container& container) {
+    const std::size_t spare = container.capacity() - container.size();
+    if (spare * sizeof(container[0]) > kMaxSpareBytes && spare > 3 * container.size()) {
+        container.shrink_to_fit();
+    }
+}
 
 class Digits {
   public:
@@ -92,16 +100,15 @@ class AustinWriter::Process final : public model::StackSink {
         head += ':';
         append_name(head, name.empty() ? kUnknown : name);
         Thread& thread = threads_[thread_id];
-        lines_bytes_ -= thread.line.size();
         thread.line.replace(0, thread.head_size, head);
-        lines_bytes_ += thread.line.size();
+        count_held(thread);
         thread.root_size += head.size() - thread.head_size;
         thread.head_size = head.size();
     }
 
     void thread_ended(std::uint32_t thread_id) override {
         if (thread_id < threads_.size()) {
-            lines_bytes_ -= threads_[thread_id].line.size();
+            held_bytes_ -= threads_[thread_id].held_bytes;
             threads_[thread_id] = {};
         }
     }
@@ -112,7 +119,6 @@ class AustinWriter::Process final : public model::StackSink {
             return;
         }
         Thread& thread = threads_[thread_id];
-        lines_bytes_ -= thread.line.size();
         kept = std::min(kept, thread.ends.size());
         thread.ends.resize(kept);
         thread.line.resize(thread.root_size + (kept == 0 ? 0 : thread.ends.back()));
@@ -121,7 +127,9 @@ class AustinWriter::Process final : public model::StackSink {
         for (const Frame& frame : frames) {
             append_frame(thread, frame);
         }
-        lines_bytes_ += thread.line.size();
+        give_back(thread.line);
+        give_back(thread.ends);
+        count_held(thread);
     }
 
     void sample(std::uint32_t thread_id, std::int64_t value) override {
@@ -129,8 +137,16 @@ class AustinWriter::Process final : public model::StackSink {
             return;
         }
         const Thread& thread = threads_[thread_id];
-        OutputFile& file = writer_.file_;
+        const Digits digits(value);
         writer_.end_header();
+        const std::size_t bytes = thread.line.size() + digits.view().size() + 2 +
+                                  (thread.is_cut ? kTruncatedFrame.size() : 0) +
+                                  (thread.marks.in_gc ? kGcFrame.size() : 0);
+        if (!writer_.has_room(bytes, value)) {
+            return;
+        }
+        output_bytes_ += bytes;
+        OutputFile& file = writer_.file_;
         if (thread.line.size() == thread.head_size && !thread.marks.in_gc &&
             ends_in_number(thread.line)) {
             std::string& line = writer_.scratch_;
@@ -142,15 +158,21 @@ class AustinWriter::Process final : public model::StackSink {
         }
         if (thread.is_cut) {
             file.append(kTruncatedFrame);
+            ++writer_.lines_shortened_;
         }
         if (thread.marks.in_gc) {
             file.append(kGcFrame);
         }
         file.append(" ");
-        file.append(Digits(value).view());
+        file.append(digits.view());
         file.append("\n");
         ++writer_.lines_;
     }
+
+    [[nodiscard]] std::size_t memory_bytes() const override {
+        return held_bytes_ + threads_.capacity() * sizeof(Thread) + texts_bytes_;
+    }
+    [[nodiscard]] std::uint64_t output_bytes() const override { return output_bytes_; }
 
   private:
     struct Thread {
@@ -161,7 +183,15 @@ class AustinWriter::Process final : public model::StackSink {
         StackMarks marks;
         bool is_cut = false;  // frames from first_cut on have no text
         std::size_t first_cut = 0;
+        std::size_t held_bytes = 0;  // as counted last
     };
+
+    void count_held(Thread& thread) {
+        held_bytes_ -= thread.held_bytes;
+        thread.held_bytes =
+            thread.line.capacity() + thread.ends.capacity() * sizeof(thread.ends[0]);
+        held_bytes_ += thread.held_bytes;
+    }
 
     void set_marks(Thread& thread, StackMarks marks) {
         if (marks == thread.marks) {
@@ -176,14 +206,16 @@ class AustinWriter::Process final : public model::StackSink {
     }
 
     void append_frame(Thread& thread, const Frame& frame) {
-        const std::string& text = find_text(frame);
-        if (!thread.is_cut && (thread.line.size() + text.size() > kMaxLineBytes ||
-                               lines_bytes_ + thread.line.size() + text.size() > kMaxLinesBytes)) {
-            thread.is_cut = true;
-            thread.first_cut = thread.ends.size();
-        }
         if (!thread.is_cut) {
-            thread.line += text;
+            const std::string& text = find_text(frame);
+            const std::size_t bytes = thread.line.size() + text.size();
+            if (bytes > writer_.limits_.line_bytes ||
+                held_bytes_ - thread.held_bytes + bytes > writer_.limits_.lines_bytes) {
+                thread.is_cut = true;
+                thread.first_cut = thread.ends.size();
+            } else {
+                thread.line += text;
+            }
         }
         thread.ends.push_back(static_cast<std::uint32_t>(thread.line.size() - thread.root_size));
     }
@@ -204,7 +236,8 @@ class AustinWriter::Process final : public model::StackSink {
     AustinWriter& writer_;
     std::int64_t pid_;
     std::vector<Thread> threads_;
-    std::size_t lines_bytes_ = 0;
+    std::size_t held_bytes_ = 0;  // of all threads
+    std::uint64_t output_bytes_ = 0;
     std::unordered_map<std::uint64_t, std::string> texts_;  // by Frame::id
     std::size_t texts_bytes_ = 0;
 };
@@ -253,6 +286,19 @@ void AustinWriter::add_footer(std::string_view key, std::string_view value) {
     scratch_ = std::exchange(footer_begun_, true) ? "" : "\n";
     append_metadata(scratch_, key, value);
     file_.append(scratch_);
+}
+
+bool AustinWriter::has_room(std::size_t bytes, std::int64_t value) {
+    const std::uint64_t used = file_.appended_bytes();
+    // The first that has no room is the last: a profile up to one moment, not of the short lines.
+    if (!is_full() && used <= limits_.output_bytes && bytes <= limits_.output_bytes - used) {
+        return true;
+    }
+    ++lines_cut_;
+    const std::uint64_t amount =
+        value < 0 ? ~static_cast<std::uint64_t>(value) + 1 : static_cast<std::uint64_t>(value);
+    value_cut_ += std::min(amount, ~std::uint64_t{0} - value_cut_);
+    return false;
 }
 
 std::unique_ptr<model::StackSink> AustinWriter::add_process(std::int64_t pid) {

@@ -13,6 +13,17 @@
 
 namespace echion::output {
 
+/// Bounds on what processes can make the writer hold and write, whatever they claim. A line of text
+/// can come from a few bytes of a stream: all but the leaf may be as before.
+struct WriterLimits {
+    /// A recursion of 100,000 frames makes a line of some 10 MB. Above this the leaf side is cut.
+    std::size_t line_bytes = std::size_t{32} << 20;
+    /// Of the current lines of all threads of one process.
+    std::size_t lines_bytes = std::size_t{128} << 20;
+    /// Of the file in all, header included, footer not. Lines that come later are counted only.
+    std::uint64_t output_bytes = ~std::uint64_t{0};
+};
+
 /// Writes Austin's collapsed text, in the form that austin-python 1.7 and 2.x, flamegraph.pl and
 /// speedscope all read without a filter:
 ///
@@ -30,7 +41,8 @@ namespace echion::output {
 /// (last) a line that got too long.
 class AustinWriter {
   public:
-    explicit AustinWriter(OutputFile& file) : file_(file) {}
+    explicit AustinWriter(OutputFile& file, const WriterLimits& limits = {})
+        : file_(file), limits_(limits) {}
     AustinWriter(const AustinWriter&) = delete;
     AustinWriter& operator=(const AustinWriter&) = delete;
 
@@ -46,17 +58,30 @@ class AustinWriter {
     std::unique_ptr<model::StackSink> add_process(std::int64_t pid);
 
     [[nodiscard]] std::uint64_t lines() const { return lines_; }
+    /// Whether the limit on the output was reached; how many lines were left out for that, and the
+    /// sum of their metrics.
+    [[nodiscard]] bool is_full() const { return lines_cut_ != 0; }
+    [[nodiscard]] std::uint64_t lines_cut() const { return lines_cut_; }
+    [[nodiscard]] std::uint64_t value_cut() const { return value_cut_; }
+    /// Lines that were written without some of their leaf side.
+    [[nodiscard]] std::uint64_t lines_shortened() const { return lines_shortened_; }
 
   private:
     class Process;
 
     void end_header();
+    /// Whether a line may be written; counts it if not.
+    bool has_room(std::size_t bytes, std::int64_t value);
     void append_metadata(std::string& to, std::string_view key, std::string_view value);
 
     OutputFile& file_;
+    WriterLimits limits_;
     std::vector<std::pair<std::string, std::string>> header_;  // keys and values
     std::string scratch_;
     std::uint64_t lines_ = 0;
+    std::uint64_t lines_cut_ = 0;
+    std::uint64_t value_cut_ = 0;
+    std::uint64_t lines_shortened_ = 0;
     bool header_ended_ = false;
     bool footer_begun_ = false;
 };

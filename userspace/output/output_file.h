@@ -1,29 +1,31 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "base/error.h"
-#include "base/unique_fd.h"
+#include "output/open_output.h"
+#include "output/write_queue.h"
 
 namespace echion::output {
 
-/// A file that is written front to back through a large buffer. The first failure is kept and
-/// everything after it dropped, so that whoever writes can go on without looking: a full disk must
-/// not stop the draining of the ring, which would cost the target.
+/// A file that is written front to back. Whoever appends is never kept waiting: what does not fit
+/// into the buffer waits in memory for a thread that writes it (WriteQueue). is_behind() tells when
+/// so much waits that no more should be made for now; nothing is dropped for that. The first
+/// failure is kept and everything after it dropped, so that whoever writes can go on without
+/// looking: a full disk must not stop the draining of the ring.
 class OutputFile {
   public:
-    /// Opens or creates `path` for writing. A file that exists keeps its content until something is
-    /// written; a FIFO must have a reader within a second. kSystem with errno; kInvalid for a FIFO
-    /// that nobody reads, and for a regular file that another process has opened by this function.
-    static Result<OutputFile> open(const std::string& path);
-
-    OutputFile(OutputFile&&) = default;
-    OutputFile& operator=(OutputFile&&) = default;
+    /// Opens or creates `path` for writing; see open_output(). A file that exists keeps its content
+    /// until something is written. kInvalid too for a regular file that another process has opened
+    /// by this function.
+    static Result<OutputFile> open(const std::string& path, NameOrigin origin = NameOrigin::kUser);
 
     void append(std::string_view text) {
+        appended_bytes_ += text.size();
         if (text.size() > kBufferBytes - used_) {
             append_slowly(text);
             return;
@@ -31,31 +33,52 @@ class OutputFile {
         text.copy(buffer_.get() + used_, text.size());
         used_ += text.size();
     }
-    /// Writes out what is buffered. May block, on a pipe.
+    /// Has what is buffered written, unless more waits to be written already.
     void flush();
-    /// Flushes and closes; the first failure of all, if any. A file that was removed while it was
-    /// being written counts as a failure (ENOENT): nobody will ever read it.
+
+    /// The end: has everything written, then the file closed. has_ended() tells when that is done,
+    /// ended_fd() is readable then, status() says how it went.
+    void finish();
+    [[nodiscard]] bool has_ended() const { return is_discarded_ || queue_.has_ended(); }
+    [[nodiscard]] int ended_fd() const { return queue_.ended_fd(); }
+    /// The first failure of all, if any. A file that was removed while it was being written counts
+    /// as a failure (ENOENT): nobody will ever read it. kBoundExceeded after give_up().
+    [[nodiscard]] Status status() const;
+    /// finish(), and waits for it.
     Status close();
+    /// Does not wait for what is still to be written.
+    void give_up() { queue_.give_up(); }
     /// Closes, and removes the file if it was created by this object and nothing was written to it.
     void discard();
 
     [[nodiscard]] const std::string& path() const { return path_; }
-    [[nodiscard]] bool has_failed() const { return failure_ != 0; }
+    [[nodiscard]] bool has_failed() const { return queue_.failure() != 0; }
+    [[nodiscard]] bool is_behind() const { return queue_.waiting_bytes() > kMaxWaitingBytes; }
+    [[nodiscard]] std::uint64_t waiting_bytes() const { return queue_.waiting_bytes(); }
+    [[nodiscard]] std::uint64_t written_bytes() const { return queue_.written_bytes(); }
+    [[nodiscard]] std::uint64_t appended_bytes() const { return appended_bytes_; }
+    /// Bytes that were not written when it was given up.
+    [[nodiscard]] std::uint64_t left_bytes() const { return queue_.left_bytes(); }
 
   private:
     static constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
+    /// A second's output of the busiest sampling.
+    static constexpr std::uint64_t kMaxWaitingBytes = std::uint64_t{16} << 20;
 
-    OutputFile(std::string path, UniqueFd fd, bool created);
+    OutputFile(std::string path, OpenedOutput opened);
     void append_slowly(std::string_view text);
-    void write_out(std::string_view text);
+    void hand_over();
 
     std::string path_;
-    UniqueFd fd_;
+    UniqueFd folder_;
+    std::string name_;  // in the folder
+    WriteQueue queue_;
     std::unique_ptr<char[]> buffer_;
     std::size_t used_ = 0;
+    std::uint64_t appended_bytes_ = 0;
     bool created_ = false;
     bool written_ = false;
-    int failure_ = 0;  // errno
+    bool is_discarded_ = false;
 };
 
 }  // namespace echion::output

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "stream/record.h"
 #include "stream/utf8.h"
@@ -15,7 +16,7 @@ constexpr std::uint64_t kMaxDeltaNs = 366 * kNanosPerDay;
 /// Bookkeeping of one definition, so that empty names are not free.
 constexpr std::size_t kDefinitionOverheadBytes = 64;
 
-Status protocol_error(const char* what) { return fail(ErrorKind::kProtocol, what); }
+tl::unexpected<Error> protocol_error(const char* what) { return fail(ErrorKind::kProtocol, what); }
 
 }  // namespace
 
@@ -94,52 +95,57 @@ class Decoder::Reader {
 };
 
 Status Decoder::decode(std::span<const std::byte> batch) {
+    const auto done = decode_some(batch, [] { return true; });
+    return done ? Status() : tl::unexpected(done.error());
+}
+
+Result<std::size_t> Decoder::decode_some(std::span<const std::byte> batch,
+                                         FunctionRef<bool()> goes_on) {
     if (failed_) {
         return protocol_error("the stream went wrong before");
     }
     Reader reader(batch);
-    Status status = started_ ? decode_tick(reader) : decode_start(reader);
-    if (status) {
-        status = decode_records(reader);
+    Status status;
+    if (!std::exchange(in_batch_, true)) {
+        status = started_ ? decode_tick(reader) : decode_start(reader);
     }
+    while (status && !reader.at_end() && goes_on()) {
+        status = decode_record(reader);
+    }
+    in_batch_ = !reader.at_end();
     failed_ = !status;
-    return status;
+    if (!status) {
+        return tl::unexpected(status.error());
+    }
+    return batch.size() - reader.remaining();
 }
 
-Status Decoder::decode_records(Reader& reader) {
-    while (!reader.at_end()) {
-        Status status;
-        switch (static_cast<RecordType>(reader.u8())) {
-            case RecordType::kCode:
-                status = decode_code(reader);
-                break;
-            case RecordType::kThread:
-                status = decode_thread(reader);
-                break;
-            case RecordType::kThreadEnd:
-                status = decode_thread_end(reader);
-                break;
-            case RecordType::kStack:
-                status = decode_stack(reader);
-                break;
-            case RecordType::kCpu:
-                status = decode_cpu(reader);
-                break;
-            case RecordType::kState:
-                status = decode_state(reader);
-                break;
-            case RecordType::kStart:
-            case RecordType::kTick:
-            case RecordType::kLost:
-                return protocol_error("a start, tick or lost record is out of place");
-            default:
-                return protocol_error("a record's type is unknown");
-        }
-        if (!status) {
-            return status;
-        }
+std::size_t Decoder::memory_bytes() const {
+    return codes_.capacity() * sizeof(codes_[0]) + threads_.capacity() * sizeof(threads_[0]) +
+           frames_.capacity() * sizeof(frames_[0]);
+}
+
+Status Decoder::decode_record(Reader& reader) {
+    switch (static_cast<RecordType>(reader.u8())) {
+        case RecordType::kCode:
+            return decode_code(reader);
+        case RecordType::kThread:
+            return decode_thread(reader);
+        case RecordType::kThreadEnd:
+            return decode_thread_end(reader);
+        case RecordType::kStack:
+            return decode_stack(reader);
+        case RecordType::kCpu:
+            return decode_cpu(reader);
+        case RecordType::kState:
+            return decode_state(reader);
+        case RecordType::kStart:
+        case RecordType::kTick:
+        case RecordType::kLost:
+            return protocol_error("a start, tick or lost record is out of place");
+        default:
+            return protocol_error("a record's type is unknown");
     }
-    return {};
 }
 
 Status Decoder::decode_start(Reader& reader) {
@@ -311,7 +317,8 @@ Status Decoder::decode_stack(Reader& reader) {
     if (kept > thread->depth) {
         return protocol_error("a stack record keeps more frames than there were");
     }
-    if (count > kMaxFrames - kept || count > reader.remaining() / 2) {
+    if (kept > limits_.stack_frames || count > limits_.stack_frames - kept ||
+        count > reader.remaining() / 2) {
         return protocol_error("a stack record has too many frames");
     }
     constexpr std::uint8_t kKnownFlags = kStackTruncated | kStackInvalid | kStackInGc;

@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/function_ref.h"
 #include "model/profile_events.h"
+#include "stream/record.h"
 
 namespace echion::stream {
 
@@ -15,6 +17,7 @@ namespace echion::stream {
 struct DecoderLimits {
     std::size_t definition_bytes = std::size_t{256} << 20;  ///< Of all codes and names in force.
     std::size_t live_frames = std::size_t{16} << 20;        ///< In all threads' current stacks.
+    std::size_t stack_frames = kMaxFrames;  ///< In one: what the agent was asked for.
 };
 
 /// Turns batches into events. It trusts nothing: every length, id, count and reference is checked
@@ -28,6 +31,13 @@ class Decoder {
     /// front of the bad one have been made; after a failure the stream is of no further use, and
     /// every further call fails.
     Status decode(std::span<const std::byte> batch);
+    /// The same, but asks in front of each record whether to go on. Returns the bytes decoded: the
+    /// next call goes on with the rest, if there is one. So that a batch of 4 MiB, of which every
+    /// few bytes can change a stack of many frames, need not be decoded in one go.
+    Result<std::size_t> decode_some(std::span<const std::byte> batch, FunctionRef<bool()> goes_on);
+
+    /// What it holds for this process, about.
+    [[nodiscard]] std::size_t memory_bytes() const;
 
     [[nodiscard]] bool has_started() const { return started_; }
 
@@ -42,7 +52,7 @@ class Decoder {
         std::uint32_t name_bytes = 0;
     };
 
-    Status decode_records(Reader& reader);
+    Status decode_record(Reader& reader);
     Status decode_start(Reader& reader);
     Status decode_tick(Reader& reader);
     Status decode_lost(Reader& reader);
@@ -67,6 +77,7 @@ class Decoder {
     std::size_t definition_bytes_ = 0;
     std::size_t live_frames_ = 0;
     bool started_ = false;
+    bool in_batch_ = false;
     bool failed_ = false;
 };
 

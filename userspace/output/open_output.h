@@ -1,0 +1,45 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace echion::output {
+
+/// Who chose the output's name, and with it the folder that it is in.
+enum class NameOrigin {
+    kUser,     ///< `-o`
+    kDefault,  ///< The default, in the folder that the program was started in.
+};
+
+struct OpenedOutput {
+    UniqueFd fd;
+    UniqueFd folder;   ///< That `name` is relative to; none: the current one.
+    std::string name;  ///< To remove the file by, if nothing is written.
+    bool created = false;
+};
+
+/// Opens or creates `path` for writing, on behalf of whoever runs this program. It may be root in a
+/// folder of somebody who would have root write elsewhere.
+///
+/// - A default name is created anew. What is there is replaced only if it is an earlier profile: a
+///   regular file of this user's with one name, that begins like one (or is empty). No link is
+///   followed. Under root others may not read the file.
+/// - A user's name is opened as open() does, unless this program has rights over other users'
+///   files (has_power_over_files()). Then each folder on the way is opened by itself, no link is
+///   followed that another user could have made, and in a folder that another user can write to
+///   only regular files and FIFOs of this user's are written.
+///
+/// A file that exists keeps its content. A FIFO must have a reader within a second. What was
+/// checked is what is open: nothing is looked up twice by name. `fd` does not block on a FIFO.
+///
+/// Errors: kSystem with errno; kInvalid with the reason and what to do.
+Result<OpenedOutput> open_output(const std::string& path, NameOrigin origin);
+
+/// Whether this process may write other users' files: it is root, or has CAP_DAC_OVERRIDE.
+bool has_power_over_files();
+
+}  // namespace echion::output

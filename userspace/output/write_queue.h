@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "base/unique_fd.h"
+
+namespace echion::output {
+
+/// A part of a file's text, as it is handed over.
+struct Chunk {
+    std::unique_ptr<char[]> bytes;
+    std::size_t size = 0;
+};
+
+/// Writes to a descriptor from a thread of its own, in the order in which it is given text, so that
+/// nobody waits for a full pipe, a slow disk or a file server that is gone. The thread begins with
+/// the first text; signals are for others. All calls but wait() return at once.
+class WriteQueue {
+  public:
+    explicit WriteQueue(UniqueFd fd);
+    WriteQueue(WriteQueue&&) noexcept;
+    WriteQueue& operator=(WriteQueue&&) noexcept;
+    /// Gives up what is left. A write that the kernel has begun ends when it ends; nobody waits.
+    ~WriteQueue();
+
+    /// The file is emptied in front of the first text. After a failure, and after give_up(), what
+    /// comes is dropped.
+    void push(Chunk chunk);
+    /// No more comes: when all is written the file is closed.
+    void finish();
+    /// Whether the file is closed, or given up.
+    [[nodiscard]] bool has_ended() const;
+    /// Readable when it has ended.
+    [[nodiscard]] int ended_fd() const;
+    void wait() const;
+    void give_up();
+
+    [[nodiscard]] int fd() const;
+    [[nodiscard]] std::uint64_t waiting_bytes() const;
+    [[nodiscard]] std::uint64_t written_bytes() const;
+    /// The first errno of writing and closing; 0: none.
+    [[nodiscard]] int failure() const;
+    /// Bytes that were left when it was given up.
+    [[nodiscard]] std::uint64_t left_bytes() const;
+    [[nodiscard]] bool was_given_up() const;
+    /// Whether the file had lost its name when it was closed: nobody will ever read it.
+    [[nodiscard]] bool has_vanished() const;
+
+  private:
+    struct State;
+    static void run(const std::shared_ptr<State>& state);
+
+    std::shared_ptr<State> state_;  // the thread has the other half
+};
+
+}  // namespace echion::output
