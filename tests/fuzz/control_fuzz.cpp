@@ -138,7 +138,7 @@ class Peer {
     }
 
     void write_header(std::uint8_t word, std::span<const std::uint8_t> bytes) {
-        if (ring_) {
+        if (ring_ && !bytes.empty()) {
             std::uint64_t value = 0;
             std::memcpy(&value, bytes.data(), std::min(bytes.size(), sizeof(value)));
             reinterpret_cast<std::uint64_t*>(

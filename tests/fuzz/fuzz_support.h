@@ -33,9 +33,14 @@ class Input {
     T take() {
         static_assert(std::is_trivially_copyable_v<T>);
         T value{};
-        const auto part = take_bytes(sizeof(T));
-        std::memcpy(&value, part.data(), part.size());
+        take_into(&value, sizeof(value));
         return value;
+    }
+    void take_into(void* into, std::size_t size_bytes) {
+        const auto part = take_bytes(size_bytes);
+        if (!part.empty()) {
+            std::memcpy(into, part.data(), part.size());
+        }
     }
     /// At most so many.
     std::span<const std::uint8_t> take_bytes(std::size_t count) {

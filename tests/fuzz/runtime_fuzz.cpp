@@ -43,8 +43,7 @@ void read_lists(MemoryReader& reader, const RuntimeView& view, bool is_sane) {
 /// Offsets that a target states are taken only if each field lies in its structure.
 void apply_stated(fuzz::Input input, const Layout& row) {
     DebugOffsets313 stated{};
-    const auto part = input.take_bytes(sizeof(stated));
-    std::memcpy(static_cast<void*>(&stated), part.data(), part.size());
+    input.take_into(&stated, sizeof(stated));
     const auto layout = apply_debug_offsets(stated, row);
     if (layout) {
         require(layout->thread_state.size > 0 && layout->thread_state.size < (1 << 20));
