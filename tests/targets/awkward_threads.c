@@ -1,4 +1,5 @@
-/* What Python cannot do by itself, for tests of attaching: a library that a target loads by ctypes. */
+/* What Python cannot do by itself, for tests of attaching: a library that a target loads by ctypes.
+ */
 #define _GNU_SOURCE
 #include <grp.h>
 #include <pthread.h>
@@ -15,8 +16,8 @@
 
 enum { PATTERN = 0x5a, ROOM_BYTES = 16384, SETXID_SIGNAL = 33 };
 
-/* Sleeps uninterruptibly, as a vfork()'s parent does, until the descriptor's end of input. The child,
-   which runs in this process's memory meanwhile, writes its number to `number_fd` first. */
+/* Sleeps uninterruptibly, as a vfork()'s parent does, until the descriptor's end of input. The
+   child, which runs in this process's memory meanwhile, writes its number to `number_fd` first. */
 int sleep_in_vfork(int fd, int number_fd) {
     char byte;
     if (vfork() == 0) {
@@ -30,23 +31,24 @@ int sleep_in_vfork(int fd, int number_fd) {
     return 42;
 }
 
-/* Code in no file, where no thread may be borrowed: runs until the byte at its argument is not 0. */
-static void (*make_nowhere(void))(volatile char *) {
+/* Code in no file, where no thread may be borrowed: runs until the byte at its argument is not 0.
+ */
+static void (*make_nowhere(void))(volatile char*) {
     static const unsigned char loop[] = {0x80, 0x3f, 0x00, 0x74, 0xfb, 0xc3};
-    void *code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
-                      -1, 0);
+    void* code =
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (code == MAP_FAILED) {
         abort();
     }
     memcpy(code, loop, sizeof(loop));
-    return (void (*)(volatile char *))code;
+    return (void (*)(volatile char*))code;
 }
 
 static volatile char gate_is_open, is_blocked;
 
-static void *block_library_signal(void *unused) {
+static void* block_library_signal(void* unused) {
     uint64_t set = UINT64_C(1) << (SETXID_SIGNAL - 1);
-    void (*nowhere)(volatile char *) = make_nowhere();
+    void (*nowhere)(volatile char*) = make_nowhere();
     syscall(SYS_rt_sigprocmask, SIG_BLOCK, &set, NULL, sizeof(set));
     is_blocked = 1;
     nowhere(&gate_is_open);
@@ -54,15 +56,15 @@ static void *block_library_signal(void *unused) {
     return unused;
 }
 
-static void *change_groups(void *unused) {
+static void* change_groups(void* unused) {
     gid_t groups[64];
     int count = getgroups(64, groups);
     setgroups(count < 0 ? 0 : (size_t)count, groups);
     return unused;
 }
 
-/* Two threads, one of which holds the C library's lock of the threads' stacks for as long as the other
-   one does not answer its signal: until open_gate(). */
+/* Two threads, one of which holds the C library's lock of the threads' stacks for as long as the
+   other one does not answer its signal: until open_gate(). */
 int hold_stack_lock(void) {
     pthread_t blocking, changing;
     if (pthread_create(&blocking, NULL, block_library_signal, NULL) != 0) {
@@ -84,12 +86,13 @@ static void read_in_handler(int number) {
     got = syscall(SYS_read, wait_fd, &byte, 1) == 1 ? byte : '?';
 }
 
-/* Waits for a byte in a signal handler, on an alternate stack with `room` bytes more than the kernel's
-   frame needs; returns how many bytes of the memory below that stack have changed, or -1. */
+/* Waits for a byte in a signal handler, on an alternate stack with `room` bytes more than the
+   kernel's frame needs; returns how many bytes of the memory below that stack have changed, or -1.
+ */
 int wait_on_signal_stack(int fd, size_t room) {
     size_t size = getauxval(AT_MINSIGSTKSZ) + room;
-    unsigned char *memory = mmap(NULL, ROOM_BYTES + size, PROT_READ | PROT_WRITE,
-                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    unsigned char* memory =
+        mmap(NULL, ROOM_BYTES + size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     stack_t stack = {.ss_sp = memory + ROOM_BYTES, .ss_size = size};
     struct sigaction action = {.sa_handler = read_in_handler, .sa_flags = SA_ONSTACK};
     struct itimerval soon = {.it_value = {0, 1000}};
@@ -110,7 +113,7 @@ int wait_on_signal_stack(int fd, size_t room) {
     return got == 'x' ? changed : -1;
 }
 
-static char *const *program;
+static char* const* program;
 
 static void execute(int number) {
     (void)number;
@@ -118,8 +121,9 @@ static void execute(int number) {
     _exit(1);
 }
 
-/* Computes in code that lies in no file. After `milliseconds`, if there are any, executes a program. */
-void spin_nowhere(long milliseconds, char *const *arguments) {
+/* Computes in code that lies in no file. After `milliseconds`, if there are any, executes a
+ * program. */
+void spin_nowhere(long milliseconds, char* const* arguments) {
     struct itimerval when = {.it_value = {milliseconds / 1000, milliseconds % 1000 * 1000}};
     static volatile char never;
     program = arguments;

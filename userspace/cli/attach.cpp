@@ -7,18 +7,15 @@
 #include <link.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/clock.h"
@@ -26,6 +23,7 @@
 #include "cli/aside.h"
 #include "cli/channel.h"
 #include "cli/event_loop.h"
+#include "cli/injecting.h"
 #include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/message.h"
@@ -117,89 +115,6 @@ std::string name_agent(const std::vector<std::byte>& bytes) {
         hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3;
     }
     return fmt::format("echion-agent-{}-{:016x}", ECHION_VERSION, hash);
-}
-
-/// An injection on a thread of its own, so that this program hears signals meanwhile, and can end
-/// though the target's memory or files keep that thread waiting.
-class Injecting {
-  public:
-    /// Begins; `on_done` runs in the loop when the result is there. `agent` outlives the thread.
-    static Result<std::unique_ptr<Injecting>> start(EventLoop& loop, pid_t pid,
-                                                    inject::InjectLimits limits,
-                                                    std::span<const std::byte> agent,
-                                                    std::string name, EventLoop::Handler on_done);
-    ~Injecting() {
-        loop_.remove(source_);
-        if (thread_.joinable()) {
-            thread_.join();
-        }
-    }
-    Injecting(const Injecting&) = delete;
-    Injecting& operator=(const Injecting&) = delete;
-
-    /// Asks it to end soon, with the target as it was.
-    void cancel() { is_cancelled_.store(true); }
-    [[nodiscard]] bool is_cancelled() const { return is_cancelled_.load(); }
-    /// Whether it waits for a read that does not come back: its thread will not end.
-    [[nodiscard]] bool is_stalled() const { return is_stalled_.load(); }
-    /// Once, when it is done and not stalled.
-    inject::InjectResult take_result() {
-        thread_.join();
-        return std::move(*result_);
-    }
-
-  private:
-    Injecting(EventLoop& loop, UniqueFd done) : loop_(loop), done_(std::move(done)) {}
-    void run(pid_t pid, const inject::AgentImage& image, inject::InjectLimits limits);
-    void tell() const { eventfd_write(done_.get(), 1); }
-
-    EventLoop& loop_;
-    UniqueFd done_;  // an eventfd
-    EventLoop::Source source_ = 0;
-    std::atomic<bool> is_cancelled_{false};
-    std::atomic<bool> is_stalled_{false};
-    StallWatch watch_{[this] {
-        is_stalled_.store(true);
-        tell();
-        for (;;) {
-            pause();  // the loop ends the program
-        }
-    }};
-    std::optional<inject::InjectResult> result_;  // the thread's until it has ended
-    std::thread thread_;
-};
-
-Result<std::unique_ptr<Injecting>> Injecting::start(EventLoop& loop, pid_t pid,
-                                                    inject::InjectLimits limits,
-                                                    std::span<const std::byte> agent,
-                                                    std::string name, EventLoop::Handler on_done) {
-    UniqueFd done(eventfd(0, EFD_CLOEXEC));
-    if (!done) {
-        return fail(ErrorKind::kSystem, "be told of the injection's end (eventfd)", errno);
-    }
-    std::unique_ptr<Injecting> self(new Injecting(loop, std::move(done)));
-    auto source = loop.add(self->done_.get(), std::move(on_done));
-    if (!source) {
-        return tl::unexpected(source.error());
-    }
-    self->source_ = *source;
-    // Its signals are this thread's: all that matter are blocked, and it inherits that.
-    self->thread_ = std::thread([self = self.get(), pid, limits = std::move(limits), agent,
-                                 name = std::move(name)]() mutable {
-        self->run(pid, {agent, name}, std::move(limits));
-    });
-    return self;
-}
-
-void Injecting::run(pid_t pid, const inject::AgentImage& image, inject::InjectLimits limits) {
-    limits.is_cancelled = [this] { return is_cancelled(); };
-    limits.guard = &watch_.guard();
-    {
-        const StallGuard::Section section(
-            limits.guard, limits.safe_point_ns + limits.load_ns + 3 * kTargetCodeLimits.time_ns);
-        result_.emplace(inject::inject_agent(pid, image, limits));
-    }
-    tell();
 }
 
 /// How long an injection that has been cancelled may take to end.
