@@ -163,6 +163,8 @@ def write_unwind() -> None:
     write("unwind_fuzz", "frame_pointer", unwind(b"\x41\x0e\x10\x86\x02\x43\x0d\x06"))
     # def_cfa_expression: breg7+16
     write("unwind_fuzz", "expression", unwind(b"\x0f\x02\x77\x10"))
+    # skip -3: jumps to itself for ever
+    write("unwind_fuzz", "endless_expression", unwind(b"\x0f\x03\x2f\xfd\xff"))
     # expression(rbp): breg7+0, deref; remember_state, restore_state
     write("unwind_fuzz", "register_expression", unwind(b"\x0e\x10\x10\x06\x03\x77\x00\x06\x0a\x0b"))
     # def_cfa_expression: breg7+8, dup, bra +1, nop, const1u 8, plus
