@@ -232,7 +232,7 @@ class Borrower {
         // From here on the helper needs nobody to know that the region may go, should Echion die. A
         // thread that puts itself back says so itself.
         if (result && !is_left_alone_) {
-            (void)request_.target.memory().write_value(
+            (void)request_.target.write_later(
                 *result + kStubCodeBytes + offsetof(StubParameters, has_left),
                 std::uint32_t{kThreadHasLeft});
         }

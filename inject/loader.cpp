@@ -248,8 +248,8 @@ class Conversation {
 
     /// Tells the helper, whatever happened, that the region may go.
     ~Conversation() {
-        (void)target_.memory().write_value(parameters_ + offsetof(StubParameters, has_left),
-                                           std::uint32_t{kNobodyReads});
+        (void)target_.write_later(parameters_ + offsetof(StubParameters, has_left),
+                                  std::uint32_t{kNobodyReads});
     }
     Conversation(const Conversation&) = delete;
     Conversation& operator=(const Conversation&) = delete;

@@ -1,6 +1,5 @@
 #include "inject/target_identity.h"
 
-#include <elf.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <poll.h>
@@ -8,40 +7,45 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
+#include <charconv>
+#include <string_view>
 
+#include "platform/linux/proc_file.h"
 #include "platform/process_rights.h"
 
 namespace echion::inject {
 namespace {
 
-// The kernel saves at most AT_VECTOR_SIZE words, about 60 (include/linux/auxvec.h).
-constexpr std::size_t kMaxVectorBytes = 2048;
+// Numbers of the fields of /proc/PID/stat, counted from 1 (proc(5)).
+constexpr std::array<unsigned, 6> kPlaceFields = {26, 27, 28, 45, 46, 47};
+constexpr unsigned kStackField = 28;
+constexpr unsigned kFieldBehindName = 3;
 
-struct VectorEntry {
-    std::uintptr_t type;
-    std::uintptr_t value;
-};
-
-UniqueFd open_proc(pid_t pid, const char* name) {
-    const std::string path = "/proc/" + std::to_string(pid) + "/" + name;
-    return UniqueFd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-}
-
-/// The address of the 16 random bytes that every program gets: in no kernel since 2.6.29 is it
-/// absent.
-Address find_random_bytes(const std::vector<std::byte>& vector) {
-    for (std::size_t at = 0; at + sizeof(VectorEntry) <= vector.size(); at += sizeof(VectorEntry)) {
-        VectorEntry entry;
-        std::memcpy(&entry, vector.data() + at, sizeof(entry));
-        if (entry.type == AT_RANDOM) {
-            return Address(entry.value);
+/// The places in the text of a stat file; zeros where the kernel does not tell. The name in it is
+/// the target's, and may hold anything but its own closing parenthesis at the end.
+std::array<std::uint64_t, kPlaceFields.size()> parse_places(std::string_view text) {
+    std::array<std::uint64_t, kPlaceFields.size()> places{};
+    text.remove_prefix(std::min(text.size(), text.rfind(')') + 1));
+    unsigned field = kFieldBehindName - 1;
+    while (!text.empty()) {
+        text.remove_prefix(std::min(text.size(), text.find_first_not_of(" \n")));
+        const std::string_view word = text.substr(0, text.find_first_of(" \n"));
+        text.remove_prefix(word.size());
+        ++field;
+        const auto* found = std::find(kPlaceFields.begin(), kPlaceFields.end(), field);
+        if (found != kPlaceFields.end()) {
+            (void)std::from_chars(word.data(), word.data() + word.size(),
+                                  places[static_cast<std::size_t>(found - kPlaceFields.begin())]);
         }
     }
-    return {};
+    return places;
 }
+
+constexpr std::size_t kStackPlace =
+    std::find(kPlaceFields.begin(), kPlaceFields.end(), kStackField) - kPlaceFields.begin();
 
 /// Whether a thread of `parent` waits for a child that it has lent its memory to: such a wait is
 /// uninterruptible, in the call that made the child.
@@ -70,11 +74,9 @@ TargetIdentity::Image TargetIdentity::look(pid_t pid) {
         image.executable_device = std::uint64_t{status.stx_dev_major} << 32 | status.stx_dev_minor;
         image.executable_inode = status.stx_ino;
     }
-    std::array<std::byte, kMaxVectorBytes> vector;
-    const UniqueFd file = open_proc(pid, "auxv");
-    const ssize_t got = file ? read(file.get(), vector.data(), vector.size()) : 0;
-    if (got > 0) {
-        image.auxiliary_vector.assign(vector.begin(), vector.begin() + got);
+    std::array<char, 2048> text;
+    if (const auto size = read_proc_text(pid, "stat", text.data(), text.size())) {
+        image.places = parse_places({text.data(), *size});
     }
     return image;
 }
@@ -91,7 +93,7 @@ Result<TargetIdentity> TargetIdentity::hold(pid_t pid, StallGuard* guard) {
     }
     target.memory_ = std::move(*memory);
     target.image_ = look(pid);
-    target.probe_ = find_random_bytes(target.image_.auxiliary_vector);
+    target.probe_ = Address(target.image_.places[kStackPlace]);
     const auto info = read_process_info(pid);
     if (!info) {
         return tl::unexpected(info.error());
@@ -101,7 +103,10 @@ Result<TargetIdentity> TargetIdentity::hold(pid_t pid, StallGuard* guard) {
     if (target.has_ended()) {
         return fail(ErrorKind::kSystem, "the process has ended", ESRCH);
     }
-    if (target.probe_.is_null() || !target.memory_.is_alive(target.probe_)) {
+    if (target.probe_.is_null()) {
+        return fail(ErrorKind::kSystem, "look at the process", EPERM);
+    }
+    if (!target.memory_.is_alive(target.probe_)) {
         return fail(ErrorKind::kRefused, "the process has executed another program");
     }
     return target;

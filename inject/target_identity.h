@@ -2,10 +2,10 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "base/error.h"
 #include "base/unique_fd.h"
@@ -20,8 +20,8 @@ namespace echion::inject {
 /// since: a set-uid one, say, in which what was found before would be an attacker's choice.
 ///
 /// What proves that it is the same: the pidfd (the process), the memory descriptor (its address
-/// space, which an exec replaces), its executable's inode, the auxiliary vector (addresses that
-/// each exec draws anew), and that the process has no more rights than at first.
+/// space, which an exec replaces), its executable's inode, the places of its code, data and stack
+/// (which each exec draws anew), and that the process has no more rights than at first.
 ///
 /// Any thread, one at a time.
 class TargetIdentity {
@@ -46,6 +46,17 @@ class TargetIdentity {
     /// traces it, so that the number cannot be given to another one meanwhile.
     Status check_thread(pid_t tid);
 
+    /// Writes, if it is still the same, when no thread of it is held.
+    template <typename T>
+    Status write_later(Address to, const T& value) {
+        if (!memory_.is_bound()) {
+            if (auto status = check(); !status) {
+                return status;
+            }
+        }
+        return memory_.write_value(to, value);
+    }
+
     /// Whether its memory is that of its parent too, as a child's of vfork(2) is until it executes
     /// a program: what is loaded into it would stay in the parent. False if it cannot be told.
     [[nodiscard]] bool shares_parents_memory() const;
@@ -55,7 +66,9 @@ class TargetIdentity {
     struct Image {
         std::uint64_t executable_device = 0;
         std::uint64_t executable_inode = 0;
-        std::vector<std::byte> auxiliary_vector;
+        /// startcode, endcode, startstack, start_data, end_data, start_brk of /proc/PID/stat
+        /// (proc(5)).
+        std::array<std::uint64_t, 6> places{};
         bool operator==(const Image&) const = default;
     };
     TargetIdentity(pid_t pid, UniqueFd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}

@@ -1,6 +1,7 @@
 #include "inject/target_memory.h"
 
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,19 +12,36 @@ namespace echion::inject {
 Result<TargetMemory> TargetMemory::open(pid_t pid, StallGuard* guard) {
     const std::string path = "/proc/" + std::to_string(pid) + "/mem";
     UniqueFd file(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-    if (!file) {
+    if (!file && errno != EACCES) {
         return fail(ErrorKind::kSystem, "open the target's memory", errno);
     }
-    return TargetMemory(std::move(file), guard);
+    return TargetMemory(pid, std::move(file), guard);
+}
+
+ssize_t TargetMemory::read_part(const ReadRequest& request) const {
+    if (file_) {
+        return pread(file_.get(), request.into, request.size_bytes,
+                     static_cast<off_t>(request.from.value()));
+    }
+    const iovec local{request.into, request.size_bytes};
+    const iovec remote{reinterpret_cast<void*>(request.from.value()), request.size_bytes};
+    return process_vm_readv(pid_, &local, 1, &remote, 1, 0);
+}
+
+ssize_t TargetMemory::write_part(Address to, std::span<const std::byte> bytes) const {
+    if (file_) {
+        return pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(to.value()));
+    }
+    const iovec local{const_cast<std::byte*>(bytes.data()), bytes.size()};
+    const iovec remote{reinterpret_cast<void*>(to.value()), bytes.size()};
+    return process_vm_writev(pid_, &local, 1, &remote, 1, 0);
 }
 
 std::size_t TargetMemory::read(std::span<const ReadRequest> requests) noexcept {
     const StallGuard::Section section(guard_, kStalledReadNs);
     std::size_t done = 0;
     for (const ReadRequest& request : requests) {
-        if (pread(file_.get(), request.into, request.size_bytes,
-                  static_cast<off_t>(request.from.value())) !=
-            static_cast<ssize_t>(request.size_bytes)) {
+        if (read_part(request) != static_cast<ssize_t>(request.size_bytes)) {
             break;
         }
         ++done;
@@ -33,8 +51,7 @@ std::size_t TargetMemory::read(std::span<const ReadRequest> requests) noexcept {
 
 Status TargetMemory::write(Address to, std::span<const std::byte> bytes) {
     const StallGuard::Section section(guard_, kStalledReadNs);
-    const ssize_t written =
-        pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(to.value()));
+    const ssize_t written = write_part(to, bytes);
     if (written == static_cast<ssize_t>(bytes.size())) {
         return {};
     }

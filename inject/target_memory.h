@@ -23,8 +23,9 @@ class TargetMemory final : public MemoryReader {
   public:
     TargetMemory() = default;
     TargetMemory(TargetMemory&& other) noexcept
-        : file_(std::move(other.file_)), guard_(other.guard_) {}
+        : pid_(other.pid_), file_(std::move(other.file_)), guard_(other.guard_) {}
     TargetMemory& operator=(TargetMemory&& other) noexcept {
+        pid_ = other.pid_;
         file_ = std::move(other.file_);
         guard_ = other.guard_;
         return *this;
@@ -33,6 +34,9 @@ class TargetMemory final : public MemoryReader {
     /// kSystem with errno. `guard` is told of each read and write, if there is one; it outlives
     /// this.
     static Result<TargetMemory> open(pid_t pid, StallGuard* guard = nullptr);
+
+    /// Whether it meets the image of the first look only.
+    [[nodiscard]] bool is_bound() const { return static_cast<bool>(file_); }
 
     std::size_t read(std::span<const ReadRequest> requests) noexcept override;
 
@@ -49,8 +53,12 @@ class TargetMemory final : public MemoryReader {
     [[nodiscard]] bool is_alive(Address address);
 
   private:
-    TargetMemory(UniqueFd file, StallGuard* guard) : file_(std::move(file)), guard_(guard) {}
+    TargetMemory(pid_t pid, UniqueFd file, StallGuard* guard)
+        : pid_(pid), file_(std::move(file)), guard_(guard) {}
+    ssize_t read_part(const ReadRequest& request) const;
+    ssize_t write_part(Address to, std::span<const std::byte> bytes) const;
 
+    pid_t pid_ = 0;
     UniqueFd file_;
     StallGuard* guard_ = nullptr;
 };

@@ -237,7 +237,7 @@ def test_a_full_standard_error_keeps_nobody(build_dir, fake, tmp_path):
     run = subprocess.run(list(map(str, arguments)), stderr=writer, timeout=60)
     os.close(reader)
     os.close(writer)
-    assert run.returncode == 1
+    assert run.returncode == 0, "the command's own status"
 
 
 # --- Bounds ---

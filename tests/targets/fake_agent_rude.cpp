@@ -277,8 +277,9 @@ Behaviours rude_behaviours() {
         {"arm-flood",
          [](const char* count) {
              // Echion finds them all at once.
+             block_ticks();
              Agent agent;
-             const auto request = make_arm(getpid(), 0);
+             const auto request = make_arm(getpid(), control::kTickSignal);
              for (int i = std::atoi(count); i > 0 && send_message(agent.channel.get(), request);
                   --i) {
              }

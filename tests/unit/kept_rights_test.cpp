@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <thread>
+#include <vector>
 
 #include "platform/process_info.h"
 
@@ -66,6 +67,34 @@ TEST(KeptRights, AreTheSameInEveryThreadAlsoOneThatTakesNoSignals) {
                   is_over.notify_all();
                   other.join();
                   return is_right && no_new_privileges == 1 ? 0 : 1;
+              }),
+              0);
+}
+
+// More threads than CPUs: some are slow to obey, and none must be asked twice.
+TEST(KeptRights, AreGivenUpByManyThreads) {
+#if defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "ThreadSanitizer handles all signals itself, but for those it knows nothing of";
+#endif
+    if (!has_all_rights()) {
+        GTEST_SKIP() << "needs root, with CAP_SYS_PTRACE";
+    }
+    EXPECT_EQ(run_in_child([] {
+                  constexpr int kThreads = 64;
+                  std::atomic<bool> is_over = false;
+                  std::vector<std::thread> threads;
+                  for (int i = 0; i < kThreads; ++i) {
+                      threads.emplace_back([&] {
+                          while (!is_over) {
+                          }
+                      });
+                  }
+                  const auto kept = keep_rights({});
+                  is_over = true;
+                  for (std::thread& thread : threads) {
+                      thread.join();
+                  }
+                  return kept || kept.error().kind == ErrorKind::kInvalid ? 0 : 1;
               }),
               0);
 }

@@ -9,9 +9,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "base/clock.h"
 #include "cli/message.h"
@@ -154,7 +156,7 @@ class AllThreadsHandler {
         (void)write_action(model, models);
     }
     ~AllThreadsHandler() {
-        if (is_set_) {
+        if (is_set_ && !stays_) {
             (void)write_action(kAllThreadsSignal, before_);
         }
     }
@@ -162,14 +164,18 @@ class AllThreadsHandler {
     AllThreadsHandler& operator=(const AllThreadsHandler&) = delete;
 
     [[nodiscard]] bool is_set() const { return is_set_; }
+    /// From now on it handles the signal for good: a thread may still get one.
+    void stay() { stays_ = true; }
 
   private:
     KernelAction before_;
     bool is_set_ = false;
+    bool stays_ = false;
 };
 
-/// Whether no other thread has more than `wanted`; signals those that have.
-bool ask_others() {
+/// Whether no other thread has more than `wanted`; signals those that have, each once: a thread
+/// that has obeyed must have no second signal coming, which the C library's own handler would get.
+bool ask_others(std::vector<pid_t>& asked) {
     bool is_done = true;
     const auto own = static_cast<pid_t>(syscall(SYS_gettid));
     (void)for_each_thread(0, [&](pid_t tid) {
@@ -177,7 +183,10 @@ bool ask_others() {
         if (tid != own && info && info->state != 'Z' && info->state != 'X' &&
             (info->permitted_capabilities & ~wanted.permitted) != 0) {
             is_done = false;
-            (void)syscall(SYS_tgkill, getpid(), tid, kAllThreadsSignal);
+            if (std::find(asked.begin(), asked.end(), tid) == asked.end() &&
+                syscall(SYS_tgkill, getpid(), tid, kAllThreadsSignal) == 0) {
+                asked.push_back(tid);
+            }
         }
         return true;
     });
@@ -188,14 +197,16 @@ bool ask_others() {
 Status have_others_give_up() {
     constexpr int kLooks = 500;
     constexpr std::int64_t kLookEveryNs = 1'000'000;
-    const AllThreadsHandler handler;
+    AllThreadsHandler handler;
+    std::vector<pid_t> asked;
     for (int look = 0; handler.is_set() && look < kLooks; ++look) {
-        if (ask_others()) {
+        if (ask_others(asked)) {
             return {};
         }
         const timespec moment = make_timespec(kLookEveryNs);
         clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
     }
+    handler.stay();
     return fail(ErrorKind::kInvalid, "give up capabilities: another thread keeps its own");
 }
 
