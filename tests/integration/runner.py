@@ -37,6 +37,7 @@ class Result:
 
     @property
     def profile(self) -> Profile:
+        assert self.output.exists(), f"exit {self.returncode} without a profile\n{self.stderr}"
         return Profile.read(self.output)
 
     @property
