@@ -68,6 +68,9 @@ class Borrower {
     /// Tries one thread after the other. Nothing when a thread cannot be let go: then the calling
     /// thread has to end, which lets go of it, and another one goes on.
     Outcome run() {
+        if (is_over()) {
+            return tl::unexpected(give_up());
+        }
         const PromptTracer tracer;
         tracer_ = &tracer;
         is_stuck_ = false;
@@ -229,6 +232,7 @@ class Borrower {
         if (auto status = session.put_back(monotonic_ns() + kCallNs); !status && result) {
             result = tl::unexpected(lost_hold(status.error()));
         }
+        is_stuck_ = session.state() == PtraceSession::State::kRunning;
         // From here on the helper needs nobody to know that the region may go, should Echion die. A
         // thread that puts itself back says so itself.
         if (result && !is_left_alone_) {

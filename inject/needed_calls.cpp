@@ -38,6 +38,10 @@ constexpr NeededCall required(const char* name, long number, std::array<CallArgu
                               CallUse use = CallUse::kAlways) {
     return {name, number, CallNeed::kRequired, use, arguments};
 }
+constexpr NeededCall vital(const char* name, long number, std::array<CallArgument, 6> arguments) {
+    return {name, number, CallNeed::kVital, CallUse::kAlways, arguments};
+}
+
 constexpr NeededCall optional(const char* name, long number, std::array<CallArgument, 6> arguments,
                               CallUse use = CallUse::kAlways) {
     return {name, number, CallNeed::kOptional, use, arguments};
@@ -89,7 +93,8 @@ constexpr NeededCall kCalls[] = {
     required(CALL(mprotect), {kAny, kAny, integer(PROT_READ | PROT_WRITE), kAny, kAny, kAny}),
     required(CALL(mprotect), {kAny, kAny, integer(PROT_READ), kAny, kAny, kAny}),
     optional(CALL(mprotect), {kAny, kAny, integer(PROT_NONE), kAny, kAny, kAny}, kSometimes),
-    optional(CALL(munmap), {kAny, kAny, kAny, kAny, kAny, kAny}),
+    // Of the stacks that glibc no longer keeps: it aborts (nptl/nptl-stack.c).
+    vital(CALL(munmap), {kAny, kAny, kAny, kAny, kAny, kAny}),
     optional(CALL(madvise), {kAny, kAny, integer(MADV_DONTNEED), kAny, kAny, kAny}),
     optional(CALL(madvise), {kAny, kAny, integer(MADV_DONTFORK), kAny, kAny, kAny}),
     optional(CALL(brk), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
@@ -108,7 +113,8 @@ constexpr NeededCall kCalls[] = {
               kAny, kAny, kAny, kAny, kAny},
              kSometimes),
     optional(CALL(set_robust_list), {kAny, word(24), kAny, kAny, kAny, kAny}),
-    optional(CALL(rseq), {kAny, kAny, kZero, kAny, kAny, kAny}, kSometimes),
+    // "rseq registration failed" (glibc nptl/pthread_create.c, start_thread()).
+    vital(CALL(rseq), {kAny, kAny, kZero, kAny, kAny, kAny}),
     optional(CALL(rt_sigprocmask), {integer(SIG_BLOCK), kAny, kAny, kSignalSetBytes, kAny, kAny}),
     optional(CALL(rt_sigprocmask), {integer(SIG_SETMASK), kAny, kAny, kSignalSetBytes, kAny, kAny}),
     optional(CALL(rt_sigprocmask), {integer(SIG_UNBLOCK), kAny, kAny, kSignalSetBytes, kAny, kAny},
@@ -119,19 +125,16 @@ constexpr NeededCall kCalls[] = {
     optional(CALL(rt_sigaction), {integer(33), kAny, kAny, kSignalSetBytes, kAny, kAny},
              kSometimes),
     optional(CALL(sched_getaffinity), {kZero, kAny, kAny, kAny, kAny, kAny}, kSometimes),
-    optional(CALL(futex), {kAny, integer(FUTEX_WAIT_PRIVATE), kAny, kAny, kAny, kAny}, kSometimes),
-    optional(CALL(futex), {kAny, integer(FUTEX_WAKE_PRIVATE), kAny, kAny, kAny, kAny}, kSometimes),
-    optional(CALL(futex), {kAny, integer(FUTEX_WAIT), kAny, kAny, kAny, kAny}, kSometimes),
-    optional(CALL(futex), {kAny, integer(FUTEX_WAKE), kAny, kAny, kAny, kAny}, kSometimes),
-    optional(CALL(futex),
-             {kAny, integer(FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME), kAny, kAny, kAny, kAny},
-             kSometimes),
-    optional(
-        CALL(futex),
-        {kAny, integer(FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME), kAny, kAny, kAny, kAny},
-        kSometimes),
-    optional(CALL(futex), {kAny, integer(FUTEX_WAIT_BITSET_PRIVATE), kAny, kAny, kAny, kAny},
-             kSometimes),
+    // "The futex facility returned an unexpected error code" (glibc nptl/futex-internal.h).
+    vital(CALL(futex), {kAny, integer(FUTEX_WAIT_PRIVATE), kAny, kAny, kAny, kAny}),
+    vital(CALL(futex), {kAny, integer(FUTEX_WAKE_PRIVATE), kAny, kAny, kAny, kAny}),
+    vital(CALL(futex), {kAny, integer(FUTEX_WAIT), kAny, kAny, kAny, kAny}),
+    vital(CALL(futex), {kAny, integer(FUTEX_WAKE), kAny, kAny, kAny, kAny}),
+    vital(CALL(futex),
+          {kAny, integer(FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME), kAny, kAny, kAny, kAny}),
+    vital(CALL(futex), {kAny, integer(FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME), kAny, kAny,
+                        kAny, kAny}),
+    vital(CALL(futex), {kAny, integer(FUTEX_WAIT_BITSET_PRIVATE), kAny, kAny, kAny, kAny}),
     optional(CALL(futex), {kAny, integer(FUTEX_WAKE_OP_PRIVATE), kAny, kAny, kAny, kAny},
              kSometimes),
     // Again and again until it works.
@@ -240,7 +243,7 @@ CallObjection object_to(const NeededCall& call, const FilterOutcome& outcome) {
     if (is_harmful(worst)) {
         return {&call, worst, 0, is_harmful(best) && call.use == CallUse::kAlways};
     }
-    if (best == FilterEffect::kRefuses && call.need == CallNeed::kRequired) {
+    if (best == FilterEffect::kRefuses && call.need != CallNeed::kOptional) {
         return {&call, best, errno_of(outcome.best), call.use == CallUse::kAlways};
     }
     return {};
@@ -284,7 +287,7 @@ Result<FilterOutcome> evaluate_call(std::span<const SeccompFilter> filters, cons
         {static_cast<std::uint32_t>(call.number), arch::kAuditArchitecture, call.arguments}, steps);
 }
 
-Result<CallObjection> judge_filters(std::span<const SeccompFilter> filters) {
+Result<CallObjection> judge_filters(std::span<const SeccompFilter> filters, bool has_rseq) {
     std::size_t steps = kMaxSteps;
     CallObjection gravest;
     const NeededCall* thread_call = nullptr;  // the last way to make a thread
@@ -295,7 +298,8 @@ Result<CallObjection> judge_filters(std::span<const SeccompFilter> filters) {
         if (!outcome) {
             return tl::unexpected(outcome.error());
         }
-        const CallObjection objection = object_to(call, *outcome);
+        const bool is_made = call.number != SYS_rseq || has_rseq;
+        const CallObjection objection = is_made ? object_to(call, *outcome) : CallObjection();
         if (rank(objection) > rank(gravest)) {
             gravest = objection;
         }

@@ -15,6 +15,7 @@ namespace echion::inject {
 enum class CallNeed : std::uint8_t {
     kRequired,  ///< There is no attaching or sampling without it.
     kOptional,  ///< Who makes it does without, or says what is missing.
+    kVital,     ///< The C library ends the program.
 };
 
 enum class CallUse : std::uint8_t {
@@ -62,7 +63,9 @@ struct CallObjection {
     bool is_certain = false;
 };
 
-/// The gravest objection to all the calls: what is certain first. Errors as evaluate_filters().
-Result<CallObjection> judge_filters(std::span<const SeccompFilter> filters);
+/// The gravest objection to all the calls: what is certain first. `has_rseq`: the thread has an
+/// area of rseq(2), and so its C library insists on one for each new thread. Errors as
+/// evaluate_filters().
+Result<CallObjection> judge_filters(std::span<const SeccompFilter> filters, bool has_rseq);
 
 }  // namespace echion::inject

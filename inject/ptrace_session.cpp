@@ -188,6 +188,9 @@ Status PtraceSession::interrupt(std::int64_t deadline_ns) {
         if (state_ == State::kExecuted) {
             return fail(ErrorKind::kSystem, "the thread runs another program", ESRCH);
         }
+        if (monotonic_ns() >= deadline_ns) {
+            return fail(ErrorKind::kSystem, "a thread is stopped by signals only", ETIMEDOUT);
+        }
         // Again after every other stop: a stop of any kind uses the request up.
         if (auto status = request(PTRACE_INTERRUPT, 0, 0, "stop a thread"); !status) {
             return status;
@@ -336,15 +339,18 @@ Status PtraceSession::place_borrowed(const arch::Registers& registers) {
     if (auto status = write_registers(registers); !status) {
         return status;
     }
-    if (!has_blocked_signals_) {
-        std::uint64_t mask = kAllButFaults;
-        if (auto status = request(PTRACE_SETSIGMASK, sizeof(mask),
-                                  reinterpret_cast<std::uintptr_t>(&mask), "block signals");
-            !status) {
-            return status;
-        }
-        has_blocked_signals_ = true;
+    return block_signals();
+}
+
+Status PtraceSession::block_signals() {
+    // Each time: the stub changes the mask itself.
+    std::uint64_t mask = kAllButFaults;
+    if (auto status = request(PTRACE_SETSIGMASK, sizeof(mask),
+                              reinterpret_cast<std::uintptr_t>(&mask), "block signals");
+        !status) {
+        return status;
     }
+    has_blocked_signals_ = true;
     return {};
 }
 
@@ -364,7 +370,12 @@ Result<long> PtraceSession::run_system_call(const arch::Registers& registers,
     for (const State wanted : {State::kCallEntry, State::kCallExit}) {
         do {
             // A stop of the whole process may come between; it takes effect when we detach.
-            if (auto status = request(PTRACE_SYSCALL, 0, 0, "run a system call"); !status) {
+            if (monotonic_ns() >= deadline_ns) {
+                return fail(ErrorKind::kSystem, "a system call takes too long", ETIMEDOUT);
+            }
+            // A signal that is due is blocked by now: the kernel queues it again (ptrace_signal()).
+            const std::uintptr_t due = state_ == State::kSignalDue ? due_signal() : 0;
+            if (auto status = request(PTRACE_SYSCALL, 0, due, "run a system call"); !status) {
                 return tl::unexpected(status.error());
             }
             if (auto status = wait_for_stop(deadline_ns); !status) {
@@ -423,6 +434,13 @@ Status PtraceSession::put_back(std::int64_t deadline_ns) {
         }
         if (state_ == State::kFault) {
             fault_signal_ = 0;  // our fault, not the program's: it is not delivered
+        }
+        // One that is due must not begin its handler now, whose registers would be overwritten: it
+        // is blocked, the kernel queues it again, and it is delivered to the thread as it was.
+        if (state_ == State::kSignalDue) {
+            if (auto status = block_signals(); !status) {
+                return status;
+            }
         }
     }
     if (auto status = interrupt(deadline_ns); !status) {

@@ -122,17 +122,18 @@ Result<std::vector<SeccompFilter>> SeccompGate::read_filters(PtraceSession& sess
     return fail(ErrorKind::kBoundExceeded, "too many seccomp filters");
 }
 
-void SeccompGate::judge(std::vector<SeccompFilter> filters) {
+void SeccompGate::judge(std::vector<SeccompFilter> filters, bool has_rseq) {
     const auto is_same = [](const SeccompFilter& one, const SeccompFilter& other) {
         return one.size() == other.size() &&
                std::memcmp(one.data(), other.data(), one.size() * sizeof(sock_filter)) == 0;
     };
-    if (filters.size() == filters_.size() &&
+    if (filters.size() == filters_.size() && has_rseq == has_rseq_ &&
         std::equal(filters.begin(), filters.end(), filters_.begin(), is_same)) {
         return;
     }
     filters_ = std::move(filters);
-    objection_ = judge_filters(filters_);
+    has_rseq_ = has_rseq;
+    objection_ = judge_filters(filters_, has_rseq);
     std::size_t steps = kMaxThreadInstructions;
     const auto restart = evaluate_call(filters_, restart_call(), steps);
     may_restart_ = restart && effect_of(restart->worst) == FilterEffect::kAllows;
@@ -152,7 +153,8 @@ bool SeccompGate::may_borrow(PtraceSession& session) {
                                                   : filters.error().what) +
                                   ")");
     }
-    judge(std::move(*filters));
+    const auto rseq_area = session.read_rseq_area();
+    judge(std::move(*filters), rseq_area && !rseq_area->is_null());
     if (filters_.empty()) {
         return true;
     }

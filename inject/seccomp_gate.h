@@ -39,7 +39,7 @@ class SeccompGate {
     enum class Readable : std::uint8_t { kYes, kNoCapability, kOwnFilter };
 
     Result<std::vector<SeccompFilter>> read_filters(PtraceSession& session) const;
-    void judge(std::vector<SeccompFilter> filters);
+    void judge(std::vector<SeccompFilter> filters, bool has_rseq);
     bool refuse(pid_t tid, std::string text);
     bool refuse_unknown(pid_t tid, const std::string& why);
 
@@ -50,6 +50,7 @@ class SeccompGate {
     // The last filters that were judged, as most threads have the same.
     std::vector<SeccompFilter> filters_;
     Result<CallObjection> objection_;
+    bool has_rseq_ = false;
     bool may_restart_ = true;
 };
 

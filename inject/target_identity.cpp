@@ -87,12 +87,15 @@ Result<TargetIdentity> TargetIdentity::hold(pid_t pid, StallGuard* guard) {
         return fail(ErrorKind::kSystem, "pidfd_open", errno);
     }
     TargetIdentity target(pid, std::move(pidfd));
+    target.image_ = look(pid);
     auto memory = TargetMemory::open(pid, guard);
     if (!memory) {
         return tl::unexpected(memory.error());
     }
     target.memory_ = std::move(*memory);
-    target.image_ = look(pid);
+    if (look(pid) != target.image_) {
+        return fail(ErrorKind::kRefused, "the process has executed another program");
+    }
     target.probe_ = Address(target.image_.places[kStackPlace]);
     const auto info = read_process_info(pid);
     if (!info) {

@@ -77,6 +77,14 @@ def test_what_a_filter_may_answer(echion, any_python, tmp_path, value, words):
         finish(target)
 
 
+@pytest.mark.parametrize("call", ["rseq", "futex", "munmap"])
+def test_calls_without_which_the_c_library_aborts(echion, any_python, tmp_path, call):
+    """Refused by an errno, they would end the target as surely as a filter that kills."""
+    with start_filtered(tmp_path, any_python, [answer(ERRNO | EPERM, call)]) as target:
+        refused(echion, target.pid, "seccomp filter refuses " + call, "echion -w")
+        assert target.is_alive()
+
+
 def test_all_filters_of_a_thread_count(echion, any_python, tmp_path):
     filters = [answer(LOG, "getpid"), answer(KILL, "memfd_create")]
     filters += [answer(ALLOW, "memfd_create")] * 100

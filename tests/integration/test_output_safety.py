@@ -186,6 +186,29 @@ def test_a_signal_ends_a_run_whose_output_is_stuck(echion, fake, stuck):
     assert re.search(r"stuck is not complete: .* \d+ bytes of it were not written", result.stderr)
 
 
+SIGNALLED_BEFORE = """
+import os, signal, sys
+signal.signal(signal.SIGINT, lambda number, frame: os.execv(sys.argv[1], [sys.argv[1], "expand", "40"]))
+open(os.environ["ECHION_TEST_FIFO"], "w").write(f"waits {os.getpid()}\\n")
+signal.pause()
+"""
+
+
+def test_a_signal_that_the_command_has_handled_ends_no_wait(echion, fake, any_python, stuck):
+    command = [any_python.path, "-c", SIGNALLED_BEFORE, str(fake)]
+    with echion.start(command, "-s", output=stuck) as running:
+        running.wait_for("waits")
+        os.kill(running.process.pid, signal.SIGINT)
+        line = running.process.stderr.readline()
+        assert "takes nothing" in line, line
+        reader = os.open(stuck, os.O_RDONLY)
+        while os.read(reader, 1 << 20):
+            pass
+        os.close(reader)
+        result = running.finish(timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_end_waits_for_a_stuck_output_until_told_otherwise(echion, fake, stuck):
     with echion.start([fake, "expand", "40"], "-s", output=stuck) as running:
         running.wait_ready()

@@ -102,6 +102,53 @@ TEST(Borrow, SignalInTheMeantimeIsDeliveredAfterwards) {
     EXPECT_EQ(child.wait(), kGood);
 }
 
+// The stub unblocks a signal while it is in the C library: one that comes then, and has not been
+// delivered when the thread is led on to another call, must not be lost.
+TEST(Borrow, SignalThatItMayGetIsNotLost) {
+    Pipe pipe;
+    Child child([&] {
+        static volatile int count = 0;
+        struct sigaction action {};
+        action.sa_handler = [](int) { count = count + 1; };
+        action.sa_flags = SA_RESTART;
+        sigaction(SIGUSR1, &action, nullptr);
+        char byte = 0;
+        return read(pipe.reading.get(), &byte, 1) == 1 && count == 1 ? kGood : 1;
+    });
+    child.await_call(SYS_read);
+    Hold hold(child.pid());
+    auto session = PtraceSession::seize(child.pid());
+    ASSERT_TRUE(session);
+    ASSERT_TRUE(session->interrupt(soon()));
+    const auto context = session->save_context();
+    ASSERT_TRUE(context);
+    const arch::WayBack way = hold.place_way_back(*context);
+    const Address mask = way.place - 64;
+    ASSERT_TRUE(hold.memory.write_value(mask, std::uint64_t{1} << (SIGUSR1 - 1)));
+    ASSERT_TRUE(session->borrow(*context));
+    const std::uintptr_t unblock[] = {SIG_UNBLOCK, mask.value(), 0, 8};
+    ASSERT_TRUE(session->run_system_call(
+        arch::make_system_call(context->registers, hold.code.system_call_and_return(), way.entry,
+                               SYS_rt_sigprocmask, unblock),
+        soon()));
+    // Two more calls: one that waits, with the signal let through, and one behind it.
+    const auto wait = hold.make_call(*context, way, SYS_pause);
+    ASSERT_TRUE(session->run(wait, SIGUSR1));
+    child.await_call(SYS_pause);
+    ASSERT_TRUE(session->interrupt(soon()));
+    ASSERT_TRUE(session->run_system_call(
+        arch::make_system_call(context->registers, hold.code.system_call_and_return(), way.entry,
+                               SYS_rt_sigprocmask, unblock),
+        soon()));
+    ASSERT_EQ(kill(child.pid(), SIGUSR1), 0);
+    EXPECT_TRUE(session->run_system_call(hold.make_call(*context, way, SYS_getpid), soon()));
+    EXPECT_TRUE(session->put_back(soon()));
+    session->detach();
+    child.await_call(SYS_read);
+    ASSERT_EQ(write(pipe.writing.get(), "x", 1), 1);
+    EXPECT_EQ(child.wait(), kGood);
+}
+
 TEST(Borrow, SignalMaskOfThePpollComesBack) {
     Pipe pipe;
     Child child([&] {

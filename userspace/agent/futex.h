@@ -2,9 +2,11 @@
 
 #include <linux/futex.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <climits>
 #include <cstdint>
 
@@ -14,6 +16,8 @@ namespace echion::agent {
 
 using FutexWord = std::atomic<std::uint32_t>;
 static_assert(sizeof(FutexWord) == sizeof(std::uint32_t) && FutexWord::is_always_lock_free);
+
+constexpr std::int64_t kLookNs = 1'000'000;  // where the kernel does not let a thread wait
 
 /// Waits while `word` is `value`, at most `timeout_ns`; for ever when that is negative. False at
 /// the time's end. Threads of one process; no lock, so that a fork leaves none taken.
@@ -25,8 +29,13 @@ inline bool wait_while(FutexWord& word, std::uint32_t value, std::int64_t timeou
             return false;
         }
         const timespec timeout = make_timespec(left_ns);
-        syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, timeout_ns < 0 ? nullptr : &timeout,
-                nullptr, 0);
+        const long result = syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value,
+                                    timeout_ns < 0 ? nullptr : &timeout, nullptr, 0);
+        if (result != 0 && errno != EAGAIN && errno != EINTR && errno != ETIMEDOUT) {
+            // Refused (seccomp): looks now and then instead.
+            const timespec moment = make_timespec(kLookNs);
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
+        }
     }
     return true;
 }

@@ -67,9 +67,10 @@ int wait_for(pid_t child, int word_fd) {
 
 }  // namespace
 
-int run_aside(pid_t pid, FunctionRef<int(StallGuard&)> work) {
+int run_aside(pid_t pid, FunctionRef<int(StallGuard&)> work, FunctionRef<void()> meanwhile) {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) {
+        meanwhile();
         return run_watched(pid, work, -1);
     }
     const UniqueFd reading(ends[0]);
@@ -77,6 +78,7 @@ int run_aside(pid_t pid, FunctionRef<int(StallGuard&)> work) {
     const pid_t parent = getpid();
     const pid_t child = fork();
     if (child < 0) {
+        meanwhile();
         return run_watched(pid, work, -1);
     }
     if (child == 0) {
@@ -88,6 +90,7 @@ int run_aside(pid_t pid, FunctionRef<int(StallGuard&)> work) {
         _exit(run_watched(pid, work, kWordFd));
     }
     writing.reset();
+    meanwhile();
     return wait_for(child, reading.get());
 }
 

@@ -13,7 +13,10 @@ namespace echion::cli {
 /// has taken the request and does not answer cannot even be killed.
 ///
 /// The child has no descriptors but the standard ones, and dies with this process. Where none can
-/// be made, `work` runs in this process.
-int run_aside(pid_t pid, FunctionRef<int(StallGuard&)> work);
+/// be made, `work` runs in this process. `meanwhile` runs in this process when there is a child, or
+/// none can be made: the first moment at which this process may make threads, of which a fork would
+/// copy the locks and nothing else.
+int run_aside(
+    pid_t pid, FunctionRef<int(StallGuard&)> work, FunctionRef<void()> meanwhile = [] {});
 
 }  // namespace echion::cli

@@ -133,7 +133,7 @@ class Attach {
     void on_injected();
     [[noreturn]] void on_no_patience();
     [[noreturn]] void give_up(const std::string& why);
-    [[nodiscard]] bool look() const;
+    [[nodiscard]] bool look();
     void tell_cost(const inject::Injection& injection) const;
     void on_target_gone();
 
@@ -141,7 +141,7 @@ class Attach {
     const pid_t pid_;
     const std::int64_t since_ns_ = monotonic_ns();
     // Its loading takes longer than all the rest, which goes on meanwhile.
-    KernelSide kernel_{options_};
+    std::optional<KernelSide> kernel_;
     std::vector<std::byte> agent_;
     std::optional<EventLoop> loop_;
     std::optional<Signals> signals_;
@@ -179,8 +179,8 @@ Status Attach::prepare() {
 
 void Attach::on_signal(int number) {
     if (!injecting_) {
-        sampling_->hurry(true);
         sampling_->stop();
+        sampling_->hurry(true);
     } else if (std::exchange(signal_, number) == 0) {
         injecting_->cancel();
         patience_timer_->arm(kGraceNs);
@@ -237,7 +237,7 @@ void Attach::on_injected() {
     if (options_.verbose) {
         tell_cost(*injection);
     }
-    kernel_.settle();  // nothing that it does is left to another thread
+    kernel_->settle();  // nothing that it does is left to another thread
     keep_rights_only(options_, sampling_->needed_rights());
     pidfd_ = std::move(injection->pidfd);
     UniqueFd pidfd(fcntl(pidfd_.get(), F_DUPFD_CLOEXEC, 0));
@@ -245,19 +245,20 @@ void Attach::on_injected() {
 }
 
 /// Whether the process can be looked at; else the user has been told why not.
-bool Attach::look() const {
-    return run_aside(pid_, [this](StallGuard& guard) {
-               const StallGuard::Section section(
-                   &guard, 2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns +
-                                kTargetCodeLimits.time_ns));
-               const auto target = WhereTarget::open(pid_, &guard);
-               if (!target) {
-                   say("{}", make_printable(target.error()));
-                   return kExitFailure;
-               }
-               inject::read_ahead(pid_, &guard);
-               return 0;
-           }) == 0;
+bool Attach::look() {
+    const auto look = [this](StallGuard& guard) {
+        const StallGuard::Section section(
+            &guard,
+            2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns + kTargetCodeLimits.time_ns));
+        const auto target = WhereTarget::open(pid_, &guard);
+        if (!target) {
+            say("{}", make_printable(target.error()));
+            return kExitFailure;
+        }
+        inject::read_ahead(pid_, &guard);
+        return 0;
+    };
+    return run_aside(pid_, look, [this] { kernel_.emplace(options_); }) == 0;
 }
 
 void Attach::tell_cost(const inject::Injection& injection) const {
@@ -309,7 +310,7 @@ int Attach::run() {
         say("cannot start: {}", describe(status.error()));
         return kExitFailure;
     }
-    auto sampling = Sampling::make(*loop_, options_, kernel_, pid_);
+    auto sampling = Sampling::make(*loop_, options_, *kernel_, pid_);
     if (!sampling) {
         if (sampling.error().kind != ErrorKind::kRefused) {
             say("cannot write {}: {}", expand_output(options_.output, pid_),

@@ -126,6 +126,7 @@ class Launch {
     std::optional<KernelSide> kernel_;
     std::unique_ptr<Sampling> sampling_;
     std::optional<int> command_status_;
+    int last_signal_ = 0;  // of those that may ask for the end
     bool is_profile_written_ = true;
 };
 
@@ -230,6 +231,7 @@ void Launch::on_signal(const signalfd_siginfo& info) {
         command_->signal(number);
     }
     if (number != SIGUSR1 && number != SIGUSR2) {
+        last_signal_ = number;
         sampling_->hurry(command_status_.has_value());
     }
 }
@@ -287,6 +289,9 @@ void Launch::on_command_end() {
         loop_->stop();
     } else {
         sampling_->stop();
+        if (last_signal_ != 0 && *command_status_ == kExitSignalBase + last_signal_) {
+            sampling_->hurry(false);  // it was the end that was asked for
+        }
     }
 }
 

@@ -515,11 +515,14 @@ void Sampling::stop() {
 }
 
 void Sampling::hurry(bool may_force) {
+    if (!stopping_) {
+        return;  // the command's, which goes on
+    }
     if (hurried_ns_ == 0) {
         hurried_ns_ = monotonic_ns();
         return;
     }
-    if (!may_force || !stopping_ || finished_ || std::exchange(is_forced_, true)) {
+    if (!may_force || finished_ || std::exchange(is_forced_, true)) {
         return;
     }
     hurried_ns_ = monotonic_ns();
