@@ -177,6 +177,21 @@ def test_attaching_takes_none_of_the_programs_numbers(echion, build_dir, any_pyt
     assert result.profile.total_with("count_others") > 0
 
 
+@pytest.mark.usefixtures("needs_root")
+def test_attaching_leaves_nothing_where_the_table_is_shared(echion, any_python, tmp_path):
+    """Without close_range(2) the helper works among the program's descriptors."""
+    command = [sys.executable, FILTER, TABLES["shared"], any_python.path, "-c", WAITING]
+    with start_target(tmp_path, command) as waiting:
+        waiting.wait_for_call(0)
+        before = waiting.descriptors()
+        for _ in range(3):
+            result = echion.run(["-p", str(waiting.pid)], "-v", "-x", "0.1").check()
+            assert "shares its descriptor table" in result.stderr, result.stderr
+            assert waiting.descriptors() == before
+        assert result.profile.samples
+        waiting.finish()
+
+
 def has_thread_descriptors():
     """By pidfd_open() with PIDFD_THREAD."""
     libc = ctypes.CDLL(None, use_errno=True)

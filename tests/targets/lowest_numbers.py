@@ -10,6 +10,7 @@ most. Says what else it finds open. It does not wait for a sampler: a start is l
 import os
 import signal
 import sys
+import threading
 
 import _support
 
@@ -51,6 +52,8 @@ if sys.argv[1] == "closed":
     os.close(0)
 elif sys.argv[1] == "all":
     signal.signal(signal.SIGTERM, lambda *_: is_over.append(True))
+    # One that can be borrowed at any time.
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
     _support.ready()
     for number in range(3):
         os.close(number)
