@@ -414,6 +414,10 @@ class Conversation {
     InjectFailure explain(const StubParameters& state) const {
         const int cause = state.helper_error;
         const Error error{ErrorKind::kSystem, cause, "attach"};
+        // In a process that executes another program no thread can be made, say.
+        if (const Status status = target_.check(); !status) {
+            return {error, explain_change(pid_, status.error())};
+        }
         const std::string who = describe_process(pid_);
         char message[sizeof(state.message)];
         std::memcpy(message, state.message, sizeof(message));
