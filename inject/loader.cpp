@@ -414,7 +414,10 @@ class Conversation {
     InjectFailure explain(const StubParameters& state) const {
         const int cause = state.helper_error;
         const Error error{ErrorKind::kSystem, cause, "attach"};
-        // In a process that executes another program no thread can be made, say.
+        // In a process that is about to execute another program no thread can be made.
+        if (cause == EAGAIN) {
+            (void)target_.has_ended(kLastMomentsMs);
+        }
         if (const Status status = target_.check(); !status) {
             return {error, explain_change(pid_, status.error())};
         }

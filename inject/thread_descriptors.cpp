@@ -13,7 +13,7 @@ namespace {
 
 // PIDFD_THREAD of newer headers (include/uapi/linux/pidfd.h).
 constexpr unsigned kThreadOnly = O_EXCL;
-// A target's helper is among the first that are listed, or it has more threads than are looked at.
+// As many are looked at, some 20 us each, where the numbers are a PID namespace's own.
 constexpr std::size_t kMaxThreads = 32768;
 
 UniqueFd open_thread(pid_t tid) {
