@@ -67,9 +67,11 @@ int answer_parts(int fd, int part) {
     EXPECT_TRUE(has_own_table());
     EXPECT_EQ(beside_calls.load(), 1);
     ++apart_calls;
-    char byte = 'h';
-    EXPECT_EQ(send(fd, &byte, 1, MSG_NOSIGNAL), 1);
-    close(fd);
+    // ThreadSanitizer, which sees the C library's functions, takes this number for the same one of
+    // the test's own table.
+    const char byte = 'h';
+    EXPECT_EQ(syscall(SYS_write, fd, &byte, 1), 1);
+    syscall(SYS_close, fd);
     return apart_answer.load();
 }
 
