@@ -10,12 +10,14 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <string_view>
 
 #include "inject/handed_over.h"
 #include "inject/helper_spawn.h"
 #include "inject/refusal.h"
 #include "inject/target_identity.h"
+#include "inject/thread_descriptors.h"
 #include "memory/read_budget.h"
 #include "platform/process_info.h"
 #include "platform/process_reader.h"
@@ -25,7 +27,7 @@ namespace {
 
 // Enough for dlopen() of one library; the C library takes the thread-local data out of it.
 constexpr std::size_t kHelperStackBytes = std::size_t{256} << 10;
-constexpr std::string_view kDescriptorFolder = "/proc/self/fd/";
+constexpr std::string_view kDescriptorFolder = "/proc/thread-self/fd/";
 constexpr std::int64_t kSpinNs = 200'000;
 constexpr std::int64_t kNapNs = 50'000;
 // A process that ends closes its sockets some moments before it is gone.
@@ -146,8 +148,8 @@ bool keep_text(const std::string& text, char (&into)[size]) {
     return true;
 }
 
-/// "/proc/self/fd/" in a spelling of its own each time: the dynamic loader takes a path that it has
-/// seen for the library that it loaded then, though the number now means another file.
+/// "/proc/thread-self/fd/" in a spelling of its own each time: the dynamic loader takes a path that
+/// it has seen for the library that it loaded then, though the number now means another file.
 std::string make_library_path() {
     std::string path(kDescriptorFolder);
     for (auto bits = static_cast<std::uint32_t>(monotonic_ns() / 1000); bits != 0; bits >>= 1) {
@@ -190,6 +192,7 @@ tl::expected<StubParameters, InjectFailure> make_parameters(pid_t pid, MemoryRea
         {"pthread_attr_setstacksize", &StubParameters::attributes_stack},
         {"pthread_attr_setdetachstate", &StubParameters::attributes_detached},
         {"pthread_create", &StubParameters::create_thread},
+        {"pthread_join", &StubParameters::join_thread},
         {"__errno_location", &StubParameters::errno_location},
         {"dlopen", &StubParameters::open_library},
         {"dlsym", &StubParameters::find_symbol},
@@ -209,6 +212,7 @@ tl::expected<StubParameters, InjectFailure> make_parameters(pid_t pid, MemoryRea
     parameters.entry = entry.value();
     parameters.helper_stack_bytes = kHelperStackBytes;
     parameters.lowest_fd = find_lowest_fd(pid);
+    parameters.wants_own_table = ThreadDescriptors::are_supported() ? 1 : 0;
     parameters.broadcast_signals =
         std::uint64_t{1} << ((has_glibc(reader, code) ? kGlibcBroadcast : kMuslBroadcast) - 1);
     parameters.channel_fd = -1;
@@ -262,6 +266,15 @@ class Conversation {
         if (ready->helper_state == kHelperDone) {
             return tl::unexpected(explain(*ready));
         }
+        if (ready->helper_tid != 0) {
+            auto apart = ThreadDescriptors::open(target_, ready->helper_tid);
+            if (!apart) {
+                return tl::unexpected(apart.error().kind == ErrorKind::kSystem
+                                          ? explain_fetch(apart.error().system_errno)
+                                          : hung_up());
+            }
+            apart_ = std::move(*apart);
+        }
         UniqueFd channel = fetch(ready->channel_fd);
         if (!channel) {
             return tl::unexpected(explain_fetch(errno));
@@ -292,8 +305,10 @@ class Conversation {
     }
 
   private:
+    /// One of the helper's descriptors; none, with errno, if it has no such one.
     UniqueFd fetch(int number) const {
-        return UniqueFd(static_cast<int>(syscall(SYS_pidfd_getfd, target_.pidfd(), number, 0)));
+        const int owner = apart_ ? apart_->pidfd() : target_.pidfd();
+        return UniqueFd(static_cast<int>(syscall(SYS_pidfd_getfd, owner, number, 0)));
     }
 
     /// Never waits: an honest helper's socket has room for these few bytes.
@@ -313,7 +328,7 @@ class Conversation {
     }
 
     [[nodiscard]] InjectFailure explain_fetch(int cause) const {
-        if (cause == EBADF) {
+        if (cause == EBADF || cause == ESRCH) {
             return hung_up();  // closed already
         }
         return {{ErrorKind::kSystem, cause, "fetch a descriptor"}, explain_refusal(pid_, cause)};
@@ -399,6 +414,13 @@ class Conversation {
     InjectFailure explain(const StubParameters& state) const {
         const int cause = state.helper_error;
         const Error error{ErrorKind::kSystem, cause, "attach"};
+        // In a process that is about to execute another program no thread can be made.
+        if (cause == EAGAIN) {
+            (void)target_.has_ended(kLastMomentsMs);
+        }
+        if (const Status status = target_.check(); !status) {
+            return {error, explain_change(pid_, status.error())};
+        }
         const std::string who = describe_process(pid_);
         char message[sizeof(state.message)];
         std::memcpy(message, state.message, sizeof(message));
@@ -431,6 +453,7 @@ class Conversation {
     const InjectLimits& limits_;
     Address parameters_;
     std::int64_t deadline_ns_;
+    std::optional<ThreadDescriptors> apart_;  // where the helper's are not the program's
 };
 
 InjectFailure explain_no_hold(pid_t pid, const Error& error) {

@@ -22,8 +22,8 @@ struct AgentImage {
     /// Name of the memory file in the target's map. An agent that is already mapped under this very
     /// name is taken to be this one, so it contains the image's version or hash. At most 60 bytes.
     std::string name;
-    /// The exported function `int entry(int control_fd)`: 0, or an errno; it must not wait. The
-    /// descriptor is its own from then on, also when it refuses.
+    /// The exported function `int entry(int control_fd, int part)`, see AttachPart: 0, or an errno;
+    /// it must not wait. The descriptor is its own from then on, also when it refuses.
     std::string entry = "echion_attach";
 };
 

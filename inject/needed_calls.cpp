@@ -171,7 +171,7 @@ constexpr NeededCall kCalls[] = {
     optional(CALL(statx), {kAny, kAny, integer(AT_EMPTY_PATH), kAny, kAny, kAny}, kSometimes),
     optional(CALL(getdents64), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
 
-    // A descriptor table of the sampler's own, by the one call or the other.
+    // A descriptor table of the second helper's or the sampler's own, by the one call or the other.
     optional(CALL(close_range), {kAny, kAny, integer(kCloseRangeUnshare), kAny, kAny, kAny},
              kSometimes),
     optional(CALL(close_range), {kAny, kAny, integer(0), kAny, kAny, kAny}, kSometimes),

@@ -12,6 +12,7 @@
 
 #include <cerrno>
 
+#include "base/attach_part.h"
 #include "inject/stub_arch.h"
 
 // Everything below up to stub_code() is copied into another process. It may call nothing but the
@@ -22,8 +23,15 @@
 #define ECHION_STUB __attribute__((section("echion_stub"), used))
 #define ECHION_STUB_INLINE __attribute__((always_inline)) inline
 
+// From Linux 6.3 and 5.9 on; older headers lack them.
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8U
+#endif
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE (1U << 1)
 #endif
 
 extern "C" {
@@ -107,23 +115,51 @@ ECHION_STUB_INLINE void close_fd(int fd) {
     }
 }
 
+ECHION_STUB_INLINE int duplicate(int fd, int lowest) {
+    return static_cast<int>(stub_call(SYS_fcntl, static_cast<std::uintptr_t>(fd),
+                                      kDuplicateAtOrAbove, static_cast<std::uintptr_t>(lowest)));
+}
+
 /// The same descriptor with a number where the program does not expect its own next one; never that
 /// of a standard stream. Negative if there is no such number.
 ECHION_STUB_INLINE int raise_fd(int fd, int lowest) {
     if (fd < 0) {
         return fd;
     }
-    const auto number = static_cast<std::uintptr_t>(fd);
-    auto raised = static_cast<int>(
-        stub_call(SYS_fcntl, number, kDuplicateAtOrAbove, static_cast<std::uintptr_t>(lowest)));
+    int raised = duplicate(fd, lowest);
     if (raised < 0 && fd >= kLowestFd) {
         return fd;
     }
     if (raised < 0) {
-        raised = static_cast<int>(stub_call(SYS_fcntl, number, kDuplicateAtOrAbove, kLowestFd));
+        raised = duplicate(fd, kLowestFd);
     }
     close_fd(fd);
     return raised;
+}
+
+ECHION_STUB_INLINE void set_and_wake(volatile std::uint32_t& word_of, std::uint32_t value) {
+    __atomic_store_n(&word_of, value, __ATOMIC_RELEASE);
+    stub_call(SYS_futex, word(&word_of), FUTEX_WAKE_PRIVATE, 1);
+}
+
+/// Waits, for ever, while a word has this value; what it has then.
+ECHION_STUB_INLINE std::uint32_t wait_while(volatile std::uint32_t& word_of, std::uint32_t value) {
+    for (;;) {
+        const std::uint32_t now = __atomic_load_n(&word_of, __ATOMIC_ACQUIRE);
+        if (now != value) {
+            return now;
+        }
+        const long result = stub_call(SYS_futex, word(&word_of), FUTEX_WAIT_PRIVATE, value);
+        if (result != 0 && result != -EAGAIN && result != -EINTR) {
+            wait_for(-1, 1);  // refused
+        }
+    }
+}
+
+/// Gives the calling thread a descriptor table of its own, in which nothing is open. False if it
+/// shares the program's as before.
+ECHION_STUB_INLINE bool leave_table() {
+    return stub_call(SYS_close_range, 0, ~0U, CLOSE_RANGE_UNSHARE) == 0;
 }
 
 /// `how`: SIG_BLOCK or SIG_UNBLOCK.
@@ -179,7 +215,55 @@ ECHION_STUB_INLINE std::uintptr_t load_agent(StubParameters* parameters, int ima
     return 0;
 }
 
+/// Calls the agent's entry: 0, or what it or the stub has to say. The channel is the agent's then,
+/// or closed. Both parts that share no table have to be started, or none is.
+ECHION_STUB_INLINE int start_agent(StubParameters* parameters, std::uintptr_t entry, int channel,
+                                   bool has_own_table) {
+    auto* call = target_function<int(int, int)>(entry);
+    if (!has_own_table) {
+        return call(channel, kWholeAgent);
+    }
+    parameters->entry = entry;
+    set_and_wake(parameters->beside, kBesideWanted);
+    wait_while(parameters->beside, kBesideWanted);
+    const int refused = parameters->beside_error;
+    if (refused != 0) {
+        close_fd(channel);
+        return refused;
+    }
+    return call(channel, kAgentApart);
+}
+
 }  // namespace
+
+/// Makes a thread that runs `start` with these parameters: 0 or an errno. `thread`: room for a
+/// pthread_t, or null for one that is detached.
+extern "C" ECHION_STUB __attribute__((noinline)) int echion_stub_make_thread(
+    StubParameters* parameters, std::uintptr_t start, void* thread) {
+    // A pthread_attr_t and a pthread_t of any C library, with room to spare.
+    alignas(16) unsigned char attributes[256];
+    alignas(16) unsigned char unused[16];
+    // A stack that cannot hold the thread-local data of all the program's libraries is refused
+    // when the thread is made (EINVAL): the second time it has the size of the program's own.
+    int error = EINVAL;
+    for (int attempt = 0; attempt < 2 && error == EINVAL; ++attempt) {
+        error = target_function<int(void*)>(parameters->attributes_init)(attributes);
+        if (error == 0 && attempt == 0) {
+            target_function<int(void*, std::size_t)>(parameters->attributes_stack)(
+                attributes, parameters->helper_stack_bytes);
+        }
+        if (error == 0 && thread == nullptr) {
+            error = target_function<int(void*, int)>(parameters->attributes_detached)(
+                attributes, PTHREAD_CREATE_DETACHED);
+        }
+        if (error == 0) {
+            error = target_function<int(void*, void*, std::uintptr_t, void*)>(
+                parameters->create_thread)(thread == nullptr ? unused : thread, attributes, start,
+                                           parameters);
+        }
+    }
+    return error;
+}
 
 /// Runs on the borrowed thread, on the region's stack, with all signals blocked but those of faults
 /// and, while it is in the C library, the library's own.
@@ -191,27 +275,7 @@ extern "C" [[noreturn]] ECHION_STUB void echion_stub_spawn(StubParameters* param
     const std::uint64_t broadcast_signals = parameters->broadcast_signals;
     change_mask(SIG_UNBLOCK, broadcast_signals);
 
-    // A pthread_attr_t and a pthread_t of any C library, with room to spare.
-    alignas(16) unsigned char attributes[256];
-    alignas(16) unsigned char thread[16];
-    // A stack that cannot hold the thread-local data of all the program's libraries is refused
-    // when the thread is made (EINVAL): the second time it has the size of the program's own.
-    int error = EINVAL;
-    for (int attempt = 0; attempt < 2 && error == EINVAL; ++attempt) {
-        error = target_function<int(void*)>(parameters->attributes_init)(attributes);
-        if (error == 0 && attempt == 0) {
-            target_function<int(void*, std::size_t)>(parameters->attributes_stack)(
-                attributes, parameters->helper_stack_bytes);
-        }
-        if (error == 0) {
-            error = target_function<int(void*, int)>(parameters->attributes_detached)(
-                attributes, PTHREAD_CREATE_DETACHED);
-        }
-        if (error == 0) {
-            error = target_function<int(void*, void*, std::uintptr_t, void*)>(
-                parameters->create_thread)(thread, attributes, parameters->helper, parameters);
-        }
-    }
+    const int error = echion_stub_make_thread(parameters, parameters->helper, nullptr);
     // No lock is held any more. Behind the next store the thread may be put back at any moment,
     // which must not be inside a handler.
     change_mask(SIG_BLOCK, broadcast_signals);
@@ -232,21 +296,21 @@ extern "C" [[noreturn]] ECHION_STUB void echion_stub_spawn(StubParameters* param
                word(&parameters->has_left), FUTEX_OP(FUTEX_OP_SET, 1, FUTEX_OP_CMP_EQ, 0));
 }
 
-/// All that the helper thread does; false if the region has to stay. Not part of its first
-/// function, whose last call must find no local variables left.
-extern "C" ECHION_STUB __attribute__((noinline)) bool echion_stub_work(StubParameters* parameters) {
+/// All that the helper thread does, or the second one; false if the region has to stay.
+extern "C" ECHION_STUB __attribute__((noinline)) bool echion_stub_work(StubParameters* parameters,
+                                                                       bool has_own_table) {
+    const int lowest_fd = has_own_table ? kLowestFd : parameters->lowest_fd;
     bool is_alone = false;
     int watched = -1;  // of our own, to see Echion hang up when the channel is the agent's
-    const std::uint64_t name = 0x6e6f69686365;  // "echion"
-    stub_call(SYS_prctl, PR_SET_NAME, word(&name));
+    parameters->helper_tid = has_own_table ? static_cast<std::int32_t>(stub_call(SYS_gettid)) : 0;
 
     int ends[2] = {-1, -1};
     int image = -1;
     set_step(parameters, HelperStep::kMakeChannel, 0);
     long result = stub_call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, word(ends));
     if (result == 0) {
-        ends[0] = raise_fd(ends[0], parameters->lowest_fd);
-        ends[1] = raise_fd(ends[1], parameters->lowest_fd);
+        ends[0] = raise_fd(ends[0], lowest_fd);
+        ends[1] = raise_fd(ends[1], lowest_fd);
         if (ends[0] < 0 || ends[1] < 0) {
             result = -EMFILE;
         }
@@ -260,7 +324,7 @@ extern "C" ECHION_STUB __attribute__((noinline)) bool echion_stub_work(StubParam
                 result = stub_call(SYS_memfd_create, word(parameters->memory_file_name),
                                    MFD_CLOEXEC | MFD_NOEXEC_SEAL);
             }
-            image = raise_fd(static_cast<int>(result), parameters->lowest_fd);
+            image = raise_fd(static_cast<int>(result), lowest_fd);
             result = image;
         }
     }
@@ -288,9 +352,8 @@ extern "C" ECHION_STUB __attribute__((noinline)) bool echion_stub_work(StubParam
         int refused = -1;
         if (is_called) {
             set_step(parameters, HelperStep::kCallEntry, 0);
-            watched = static_cast<int>(stub_call(SYS_fcntl, static_cast<std::uintptr_t>(ends[1]),
-                                                 kDuplicateAtOrAbove, kLowestFd));
-            refused = target_function<int(int)>(entry)(ends[1]);
+            watched = duplicate(ends[1], lowest_fd);
+            refused = start_agent(parameters, entry, ends[1], has_own_table);
             parameters->helper_error = refused;
         }
         // Once it has been called, the descriptor is the agent's, whatever it answers.
@@ -323,9 +386,45 @@ extern "C" ECHION_STUB __attribute__((noinline)) bool echion_stub_work(StubParam
     return left >= kThreadHasLeft;
 }
 
+ECHION_STUB_INLINE void set_thread_name() {
+    const std::uint64_t name = 0x6e6f69686365;  // "echion"
+    stub_call(SYS_prctl, PR_SET_NAME, word(&name));
+}
+
+/// The second helper thread.
+extern "C" ECHION_STUB void* echion_stub_apart(StubParameters* parameters) {
+    set_thread_name();
+    const bool may_unmap = echion_stub_work(parameters, leave_table());
+    parameters->may_unmap = may_unmap ? 1 : 0;
+    if (parameters->beside == kBesideUnasked) {
+        set_and_wake(parameters->beside, kBesideUnwanted);
+    }
+    return nullptr;
+}
+
+/// What the first helper does until nobody but it executes anything in the region; false if the
+/// region has to stay. Not part of that thread's first function, whose last call must find no local
+/// variables left.
+extern "C" ECHION_STUB __attribute__((noinline)) bool echion_stub_help(StubParameters* parameters) {
+    set_thread_name();
+    alignas(16) std::uintptr_t thread[2];  // a pthread_t: a word in every C library
+    if (parameters->wants_own_table == 0 ||
+        echion_stub_make_thread(parameters, word(&echion_stub_apart), thread) != 0) {
+        return echion_stub_work(parameters, false);
+    }
+    if (wait_while(parameters->beside, kBesideUnasked) == kBesideWanted) {
+        parameters->beside_error =
+            target_function<int(int, int)>(parameters->entry)(-1, kAgentBeside);
+        set_and_wake(parameters->beside, kBesideDone);
+    }
+    return target_function<int(std::uintptr_t, void*)>(parameters->join_thread)(thread[0],
+                                                                                nullptr) == 0 &&
+           parameters->may_unmap != 0;
+}
+
 /// The helper thread: an ordinary thread of the target's C library.
 extern "C" ECHION_STUB void* echion_stub_helper(StubParameters* parameters) {
-    if (!echion_stub_work(parameters)) {
+    if (!echion_stub_help(parameters)) {
         return nullptr;
     }
     // A tail call (a jump, see this file's flags): munmap() takes this code away and returns to the

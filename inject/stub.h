@@ -20,6 +20,19 @@
 /// that may take long or wait for a lock: it makes the control channel and the memory file, waits
 /// until the image is in it, loads it, and calls the agent. So the borrowed thread never waits for
 /// the dynamic loader, and nothing that it holds can deadlock with it.
+///
+/// Where Echion can fetch descriptors from a single thread, the helper makes a second one, which
+/// leaves the program's descriptor table for one of its own and does all of that there: no number
+/// is taken that the program expects. The first one then starts the part of the agent that has to
+/// share the program's table, waits for the second one's end, and unmaps the region:
+///
+///     first helper                            second helper
+///     pthread_create() ─────────────────────► a table of its own, channel, memory file
+///                                             waits for the image, loads it
+///     entry(-1, kAgentBeside) ◄────────────── kBesideWanted
+///     kBesideDone ──────────────────────────► entry(channel, kAgentApart)
+///     pthread_join() ◄─────────────────────── ends
+///     munmap()
 namespace echion::inject {
 
 constexpr std::size_t kStubCodeBytes = 4096;
@@ -44,8 +57,16 @@ enum HasLeft : std::uint32_t {
 /// Where the helper thread is.
 enum HelperState : std::uint32_t {
     kHelperStarting = 0,
-    kHelperReady = 1,  ///< `channel_fd` and `image_fd` may be fetched.
+    kHelperReady = 1,  ///< `channel_fd` and `image_fd` may be fetched, from `helper_tid`.
     kHelperDone = 2,   ///< `helper_step`, `helper_error` and `message` are final.
+};
+
+/// What the second helper, where there is one, wants of the first.
+enum BesideState : std::uint32_t {
+    kBesideUnasked = 0,
+    kBesideWanted = 1,    ///< `entry` is to be called, with kAgentBeside.
+    kBesideDone = 2,      ///< `beside_error` is what it returned.
+    kBesideUnwanted = 3,  ///< Nothing more.
 };
 
 /// What the helper was doing when it ended.
@@ -66,6 +87,7 @@ struct StubParameters {
     std::uintptr_t attributes_stack;     // pthread_attr_setstacksize
     std::uintptr_t attributes_detached;  // pthread_attr_setdetachstate
     std::uintptr_t create_thread;        // pthread_create
+    std::uintptr_t join_thread;          // pthread_join
     std::uintptr_t errno_location;       // __errno_location
     std::uintptr_t open_library;         // dlopen
     std::uintptr_t find_symbol;          // dlsym
@@ -80,9 +102,11 @@ struct StubParameters {
     /// Signals, bit n-1 for signal n, that the C library sends to all its threads and waits for,
     /// while it holds the lock that pthread_create() takes.
     std::uint64_t broadcast_signals;
-    std::int32_t lowest_fd;  // descriptors are moved to this number or above, where possible
+    /// In the program's table, descriptors are moved to this number or above, where possible.
+    std::int32_t lowest_fd;
+    std::uint32_t wants_own_table;  // 1: the descriptors may be those of a single thread
     char memory_file_name[64];
-    char library_path[96];  // the memory file's number is appended
+    char library_path[112];  // the memory file's number is appended
     char entry_name[32];
 
     volatile std::uint32_t spawn_state;
@@ -94,7 +118,12 @@ struct StubParameters {
     volatile std::int32_t helper_error;  // errno, or what echion_attach returned
     volatile std::int32_t channel_fd;
     volatile std::int32_t image_fd;
-    char message[512];  // of dlerror()
+    /// Whose descriptors those are, as the target numbers its threads; 0: the whole program's.
+    volatile std::int32_t helper_tid;
+    volatile std::uint32_t beside;  // BesideState
+    volatile std::int32_t beside_error;
+    volatile std::uint32_t may_unmap;  // 1: the second helper found that the region may go
+    char message[512];                 // of dlerror()
 };
 static_assert(sizeof(StubParameters) <= kStubParameterBytes);
 

@@ -4,11 +4,14 @@ program's where the kernel gives it none."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -151,3 +154,48 @@ def test_the_messages_of_an_echion_without_standard_error_go_nowhere(echion, any
     result = echion.run([any_python.path, "-c", code], "-v", wrap=wrap)
     assert result.returncode == 0
     assert "echion: " not in pathlib.Path(result.output).read_text()
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_attaching_takes_none_of_the_programs_numbers(echion, build_dir, any_python, tmp_path):
+    """Not for a moment, by the helper, the dynamic loader or the agent."""
+    if not has_thread_descriptors():
+        pytest.skip("no descriptor can be fetched from a single thread (before Linux 6.9)")
+    command = [any_python.path, TARGETS / "lowest_numbers.py", "all", "60"]
+    with start_target(tmp_path, command) as target:
+        # An agent that is loaded anew, and one that is there, many times.
+        attach = ["-p", str(target.pid)]
+        for _ in range(10):
+            result = echion.run(attach, "-x", "0.02", "--engine", "clock").check()
+        probe = build_dir / "tests/tools/attach_probe"
+        dummy = build_dir / "tests/tools/libdummy_agent.so"
+        subprocess.run([probe, str(target.pid), dummy, "30"], check=True)
+        os.kill(target.pid, signal.SIGTERM)
+        report = target.finish()
+    assert report["others"] == {} and report["times"] > 100
+    assert report["expected"] == 0
+    assert result.profile.total_with("count_others") > 0
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_attaching_leaves_nothing_where_the_table_is_shared(echion, any_python, tmp_path):
+    """Without close_range(2) the helper works among the program's descriptors."""
+    command = [sys.executable, FILTER, TABLES["shared"], any_python.path, "-c", WAITING]
+    with start_target(tmp_path, command) as waiting:
+        waiting.wait_for_call(0)
+        before = waiting.descriptors()
+        for _ in range(3):
+            result = echion.run(["-p", str(waiting.pid)], "-v", "-x", "0.1").check()
+            assert "shares its descriptor table" in result.stderr, result.stderr
+            assert waiting.descriptors() == before
+        assert result.profile.samples
+        waiting.finish()
+
+
+def has_thread_descriptors():
+    """By pidfd_open() with PIDFD_THREAD."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = libc.syscall(434, threading.get_native_id(), os.O_EXCL)
+    if number >= 0:
+        os.close(number)
+    return number >= 0

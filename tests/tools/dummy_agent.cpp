@@ -9,6 +9,8 @@
 #include <atomic>
 #include <cerrno>
 
+#include "base/attach_part.h"
+
 namespace {
 
 std::atomic<bool> is_active{false};
@@ -31,7 +33,10 @@ void* answer(void*) {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) int echion_attach(int control_fd) {
+extern "C" __attribute__((visibility("default"))) int echion_attach(int control_fd, int part) {
+    if (part == echion::kAgentBeside) {
+        return 0;  // nothing of it has to share the program's descriptors
+    }
     if (is_active.exchange(true)) {
         close(control_fd);
         return EBUSY;

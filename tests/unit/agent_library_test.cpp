@@ -2,15 +2,25 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <set>
 #include <string>
+#include <thread>
 
+#include "base/attach_part.h"
 #include "base/unique_fd.h"
 #include "stream/control.h"
 
@@ -37,17 +47,17 @@ class AgentLibrary : public testing::Test {
         std::memset(big, 1, sizeof(big));
         void* library = dlopen(ECHION_AGENT_LIBRARY, RTLD_NOW | RTLD_LOCAL);
         ASSERT_NE(library, nullptr) << dlerror();
-        attach_ = reinterpret_cast<int (*)(int)>(dlsym(library, "echion_attach"));
+        attach_ = reinterpret_cast<int (*)(int, int)>(dlsym(library, "echion_attach"));
         ASSERT_NE(attach_, nullptr);
     }
     /// Gives the agent its channel; `other_` is the end of the command-line program.
-    int attach() {
+    int attach(AttachPart part = kWholeAgent) {
         int pair[2];
         EXPECT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
         other_.reset(pair[0]);
         const timeval patience{60, 0};
         setsockopt(other_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-        return attach_(pair[1]);
+        return attach_(pair[1], part);
     }
     void expect_hello() const {
         control::Hello hello{};
@@ -63,7 +73,7 @@ class AgentLibrary : public testing::Test {
         }
     }
 
-    int (*attach_)(int) = nullptr;
+    int (*attach_)(int, int) = nullptr;
     UniqueFd other_;
     const std::set<std::string> threads_ = list("/proc/self/task");
 };
@@ -141,6 +151,65 @@ TEST_F(AgentLibrary, TheParentsHangUpIsSeenAlthoughAChildLivesOn) {
     int status = 0;
     waitpid(child, &status, 0);
     hang_up();
+}
+
+/// Runs `body` in a thread that has a copy of the descriptor table; what it closes or opens there
+/// is not seen elsewhere.
+template <typename Body>
+void run_apart(const Body& body) {
+    std::thread([&] {
+        ASSERT_EQ(unshare(CLONE_FILES), 0);
+        body();
+    }).join();
+}
+
+TEST_F(AgentLibrary, SamplesFromATableThatIsNotThePrograms) {
+    int pair[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+    other_.reset(pair[0]);
+    UniqueFd given(pair[1]);
+    ASSERT_EQ(attach_(-1, kAgentBeside), 0);
+    EXPECT_EQ(attach_(-1, kAgentBeside), EBUSY);
+    run_apart([&] {
+        close(other_.get());  // its copy, which would never hang up
+        EXPECT_EQ(attach_(given.get(), kAgentApart), 0);
+    });
+    given.reset();
+    expect_hello();
+    EXPECT_EQ(attach_(-1, kAgentBeside), EBUSY);
+    hang_up();
+    EXPECT_EQ(attach(), 0) << "another time";
+    expect_hello();
+    hang_up();
+}
+
+/// From now on the calling thread cannot make another one.
+void forbid_threads() {
+    const auto number = static_cast<std::uint32_t>(offsetof(seccomp_data, nr));
+    sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, number),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EAGAIN),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const sock_fprog program{std::size(code), code};
+    ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+TEST_F(AgentLibrary, NeitherPartStaysWhereTheSamplerCannotBeMade) {
+    for (int i = 0; i < 3; ++i) {
+        ASSERT_EQ(attach_(-1, kAgentBeside), 0);
+        std::thread([&] {
+            forbid_threads();
+            EXPECT_EQ(attach(kAgentApart), EAGAIN);
+        }).join();
+        char byte = 0;
+        EXPECT_EQ(recv(other_.get(), &byte, 1, 0), 0) << "hung up";
+        hang_up();
+        EXPECT_EQ(attach(kAgentApart), EINVAL) << "without the other part";
+    }
 }
 
 }  // namespace

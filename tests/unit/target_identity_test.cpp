@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "borrowed_child.h"
+#include "inject/thread_descriptors.h"
 #include "inject/tracer_thread.h"
 
 namespace echion::inject {
@@ -54,6 +55,24 @@ TEST(TargetIdentity, ProcessThatGoesOnIsTheSame) {
     EXPECT_FALSE(target->check_thread(getpid())) << "a thread of another process";
     EXPECT_EQ(child.finish(), kGood);
     EXPECT_EQ(target->check().error().system_errno, ESRCH);
+}
+
+TEST(ThreadDescriptors, AreOnlyThoseOfTheTargetsThreads) {
+    if (!ThreadDescriptors::are_supported()) {
+        GTEST_SKIP() << "the kernel has no PIDFD_THREAD (before 6.9)";
+    }
+    ReadingChild child;
+    ReadingChild other;
+    auto target = TargetIdentity::hold(child.pid());
+    ASSERT_TRUE(target);
+    EXPECT_TRUE(ThreadDescriptors::open(*target, child.pid()));
+    for (const pid_t stranger : {other.pid(), getpid(), pid_t{1}, pid_t{0}, pid_t{-1}}) {
+        const auto opened = ThreadDescriptors::open(*target, stranger);
+        ASSERT_FALSE(opened) << stranger;
+        EXPECT_EQ(opened.error().system_errno, ESRCH);
+    }
+    EXPECT_EQ(child.finish(), kGood);
+    EXPECT_FALSE(ThreadDescriptors::open(*target, child.pid()));
 }
 
 TEST(TargetIdentity, AnotherProgramIsNotTheSame) {

@@ -97,8 +97,11 @@ bool has_stub(pid_t pid) {
 }
 
 // The tracer dies when the stub has begun: the thread makes the helper, finds nobody who puts it
-// back, and does that itself; the helper finds nobody who fetches the channel, and ends.
-TEST(TracerDiesDuringTheStub, TheThreadPutsItselfBack) {
+// back, and does that itself; the helper finds nobody who fetches the channel, and ends, as does
+// the second one where there is one.
+class TracerDiesDuringTheStub : public testing::TestWithParam<bool> {};
+
+TEST_P(TracerDiesDuringTheStub, TheThreadPutsItselfBack) {
     ReadingChild child;
     const auto count_threads = [&] {
         const auto info = read_process_info(child.pid());
@@ -119,7 +122,9 @@ TEST(TracerDiesDuringTheStub, TheThreadPutsItselfBack) {
     place(&StubParameters::create_thread, "pthread_create");
     place(&StubParameters::errno_location, "__errno_location");
     place(&StubParameters::unmap, "munmap");
+    place(&StubParameters::join_thread, "pthread_join");
     parameters.helper_stack_bytes = 1U << 18;
+    parameters.wants_own_table = GetParam() ? 1 : 0;
 
     Address region;
     Child tracer([&] {
@@ -173,6 +178,8 @@ TEST(TracerDiesDuringTheStub, TheThreadPutsItselfBack) {
     EXPECT_FALSE(has_stub(child.pid())) << "the region is still mapped";
     EXPECT_EQ(child.finish(), kGood);
 }
+
+INSTANTIATE_TEST_SUITE_P(WithOneHelperOrTwo, TracerDiesDuringTheStub, testing::Bool());
 
 }  // namespace
 }  // namespace echion::inject

@@ -22,6 +22,7 @@
 #include "agent/guest.h"
 #include "agent/io_thread.h"
 #include "agent/sampler.h"
+#include "base/attach_part.h"
 #include "base/clock.h"
 #include "base/mapping.h"
 #include "cpython/locate.h"
@@ -41,6 +42,8 @@ constexpr std::size_t kStackBytes = 256 * 1024;
 // start, when it has begun nothing yet, and in an attachment on a thread of the agent's.
 constexpr std::int64_t kSettlingNs = kNanosPerSecond;
 
+struct Assignment;
+
 /// The state of the agent in this process. The one global there is: constructors, fork handlers and
 /// entry points have nowhere else to find it.
 struct Agent {
@@ -52,16 +55,24 @@ struct Agent {
     std::atomic<bool> handles_fork{false};
     FutexWord start{0};  // Start, of the threads that are being made
     std::atomic<int> start_error{0};
+    // Of an IoThread that waits for its sampler, which is made apart.
+    std::atomic<Assignment*> waiting{nullptr};
 };
 Agent g_agent;
 
 enum Start : std::uint32_t { kStarting, kStarted };
+enum Sampler : std::uint32_t { kNoneYet, kMade, kNotMade };
 
 /// What both threads work with. Lies in a mapping of its own, which the IoThread ends.
 struct Assignment {
     GuestFacts facts;
     int control_fd = -1;    // of an attachment
     Rendezvous rendezvous;  // of a launch
+    // The sampler is not made by the IoThread, but by a thread that has a descriptor table of its
+    // own already.
+    bool is_apart = false;
+    pthread_t sampler{};
+    FutexWord sampler_state{kNoneYet};  // Sampler
     std::optional<cpython::LocatedRuntime> found;
     IoThread io;
     // Written by the sampler, for the IoThread.
@@ -118,8 +129,10 @@ void tell_fork_handler(const Channel* channel) {
 
 void sample(Assignment& assignment) {
     const bool is_launch = assignment.rendezvous.is_there();
-    const bool has_own_table = leave_descriptor_table(
-        is_launch ? assignment.rendezvous.fd() : assignment.control_fd, is_launch);
+    const bool has_own_table =
+        assignment.is_apart ||
+        leave_descriptor_table(is_launch ? assignment.rendezvous.fd() : assignment.control_fd,
+                               is_launch);
     assignment.has_own_table.store(has_own_table);
     auto socket = open_channel(assignment, has_own_table);
     if (!socket) {
@@ -188,6 +201,34 @@ void close_given_channel(const Assignment& assignment) {
     }
 }
 
+/// Makes the sampler in the calling thread's descriptor table. 0 or an errno.
+int make_sampler(Assignment& assignment) {
+    ThreadAttributes attributes(assignment.facts.tls_bytes);
+    return pthread_create(&assignment.sampler, attributes.get(), sampler_main, &assignment);
+}
+
+/// Makes the sampler, or waits until it is made apart. False if there is none: then another agent
+/// may be active already.
+bool await_sampler(Assignment& assignment) {
+    if (assignment.is_apart) {
+        g_agent.waiting.store(&assignment);
+        tell_start(0);
+        wait_while(assignment.sampler_state, kNoneYet);
+        if (assignment.sampler_state.load() == kMade) {
+            return true;
+        }
+        g_agent.is_active.store(false);
+        return false;
+    }
+    const int error = make_sampler(assignment);
+    if (error != 0) {
+        g_agent.channel_fd.store(-1);
+        g_agent.is_active.store(false);
+        tell_start(error);
+    }
+    return error == 0;
+}
+
 void* io_main(void* argument) {
     prctl(PR_SET_NAME, "echion-io");
     bool is_last = false;
@@ -195,20 +236,14 @@ void* io_main(void* argument) {
         Mapping memory(argument, sizeof(Assignment));
         auto& assignment = *static_cast<Assignment*>(argument);
         assignment.io.begin();
-        ThreadAttributes attributes(assignment.facts.tls_bytes);
-        pthread_t sampler;
-        if (const int error = pthread_create(&sampler, attributes.get(), sampler_main, argument);
-            error != 0) {
-            g_agent.channel_fd.store(-1);
-            g_agent.is_active.store(false);
-            tell_start(error);
+        if (!await_sampler(assignment)) {
             return nullptr;
         }
         assignment.io.wait_until_settled();
         close_given_channel(assignment);
         tell_start(0);
         assignment.io.serve();
-        pthread_join(sampler, nullptr);
+        pthread_join(assignment.sampler, nullptr);
         leave_rendezvous(assignment);
         is_last = assignment.is_last;
     }
@@ -228,8 +263,26 @@ void handle_fork_in_child() {
         close(fd);
     }
     StackDump::forget_after_fork();
+    g_agent.waiting.store(nullptr);
     g_agent.is_active.store(false);
 }
+
+/// The agent's threads are born with all signals blocked: none that is meant for the target's
+/// threads is ever handled on them.
+class BlockedSignals {
+  public:
+    BlockedSignals() {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    BlockedSignals(const BlockedSignals&) = delete;
+    BlockedSignals& operator=(const BlockedSignals&) = delete;
+    ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+  private:
+    sigset_t before_;
+};
 
 /// Makes the agent's threads, for what `fill` puts in: a channel, which they own then, or the
 /// rendezvous. 0 or an errno; EBUSY when there are some already.
@@ -256,25 +309,48 @@ int start_threads(const Fill& fill) {
     }
     ThreadAttributes attributes(assignment->facts.tls_bytes);
     pthread_attr_setdetachstate(attributes.get(), PTHREAD_CREATE_DETACHED);
-    // The threads are born with all signals blocked: none that is meant for the target's threads is
-    // ever handled on them.
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const bool is_apart = assignment->is_apart;  // it may be gone as soon as the thread exists
     g_agent.start.store(kStarting);
     pthread_t thread;
-    int result = pthread_create(&thread, attributes.get(), io_main, assignment);
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    int result = 0;
+    {
+        const BlockedSignals blocked;
+        result = pthread_create(&thread, attributes.get(), io_main, assignment);
+    }
     if (result != 0) {
         g_agent.channel_fd.store(-1);
         g_agent.is_active.store(false);
         return result;
     }
     (void)memory->release();  // the thread's now
-    if (wait_while(g_agent.start, kStarting, kSettlingNs)) {
+    // A sampler that is made apart has nothing to settle, but needs an IoThread that has begun.
+    if (wait_while(g_agent.start, kStarting, is_apart ? -1 : kSettlingNs)) {
         result = g_agent.start_error.load();
     }
+    return result;
+}
+
+/// The IoThread of an attachment, in the program's descriptor table. 0 or an errno; with 0,
+/// start_apart() has to follow.
+int start_beside() {
+    return start_threads([](Assignment& assignment) { assignment.is_apart = true; });
+}
+
+/// The sampler for that IoThread, in the calling thread's own table. 0 or an errno: then the
+/// IoThread ends too. The descriptor is the sampler's only with 0.
+int start_apart(int control_fd) {
+    Assignment* assignment = g_agent.waiting.exchange(nullptr);
+    if (assignment == nullptr) {
+        return EINVAL;
+    }
+    assignment->control_fd = control_fd;
+    int result = 0;
+    {
+        const BlockedSignals blocked;
+        result = make_sampler(*assignment);
+    }
+    // The IoThread's memory may be gone behind this.
+    set_and_wake(assignment->sampler_state, result == 0 ? kMade : kNotMade);
     return result;
 }
 
@@ -335,11 +411,18 @@ __attribute__((constructor)) void on_load() {
 /// Entry point for an injection: starts sampling for the program at the other end of `control_fd`,
 /// a SOCK_SEQPACKET socket that belongs to the agent from then on (it is closed also on failure).
 /// Returns at once: 0, or an errno (EBUSY: already sampling). Any thread, in no lock of the C
-/// library or its loader.
-extern "C" __attribute__((visibility("default"))) int echion_attach(int control_fd) {
+/// library or its loader. `part` is an AttachPart.
+extern "C" __attribute__((visibility("default"))) int echion_attach(int control_fd, int part) {
+    if (part == echion::kAgentBeside) {
+        return echion::agent::start_beside();
+    }
     echion::UniqueFd control(control_fd);
-    const int error = echion::agent::start_threads(
-        [&](echion::agent::Assignment& assignment) { assignment.control_fd = control.get(); });
+    const int error =
+        part == echion::kAgentApart
+            ? echion::agent::start_apart(control.get())
+            : echion::agent::start_threads([&](echion::agent::Assignment& assignment) {
+                  assignment.control_fd = control.get();
+              });
     if (error == 0) {
         (void)control.release();
     }
