@@ -1,6 +1,8 @@
 """A limit on the program's writable memory (`ulimit -d`), and what else keeps sampling from its
 beginning: the command's status stays its own."""
 
+import subprocess
+
 import pytest
 
 from runner import TARGETS
@@ -40,3 +42,20 @@ def test_the_status_is_the_commands(echion, any_python, kilobytes):
     result = echion.run(limited(f"-d {kilobytes}", [any_python.path, "-c", code]))
     assert result.returncode == STATUS, result.stderr
     assert result.profile.samples
+
+
+@pytest.mark.parametrize("kilobytes", range(12_000, 44_000, 4_000))
+def test_a_limit_that_stops_echion_itself_keeps_the_commands_status(
+    build_dir, any_python, tmp_path, kilobytes
+):
+    """Wherever its own memory ends: the command is not run, for a reason, or its status counts."""
+    ran = tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w'); raise SystemExit(7)"
+    script = f'ulimit -d {kilobytes}; exec "$@"'
+    command = ["sh", "-c", script, "sh", build_dir / "echion", "-o", tmp_path / "out"]
+    done = subprocess.run(
+        [*command, any_python.path, "-c", code], capture_output=True, text=True, timeout=60
+    )
+    if done.returncode != 7:
+        assert done.returncode == 1 and not ran.exists(), done.stderr
+        assert done.stderr.startswith("echion: ") and "ulimit" in done.stderr, done.stderr

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -116,6 +117,8 @@ class Launch {
     void on_profile_written();
     void close_rendezvous();
     int finish();
+    int run_beside_command(const std::string& agent);
+    int wait_for_command();
 
     const Options& options_;
     std::optional<EventLoop> loop_;
@@ -204,6 +207,16 @@ int Launch::run() {
         sampling_->stop();  // leaves no file
         return report_not_executed(options_.command.front(), status.error().system_errno);
     }
+    try {
+        return run_beside_command(agent);
+    } catch (const std::exception& error) {
+        say("sampling has ended, and the profile may be lost: {}; the command goes on",
+            describe(error));
+    }
+    return wait_for_command();
+}
+
+int Launch::run_beside_command(const std::string& agent) {
     // Now that the command runs, with all its rights.
     NeededRights needed = sampling_->needed_rights();
     needed.signals = true;
@@ -212,10 +225,29 @@ int Launch::run() {
         say("process {} runs the command, with {}", command_->pid(), agent);
     }
     if (auto status = loop_->run(); !status) {
-        say("stopped early: {}", describe(status.error()));
-        return kExitFailure;
+        say("sampling has ended, and the profile may be lost: {}; the command goes on",
+            describe(status.error()));
+        return wait_for_command();
     }
     return finish();
+}
+
+/// Without sampling: passes signals on until the command has ended.
+int Launch::wait_for_command() {
+    sigset_t set = with_failed_writes(kPassedSignals);
+    sigaddset(&set, SIGCHLD);
+    constexpr timespec kLook{0, 100'000'000};  // for a SIGCHLD that was taken before
+    for (;;) {
+        if (const auto status = command_->try_wait()) {
+            return *status;
+        }
+        siginfo_t info{};
+        const int number = sigtimedwait(&set, &info, &kLook);
+        if (number > 0 && number != SIGCHLD && number != SIGPIPE && number != SIGXFSZ &&
+            !(info.si_code == SI_KERNEL && command_->is_in_own_group())) {
+            command_->signal(number);
+        }
+    }
 }
 
 void Launch::on_signal(const signalfd_siginfo& info) {
@@ -308,7 +340,12 @@ void Launch::on_profile_written() {
 
 int Launch::finish() {
     if (sampling_->agents_seen() == 0) {
-        say("{}", explain_no_python(options_.command.front()));
+        if (*command_status_ > kExitSignalBase) {
+            say("no Python was seen in {} before signal {} ended it, so there is no profile",
+                make_printable(options_.command.front()), *command_status_ - kExitSignalBase);
+        } else {
+            say("{}", explain_no_python(options_.command.front()));
+        }
         return *command_status_;
     }
     // That sampling could not begin, or went wrong, has been told: the status is the command's.

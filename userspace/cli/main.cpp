@@ -68,7 +68,7 @@ int main(int argc, char** argv) {
         }
         return run(*parsed.options);
     } catch (const std::exception& error) {
-        say("stopped by an error in itself: {}", error.what());
+        say("cannot go on: {}", describe(error));
         return kExitFailure;
     }
 }

@@ -83,6 +83,17 @@ std::string describe(const Error& error) {
     return fmt::format("{}: {}", error.what, strerror(error.system_errno));
 }
 
+std::string describe(const std::exception& error) {
+    const auto* system = dynamic_cast<const std::system_error*>(&error);
+    if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
+        return "not enough memory (see ulimit -v and ulimit -d)";
+    }
+    if (system != nullptr && system->code().value() == EAGAIN) {
+        return "it may not make a thread (see ulimit -u, -v and -d)";
+    }
+    return error.what();
+}
+
 std::string make_printable(std::string_view text) {
     std::string result;
     while (!text.empty()) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <exception>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -22,6 +23,9 @@ void say(fmt::format_string<Arguments...> format, Arguments&&... arguments) {
 
 /// `what: the system's words for it`.
 std::string describe(const Error& error);
+
+/// Why this program could not go on, with the limits that most often stand behind it.
+std::string describe(const std::exception& error);
 
 /// Text in valid UTF-8 that does not play with the terminal: any other byte, and control
 /// characters, become `\x1b`. Backslashes stay, so that the result may be treated again.

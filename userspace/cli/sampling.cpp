@@ -627,7 +627,9 @@ Outcome Sampling::write_summary() {
     }
     if (profile_->processes() == 0) {
         if (agents_seen_ != 0 && complaints_ == 0) {
-            say("the profile is empty: Python ended before its first sample");
+            say("the profile is empty: {}", options_.attach_pid
+                                                ? "sampling was ended before its first sample"
+                                                : "Python ended before its first sample");
         }
         return complaints_ == 0 ? Outcome::kGood : Outcome::kNotAllSampled;
     }

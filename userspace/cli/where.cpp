@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <string>
 
@@ -88,7 +89,7 @@ int report_once(const Options& options, pid_t pid, StallGuard& guard) {
         is_complete = text.size() < kMaxTextBytes && !budget.is_over();
     }
     if (!write_text(options.json ? STDOUT_FILENO : STDERR_FILENO, text)) {
-        return kExitFailure;
+        return complain(std::string("the report could not be written: ") + strerror(errno));
     }
     return is_complete ? 0
                        : complain("the report is not complete: process " + std::to_string(pid) +
