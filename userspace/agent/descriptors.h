@@ -9,8 +9,8 @@
 /// close what is the agent's, and the agent cannot close what is the program's. Where the kernel
 /// does not (before Linux 5.9 or by a seccomp filter, and not at a launch either), it shares the
 /// program's: its channel then has a high number, and is looked at before each use whether it still
-/// is that socket. In an attachment it is born in the table of the thread that makes it, if that one
-/// has its own (attach_part.h).
+/// is that socket. In an attachment it is born in the table of the thread that makes it, if that
+/// one has its own (attach_part.h).
 namespace echion::agent {
 
 /// Gives the calling thread a descriptor table of its own, in which only `kept` is open, under the
