@@ -145,6 +145,9 @@ TEST(TargetIdentity, MemoryOfAForkIsItsOwnAndOfAVforkItsParents) {
     EXPECT_FALSE(target->shares_parents_memory());
     EXPECT_EQ(forked.finish(), kGood);
 
+#if defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "ThreadSanitizer makes a fork of a vfork";
+#endif
     Pipe number;
     Child parent([&] {
         const pid_t child = vfork();
@@ -222,6 +225,9 @@ TEST(HeldThread, ThatExecutesAnotherProgramIsLetGo) {
 
 // An uninterruptible sleep: the parent of a vfork(), until the child ends.
 TEST(TracerThread, LetsGoOfThreadsThatDoNotStop) {
+#if defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "ThreadSanitizer makes a fork of a vfork";
+#endif
     Pipe go;
     Pipe after;
     Child parent([&] {
