@@ -196,6 +196,9 @@ class Borrower {
             last_doing_ = "ending";
             return {};
         }
+        if (!session.keep_call_undisturbed()) {
+            return {};
+        }
         if (!seccomp_.may_borrow(session)) {
             return {};
         }

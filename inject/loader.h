@@ -23,7 +23,7 @@ struct AgentImage {
     /// name is taken to be this one, so it contains the image's version or hash. At most 60 bytes.
     std::string name;
     /// The exported function `int entry(int control_fd, int part)`, see AttachPart: 0, or an errno;
-    /// it must not wait. The descriptor is its own from then on, also when it refuses.
+    /// it may take a second. The descriptor is its own from then on, also when it refuses.
     std::string entry = "echion_attach";
 };
 

@@ -79,7 +79,9 @@ PtraceSession::~PtraceSession() {
         (void)put_back(deadline_ns);
     } else if (state_ == State::kRunning) {
         // Only a stopped thread can be detached from.
-        (void)interrupt(deadline_ns);
+        if (interrupt(deadline_ns)) {
+            (void)keep_call_undisturbed();
+        }
     }
     detach();
 }
@@ -183,7 +185,7 @@ Status PtraceSession::interrupt(std::int64_t deadline_ns) {
     }
     for (;;) {
         if (state_ == State::kInterrupted || state_ == State::kGroupStop) {
-            return keep_call_undisturbed();
+            return {};
         }
         if (state_ == State::kExecuted) {
             return fail(ErrorKind::kSystem, "the thread runs another program", ESRCH);

@@ -58,9 +58,12 @@ class PtraceSession {
     [[nodiscard]] State state() const { return state_; }
 
     /// Stops the thread on its way to user space; signals that are due are delivered first. After
-    /// it the state is kInterrupted or kGroupStop. A system call that would notice the stop is made
-    /// not to, as far as that can be done (arch::restart_instead_of_eintr).
+    /// it the state is kInterrupted or kGroupStop. Nothing is written to the thread.
     Status interrupt(std::int64_t deadline_ns);
+    /// Makes a system call that would notice the stop not notice it, as far as that can be done
+    /// (arch::restart_instead_of_eintr). To be called for every thread that was stopped by
+    /// interrupt(), when it is known to be the right one.
+    Status keep_call_undisturbed();
     /// Takes notice of a stop that has come about by itself, without waiting for one.
     Status poll_stop();
     /// Lets a stopped thread go on, still attached.
@@ -118,7 +121,6 @@ class PtraceSession {
     Status write_context(const arch::ThreadContext& context);
     Status note_stop(int status);
     bool was_sent();
-    Status keep_call_undisturbed();
     [[nodiscard]] std::uintptr_t due_signal() const;
     void reap();
 

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "inject/prompt_tracer.h"
 #include "inject/refusal.h"
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
@@ -140,6 +141,7 @@ void SeccompGate::judge(std::vector<SeccompFilter> filters, bool has_rseq) {
 }
 
 bool SeccompGate::may_borrow(PtraceSession& session) {
+    const OrdinaryTurn turn;  // the filters are the target's, and may be long
     auto filters = read_filters(session);
     if (!filters) {
         if (allow_unknown_ || filters.error().system_errno == ESRCH) {

@@ -103,6 +103,7 @@ struct Hold {
         auto session = PtraceSession::seize(pid);
         ASSERT_TRUE(session);
         ASSERT_TRUE(session->interrupt(soon()));
+        ASSERT_TRUE(session->keep_call_undisturbed());
         auto context = session->save_context();
         ASSERT_TRUE(context);
         const arch::WayBack way = place_way_back(*context);
