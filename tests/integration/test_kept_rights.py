@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
@@ -30,7 +31,10 @@ def wait_for_rights(pid: int) -> list[dict[str, int]]:
     deadline = time.monotonic() + TIMEOUT_S
     tasks = pathlib.Path(f"/proc/{pid}/task")
     while time.monotonic() < deadline:
-        status = [read_status(one / "status") for one in tasks.iterdir()]
+        status = []
+        for one in tasks.iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+                status.append(read_status(one / "status"))
         if status and all(one["NoNewPrivs"] == "1" for one in status):
             return [{name: int(one[name], 16) for name in SETS} for one in status]
         time.sleep(0.002)

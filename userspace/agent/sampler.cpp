@@ -1,6 +1,7 @@
 #include "agent/sampler.h"
 
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -145,6 +146,10 @@ CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
     CpuWatch watch;
     if (const int state_fd = channel.find_fd(configure, control::FdKind::kBpfState);
         state_fd >= 0) {
+        // The programs enter a thread in their table when it is next switched: this one may have
+        // run without a pause since the process was put under watch.
+        const timespec moment = make_timespec(1);
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
         (void)watch.open(state_fd, configure.kernel_target,
                          channel.find_fd(configure, control::FdKind::kBpfSnapshots), own_tid(),
                          facts.io_tid);
