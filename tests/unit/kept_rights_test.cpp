@@ -34,12 +34,18 @@ std::uint64_t permitted(pid_t tid) {
     return info ? info->permitted_capabilities : ~std::uint64_t{0};
 }
 
+class KeptRights : public testing::Test {
+  protected:
+    void SetUp() override {
+#if defined(__SANITIZE_THREAD__)
+        GTEST_SKIP() << "ThreadSanitizer has a thread of its own, and handles signals itself";
+#endif
+    }
+};
+
 bool has_all_rights() { return geteuid() == 0 && (permitted(gettid()) & kPtrace) != 0; }
 
-TEST(KeptRights, AreTheSameInEveryThreadAlsoOneThatTakesNoSignals) {
-#if defined(__SANITIZE_THREAD__)
-    GTEST_SKIP() << "ThreadSanitizer handles all signals itself, but for those it knows nothing of";
-#endif
+TEST_F(KeptRights, AreTheSameInEveryThreadAlsoOneThatTakesNoSignals) {
     if (!has_all_rights()) {
         GTEST_SKIP() << "needs root, with CAP_SYS_PTRACE";
     }
@@ -72,10 +78,7 @@ TEST(KeptRights, AreTheSameInEveryThreadAlsoOneThatTakesNoSignals) {
 }
 
 // More threads than CPUs: some are slow to obey, and none must be asked twice.
-TEST(KeptRights, AreGivenUpByManyThreads) {
-#if defined(__SANITIZE_THREAD__)
-    GTEST_SKIP() << "ThreadSanitizer handles all signals itself, but for those it knows nothing of";
-#endif
+TEST_F(KeptRights, AreGivenUpByManyThreads) {
     if (!has_all_rights()) {
         GTEST_SKIP() << "needs root, with CAP_SYS_PTRACE";
     }
@@ -99,7 +102,7 @@ TEST(KeptRights, AreGivenUpByManyThreads) {
               0);
 }
 
-TEST(KeptRights, LeaveTheHandlingOfSignalsAsItWas) {
+TEST_F(KeptRights, LeaveTheHandlingOfSignalsAsItWas) {
     EXPECT_EQ(run_in_child([] {
                   struct sigaction before {};
                   before.sa_handler = SIG_IGN;
@@ -114,7 +117,7 @@ TEST(KeptRights, LeaveTheHandlingOfSignalsAsItWas) {
               0);
 }
 
-TEST(KeptRights, NothingIsGainedByAskingForMore) {
+TEST_F(KeptRights, NothingIsGainedByAskingForMore) {
     EXPECT_EQ(run_in_child([] {
                   NeededRights all{true, true, true, true, {}};
                   return keep_rights({}) && keep_rights(all) && permitted(gettid()) == 0 ? 0 : 1;
