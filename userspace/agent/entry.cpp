@@ -410,8 +410,8 @@ __attribute__((constructor)) void on_load() {
 
 /// Entry point for an injection: starts sampling for the program at the other end of `control_fd`,
 /// a SOCK_SEQPACKET socket that belongs to the agent from then on (it is closed also on failure).
-/// Returns within a second or so: 0, or an errno (EBUSY: already sampling). Any thread, in no lock of the C
-/// library or its loader. `part` is an AttachPart.
+/// Returns within a second or so: 0, or an errno (EBUSY: already sampling). Any thread, in no lock
+/// of the C library or its loader. `part` is an AttachPart.
 extern "C" __attribute__((visibility("default"))) int echion_attach(int control_fd, int part) {
     if (part == echion::kAgentBeside) {
         return echion::agent::start_beside();
