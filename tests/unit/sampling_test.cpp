@@ -11,6 +11,8 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <memory>
+#include <optional>
 
 namespace echion::cli {
 namespace {
@@ -35,6 +37,11 @@ class Peer {
         started.sampler_tid = static_cast<std::uint32_t>(sampler);
         started.shares_table = shares_table ? 1 : 0;
         send_message(started);
+    }
+    void answer_stop() const {
+        control::Stop stop{};
+        (void)!recv(socket_, &stop, sizeof(stop), 0);
+        send_message(make<control::Stopped>(control::MessageType::kStopped));
     }
     void hang_up() const { close(socket_); }
 
@@ -88,31 +95,74 @@ class AgentProcessTest : public testing::Test {
     pid_t pid = -1;
 };
 
-TEST_F(AgentProcessTest, OneThatNeverBeginsIsGivenUpAndLeavesNoFile) {
-    Channel channel = start([](const Peer& peer) { peer.say_hello(); });
+/// An attachment whose agent behaves so.
+class AttachmentTest : public AgentProcessTest {
+  protected:
+    void attach(const std::function<void(const Peer&)>& behaviour,
+                std::int64_t start_deadline_ns = kStartDeadlineNs) {
+        Channel channel = start(behaviour);
+        options.attach_pid = pid;
+        options.engine = Engine::kClock;
+        options.output = folder + "/out";
+        options.output_is_default = false;
+        kernel.emplace(options);
+        sampling = Sampling::make(loop, options, *kernel, pid, start_deadline_ns).value();
+        sampling->on_agent_gone([this] { sampling->stop(); });
+        sampling->on_finished([this] {
+            outcome = sampling->write_summary();
+            loop.stop();
+        });
+        sampling->add_agent(std::move(channel), pid);
+    }
+    /// What a user's signal does.
+    void interrupt() {
+        sampling->leave_nothing_empty();
+        sampling->stop();
+    }
+    std::string run() {
+        testing::internal::CaptureStderr();
+        EXPECT_TRUE(loop.run());
+        return testing::internal::GetCapturedStderr();
+    }
+
+    EventLoop loop = EventLoop::make().value();
     Options options;
-    options.attach_pid = pid;
-    options.exposure_ns = 1;
-    options.engine = Engine::kClock;
-    options.output = folder + "/out";
-    options.output_is_default = false;
-    auto loop = EventLoop::make().value();
-    KernelSide kernel(options);
-    constexpr std::int64_t kShortly = 1;
-    auto sampling = Sampling::make(loop, options, kernel, pid, kShortly).value();
+    std::optional<KernelSide> kernel;
+    std::unique_ptr<Sampling> sampling;
     Outcome outcome = Outcome::kGood;
-    sampling->on_agent_gone([&] { sampling->stop(); });
-    sampling->on_finished([&] {
-        outcome = sampling->write_summary();
-        loop.stop();
-    });
-    testing::internal::CaptureStderr();
-    sampling->add_agent(std::move(channel), pid);
-    EXPECT_TRUE(loop.run());
-    EXPECT_THAT(testing::internal::GetCapturedStderr(),
-                HasSubstr("the agent has not begun to sample"));
+};
+
+TEST_F(AttachmentTest, OneThatNeverBeginsIsGivenUpAndLeavesNoFile) {
+    constexpr std::int64_t kShortly = 1;
+    options.exposure_ns = 1;
+    attach([](const Peer& peer) { peer.say_hello(); }, kShortly);
+    EXPECT_THAT(run(), HasSubstr("the agent has not begun to sample"));
     EXPECT_EQ(outcome, Outcome::kNotAllSampled);
     EXPECT_FALSE(std::filesystem::exists(options.output));
+}
+
+TEST_F(AttachmentTest, OneThatIsInterruptedBeforeItsFirstSampleLeavesNoFile) {
+    attach([](const Peer& peer) {
+        peer.say_hello();
+        peer.answer_stop();
+    });
+    auto timer = Timer::make(loop, [this] { interrupt(); }).value();
+    timer.arm(1);
+    EXPECT_THAT(run(), HasSubstr("before its first sample: there is no profile"));
+    EXPECT_FALSE(sampling->has_samples());
+    EXPECT_FALSE(std::filesystem::exists(options.output));
+}
+
+TEST_F(AttachmentTest, OneThatIsInterruptedAfterItsFirstSampleLeavesAProfile) {
+    attach([](const Peer& peer) {
+        peer.say_hello();
+        peer.say_started(getpid(), false);
+        peer.answer_stop();
+    });
+    sampling->on_first_sample([this] { interrupt(); });
+    (void)run();
+    EXPECT_TRUE(sampling->has_samples());
+    EXPECT_TRUE(std::filesystem::exists(options.output));
 }
 
 class CutOffTest : public AgentProcessTest {

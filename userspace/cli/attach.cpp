@@ -279,6 +279,10 @@ void Attach::on_injected() {
     } else if (!channel) {
         say("process {} handed out something else than its control socket", pid_);
     }
+    if (channel && signal_ != 0) {
+        say("interrupted before the first sample of {}: there is no profile; it goes on",
+            inject::describe_process(pid_));
+    }
     if (!channel || signal_ != 0) {
         sampling_->on_finished({});
         sampling_->stop();  // leaves no file

@@ -352,7 +352,10 @@ void Sampling::note_stall(std::int64_t now_ns) {
         cut_.output_stalled_ns += static_cast<std::uint64_t>(now_ns - stalled_since_ns_);
     }
     stalled_since_ns_ = profile_->is_behind() && !agents_.empty() ? now_ns : 0;
-    if (profile_->waiting_bytes() == 0 || profile_->written_bytes() != seen_written_bytes_) {
+    // What has come since the last look has not waited yet, however long ago that look was.
+    const bool has_waited = std::exchange(seen_waiting_bytes_, profile_->waiting_bytes()) != 0 &&
+                            seen_waiting_bytes_ != 0;
+    if (!has_waited || profile_->written_bytes() != seen_written_bytes_) {
         seen_written_bytes_ = profile_->written_bytes();
         last_written_ns_ = now_ns;
     }

@@ -154,6 +154,7 @@ class Sampling {
     CutFigures cut_;
     std::int64_t stalled_since_ns_ = 0;  // 0: the output keeps up
     std::uint64_t seen_written_bytes_ = 0;
+    std::uint64_t seen_waiting_bytes_ = 0;
     std::int64_t last_written_ns_ = 0;  // when the output last took something, or had all
     std::int64_t ending_cpu_ns_ = 0;    // of this program, since stop(), for rings
     std::int64_t hurried_ns_ = 0;       // 0: nobody is in a hurry
