@@ -141,6 +141,16 @@ TEST_F(AttachmentTest, OneThatNeverBeginsIsGivenUpAndLeavesNoFile) {
     EXPECT_FALSE(std::filesystem::exists(options.output));
 }
 
+TEST_F(AttachmentTest, OneThatIsStoppedIsGivenUpWhenTheTimeIsOver) {
+    options.exposure_ns = 1;
+    attach([](const Peer& peer) {
+        peer.say_hello();
+        raise(SIGSTOP);
+    });
+    EXPECT_THAT(run(), HasSubstr("has been stopped or frozen"));
+    EXPECT_FALSE(std::filesystem::exists(options.output));
+}
+
 TEST_F(AttachmentTest, OneThatIsInterruptedBeforeItsFirstSampleLeavesNoFile) {
     attach([](const Peer& peer) {
         peer.say_hello();

@@ -56,6 +56,12 @@ constexpr std::size_t kMinLineBytes = std::size_t{64} << 10;
 /// Lines about agents at fault: nobody reads more, and a program may make any number of such.
 constexpr std::uint64_t kMaxComplaints = 100;
 
+/// Whether all threads of a process are halted from outside, for as long as somebody likes.
+bool does_not_run(pid_t pid) {
+    const auto info = read_process_info(pid);
+    return (info && info->state == 'T') || is_frozen(pid);
+}
+
 }  // namespace
 
 struct Sampling::Agent {
@@ -423,6 +429,11 @@ void Sampling::look_at_processes(std::int64_t now_ns) {
         if (session.state() == Session::State::kWaiting &&
             now_ns - agent->since_ns > kHelloDeadlineNs) {
             session.end_with("the agent has not said what it is");
+        } else if (exposure_over_ && session.state() == Session::State::kConfigured &&
+                   does_not_run(session.pid())) {
+            session.end_with(
+                "it has been stopped or frozen since it was attached to, and the time is over that "
+                "was asked for; let it go on (kill -CONT, docker unpause), and try again");
         } else if (options_.attach_pid && session.state() == Session::State::kConfigured &&
                    now_ns - agent->since_ns > start_deadline_ns_) {
             session.end_with(fmt::format(
