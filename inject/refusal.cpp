@@ -42,6 +42,12 @@ std::string explain_change(pid_t pid, const Error& error) {
 }
 
 std::string explain_refusal(pid_t pid, int system_errno, Access access) {
+    if (system_errno == EMFILE || system_errno == ENFILE || system_errno == ENOMEM) {
+        return "cannot attach to " + describe_process(pid) + ": echion itself has no more " +
+               (system_errno == ENOMEM   ? "memory (see ulimit -v and ulimit -d)"
+                : system_errno == EMFILE ? "descriptors (see ulimit -n)"
+                                         : "descriptors (see sysctl fs.file-max)");
+    }
     const std::string prefix =
         (access == Access::kTrace ? "may not attach to " : "may not look at ") +
         describe_process(pid) + ": ";

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 
@@ -58,6 +59,20 @@ bool has_room() {
     return !is_stuck;
 }
 
+/// Where to look for the limit behind an errno that stands for one.
+std::string_view advise_on(int system_errno) {
+    switch (system_errno) {
+        case EMFILE:
+            return " (echion may open no more: see ulimit -n)";
+        case ENFILE:
+            return " (the machine has no more: see sysctl fs.file-max)";
+        case EFBIG:
+            return " (see ulimit -f)";
+        default:
+            return "";
+    }
+}
+
 }  // namespace
 
 void print_message(std::string_view text) {
@@ -80,7 +95,8 @@ std::string describe(const Error& error) {
     if (error.system_errno == 0) {
         return error.what;
     }
-    return fmt::format("{}: {}", error.what, strerror(error.system_errno));
+    return fmt::format("{}: {}{}", error.what, strerror(error.system_errno),
+                       advise_on(error.system_errno));
 }
 
 std::string describe(const std::exception& error) {
