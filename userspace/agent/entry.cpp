@@ -136,6 +136,7 @@ void sample(Assignment& assignment) {
         leave_descriptor_table(is_launch ? assignment.rendezvous.fd() : assignment.control_fd,
                                is_launch);
     assignment.has_own_table.store(has_own_table);
+    assignment.io.set_own_table(has_own_table);
     auto socket = open_channel(assignment, has_own_table);
     if (!socket) {
         return;
