@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -51,12 +52,13 @@ constexpr std::size_t kPieceBytes = 4096;
 constexpr int kPatienceMs = 1000;
 
 /// Whether standard error takes something: a full pipe or a stopped terminal must not keep this
-/// program from its signals.
+/// program from its signals. Any thread.
 bool has_room() {
-    static bool is_stuck = false;
+    static std::atomic<bool> is_stuck{false};  // as the last look of any thread found it
     pollfd entry{STDERR_FILENO, POLLOUT, 0};
-    is_stuck = poll(&entry, 1, is_stuck ? 0 : kPatienceMs) == 0;
-    return !is_stuck;
+    const bool has_none = poll(&entry, 1, is_stuck.load() ? 0 : kPatienceMs) == 0;
+    is_stuck.store(has_none);
+    return !has_none;
 }
 
 /// Where to look for the limit behind an errno that stands for one.

@@ -116,8 +116,15 @@ Status for_each_mapped_range(pid_t pid, FunctionRef<bool(const MappedRange&)> vi
     if (!file) {
         return tl::unexpected(file.error());
     }
+    return for_each_mapped_range(*file, visit);
+}
+
+Status for_each_mapped_range(const UniqueFd& map, FunctionRef<bool(const MappedRange&)> visit) {
+    if (::lseek(map.get(), 0, SEEK_SET) != 0) {
+        return fail(ErrorKind::kSystem, "read a memory map", errno);
+    }
     return for_each_line(
-        file->get(),
+        map.get(),
         [&](std::string_view line) {
             const auto range = parse_mapped_range(line);
             return !range || visit(*range);
