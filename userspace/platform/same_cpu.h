@@ -43,11 +43,10 @@ class SameCpu {
     [[nodiscard]] Address cpu_number_address(std::uintptr_t thread_id) const;
     /// The CPU of the calling thread.
     [[nodiscard]] std::uint32_t own_cpu() const;
-    /// Moves the calling thread to `cpu` and keeps it there. kRefused where it may not run there,
-    /// or where it cannot be told on which CPUs it may run now.
+    /// Moves the calling thread to `cpu` and keeps it there. kRefused where it may not run there.
     Status move_to(std::uint32_t cpu);
     /// Lets the calling thread run again where it could before the first move since the last
-    /// release; anywhere, if none of those CPUs can be had any more.
+    /// release; anywhere, if none of those CPUs can be had any more, or it could not be told.
     void release();
 
     /// System calls made so far.
