@@ -168,7 +168,7 @@ Status PtraceSession::note_stop(int status) {
             state_ = State::kSignalKept;
             kept_signal_ = number;
             blocked_faults_ |= signal_bit(number);
-            return block_signals();
+            return block_kept_signal();
         }
     }
     return {};
@@ -366,6 +366,23 @@ Status PtraceSession::block_signals() {
     if (auto status = request(PTRACE_SETSIGMASK, sizeof(mask),
                               reinterpret_cast<std::uintptr_t>(&mask), "block signals");
         !status) {
+        return status;
+    }
+    has_blocked_signals_ = true;
+    return {};
+}
+
+/// Nothing else: the stub may just wait for what a thread holds that waits for passed_signal_ to be
+/// answered.
+Status PtraceSession::block_kept_signal() {
+    std::uint64_t mask = 0;
+    const auto place = reinterpret_cast<std::uintptr_t>(&mask);
+    if (auto status = request(PTRACE_GETSIGMASK, sizeof(mask), place, "read signal mask");
+        !status) {
+        return status;
+    }
+    mask |= signal_bit(kept_signal_);
+    if (auto status = request(PTRACE_SETSIGMASK, sizeof(mask), place, "block a signal"); !status) {
         return status;
     }
     has_blocked_signals_ = true;

@@ -117,6 +117,7 @@ class PtraceSession {
     Status request(int operation, std::uintptr_t address, std::uintptr_t data, const char* what);
     Status write_registers(const arch::Registers& registers);
     Status block_signals();
+    Status block_kept_signal();
     Status place_borrowed(const arch::Registers& registers);
     Status write_context(const arch::ThreadContext& context);
     Status note_stop(int status);

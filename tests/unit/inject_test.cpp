@@ -198,6 +198,54 @@ TEST(Borrow, SentFaultThatTheProgramBlocksStaysPending) {
     EXPECT_EQ(child.wait(), kGood);
 }
 
+// A thread that calls setuid() waits for each other one to answer the C library's own signal, with a
+// lock held that the stub may wait for: what is sent meanwhile must not block that signal.
+TEST(Borrow, SentFaultBlocksNothingElse) {
+    Pipe pipe;
+    Child child([&] {
+        static volatile int count = 0;
+        struct sigaction action {};
+        action.sa_handler = [](int) { count = count + 1; };
+        action.sa_flags = SA_RESTART;
+        sigaction(SIGSEGV, &action, nullptr);
+        char byte = 0;
+        return read(pipe.reading.get(), &byte, 1) == 1 && count == 1 ? kGood : 1;
+    });
+    child.await_call(SYS_read);
+    Hold hold(child.pid());
+    auto session = PtraceSession::seize(child.pid());
+    ASSERT_TRUE(session);
+    ASSERT_TRUE(session->interrupt(soon()));
+    const auto context = session->save_context();
+    ASSERT_TRUE(context);
+    const arch::WayBack way = hold.place_way_back(*context);
+    constexpr std::uint64_t kUser = std::uint64_t{1} << (SIGUSR1 - 1);
+    constexpr std::uint64_t kFault = std::uint64_t{1} << (SIGSEGV - 1);
+    const Address mask = way.place - 64;
+    ASSERT_TRUE(hold.memory.write_value(mask, kUser));
+    ASSERT_TRUE(session->borrow(*context));
+    const std::uintptr_t unblock[] = {SIG_UNBLOCK, mask.value(), 0, 8};
+    ASSERT_TRUE(session->run_system_call(
+        arch::make_system_call(context->registers, hold.code.system_call_and_return(), way.entry,
+                               SYS_rt_sigprocmask, unblock),
+        soon()));
+    ASSERT_EQ(kill(child.pid(), SIGSEGV), 0);
+    ASSERT_TRUE(session->resume());
+    const std::int64_t deadline_ns = soon();
+    while (!session->is_stopped() && monotonic_ns() < deadline_ns) {
+        ASSERT_TRUE(session->poll_stop());
+    }
+    ASSERT_EQ(session->state(), PtraceSession::State::kSignalKept);
+    const auto meanwhile = session->save_context();
+    ASSERT_TRUE(meanwhile);
+    EXPECT_EQ(meanwhile->blocked_signals & (kUser | kFault), kFault);
+    EXPECT_TRUE(session->put_back(soon()));
+    session->detach();
+    child.await_call(SYS_read);
+    ASSERT_EQ(write(pipe.writing.get(), "x", 1), 1);
+    EXPECT_EQ(child.wait(), kGood);
+}
+
 TEST(Borrow, SentFaultSurvivesTheEndOfTheTracer) {
     static const pid_t parent = getpid();
     Pipe pipe;
