@@ -118,9 +118,16 @@ Result<UniqueFd> Rendezvous::knock(bool has_own_table) const {
     rights->cmsg_len = CMSG_LEN(sizeof(int));
     const int fd = other.get();
     std::memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
-    // Where many programs begin at a time, their knocks may fill the queue for a moment.
+    // Where many programs begin at a time, their knocks may fill the queue for a moment. Meanwhile
+    // the program may give the number to a socket of its own.
     const std::int64_t deadline_ns = monotonic_ns() + kQueueNs;
-    while (sendmsg(fd_, &packet, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+    for (;;) {
+        if (!is_there()) {
+            return fail(ErrorKind::kSystem, "send the control channel", EBADF);
+        }
+        if (sendmsg(fd_, &packet, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+            return own;
+        }
         const int cause = errno;
         const std::int64_t left_ns = deadline_ns - monotonic_ns();
         const timespec patience = make_timespec(left_ns);
@@ -130,7 +137,6 @@ Result<UniqueFd> Rendezvous::knock(bool has_own_table) const {
             return fail(ErrorKind::kSystem, "send the control channel", cause);
         }
     }
-    return own;
 }
 
 bool Rendezvous::is_abandoned(std::int64_t timeout_ns) const {

@@ -34,7 +34,8 @@ class Rendezvous {
     static Rendezvous find();
 
     [[nodiscard]] bool is_there() const { return is_socket(fd_, id_); }
-    /// Makes a channel, where move_up() puts it, and sends its other end to the program.
+    /// Makes a channel, where move_up() puts it, and sends its other end to the program. Waits half
+    /// a second at most for room (kSystem with EAGAIN); EBADF when the socket has been closed.
     [[nodiscard]] Result<UniqueFd> knock(bool has_own_table) const;
     /// Whether nobody is left at the other end. Waits up to `timeout_ns` for that.
     [[nodiscard]] bool is_abandoned(std::int64_t timeout_ns) const;
