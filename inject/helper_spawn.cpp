@@ -513,7 +513,8 @@ tl::expected<Address, InjectFailure> spawn_helper(const SpawnRequest& request, I
     Borrower::Outcome outcome;
     while (!outcome) {
         if (!run_as_tracer([&] { outcome = borrower.run(); })) {
-            return tl::unexpected(failure({ErrorKind::kSystem, EAGAIN, "make a thread"},
+            // No errno: those are the target's.
+            return tl::unexpected(failure({ErrorKind::kNoSpace, 0, "make an own thread"},
                                           "cannot attach: echion may not make a thread of its own "
                                           "(see ulimit -u)"));
         }

@@ -198,8 +198,8 @@ TEST(Borrow, SentFaultThatTheProgramBlocksStaysPending) {
     EXPECT_EQ(child.wait(), kGood);
 }
 
-// A thread that calls setuid() waits for each other one to answer the C library's own signal, with a
-// lock held that the stub may wait for: what is sent meanwhile must not block that signal.
+// A thread that calls setuid() waits for each other one to answer the C library's own signal, with
+// a lock held that the stub may wait for: what is sent meanwhile must not block that signal.
 TEST(Borrow, SentFaultBlocksNothingElse) {
     Pipe pipe;
     Child child([&] {

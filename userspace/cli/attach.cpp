@@ -17,7 +17,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
@@ -125,8 +124,7 @@ std::string name_agent(const std::vector<std::byte>& bytes) {
 /// words.
 bool lacks_memory(const inject::InjectFailure& failure) {
     const int cause = failure.error.system_errno;
-    const bool is_own = std::string_view(failure.error.what) == "make a thread";
-    return cause == ENOMEM || (cause == EAGAIN && !is_own) ||
+    return cause == ENOMEM || cause == EAGAIN ||
            failure.text.find("annot allocate memory") != failure.text.npos ||
            failure.text.find("failed to map segment") != failure.text.npos;
 }
