@@ -116,7 +116,7 @@ class AttachmentTest : public AgentProcessTest {
     }
     /// What a user's signal does.
     void interrupt() {
-        sampling->leave_nothing_empty();
+        sampling->leave_no_empty_file();
         sampling->stop();
     }
     std::string run() {

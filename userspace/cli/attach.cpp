@@ -202,7 +202,7 @@ void Attach::on_signal(int number) {
     if (!injecting_) {
         if (!sampling_->is_stopping()) {
             ending_signal_ = number;
-            sampling_->leave_nothing_empty();
+            sampling_->leave_no_empty_file();
         }
         sampling_->stop();
         sampling_->hurry(true);

@@ -599,7 +599,7 @@ void Sampling::finish() {
     // Python that ended before its first tick leaves a profile without samples; what is no Python,
     // or cannot be sampled, leaves none.
     kernel_.look_at_rate_limit();
-    profile_->begin_finish(agents_seen_ != 0 && complaints_ == 0 && leaves_empty_,
+    profile_->begin_finish(agents_seen_ != 0 && complaints_ == 0 && leaves_empty_file_,
                            {kernel_.threads_refused(), kernel_.lowered_rate()}, cut_);
     if (!profile_->has_ended()) {
         if (auto source = loop_.add(profile_->ended_fd(), [this] { complete(); })) {
@@ -665,7 +665,7 @@ Outcome Sampling::write_summary() {
         return Outcome::kNotWritten;
     }
     if (profile_->processes() == 0) {
-        if (!leaves_empty_) {
+        if (!leaves_empty_file_) {
             say("sampling was ended before its first sample: there is no profile");
         } else if (agents_seen_ != 0 && complaints_ == 0) {
             say("the profile is empty: {}", options_.attach_pid

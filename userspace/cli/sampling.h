@@ -74,7 +74,7 @@ class Sampling {
     void stop();
 
     /// A profile without samples leaves no file, from here on. Before stop().
-    void leave_nothing_empty() { leaves_empty_ = false; }
+    void leave_no_empty_file() { leaves_empty_file_ = false; }
     /// After the end: whether there is a profile with samples of a process.
     [[nodiscard]] bool has_samples() const { return profile_->processes() != 0; }
 
@@ -158,7 +158,7 @@ class Sampling {
     std::int64_t last_written_ns_ = 0;  // when the output last took something, or had all
     std::int64_t ending_cpu_ns_ = 0;    // of this program, since stop(), for rings
     std::int64_t hurried_ns_ = 0;       // 0: nobody is in a hurry
-    bool leaves_empty_ = true;
+    bool leaves_empty_file_ = true;
     bool is_waiting_told_ = false;
     bool is_forced_ = false;
     bool is_finishing_ = false;
