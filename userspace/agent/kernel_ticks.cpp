@@ -169,6 +169,7 @@ void StackSampler::keep_snapshots() {
         thread.has_snapshot = convert(thread, snapshot, out, &count);
         thread.snapshot_first = snapshot_raw_used_;
         thread.snapshot_count = count;
+        thread.snapshot_ns = static_cast<std::int64_t>(snapshot.head.time_ns);
         thread.snapshot_tick_ns = now_ns_;
         snapshot_raw_used_ += count;
     });
@@ -181,8 +182,9 @@ void StackSampler::use_snapshots() {
         // Of a thread that has left its CPU since, the stack can be read as it is now.
         if (thread.in_use && !thread.has_left && thread.may_have_changed && is_current &&
             thread.is_on_cpu) {
-            if (write_snapshot(thread, {snapshot_raw_.data() + thread.snapshot_first,
-                                        thread.snapshot_count})) {
+            const std::span raw(snapshot_raw_.data() + thread.snapshot_first,
+                                thread.snapshot_count);
+            if (write_snapshot(thread, raw, thread.snapshot_ns)) {
                 thread.may_have_changed = false;
                 thread.has_run = false;
             }
@@ -198,8 +200,9 @@ void StackSampler::tick_for_events(std::int64_t now_ns) {
         if (!convert(thread, snapshot, {snapshot_raw_.data(), snapshot_raw_.capacity()}, &count)) {
             return;  // its CPU time is still to be accounted for: see catch_up()
         }
-        begin(static_cast<std::int64_t>(snapshot.head.time_ns));
-        if (!write_snapshot(thread, {snapshot_raw_.data(), count})) {
+        const auto at_ns = static_cast<std::int64_t>(snapshot.head.time_ns);
+        begin(at_ns);
+        if (!write_snapshot(thread, {snapshot_raw_.data(), count}, at_ns)) {
             mark(thread);
             commit();
             return;

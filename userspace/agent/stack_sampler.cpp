@@ -130,7 +130,7 @@ void StackSampler::finish(std::int64_t began_ns) {
 
 void StackSampler::tick(std::int64_t now_ns) {
     now_ns_ = now_ns;
-    codes_.begin_tick(now_ns);
+    codes_.begin_tick();
     if (refused_ns_ && now_ns - *refused_ns_ >= kFollowAgainNs) {
         can_follow_ = true;
         refused_ns_.reset();

@@ -131,8 +131,7 @@ class StackSampler {
     // A stack whose code objects have been looked up: TrackedThread's codes and refs are its own.
     struct AssignedStack {
         std::size_t frame_count;
-        std::size_t kept;    // frames from the root that are as they were
-        bool has_read_code;  // a code object was read to define it
+        std::size_t kept;  // frames from the root that are as they were
     };
 
     // Copies of one round: the stacks of a group of threads. What does not fit is fetched in
@@ -204,7 +203,8 @@ class StackSampler {
     void announce(TrackedThread& thread);
     AssignedStack assign_stack(TrackedThread& thread, std::span<cpython::RawFrame> raw);
     void write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags);
-    bool write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw);
+    bool write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw,
+                        std::int64_t at_ns);
     bool assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
                      std::size_t* kept);
     std::int64_t read_thread_cpu_ns(const TrackedThread& thread);

@@ -42,15 +42,14 @@ struct TrackedThread {
     bool has_snapshot;       ///< a stack from the kernel, of this tick
     std::uint32_t slot;      ///< in the kernel's table, or kNoSlot
     std::uint32_t slot_generation;
+    std::int64_t snapshot_ns;       ///< the snapshot's own moment
     std::int64_t snapshot_tick_ns;  ///< of the tick that the snapshot came in
     std::int64_t was_read_ns;       ///< tick in which the stack was last read by the sampler
     std::size_t snapshot_first;     ///< where that stack stands
     std::size_t snapshot_count;
     std::uint8_t flags;             ///< stream::StackFlag of the last stack
     std::uint32_t walk;             ///< number of the last walk, the age of `pages`
-    std::uint32_t codes_epoch;      ///< CodeRegistry::epoch() that `refs` belong to
-    std::uint32_t codes_numbering;  ///< CodeRegistry::numbering(), likewise
-    std::int64_t codes_checked_ns;  ///< when all codes of the stack were last known to be fresh
+    std::uint32_t codes_numbering;  ///< CodeRegistry::numbering() that `refs` belong to
     std::int64_t cpu_ns;            ///< CPU clock when last read
     std::uint32_t frame_count;
     std::uint32_t name_bytes;
