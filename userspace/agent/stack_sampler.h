@@ -142,6 +142,7 @@ class StackSampler {
     static constexpr std::int64_t kListPeriodNs = 250'000'000;
 
     std::size_t find_native_id_offset();
+    std::uint32_t find_native_id(const cpython::ThreadHead& head);
     void refresh_interpreters(std::int64_t now_ns);
     void replace_interpreters(std::span<const cpython::InterpreterHead> heads);
     void walk_thread_list(std::uint32_t interpreter);
