@@ -32,7 +32,7 @@ class Austin : public testing::Test {
         file.emplace(OutputFile::open(path).value());
         writer.emplace(*file);
         process = writer->add_process(42);
-        process->thread(0, 0, "MainThread");
+        process->thread(0, 0, 0, "MainThread");
     }
     ~Austin() override { std::filesystem::remove_all(folder); }
 
@@ -127,10 +127,10 @@ TEST_F(Austin, PutsMarksWhereTheyBelong) {
 
 TEST_F(Austin, KeepsTheStackOfARenamedThread) {
     stack(0, {code(1, "a", 1)}, {.invalid = true});
-    process->thread(0, 7, "a much longer name than before");
+    process->thread(0, 7, 0, "a much longer name than before");
     stack(1, {code(2, "b", 2)}, {.invalid = true});
     process->sample(0, 1);
-    process->thread(0, 7, "x");
+    process->thread(0, 7, 0, "x");
     stack(1, {});
     process->sample(0, 2);
     EXPECT_EQ(text(),
@@ -140,8 +140,8 @@ TEST_F(Austin, KeepsTheStackOfARenamedThread) {
 
 TEST_F(Austin, KeepsProcessesAndThreadsApart) {
     auto other = writer->add_process(43);
-    other->thread(0, 1, "MainThread");
-    process->thread(5, 0, "worker");
+    other->thread(0, 1, 0, "MainThread");
+    process->thread(5, 0, 0, "worker");
     stack(0, {code(1, "a", 1)});
     process->stack(5, {}, 0, std::vector<Frame>{code(2, "b", 2)});
     other->stack(0, {}, 0, std::vector<Frame>{code(1, "other", 9)});
@@ -149,7 +149,7 @@ TEST_F(Austin, KeepsProcessesAndThreadsApart) {
     process->sample(0, 2);
     other->sample(0, 3);
     process->thread_ended(5);
-    process->thread(5, 0, "new");
+    process->thread(5, 0, 0, "new");
     process->sample(5, 4);
     EXPECT_EQ(text(),
               "P42;T0:worker;a.py:b:2 1\nP42;T0:MainThread;a.py:a:1 2\n"
@@ -157,7 +157,7 @@ TEST_F(Austin, KeepsProcessesAndThreadsApart) {
 }
 
 TEST_F(Austin, HidesItsOwnSyntaxInNames) {
-    process->thread(0, 0, "a;b:c\nd\r");
+    process->thread(0, 0, 0, "a;b:c\nd\r");
     stack(0, {code(1, "f;g:h\ti", 1, "C:\\x;y z.py"), label(2, "t;a:sk"), code(3, "", 4, ""),
               code(5, "\u2028\u0085\x7f", 6)});
     process->sample(0, 1);
@@ -167,7 +167,7 @@ TEST_F(Austin, HidesItsOwnSyntaxInNames) {
 }
 
 TEST_F(Austin, LeavesNoPathStandingFree) {
-    process->thread(0, 0, "/tmp/evil.so");
+    process->thread(0, 0, 0, "/tmp/evil.so");
     stack(0, {code(1, "/tmp/f /tmp/g", 1, "/a b /tmp/evil.so:/tmp/x"), label(2, "GET /x a/b")});
     process->sample(0, 1);
     EXPECT_EQ(text(),
@@ -176,20 +176,20 @@ TEST_F(Austin, LeavesNoPathStandingFree) {
 }
 
 TEST_F(Austin, TurnsNoDirectionOfWriting) {
-    process->thread(0, 0, "a\u202eb\u2066c\u2069\u2065\u2070");
+    process->thread(0, 0, 0, "a\u202eb\u2066c\u2069\u2065\u2070");
     process->sample(0, 1);
     EXPECT_EQ(text(), "P42;T0:a\uFFFDb\uFFFDc\uFFFD\u2065\u2070 1\n");
 }
 
 TEST_F(Austin, LeavesOrdinaryNamesAlone) {
-    process->thread(0, 0, "Ünïcödé 日本 🐴 3");
+    process->thread(0, 0, 0, "Ünïcödé 日本 🐴 3");
     stack(0, {code(1, "<lambda>", 1, "/a b/â€.py", "C.<locals>.<lambda>")});
     process->sample(0, 1);
     EXPECT_EQ(text(), "P42;T0:Ünïcödé 日本 🐴 3;/a b/â€.py:C.<locals>.<lambda>:1 1\n");
 }
 
 TEST_F(Austin, HidesANumberAtTheEndOfAFramelessLine) {
-    process->thread(0, 0, "Worker 3");
+    process->thread(0, 0, 0, "Worker 3");
     process->sample(0, 10);
     stack(0, {code(1, "f", 1)});
     process->sample(0, 11);
@@ -217,13 +217,13 @@ TEST_F(Austin, CutsALineThatGetsTooLong) {
 TEST_F(Austin, EndsAtAWholeLineWhenItsOutputIsFull) {
     AustinWriter bounded(*file, {.output_bytes = 60});
     process = bounded.add_process(7);
-    process->thread(0, 0, "main");
+    process->thread(0, 0, 0, "main");
     stack(0, {code(1, "f", 1)});
     process->sample(0, 11);
     process->sample(0, 12);
     EXPECT_FALSE(bounded.is_full());
     process->sample(0, 13);
-    process->thread(0, 0, "m");
+    process->thread(0, 0, 0, "m");
     stack(0, {});
     process->sample(0, -14);
     EXPECT_TRUE(bounded.is_full());
@@ -236,7 +236,7 @@ TEST_F(Austin, GivesBackWhatALongLineTook) {
     const std::string name(4000, 'n');
     std::vector<Frame> frames(5000, code(1, name, 1));
     for (std::uint32_t thread = 0; thread < 20; ++thread) {
-        process->thread(thread, 0, "t");
+        process->thread(thread, 0, 0, "t");
         process->stack(thread, {}, 0, frames);
         process->stack(thread, {}, 0, {});
     }
@@ -245,10 +245,10 @@ TEST_F(Austin, GivesBackWhatALongLineTook) {
 
 TEST_F(Austin, LosesNoCountOverThreadsThatComeAndGo) {
     for (std::uint32_t round = 0; round < 100; ++round) {
-        process->thread(round % 7, 0, "t");
+        process->thread(round % 7, 0, 0, "t");
         process->stack(round % 7, {}, 0, std::vector<Frame>{code(1, "f", 1)});
         process->sample(round % 7, 1);
-        process->thread(round % 7, 0, std::string(round, 'n'));
+        process->thread(round % 7, 0, 0, std::string(round, 'n'));
         process->thread_ended(round % 7);
     }
     EXPECT_EQ(writer->lines_shortened(), 0U);
@@ -261,7 +261,7 @@ TEST_F(Austin, BoundsTheLinesOfAllThreads) {
     const std::string name(4000, 'n');
     const std::vector<Frame> frames(10, code(1, name, 1));
     for (std::uint32_t thread = 0; thread < 20; ++thread) {
-        process->thread(thread, 0, "t");
+        process->thread(thread, 0, 0, "t");
         process->stack(thread, {}, 0, frames);
         process->sample(thread, 1);
     }

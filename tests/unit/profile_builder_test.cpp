@@ -20,7 +20,8 @@ class Samples final : public StackSink {
     std::vector<std::string> lines;
 
     void process(PythonVersion /*version*/) override {}
-    void thread(std::uint32_t id, std::int64_t /*interpreter*/, std::string_view name) override {
+    void thread(std::uint32_t id, std::int64_t /*interpreter*/, std::uint32_t /*native_id*/,
+                std::string_view name) override {
         threads_.resize(std::max<std::size_t>(threads_.size(), id + 1));
         threads_[id].name = name;
     }

@@ -12,6 +12,11 @@ namespace {
 using cpython::has;
 using stream::Counter;
 
+// For so long after a thread has been met, each look at it looks for it in Python's lists.
+constexpr std::int64_t kBeginningNs = 20'000'000;
+// A thread that Python's lists have not had for so long is none of Python's.
+constexpr std::int64_t kStrangerNs = 500'000'000;
+
 }  // namespace
 
 void StackSampler::look_at_cpus() {
@@ -70,17 +75,17 @@ void StackSampler::meet_stranger(std::uint32_t slot) {
         return;
     }
     if (state->generation != stranger.generation) {
-        stranger = {state->generation, false, static_cast<std::int64_t>(state->first_cpu_ns())};
-        // A thread that has just begun: Python's own, most likely.
+        stranger = {state->generation, now_ns_, false,
+                    static_cast<std::int64_t>(state->first_cpu_ns())};
+    }
+    if (now_ns_ - stranger.met_ns < kBeginningNs) {
+        // A thread that has just begun: Python's own, most likely, which has to enter its numbers.
         for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
             interpreters_[i].list_changed = true;
         }
     }
-    const std::int64_t unaccounted_ns =
-        static_cast<std::int64_t>(state->cpu_ns_at(static_cast<std::uint64_t>(now_ns_))) -
-        stranger.cpu_ns;
-    // Not at once: the next walk of the lists may tell whose thread it is.
-    if (options_.cpu_mode && (state->ended || unaccounted_ns > 10 * tick_interval_ns_)) {
+    // Not at once: a walk of the lists may tell whose thread it is.
+    if (options_.cpu_mode && (state->ended || now_ns_ - stranger.met_ns > kStrangerNs)) {
         write_stranger_cpu(slot, *state);
         if (state->ended && stranger.is_announced) {
             encoder_->thread_end(static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot));

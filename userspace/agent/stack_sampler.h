@@ -152,6 +152,7 @@ class StackSampler {
     bool has_begun(const TrackedThread& thread);
     bool is_second(const TrackedThread& thread);
     void describe_thread(TrackedThread& thread);
+    void complete(TrackedThread& thread, const cpython::ThreadHead& head);
     void end_thread(TrackedThread& thread);
     void forget_thread(TrackedThread& thread);
     void adopt_stranger(TrackedThread& thread);
@@ -235,6 +236,7 @@ class StackSampler {
     // Threads of this process that Python does not know, by their slot in the kernel's table.
     struct Stranger {
         std::uint32_t generation;
+        std::int64_t met_ns;
         bool is_announced;
         std::int64_t cpu_ns;  // accounted for
     };

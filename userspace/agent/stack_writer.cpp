@@ -3,7 +3,6 @@
 #include <time.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 
 #include "agent/stack_sampler.h"
@@ -42,20 +41,17 @@ void StackSampler::announce(TrackedThread& thread) {
         scan_names();
         name = names_.find(interpreter_id, thread.head.thread_id);
     }
-    char made_up[32];
     if (name.empty()) {
         nameless_ns_ = thread.is_announced ? nameless_ns_ : now_ns_;
-        // Not known to `threading`: the main thread before its import, or a thread from C.
-        const int length =
-            thread.is_main ? std::snprintf(made_up, sizeof(made_up), "MainThread")
-                           : std::snprintf(made_up, sizeof(made_up), "thread-%u", thread.native_id);
-        name = {made_up, static_cast<std::size_t>(length)};
+        // Not known to `threading`: the main thread before its import, or a thread from C, which
+        // has no name (yet).
+        name = thread.is_main ? "MainThread" : thread.is_announced ? thread.name_view() : "";
     }
     name = name.substr(0, sizeof(thread.name));
-    if (thread.is_announced && name == std::string_view(thread.name, thread.name_bytes)) {
+    if (thread.is_announced && name == thread.name_view()) {
         return;
     }
-    std::memcpy(thread.name, name.data(), name.size());
+    std::memmove(thread.name, name.data(), name.size());
     thread.name_bytes = static_cast<std::uint32_t>(name.size());
     thread.is_announced = true;
     encoder_->thread(thread.id, interpreter_id, thread.native_id, name);
@@ -283,9 +279,7 @@ void StackSampler::write_stranger_cpu(std::uint32_t slot, const CpuState& state)
         return;
     }
     if (!stranger.is_announced) {
-        char name[32];
-        const int length = std::snprintf(name, sizeof(name), "thread-%u", state.tid);
-        encoder_->thread(id, 0, state.tid, {name, static_cast<std::size_t>(length)});
+        encoder_->thread(id, 0, state.tid, "");
         stranger.is_announced = true;
     }
     encoder_->cpu(id, static_cast<std::uint64_t>(cpu_ns - stranger.cpu_ns));

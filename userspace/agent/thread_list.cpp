@@ -38,8 +38,8 @@ bool is_own_thread(std::uint32_t native_id) {
 }  // namespace
 
 std::size_t StackSampler::find_native_id_offset() {
-    // glibc and musl have the kernel's number of the thread in the structure that a pthread_t points
-    // to; where, shows in the calling thread's own. 3.8-3.10 keep no other.
+    // glibc and musl have the kernel's number of the thread in the structure that a pthread_t
+    // points to; where, shows in the calling thread's own. 3.8-3.10 keep no other.
     const auto own_id = static_cast<std::uint32_t>(syscall(SYS_gettid));
     const auto self = reinterpret_cast<std::uintptr_t>(pthread_self());
     for (std::size_t offset = 0; offset < kPthreadBytes; offset += sizeof(std::uint32_t)) {
@@ -179,6 +179,7 @@ void StackSampler::walk_thread_list(std::uint32_t index) {
             thread = meet_thread(index, state, head);
         }
         if (thread != nullptr) {
+            complete(*thread, head);
             thread->visit = visit;
             thread->missed = 0;
             thread->head.prev = head.prev;
@@ -295,6 +296,19 @@ void StackSampler::describe_thread(TrackedThread& thread) {
     names_.forget(interpreters_[thread.interpreter].head.id, thread.head.thread_id);
 }
 
+void StackSampler::complete(TrackedThread& thread, const cpython::ThreadHead& head) {
+    // In event mode a thread is read only when the kernel knows whose CPU time it counts: a thread
+    // that was met before it had its numbers is described here.
+    if (!thread.has_begun || thread.native_id == 0 || head.thread_id != thread.head.thread_id) {
+        thread.head.thread_id = head.thread_id;
+        thread.head.native_id = head.native_id;
+        describe_thread(thread);
+    } else if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
+        watch_.attach(thread);
+        adopt_stranger(thread);
+    }
+}
+
 void StackSampler::end_thread(TrackedThread& thread) {
     const bool has_no_figures = watch_.is_open() && thread.slot == TrackedThread::kNoSlot;
     if (!options_.cpu_mode || has_no_figures) {
@@ -328,7 +342,10 @@ void StackSampler::scan_names() {
         const auto modules =
             reader_.read_pointer(head.interpreter + at(view_.layout->interpreter.modules));
         if (modules && !modules->is_null()) {
-            (void)names_.scan(objects, head.id, *modules, kNamesPerScan);
+            const auto scan = names_.scan(objects, head.id, *modules, kNamesPerScan);
+            if (scan && !scan->is_complete) {
+                nameless_ns_ = now_ns_;  // more have come than one scan reads
+            }
         }
     }
 }

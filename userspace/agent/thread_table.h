@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "base/mapping.h"
 #include "cpython/runtime_view.h"
@@ -63,6 +64,8 @@ struct TrackedThread {
     std::uint32_t times_between;       ///< how often that was
     Address* codes;                    ///< last stack, root first: code objects…
     stream::FrameRef* refs;            ///< …and how they are called in the stream
+
+    [[nodiscard]] std::string_view name_view() const { return {name, name_bytes}; }
 };
 
 /// The threads that are being sampled. Fixed bounds; memory is taken when a thread appears and

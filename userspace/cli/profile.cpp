@@ -74,7 +74,7 @@ void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
     if (!settings_.stealth && cpu_us != 0 &&
         cpu_us <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
         const auto sampler = writer_.add_process(pid);
-        sampler->thread(0, 0, kSamplerThread);
+        sampler->thread(0, 0, 0, kSamplerThread);
         sampler->sample(0, static_cast<std::int64_t>(cpu_us));
     }
 }

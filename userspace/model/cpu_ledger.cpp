@@ -86,8 +86,7 @@ void CpuLedger::settle(std::span<const CountedCpu> counted) {
         std::uint32_t thread_id = account.thread_id;
         if (thread_id == kNone) {
             thread_id = static_cast<std::uint32_t>(native_ids_.size());
-            thread(thread_id, 0, native_id,
-                   account.name.empty() ? "thread-" + std::to_string(native_id) : account.name);
+            thread(thread_id, 0, native_id, account.name);
         }
         cpu(thread_id, counted_ns - account.told_ns);
     }

@@ -125,7 +125,7 @@ void ProfileBuilder::code(std::uint32_t code_id, const CodeView& code) {
 }
 
 void ProfileBuilder::thread(std::uint32_t thread_id, std::int64_t interpreter_id,
-                            std::uint32_t /*native_thread_id*/, std::string_view name) {
+                            std::uint32_t native_thread_id, std::string_view name) {
     if (finished_) {
         return;
     }
@@ -134,13 +134,16 @@ void ProfileBuilder::thread(std::uint32_t thread_id, std::int64_t interpreter_id
     }
     Thread& thread = threads_[thread_id];
     if (thread.alive) {
-        emit(thread_id, thread);  // so far under the old name
+        if (thread.has_name) {
+            emit(thread_id, thread);  // so far under the old name
+        }
     } else {
         thread = {};
         thread.alive = true;
         thread.since_ns = previous_ns_;
     }
-    sink_.thread(thread_id, interpreter_id, name);
+    thread.has_name = !name.empty();
+    sink_.thread(thread_id, interpreter_id, native_thread_id, name);
 }
 
 void ProfileBuilder::thread_end(std::uint32_t thread_id) {

@@ -69,6 +69,7 @@ class ProfileBuilder final : public ProfileEvents {
     struct Code;
     struct Thread {
         bool alive = false;
+        bool has_name = false;
         bool is_stale = false;  // its stack has not followed a loss yet
         bool is_on_cpu = false;
         StackMarks marks;
