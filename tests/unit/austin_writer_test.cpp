@@ -138,6 +138,43 @@ TEST_F(Austin, KeepsTheStackOfARenamedThread) {
               "P42;T7:x;a.py:a:1 2\n");
 }
 
+TEST_F(Austin, WritesAllOfAThreadUnderTheNameThatItGets) {
+    process->thread(1, 0, 77, "");
+    process->stack(1, {}, 0, std::vector<Frame>{code(1, "early", 1)});
+    process->sample(1, 1);
+    stack(0, {code(2, "other", 2)});
+    process->sample(0, 2);
+    process->thread(1, 0, 77, "worker");
+    process->sample(1, 3);
+    EXPECT_EQ(text(),
+              "P42;T0:MainThread;a.py:other:2 2\n"
+              "P42;T0:worker;a.py:early:1 1\nP42;T0:worker;a.py:early:1 3\n");
+}
+
+TEST_F(Austin, AThreadThatGetsNoNameHasItsNumber) {
+    process->thread(1, 0, 77, "");
+    process->sample(1, 1);
+    process->thread_ended(1);
+    process->thread(2, 0, 0, "");
+    process->sample(2, 2);
+    process->thread_ended(2);
+    EXPECT_EQ(text(), "P42;T0:thread-77 1\nP42;T0:<unknown> 2\n");
+}
+
+TEST_F(Austin, WaitsForANameOnlySoLong) {
+    process->thread(1, 0, 77, "");
+    process->stack(1, {}, 0, std::vector<Frame>{code(1, std::string(4000, 'n'), 1)});
+    for (int i = 0; i < 500; ++i) {
+        process->sample(1, 1);
+    }
+    EXPECT_GE(writer->lines(), 400U);
+    EXPECT_LT(process->memory_bytes(), std::size_t{1} << 20);
+    process->thread(1, 0, 77, "late");
+    process->sample(1, 1);
+    process->thread_ended(1);
+    EXPECT_EQ(writer->lines(), 501U);
+}
+
 TEST_F(Austin, KeepsProcessesAndThreadsApart) {
     auto other = writer->add_process(43);
     other->thread(0, 1, 0, "MainThread");

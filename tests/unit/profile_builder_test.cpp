@@ -222,6 +222,18 @@ TEST_F(Builder, RenamesInPlace) {
     EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 1000", "renamed: f:1 = 2000"));
 }
 
+TEST_F(Builder, AFirstNameIsThatOfAllItsTime) {
+    begin(Metric::kWallTime);
+    builder->thread(0, 0, 10, "");
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(kMs);
+    builder->thread(0, 0, 10, "named");
+    builder->tick(kMs);
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("named: f:1 = 3000"));
+}
+
 TEST_F(Builder, GivesLostTimeToNobody) {
     begin(Metric::kWallTime);
     builder->thread(1, 0, 11, "gone");
