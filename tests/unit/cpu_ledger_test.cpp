@@ -33,7 +33,6 @@ class Sums final : public ProfileEvents {
         ASSERT_TRUE(names_.count(thread_id)) << "a thread that is not alive";
         cpu_ns[names_[thread_id]] += ns;
     }
-    void run_state(std::uint32_t /*thread_id*/, RunState /*state*/) override {}
 
   private:
     std::map<std::uint32_t, std::string> names_;
@@ -81,6 +80,13 @@ TEST_F(Ledger, GivesAnEndedThreadWhatIsMissingUnderItsName) {
 TEST_F(Ledger, NamesAThreadThatTheAgentNeverMet) {
     ledger_.settle(std::vector<CountedCpu>{{55, 5'000'000}});
     EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("number 55", 5'000'000U)));
+}
+
+TEST_F(Ledger, KnowsTheThreadsThatItWasToldOf) {
+    ledger_.thread(1, 0, 100, "");
+    ledger_.thread_end(1);
+    EXPECT_TRUE(ledger_.knows(100));
+    EXPECT_FALSE(ledger_.knows(101));
 }
 
 TEST_F(Ledger, AddsUpThreadsThatHadTheSameNumber) {

@@ -43,9 +43,6 @@ class Log final : public model::ProfileEvents {
         add("stack", thread_id, marks.truncated, marks.invalid, marks.in_gc, kept, text);
     }
     void cpu(std::uint32_t thread_id, std::uint64_t ns) override { add("cpu", thread_id, ns); }
-    void run_state(std::uint32_t thread_id, model::RunState state) override {
-        add("state", thread_id, static_cast<int>(state));
-    }
 
   private:
     static std::string text_of(std::string_view text) { return std::string(text); }
@@ -155,7 +152,6 @@ TEST(Decoder, MakesOfEveryRecordWhatTheEncoderWasTold) {
         to.thread(9, -1, 4'000'000'000, "Main");
         to.stack(9, kStackInGc | kStackTruncated, 0, frames);
         to.cpu(9, 123'456'789'012);
-        to.state(9, ThreadRunState::kRunning);
     }));
     ASSERT_TRUE(pipe.tick([&](Encoder& to) {
         to.stack(9, kStackInvalid, 2, {});
@@ -165,7 +161,7 @@ TEST(Decoder, MakesOfEveryRecordWhatTheEncoderWasTold) {
                 ElementsAre("start 1000 3 12 1", "tick 5", "code 0 2 77 f C.f /a.py 3",
                             "code 1000000 3 0 Task-1   0", "thread 9 -1 4000000000 Main",
                             "stack 9 1 0 1 0 0@-2,1000000@0,0@2000000000,", "cpu 9 123456789012",
-                            "state 9 2", "tick 5", "stack 9 0 1 0 2 ", "end 9"));
+                            "tick 5", "stack 9 0 1 0 2 ", "end 9"));
 }
 
 TEST(Decoder, ReportsLossBehindTheTick) {
@@ -264,9 +260,6 @@ INSTANTIATE_TEST_SUITE_P(
                  }},
         BadBatch{"CpuOfUnknownThread", [](Encoder& to) { to.cpu(5, 1); }},
         BadBatch{"CpuOfAges", [](Encoder& to) { to.cpu(0, ~std::uint64_t{0}); }},
-        BadBatch{"StateOfUnknownThread",
-                 [](Encoder& to) { to.state(5, ThreadRunState::kRunning); }},
-        BadBatch{"UnknownState", [](Encoder& to) { to.state(0, static_cast<ThreadRunState>(3)); }},
         BadBatch{"ThreadIdOutOfBounds", [](Encoder& to) { to.thread(kMaxThreads, 0, 0, ""); }},
         BadBatch{"CodeIdOutOfBounds", [](Encoder& to) { to.label(kMaxCodes, ""); }},
         BadBatch{"UnknownCodeKind",

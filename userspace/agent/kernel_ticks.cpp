@@ -1,7 +1,6 @@
 // The part of StackSampler that lives on what the BPF programs tell it.
 
 #include <algorithm>
-#include <utility>
 
 #include "agent/stack_sampler.h"
 #include "base/clock.h"
@@ -21,51 +20,13 @@ constexpr std::int64_t kStrangerNs = 500'000'000;
 
 void StackSampler::look_at_cpus() {
     ran_count_ = 0;
-    const std::uint64_t own_since_ns = watch_.own_on_cpu_since_ns();
     watch_.look([&](std::uint32_t slot) { meet_stranger(slot); },
                 [&](TrackedThread& thread) {
-                    thread.is_displaced = is_displaced(thread, own_since_ns);
                     if (ran_count_ < ran_.capacity()) {
                         ran_[ran_count_++] = &thread;
                     }
                 },
                 [&](TrackedThread& thread, const CpuState& state) { end_slot(thread, state); });
-}
-
-bool StackSampler::is_displaced(const TrackedThread& thread, std::uint64_t own_since_ns) const {
-    if (thread.is_on_cpu || own_since_ns == 0 || options_.cpu_mode) {
-        return false;
-    }
-    // One switch took the thread off its CPU and put the sampler on it.
-    const auto state = watch_.read(thread.slot);
-    return state && state->off_cpu_since_ns == own_since_ns;
-}
-
-void StackSampler::write_run_states() {
-    const auto tell = [&](TrackedThread& thread, bool is_on_cpu) {
-        if (thread.in_use && thread.is_announced && thread.is_told_on_cpu != is_on_cpu) {
-            thread.is_told_on_cpu = is_on_cpu;
-            encoder_->state(thread.id, is_on_cpu ? stream::ThreadRunState::kRunning
-                                                 : stream::ThreadRunState::kWaiting);
-        }
-    };
-    const TrackedThread* displaced_before = std::exchange(displaced_, nullptr);
-    for (std::size_t i = 0; i < ran_count_; ++i) {
-        TrackedThread& thread = *ran_[i];
-        if (thread.is_displaced) {
-            displaced_ = &thread;
-        }
-        if (&thread == displaced_before) {
-            displaced_before = nullptr;
-        }
-        tell(thread, thread.is_on_cpu || thread.is_displaced);
-    }
-    // It did not come back: others took the CPU after the sampler.
-    for (std::size_t i = 0; displaced_before != nullptr && i < threads_.slots(); ++i) {
-        if (&threads_.slot(i) == displaced_before) {
-            tell(threads_.slot(i), false);
-        }
-    }
 }
 
 void StackSampler::meet_stranger(std::uint32_t slot) {

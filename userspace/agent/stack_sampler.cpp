@@ -151,8 +151,6 @@ void StackSampler::tick(std::int64_t now_ns) {
     refresh_names();
     if (options_.cpu_mode) {
         write_all_cpu(is_stopping_);
-    } else if (watch_.is_open()) {
-        write_run_states();
     }
     ring_->count(Counter::kSamples, threads_.size());
     finish(now_ns);

@@ -165,8 +165,6 @@ class StackSampler {
     void look_at_cpus();
     void meet_stranger(std::uint32_t slot);
     void end_slot(TrackedThread& thread, const CpuState& state);
-    [[nodiscard]] bool is_displaced(const TrackedThread& thread, std::uint64_t own_since_ns) const;
-    void write_run_states();
     void keep_snapshots();
     bool convert(TrackedThread& thread, const SnapshotView& snapshot,
                  std::span<cpython::RawFrame> out, std::size_t* count);
@@ -243,7 +241,6 @@ class StackSampler {
     FixedArray<Stranger> strangers_;
     FixedArray<TrackedThread*> ran_;  // threads that have run since the last tick
     std::size_t ran_count_ = 0;
-    TrackedThread* displaced_ = nullptr;   // whose CPU the sampler had taken at the last tick
     FixedArray<TrackedThread*> changed_;   // threads whose may_have_changed is set
     FixedArray<TrackedThread*> selected_;  // those of one GIL
     std::size_t changed_count_ = 0;

@@ -296,7 +296,6 @@ void StackSampler::commit() {
         TrackedThread& thread = threads_.slot(i);
         if (thread.in_use) {
             thread.is_announced = false;
-            thread.is_told_on_cpu = false;
             thread.must_resend = true;
             mark(thread);
         }

@@ -36,8 +36,6 @@ struct TrackedThread {
     bool must_resend;        ///< its stack has to be written in full
     bool has_run;            ///< on a CPU since its stack was last read (CpuWatch)
     bool is_on_cpu;          ///< when CpuWatch last looked
-    bool is_displaced;       ///< it was, until the sampler came onto its CPU
-    bool is_told_on_cpu;     ///< what the stream says of both
     bool has_left;           ///< its thread state is gone; CPU time may still come
     bool began_under_watch;  ///< after the sampler: all its CPU time counts
     bool has_snapshot;       ///< a stack from the kernel, of this tick

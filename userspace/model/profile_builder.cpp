@@ -78,7 +78,6 @@ void ProfileBuilder::end_tick() {
         settle_cpu(threads_[thread_id]);
     }
     pending_cpu_.clear();
-    on_cpu_ns_ += threads_on_cpu_ * (now_ns_ - previous_ns_);
     if (std::exchange(has_stale_, false)) {
         for (std::uint32_t id = 0; id < threads_.size(); ++id) {
             if (threads_[id].alive && threads_[id].is_stale) {
@@ -93,9 +92,7 @@ void ProfileBuilder::lost(std::uint64_t /*ticks*/, std::uint64_t ns) {
         return;
     }
     // Nobody knows what the threads did in the meantime: it counts for none of their stacks.
-    on_cpu_ns_ += std::exchange(threads_on_cpu_, 0) * (now_ns_ - previous_ns_);
     for (Thread& thread : threads_) {
-        thread.is_on_cpu = false;
         if (thread.alive) {
             if (metric_ == Metric::kWallTime) {
                 thread.banked_ns += previous_ns_ - thread.since_ns;
@@ -157,7 +154,6 @@ void ProfileBuilder::thread_end(std::uint32_t thread_id) {
 void ProfileBuilder::end_thread(std::uint32_t thread_id, Thread& thread) {
     emit(thread_id, thread);
     sink_.thread_ended(thread_id);
-    threads_on_cpu_ -= thread.is_on_cpu ? 1 : 0;
     frames_bytes_ -= thread.frames.capacity() * sizeof(thread.frames[0]);
     thread = {};
 }
@@ -173,6 +169,7 @@ void ProfileBuilder::emit(std::uint32_t thread_id, Thread& thread) {
     if (value != 0) {
         thread.banked_ns %= kNanosPerMicro;
         sink_.sample(thread_id, static_cast<std::int64_t>(value));
+        value_us_ += value;
         ++samples_;
     }
 }
@@ -271,16 +268,6 @@ void ProfileBuilder::cpu(std::uint32_t thread_id, std::uint64_t ns) {
 
 void ProfileBuilder::settle_cpu(Thread& thread) {
     thread.banked_ns += std::exchange(thread.pending_cpu_ns, 0);
-}
-
-void ProfileBuilder::run_state(std::uint32_t thread_id, RunState state) {
-    if (finished_ || thread_id >= threads_.size() || !threads_[thread_id].alive) {
-        return;
-    }
-    const bool is_on_cpu = state == RunState::kRunning;
-    const bool was_on_cpu = std::exchange(threads_[thread_id].is_on_cpu, is_on_cpu);
-    threads_on_cpu_ += is_on_cpu ? 1 : 0;
-    threads_on_cpu_ -= was_on_cpu ? 1 : 0;
 }
 
 std::size_t ProfileBuilder::memory_bytes() const {

@@ -169,15 +169,6 @@ void Encoder::cpu(std::uint32_t thread_id, std::uint64_t ns) {
     put_varint(ns);
 }
 
-void Encoder::state(std::uint32_t thread_id, ThreadRunState state) {
-    if (!reserve(2 + kMaxVarint32Bytes)) {
-        return;
-    }
-    put_u8(static_cast<std::uint8_t>(RecordType::kState));
-    put_varint(thread_id);
-    put_u8(static_cast<std::uint8_t>(state));
-}
-
 bool Encoder::commit() {
     if (overflow_) {
         ++lost_ticks_;
