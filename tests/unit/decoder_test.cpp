@@ -270,14 +270,14 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(DecoderBytes, OfEveryKindOfDamageAreRefused) {
     using Bytes = std::vector<unsigned char>;
-    const Bytes start = {1, 1, 0, 0, 0, 5, 3, 12, 1};
+    const Bytes start = {1, 2, 0, 0, 0, 5, 3, 12, 1};
     const struct {
         const char* what;
         std::vector<Bytes> batches;
     } cases[] = {
         {"empty batch", {{}}},
         {"tick in place of start", {{2, 5}}},
-        {"start of another version", {{1, 2, 0, 0, 0, 5, 3, 12, 1}}},
+        {"start of another version", {{1, 3, 0, 0, 0, 5, 3, 12, 1}}},
         {"start cut short", {{1, 1, 0, 0, 0, 5, 3, 12}}},
         {"second start", {start, start}},
         {"start within a batch", {start, {2, 5, 1, 1, 0, 0, 0, 5, 3, 12, 1}}},
