@@ -4,6 +4,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <cerrno>
+
 #include "base/unique_fd.h"
 
 namespace echion::inject {
@@ -25,13 +27,15 @@ bool is_control_socket_of(int fd, pid_t maker) {
            getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size_bytes) == 0 && peer.pid == maker;
 }
 
-bool is_empty_memory_file(int fd) {
+Result<bool> is_empty_memory_file(int fd) {
     const UniqueFd own(memfd_create("echion", MFD_CLOEXEC));
     struct stat own_status {};
     struct stat status {};
-    return own && fstat(own.get(), &own_status) == 0 && fstat(fd, &status) == 0 &&
-           S_ISREG(status.st_mode) && status.st_dev == own_status.st_dev && status.st_nlink == 0 &&
-           status.st_size == 0;
+    if (!own || fstat(own.get(), &own_status) != 0) {
+        return fail(ErrorKind::kSystem, "make a memory file", errno);
+    }
+    return fstat(fd, &status) == 0 && S_ISREG(status.st_mode) &&
+           status.st_dev == own_status.st_dev && status.st_nlink == 0 && status.st_size == 0;
 }
 
 }  // namespace echion::inject

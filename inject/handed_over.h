@@ -2,6 +2,8 @@
 
 #include <sys/types.h>
 
+#include "base/error.h"
+
 /// Checks of the descriptors that a target names as what its helper thread has made. The numbers
 /// come from the target's memory: they may mean any file that it has open.
 namespace echion::inject {
@@ -12,7 +14,8 @@ bool is_control_socket_of(int fd, pid_t maker);
 
 /// Whether `fd` is a file as memfd_create(2) makes them, with nothing in it. Such files lie in a
 /// file system of the kernel's own, in which nothing else can be made. (Seals are no sign of one:
-/// any file of a tmpfs has them.)
-bool is_empty_memory_file(int fd);
+/// any file of a tmpfs has them.) kSystem with errno where this process cannot make such a file
+/// itself, to compare.
+Result<bool> is_empty_memory_file(int fd);
 
 }  // namespace echion::inject

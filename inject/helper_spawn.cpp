@@ -21,6 +21,7 @@
 #include "inject/tracer_thread.h"
 #include "inject/unwinder.h"
 #include "platform/process_info.h"
+#include "platform/program_image.h"
 
 namespace echion::inject {
 namespace {
@@ -32,8 +33,10 @@ constexpr std::int64_t kSpawnNs = 2 * kNanosPerSecond;  // the borrowed pthread_
 constexpr std::int64_t kGiveUpNs = 100'000'000;
 constexpr std::int64_t kNapNs = 20'000;
 constexpr std::size_t kMaxRanked = 512;
-// So often a thread that does not seem to be ending may not be traced, then none may.
-constexpr unsigned kMaxRefused = 3;
+// A thread that ends may not be traced either, nor, until it has ended, the first thread of a
+// process in which another one executes a program, though it seems to live: where it is only that,
+// it is over by then.
+constexpr std::int64_t kRefusedNs = 100'000'000;
 
 InjectFailure failure(const Error& error, std::string text) { return {error, std::move(text)}; }
 
@@ -56,11 +59,11 @@ class Borrower {
   public:
     using Outcome = std::optional<tl::expected<Address, InjectFailure>>;
 
-    Borrower(const SpawnRequest& request, InjectCost& cost)
+    Borrower(const SpawnRequest& request, InjectCost& cost, MapLookup map)
         : request_(request),
           cost_(cost),
           deadline_ns_(monotonic_ns() + request.limits.safe_point_ns),
-          map_(pid()),
+          map_(std::move(map)),
           unwinder_(request.reader, request.code),
           seccomp_(request.target.pid(), request.limits.allow_unknown_seccomp),
           safe_point_(request.reader, request.code, unwinder_, map_) {}
@@ -75,8 +78,12 @@ class Borrower {
         tracer_ = &tracer;
         is_stuck_ = false;
         do {
-            const std::vector<pid_t> threads = rank_threads(pid());
-            for (const pid_t tid : threads) {
+            const auto threads = rank_threads(pid());
+            if (!threads) {
+                return tl::unexpected(
+                    failure(threads.error(), explain_refusal(pid(), threads.error().system_errno)));
+            }
+            for (const pid_t tid : *threads) {
                 if (!seccomp_.may_stop(tid)) {
                     continue;
                 }
@@ -88,13 +95,13 @@ class Borrower {
                     break;
                 }
             }
-            if (const InjectFailure* refusal = seccomp_.find_refusal(threads)) {
+            if (const InjectFailure* refusal = seccomp_.find_refusal(*threads)) {
                 return tl::unexpected(*refusal);
             }
             // Not in step with anything that the target does every so often.
             const timespec pause = make_timespec(200'000 + monotonic_ns() % 1'000'000);
             nanosleep(&pause, nullptr);
-        } while (!is_over());
+        } while (!is_over() && !request_.target.has_ended());
         return tl::unexpected(give_up());
     }
 
@@ -138,8 +145,11 @@ class Borrower {
         if (!session) {
             // A thread that is ending may not be traced either, and its number may be that of one
             // that executes another program by now.
-            if (session.error().system_errno == ESRCH || is_ending(tid) ||
-                ++refused_ < kMaxRefused) {
+            if (session.error().system_errno == ESRCH || is_ending(tid)) {
+                return {};
+            }
+            refused_since_ns_ = refused_since_ns_ != 0 ? refused_since_ns_ : monotonic_ns();
+            if (monotonic_ns() - refused_since_ns_ < kRefusedNs) {
                 return {};
             }
             if (auto status = request_.target.check(); !status) {
@@ -148,6 +158,7 @@ class Borrower {
             return tl::unexpected(
                 failure(session.error(), explain_refusal(pid(), session.error().system_errno)));
         }
+        refused_since_ns_ = 0;
         const PromptThread prompt(tid, *tracer_);
         const std::int64_t begin_ns = monotonic_ns();
         auto outcome = try_session(*session, begin_ns);
@@ -451,7 +462,7 @@ class Borrower {
     SafePoint safe_point_;
     const PromptTracer* tracer_ = nullptr;  // of the thread that runs
     std::string last_doing_;
-    unsigned refused_ = 0;  // times that a thread could not be traced
+    std::int64_t refused_since_ns_ = 0;  // no thread could be traced since then; 0: one could
     bool is_left_alone_ = false;
     bool was_given_up_ = false;
     bool is_stuck_ = false;  // a thread is traced that cannot be let go
@@ -459,15 +470,26 @@ class Borrower {
 
 }  // namespace
 
-std::vector<pid_t> rank_threads(pid_t pid) {
+Result<std::vector<pid_t>> rank_threads(pid_t pid) {
     std::vector<std::pair<int, pid_t>> ranked;
-    (void)for_each_thread(pid, [&](pid_t tid) {
+    Error shortage{ErrorKind::kSystem, 0, "look at a thread"};
+    const Status listed = for_each_thread(pid, [&](pid_t tid) {
         const auto info = read_thread_info(pid, tid);
+        if (!info && is_shortage(info.error().system_errno)) {
+            shortage.system_errno = info.error().system_errno;
+            return false;
+        }
         if (info && info->state != 'Z' && info->state != 'X' && info->state != 'D') {
             ranked.emplace_back(rank(pid, tid), tid);
         }
         return ranked.size() < kMaxRanked;
     });
+    if (!listed && is_shortage(listed.error().system_errno)) {
+        shortage = listed.error();
+    }
+    if (shortage.system_errno != 0) {
+        return tl::unexpected(shortage);
+    }
     std::stable_sort(ranked.begin(), ranked.end(),
                      [](const auto& left, const auto& right) { return left.first < right.first; });
     std::vector<pid_t> threads;
@@ -479,7 +501,15 @@ std::vector<pid_t> rank_threads(pid_t pid) {
 }
 
 tl::expected<Address, InjectFailure> spawn_helper(const SpawnRequest& request, InjectCost& cost) {
-    Borrower borrower(request, cost);
+    auto map = MapLookup::open(request.target.pid());
+    if (!map) {
+        const Status status = request.target.check();
+        return tl::unexpected(
+            status ? failure(map.error(),
+                             explain_refusal(request.target.pid(), map.error().system_errno))
+                   : failure(status.error(), explain_change(request.target.pid(), status.error())));
+    }
+    Borrower borrower(request, cost, std::move(*map));
     Borrower::Outcome outcome;
     while (!outcome) {
         if (!run_as_tracer([&] { outcome = borrower.run(); })) {

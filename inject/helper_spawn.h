@@ -29,7 +29,8 @@ tl::expected<Address, InjectFailure> spawn_helper(const SpawnRequest& request, I
 
 /// Threads of a process in the order in which they are best borrowed: those blocked in a call that
 /// notices nothing first, those that would notice it last. Zombies are left out, and so are those
-/// in an uninterruptible sleep, which would stop only when it ends.
-std::vector<pid_t> rank_threads(pid_t pid);
+/// in an uninterruptible sleep, which would stop only when it ends. kSystem with EMFILE, ENFILE or
+/// ENOMEM where this process lacks what it needs to look.
+Result<std::vector<pid_t>> rank_threads(pid_t pid);
 
 }  // namespace echion::inject

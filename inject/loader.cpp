@@ -21,6 +21,7 @@
 #include "memory/read_budget.h"
 #include "platform/process_info.h"
 #include "platform/process_reader.h"
+#include "platform/program_image.h"
 
 namespace echion::inject {
 namespace {
@@ -45,7 +46,10 @@ tl::unexpected<InjectFailure> failed(const Error& error, std::string text) {
 tl::expected<void, InjectFailure> check_target(pid_t pid) {
     const auto info = read_process_info(pid);
     if (!info) {
-        return failed(info.error(), "there is no process " + std::to_string(pid));
+        const int cause = info.error().system_errno;
+        return failed(info.error(), cause == ENOENT || cause == ESRCH
+                                        ? "there is no process " + std::to_string(pid)
+                                        : explain_refusal(pid, cause));
     }
     const std::string who = describe_process(pid);
     const auto refuse = [&](const char* what, const std::string& text) {
@@ -62,7 +66,9 @@ tl::expected<void, InjectFailure> check_target(pid_t pid) {
         return refuse("zombie", who + " has ended and waits for its parent; nothing runs in it");
     }
     if (!info->has_memory) {
-        return refuse("kernel thread", who + " is a kernel thread, not Python");
+        return is_kernel_thread(pid)
+                   ? refuse("kernel thread", who + " is a kernel thread, not Python")
+                   : refuse("ending", who + " is ending");
     }
     switch (read_program_class(pid)) {
         case ProgramClass::kOtherWidth:
@@ -331,7 +337,11 @@ class Conversation {
         if (cause == EBADF || cause == ESRCH) {
             return hung_up();  // closed already
         }
-        return {{ErrorKind::kSystem, cause, "fetch a descriptor"}, explain_refusal(pid_, cause)};
+        const Error error{ErrorKind::kSystem, cause, "fetch a descriptor"};
+        if (const Status status = target_.check(); !status) {
+            return {error, explain_change(pid_, status.error())};
+        }
+        return {error, explain_refusal(pid_, cause)};
     }
 
     tl::expected<void, InjectFailure> fill(int number, int channel, const AgentImage& image) {
@@ -346,7 +356,12 @@ class Conversation {
         }
         // The number comes from the target. Into anything but a memory file, a write with this
         // program's rights could do what the target itself may not.
-        if (!is_empty_memory_file(file.get())) {
+        const auto is_memory_file = is_empty_memory_file(file.get());
+        if (!is_memory_file) {
+            return failed(is_memory_file.error(),
+                          explain_refusal(pid_, is_memory_file.error().system_errno));
+        }
+        if (!*is_memory_file) {
             return failed({ErrorKind::kProtocol, 0, "not a memory file"},
                           describe_process(pid_) +
                               " handed out something else than its memory "

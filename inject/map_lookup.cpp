@@ -1,12 +1,11 @@
 #include "inject/map_lookup.h"
 
-#include <fcntl.h>
 #include <sys/ioctl.h>
 
 #include <cerrno>
 #include <cstdint>
-#include <string>
 
+#include "platform/linux/proc_file.h"
 #include "platform/process_modules.h"
 
 namespace echion::inject {
@@ -37,9 +36,13 @@ constexpr std::uint64_t kExecutable = 4;
 
 }  // namespace
 
-MapLookup::MapLookup(pid_t pid)
-    : pid_(pid),
-      map_(open(("/proc/" + std::to_string(pid) + "/maps").c_str(), O_RDONLY | O_CLOEXEC)) {}
+Result<MapLookup> MapLookup::open(pid_t pid) {
+    auto map = open_proc_file(pid, "maps");
+    if (!map) {
+        return fail(ErrorKind::kSystem, "open its memory map", map.error().system_errno);
+    }
+    return MapLookup(std::move(*map));
+}
 
 std::optional<MapEntry> MapLookup::find(Address address) {
     if (!has_query_) {
@@ -59,7 +62,7 @@ std::optional<MapEntry> MapLookup::find(Address address) {
 
 std::optional<MapEntry> MapLookup::search(Address address) const {
     std::optional<MapEntry> found;
-    (void)for_each_mapped_range(pid_, [&](const MappedRange& range) {
+    (void)for_each_mapped_range(map_, [&](const MappedRange& range) {
         if (range.contains(address)) {
             found = {range.start, range.end, range.writable, range.executable, range.inode != 0};
         }

@@ -3,7 +3,9 @@
 #include <sys/types.h>
 
 #include <optional>
+#include <utility>
 
+#include "base/error.h"
 #include "base/unique_fd.h"
 #include "memory/address.h"
 
@@ -22,18 +24,19 @@ struct MapEntry {
 
 /// Answers what is mapped at an address now. By one system call (PROCMAP_QUERY, Linux 6.11), or by
 /// reading the map until it has been found; of the program image that the process had when this was
-/// made. One thread at a time.
+/// opened. One thread at a time.
 class MapLookup {
   public:
-    explicit MapLookup(pid_t pid);
+    /// kSystem with errno: EMFILE, ESRCH, EACCES, …
+    static Result<MapLookup> open(pid_t pid);
 
     /// Nothing if nothing is mapped there, or it cannot be told.
     std::optional<MapEntry> find(Address address);
 
   private:
+    explicit MapLookup(UniqueFd map) : map_(std::move(map)) {}
     std::optional<MapEntry> search(Address address) const;
 
-    pid_t pid_;
     UniqueFd map_;  // /proc/PID/maps
     bool has_query_ = true;
 };

@@ -18,6 +18,7 @@
 
 #include <cerrno>
 
+#include "base/close_range.h"
 #include "inject/arch.h"
 
 namespace echion::inject {
@@ -49,9 +50,8 @@ constexpr NeededCall optional(const char* name, long number, std::array<CallArgu
 
 constexpr CallUse kSometimes = CallUse::kSometimes;
 
-// Newer than some headers.
+// From Linux 6.3 on; older headers lack it.
 constexpr int kMemfdNoExecSeal = 8;
-constexpr int kCloseRangeUnshare = 2;
 
 #define CALL(name) #name, SYS_##name
 
@@ -172,7 +172,7 @@ constexpr NeededCall kCalls[] = {
     optional(CALL(getdents64), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
 
     // A descriptor table of the second helper's or the sampler's own, by the one call or the other.
-    optional(CALL(close_range), {kAny, kAny, integer(kCloseRangeUnshare), kAny, kAny, kAny},
+    optional(CALL(close_range), {kAny, kAny, integer(CLOSE_RANGE_UNSHARE), kAny, kAny, kAny},
              kSometimes),
     optional(CALL(close_range), {kAny, kAny, integer(0), kAny, kAny, kAny}, kSometimes),
     optional(CALL(unshare), {integer(CLONE_FILES), kAny, kAny, kAny, kAny, kAny}, kSometimes),

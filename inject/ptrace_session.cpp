@@ -46,7 +46,8 @@ constexpr std::uintptr_t kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC;
 constexpr std::uint64_t signal_bit(int number) { return std::uint64_t{1} << (number - 1); }
 
 // A fault of our own code must not wait: the kernel kills a process that faults with the signal
-// blocked, whatever its handlers.
+// blocked, whatever its handlers. One of these signals that somebody has sent meanwhile is blocked
+// all the same until the thread has been put back, or it would come again and again.
 constexpr std::uint64_t kAllButFaults =
     ~(signal_bit(SIGSEGV) | signal_bit(SIGBUS) | signal_bit(SIGILL) | signal_bit(SIGFPE) |
       signal_bit(SIGTRAP) | signal_bit(SIGSYS));
@@ -66,7 +67,8 @@ PtraceSession::PtraceSession(PtraceSession&& other) noexcept
       fault_signal_(other.fault_signal_),
       passed_signal_(other.passed_signal_),
       borrowed_(std::exchange(other.borrowed_, nullptr)),
-      kept_signals_(std::exchange(other.kept_signals_, 0)),
+      kept_signal_(other.kept_signal_),
+      blocked_faults_(other.blocked_faults_),
       has_blocked_signals_(other.has_blocked_signals_),
       is_in_call_(other.is_in_call_) {}
 
@@ -150,22 +152,38 @@ Status PtraceSession::note_stop(int status) {
         state_ = is_in_call_ ? State::kCallEntry : State::kCallExit;
     } else if (borrowed_ != nullptr && number == passed_signal_) {
         state_ = State::kSignalDue;
-    } else if (borrowed_ != nullptr && was_sent()) {
-        // Somebody's kill(2), not an error of the borrowed code: kept for when it is itself again.
-        state_ = State::kSignalKept;
-        kept_signals_ |= signal_bit(number);
     } else {
         state_ = State::kFault;
         fault_signal_ = number;
+        if (borrowed_ == nullptr) {
+            return {};
+        }
+        const auto sent = was_sent();
+        if (!sent) {
+            return tl::unexpected(sent.error());
+        }
+        if (*sent) {
+            // Not an error of the borrowed code: for when the thread is itself again. SIGSTOP alone
+            // cannot be blocked, and stops the process at once.
+            state_ = State::kSignalKept;
+            kept_signal_ = number;
+            blocked_faults_ |= signal_bit(number);
+            return block_signals();
+        }
     }
     return {};
 }
 
-bool PtraceSession::was_sent() {
+/// Whether the signal that it is stopped by is no error of its own: somebody's kill(2), or the
+/// kernel's word of a page that has gone bad and that nobody has touched.
+Result<bool> PtraceSession::was_sent() {
     siginfo_t info{};
-    return request(PTRACE_GETSIGINFO, 0, reinterpret_cast<std::uintptr_t>(&info),
-                   "read a signal") &&
-           info.si_code <= 0;
+    if (auto status =
+            request(PTRACE_GETSIGINFO, 0, reinterpret_cast<std::uintptr_t>(&info), "read a signal");
+        !status) {
+        return tl::unexpected(status.error());
+    }
+    return info.si_code <= 0 || (info.si_signo == SIGBUS && info.si_code == BUS_MCEERR_AO);
 }
 
 Status PtraceSession::keep_call_undisturbed() {
@@ -212,9 +230,7 @@ Status PtraceSession::interrupt(std::int64_t deadline_ns) {
 
 Status PtraceSession::resume() {
     // Out of a group stop the thread is let go by detaching only, so that it stays stopped.
-    if (auto status = request(PTRACE_CONT, 0, state_ == State::kSignalDue ? due_signal() : 0,
-                              "resume a thread");
-        !status) {
+    if (auto status = request(PTRACE_CONT, 0, sent_signal(), "resume a thread"); !status) {
         return status;
     }
     state_ = State::kRunning;
@@ -346,7 +362,7 @@ Status PtraceSession::place_borrowed(const arch::Registers& registers) {
 
 Status PtraceSession::block_signals() {
     // Each time: the stub changes the mask itself.
-    std::uint64_t mask = kAllButFaults;
+    std::uint64_t mask = kAllButFaults | blocked_faults_;
     if (auto status = request(PTRACE_SETSIGMASK, sizeof(mask),
                               reinterpret_cast<std::uintptr_t>(&mask), "block signals");
         !status) {
@@ -376,8 +392,8 @@ Result<long> PtraceSession::run_system_call(const arch::Registers& registers,
                 return fail(ErrorKind::kSystem, "a system call takes too long", ETIMEDOUT);
             }
             // A signal that is due is blocked by now: the kernel queues it again (ptrace_signal()).
-            const std::uintptr_t due = state_ == State::kSignalDue ? due_signal() : 0;
-            if (auto status = request(PTRACE_SYSCALL, 0, due, "run a system call"); !status) {
+            if (auto status = request(PTRACE_SYSCALL, 0, sent_signal(), "run a system call");
+                !status) {
                 return tl::unexpected(status.error());
             }
             if (auto status = wait_for_stop(deadline_ns); !status) {
@@ -453,6 +469,7 @@ Status PtraceSession::put_back(std::int64_t deadline_ns) {
     }
     borrowed_ = nullptr;
     has_blocked_signals_ = false;
+    blocked_faults_ = 0;
     return {};
 }
 
@@ -462,18 +479,18 @@ std::uintptr_t PtraceSession::due_signal() const {
             return static_cast<std::uintptr_t>(fault_signal_);
         case State::kSignalDue:
             return static_cast<std::uintptr_t>(passed_signal_);
+        case State::kSignalKept:
+            return static_cast<std::uintptr_t>(kept_signal_);
         default:
             return 0;
     }
 }
 
+std::uintptr_t PtraceSession::sent_signal() const {
+    return state_ == State::kFault ? 0 : due_signal();
+}
+
 void PtraceSession::detach() {
-    // While the number is still this thread's for sure; they are delivered when it goes on.
-    for (int number = 1; kept_signals_ != 0; ++number, kept_signals_ >>= 1) {
-        if ((kept_signals_ & 1) != 0 && is_stopped() && state_ != State::kExecuted) {
-            syscall(SYS_tkill, tid_, number);
-        }
-    }
     if (is_stopped()) {
         (void)request(PTRACE_DETACH, 0, due_signal(), "detach");
     }

@@ -36,7 +36,7 @@ class PtraceSession {
         kGroupStop,    ///< Stopped with its whole process (SIGSTOP, job control).
         kCallEntry,    ///< Stopped in front of a system call that we let it make.
         kCallExit,     ///< Stopped behind it.
-        kSignalKept,   ///< Stopped by a signal sent to it while borrowed; it gets it later.
+        kSignalKept,   ///< Stopped by a signal sent to it while borrowed; the kernel keeps it.
         kSignalDue,    ///< Stopped by the signal that it may get while borrowed; resume() delivers.
         kFault,        ///< Stopped by a signal for an error in the code that we made it run.
         kExecuted,     ///< Stopped in another program: nothing that was known of it is true.
@@ -120,8 +120,9 @@ class PtraceSession {
     Status place_borrowed(const arch::Registers& registers);
     Status write_context(const arch::ThreadContext& context);
     Status note_stop(int status);
-    bool was_sent();
+    Result<bool> was_sent();
     [[nodiscard]] std::uintptr_t due_signal() const;
+    [[nodiscard]] std::uintptr_t sent_signal() const;  // the same, without faults
     void reap();
 
     pid_t tid_ = 0;
@@ -130,7 +131,11 @@ class PtraceSession {
     int passed_signal_ = 0;
     /// The context of a borrowed thread, to be restored on whatever way the session ends.
     const arch::ThreadContext* borrowed_ = nullptr;
-    std::uint64_t kept_signals_ = 0;  // bit n-1: signal n, to be sent again
+    /// Of a kSignalKept. When the thread goes on, it is given the signal, which is blocked by then:
+    /// the kernel queues it again, with all that it says of its sender (kernel/signal.c,
+    /// ptrace_signal()).
+    int kept_signal_ = 0;
+    std::uint64_t blocked_faults_ = 0;  // bit n-1: signal n, one of faults, that has been kept
     bool has_blocked_signals_ = false;
     bool is_in_call_ = false;  // between the two stops of a system call
 };

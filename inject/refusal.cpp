@@ -7,6 +7,7 @@
 
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
+#include "platform/program_image.h"
 
 namespace echion::inject {
 namespace {
@@ -34,6 +35,9 @@ std::string describe_process(pid_t pid) {
 }
 
 std::string explain_change(pid_t pid, const Error& error) {
+    if (error.kind == ErrorKind::kSystem && error.system_errno != ESRCH) {
+        return explain_refusal(pid, error.system_errno);
+    }
     if (error.kind != ErrorKind::kRefused) {
         return "process " + std::to_string(pid) + " ended while attaching";
     }
@@ -42,6 +46,13 @@ std::string explain_change(pid_t pid, const Error& error) {
 }
 
 std::string explain_refusal(pid_t pid, int system_errno, Access access) {
+    if (is_shortage(system_errno)) {
+        return (access == Access::kTrace ? "cannot attach to " : "cannot look at ") +
+               describe_process(pid) + ": echion itself has no more " +
+               (system_errno == EMFILE   ? "descriptors (see ulimit -n)"
+                : system_errno == ENFILE ? "descriptors (see sysctl fs.file-max)"
+                                         : "memory (see ulimit -v and ulimit -d)");
+    }
     const std::string prefix =
         (access == Access::kTrace ? "may not attach to " : "may not look at ") +
         describe_process(pid) + ": ";

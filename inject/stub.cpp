@@ -13,6 +13,7 @@
 #include <cerrno>
 
 #include "base/attach_part.h"
+#include "base/close_range.h"
 #include "inject/stub_arch.h"
 
 // Everything below up to stub_code() is copied into another process. It may call nothing but the
@@ -23,15 +24,9 @@
 #define ECHION_STUB __attribute__((section("echion_stub"), used))
 #define ECHION_STUB_INLINE __attribute__((always_inline)) inline
 
-// From Linux 6.3 and 5.9 on; older headers lack them.
+// From Linux 6.3 on; older headers lack it.
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8U
-#endif
-#ifndef SYS_close_range
-#define SYS_close_range 436
-#endif
-#ifndef CLOSE_RANGE_UNSHARE
-#define CLOSE_RANGE_UNSHARE (1U << 1)
 #endif
 
 extern "C" {

@@ -1,51 +1,24 @@
 #include "inject/target_identity.h"
 
-#include <fcntl.h>
 #include <linux/kcmp.h>
 #include <poll.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
 #include <cerrno>
-#include <charconv>
-#include <string_view>
+#include <utility>
 
-#include "platform/linux/proc_file.h"
+#include "base/clock.h"
 #include "platform/process_rights.h"
 
 namespace echion::inject {
 namespace {
 
-// Numbers of the fields of /proc/PID/stat, counted from 1 (proc(5)).
-constexpr std::array<unsigned, 6> kPlaceFields = {26, 27, 28, 45, 46, 47};
-constexpr unsigned kStackField = 28;
-constexpr unsigned kFieldBehindName = 3;
-
-/// The places in the text of a stat file; zeros where the kernel does not tell. The name in it is
-/// the target's, and may hold anything but its own closing parenthesis at the end.
-std::array<std::uint64_t, kPlaceFields.size()> parse_places(std::string_view text) {
-    std::array<std::uint64_t, kPlaceFields.size()> places{};
-    text.remove_prefix(std::min(text.size(), text.rfind(')') + 1));
-    unsigned field = kFieldBehindName - 1;
-    while (!text.empty()) {
-        text.remove_prefix(std::min(text.size(), text.find_first_not_of(" \n")));
-        const std::string_view word = text.substr(0, text.find_first_of(" \n"));
-        text.remove_prefix(word.size());
-        ++field;
-        const auto* found = std::find(kPlaceFields.begin(), kPlaceFields.end(), field);
-        if (found != kPlaceFields.end()) {
-            (void)std::from_chars(word.data(), word.data() + word.size(),
-                                  places[static_cast<std::size_t>(found - kPlaceFields.begin())]);
-        }
-    }
-    return places;
-}
-
-constexpr std::size_t kStackPlace =
-    std::find(kPlaceFields.begin(), kPlaceFields.end(), kStackField) - kPlaceFields.begin();
+// A program that is being executed is not looked at: how long one look may wait for it. Reading
+// its file takes the kernel a moment.
+constexpr std::int64_t kExecutingNs = 300'000'000;
+constexpr std::int64_t kNapNs = 1'000'000;
 
 /// Whether a thread of `parent` waits for a child that it has lent its memory to: such a wait is
 /// uninterruptible, in the call that made the child.
@@ -65,51 +38,57 @@ bool waits_for_vfork(pid_t parent) {
 
 }  // namespace
 
-TargetIdentity::Image TargetIdentity::look(pid_t pid) {
-    Image image;
-    const std::string path = "/proc/" + std::to_string(pid) + "/exe";
-    struct statx status {};
-    // What the kernel knows already: a file system in user space is not asked, it might not answer.
-    if (statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC, STATX_INO, &status) == 0) {
-        image.executable_device = std::uint64_t{status.stx_dev_major} << 32 | status.stx_dev_minor;
-        image.executable_inode = status.stx_ino;
+Result<TargetIdentity> TargetIdentity::hold(pid_t pid, StallGuard* guard) {
+    const std::int64_t deadline_ns = monotonic_ns() + kExecutingNs;
+    for (;;) {
+        auto target = hold_once(pid, guard);
+        const bool is_changing = !target && target.error().kind == ErrorKind::kRefused;
+        if (!is_changing || monotonic_ns() >= deadline_ns) {
+            return target;
+        }
+        const timespec pause = make_timespec(kNapNs);
+        nanosleep(&pause, nullptr);
     }
-    std::array<char, 2048> text;
-    if (const auto size = read_proc_text(pid, "stat", text.data(), text.size())) {
-        image.places = parse_places({text.data(), *size});
-    }
-    return image;
 }
 
-Result<TargetIdentity> TargetIdentity::hold(pid_t pid, StallGuard* guard) {
+Result<TargetIdentity> TargetIdentity::hold_once(pid_t pid, StallGuard* guard) {
     UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
     if (!pidfd) {
         return fail(ErrorKind::kSystem, "pidfd_open", errno);
     }
     TargetIdentity target(pid, std::move(pidfd));
-    target.image_ = look(pid);
+    const auto image = look_at_program(pid);
+    if (!image) {
+        return tl::unexpected(image.error());
+    }
+    target.image_ = *image;
     auto memory = TargetMemory::open(pid, guard);
     if (!memory) {
         return tl::unexpected(memory.error());
     }
     target.memory_ = std::move(*memory);
-    if (look(pid) != target.image_) {
+    const auto again = look_at_program(pid);
+    if (!again) {
+        return tl::unexpected(again.error());
+    }
+    if (*again != target.image_) {
         return fail(ErrorKind::kRefused, "the process has executed another program");
     }
-    target.probe_ = Address(target.image_.places[kStackPlace]);
+    target.probe_ = Address(target.image_.stack());
     const auto info = read_process_info(pid);
     if (!info) {
         return tl::unexpected(info.error());
     }
     target.at_first_ = *info;
     // All that was opened and read by the number was the process's only if it lives now.
-    if (target.has_ended()) {
+    if (target.has_ended() || !info->has_memory) {
         return fail(ErrorKind::kSystem, "the process has ended", ESRCH);
     }
-    if (target.probe_.is_null()) {
+    if (target.image_.is_hidden) {
         return fail(ErrorKind::kSystem, "look at the process", EPERM);
     }
-    if (!target.memory_.is_alive(target.probe_)) {
+    // Without a stack it is in the middle of an exec.
+    if (target.probe_.is_null() || !target.memory_.is_alive(target.probe_)) {
         return fail(ErrorKind::kRefused, "the process has executed another program");
     }
     return target;
@@ -122,9 +101,17 @@ bool TargetIdentity::has_ended(int patience_ms) const {
 
 Status TargetIdentity::check() {
     const auto info = read_process_info(pid_);
-    const bool is_same_image = memory_.is_alive(probe_) && look(pid_) == image_;
+    const auto image = look_at_program(pid_);
+    const bool is_same_image = memory_.is_alive(probe_) && image && *image == image_;
     // Last: only now is it sure whose files were read.
-    if (!info || has_ended() || info->state == 'Z' || info->state == 'X') {
+    const bool has_gone = has_ended();
+    if (!has_gone && !info && is_shortage(info.error().system_errno)) {
+        return tl::unexpected(info.error());
+    }
+    if (!has_gone && !image) {
+        return tl::unexpected(image.error());
+    }
+    if (!info || has_gone || info->state == 'Z' || info->state == 'X') {
         return fail(ErrorKind::kSystem, "the process has ended", ESRCH);
     }
     if (!is_same_image) {

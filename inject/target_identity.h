@@ -2,15 +2,11 @@
 
 #include <sys/types.h>
 
-#include <array>
-#include <cstddef>
-#include <cstdint>
-#include <string>
-
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "inject/target_memory.h"
 #include "platform/process_info.h"
+#include "platform/program_image.h"
 
 namespace echion::inject {
 
@@ -26,8 +22,10 @@ namespace echion::inject {
 /// Any thread, one at a time.
 class TargetIdentity {
   public:
-    /// kSystem with errno (EINVAL or ENOENT: the number is that of a thread).
-    /// `guard` is told of what reads and writes its memory, if there is one.
+    /// Waits a moment for a process that executes another program just now. kSystem with errno
+    /// (EINVAL or ENOENT: the number is that of a thread; EPERM: it may not be looked at);
+    /// kRefused: it executes one program after the other. `guard` is told of what reads and writes
+    /// its memory, if there is one.
     static Result<TargetIdentity> hold(pid_t pid, StallGuard* guard = nullptr);
 
     [[nodiscard]] pid_t pid() const { return pid_; }
@@ -39,8 +37,9 @@ class TargetIdentity {
 
     /// Whether the process has ended; waits for that up to `patience_ms`.
     [[nodiscard]] bool has_ended(int patience_ms = 0) const;
-    /// kSystem with ESRCH: the process has ended. kRefused: it has executed another program, or
-    /// has gained rights.
+    /// kSystem with ESRCH: the process has ended; with another errno: it cannot be looked at for
+    /// want of descriptors or memory. kRefused: it has executed another program, or has gained
+    /// rights.
     Status check();
     /// The same, and that `tid` is one of its threads (else kSystem with ESRCH). The calling thread
     /// traces it, so that the number cannot be given to another one meanwhile.
@@ -62,23 +61,14 @@ class TargetIdentity {
     [[nodiscard]] bool shares_parents_memory() const;
 
   private:
-    /// What one look at the image sees.
-    struct Image {
-        std::uint64_t executable_device = 0;
-        std::uint64_t executable_inode = 0;
-        /// startcode, endcode, startstack, start_data, end_data, start_brk of /proc/PID/stat
-        /// (proc(5)).
-        std::array<std::uint64_t, 6> places{};
-        bool operator==(const Image&) const = default;
-    };
     TargetIdentity(pid_t pid, UniqueFd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
-    static Image look(pid_t pid);
+    static Result<TargetIdentity> hold_once(pid_t pid, StallGuard* guard);
 
     pid_t pid_;
     UniqueFd pidfd_;
     TargetMemory memory_;
     Address probe_;  // in the first thread's stack, mapped as long as the image is
-    Image image_;
+    ProgramImage image_;
     ProcessInfo at_first_;
 };
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -152,6 +153,8 @@ def main() -> int:
     options.ways = options.ways.split(",")
     if unknown := set(options.ways) - set(WAYS):
         parser.error(f"no such way: {', '.join(unknown)} (there are {', '.join(WAYS)})")
+    # A shell starts what it puts into the background with SIGINT ignored, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options.echion = build / "echion"
     options.folder = build / "cpython-tests"
     is_same = True

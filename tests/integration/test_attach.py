@@ -140,6 +140,41 @@ def test_signal_ends_sampling_and_not_the_target(echion, any_python, target, num
     assert report["got"] == report["wanted"]
 
 
+# When the signal is sent, from before the attachment to after it. None of them is a moment of
+# echion's own: what it has done by then differs from run to run.
+MOMENTS = {
+    "output opened": lambda running, target: running._result.output.exists(),
+    "first thread": lambda running, target: len(target.threads()) > 1,
+    "second thread": lambda running, target: len(target.threads()) > 2,
+    "20 ticks": lambda running, target: target.wait_until_sampled() is None,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_signal_near_the_attachment_ends_with_a_profile_or_with_its_number(
+    echion, any_python, target, moment
+):
+    seen = set()
+    with target(target_command(any_python, "waits", "read_pipe")) as waiting:
+        for _ in range(10):
+            before = waiting.threads()
+            with echion.start(["-p", str(waiting.pid)]) as running:
+                while not MOMENTS[moment](running, waiting):
+                    assert running.process.poll() is None
+                running.process.send_signal(signal.SIGTERM)
+                result = running.finish()
+            seen.add(result.returncode)
+            if result.returncode == 0:
+                assert "duration" in result.profile.footer
+            else:
+                assert result.returncode == 128 + signal.SIGTERM, result.stderr
+                assert not result.output.exists() and result.stderr.count("\n") == 1
+            waiting.wait_for_threads(before)
+        waiting.finish()
+    if moment == "20 ticks":
+        assert seen == {0}
+
+
 def test_target_that_ends_leaves_a_complete_profile(echion, any_python, target):
     with target(target_command(any_python, "waits", "read_pipe")) as waiting:
         with echion.start(["-p", str(waiting.pid)]) as running:

@@ -145,6 +145,18 @@ def test_a_request_for_ticks_that_breaks_a_rule_ends_the_session(
     assert "answered" not in result.stdout or behaviour == ("arm-twice",)
 
 
+def test_a_process_that_ends_while_it_asks_for_ticks_leaves_an_empty_profile(
+    echion, fake, build_dir
+):
+    """Its threads have left the kernel's table by then, which is no fault of its agent."""
+    if reason := why_not("bpf", build_dir / "echion"):
+        pytest.skip(reason)
+    result = echion.run([fake, "arm-and-end"], "-s").check()
+    assert "Python ended before its first sample" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert check_profile(result.output.read_text()).metadata["duration"] == "0"
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGRTMIN + 1])
 def test_perf_events_send_no_other_signal(echion, fake, build_dir, signal_number):
     if reason := why_not("perf", build_dir / "echion"):

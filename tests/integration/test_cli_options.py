@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import subprocess
 import tempfile
 
@@ -30,6 +31,46 @@ def test_help_goes_to_standard_output(run):
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.count("\n") > 20
     assert max(map(len, result.stdout.splitlines())) <= 120
+
+
+README = pathlib.Path(__file__).resolve().parents[2] / "README.md"
+
+
+def read_help(run):
+    """What it says of each option, and its usage of -w."""
+    text = run("--help").stdout
+    usage = next(line for line in text.splitlines() if line.endswith("-w PID"))
+    entries = re.findall(
+        r"^  (\S.*?)(?:\s{2,}|\n\s+)(\S.*(?:\n {4,}\S.*)*)", text.partition("Options:\n")[2], re.M
+    )
+    return {tuple(names.partition(" ")[0].split(",")): told for names, told in entries}, usage
+
+
+def read_readme():
+    """The same of its table, in which a row may have several options."""
+    rows = {}
+    for names, told in re.findall(r"^\| (`-.*?) \| (.*) \|$", README.read_text(), re.M):
+        for group in names.split("; "):
+            rows[tuple(re.findall(r"`(-[-a-z]+)", group, re.I))] = told
+    return rows
+
+
+def find_quantities(text):
+    plain = re.sub(r"\s+", " ", text).replace("µ", "u").replace(",", "")
+    found = re.findall(r"\b(\d+(?:\.\d+)?) ?((?:us|ms|[smh]|[KMGT]i?B?|days)\b)?", plain)
+    return {number + unit for number, unit in found}
+
+
+def test_help_and_readme_say_the_same(run):
+    of_help, usage = read_help(run)
+    of_readme = read_readme()
+    assert len(of_help) > 15 and set(of_help) == set(of_readme)
+    for names, told in of_help.items():
+        missing = find_quantities(told) - find_quantities(of_readme[names])
+        assert not missing, f"{names}: README does not mention {missing}"
+    where = of_readme["-w", "--where"]
+    for option in re.findall(r"(?<!\S)\[?\[?(-[-a-z]+)", usage):
+        assert option == "-w" or f"`{option}`" in where, f"README does not mention {option} with -w"
 
 
 def test_version(run):

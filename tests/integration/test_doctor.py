@@ -46,6 +46,8 @@ def test_an_ordinary_user_is_told_of_setcap(nobodys: Echion) -> None:
     findings = examine(nobodys, NOBODY)
     verdict, text = findings["BPF programs"]
     assert verdict == "no" and "needs CAP_BPF and CAP_PERFMON" in text
+    # Idle threads are left alone by every engine.
+    assert "without it: -c reads the CPU clock of each thread" in text and "idle" not in text
     assert f"setcap cap_bpf,cap_perfmon=ep {nobodys.program}" in text and "chgrp" in text
     verdict, text = findings["attach, other users' processes"]
     assert verdict == "no" and "cap_sys_ptrace" in text and "trace every process" in text

@@ -83,6 +83,40 @@ def test_a_preload_that_was_there_stays(echion, any_python, tmp_path):
     assert result.returncode == 42, result.stderr
 
 
+# The agent makes two threads, before the program begins; the program waits a second for them.
+SECOND_THREAD_FAILS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+static int made;
+int pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*start)(void *), void *argument) {
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    real = dlsym(RTLD_NEXT, "pthread_create");
+    if (getenv("ECHION_CHANNEL") == NULL || ++made != 2) return real(t, a, start, argument);
+    struct timespec delay = {atoi(getenv("ECHION_TEST_DELAY_S")), 0};
+    nanosleep(&delay, NULL);
+    return EAGAIN;
+}
+"""
+
+
+@pytest.mark.parametrize("delay_s", [0, 2], ids=["at_once", "late"])
+def test_an_agent_without_its_threads_is_told_of(echion, any_python, tmp_path, delay_s):
+    library = tmp_path / "fails.so"
+    source = tmp_path / "fails.c"
+    source.write_text(SECOND_THREAD_FAILS)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    env = {"LD_PRELOAD": str(library), "ECHION_TEST_DELAY_S": str(delay_s)}
+    code = "import sys, time; time.sleep(3); sys.exit(5)"
+    result = echion.run([any_python.path, "-c", code], env=env)
+    assert result.returncode == 5, result.stderr
+    assert "the agent's threads cannot be made" in result.stderr
+
+
 # --- what is not Python ------------------------------------------------------------------------
 
 

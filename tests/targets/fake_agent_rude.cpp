@@ -1,9 +1,11 @@
 // Agents that break the protocol: by silence, garbage, too much, or what they may not ask for.
 
 #include <arpa/inet.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 
 #include <cstdio>
@@ -262,6 +264,20 @@ Behaviours rude_behaviours() {
              block_ticks();
              Agent agent;
              arm(agent.channel.get(), make_arm(std::atoi(tid), control::kTickSignal));
+         }},
+        {"arm-and-end",
+         [](const char*) {
+             // Asks for a thread that is not there, as one is that has ended just now.
+             block_ticks();
+             Agent agent;
+             constexpr pid_t kNoThread = 0x7fffffff;
+             send_message(agent.channel.get(), make_arm(kNoThread, control::kTickSignal));
+             for (int unread = 1; unread != 0;) {
+                 if (ioctl(agent.channel.get(), SIOCOUTQ, &unread) != 0) {
+                     die("SIOCOUTQ");
+                 }
+             }
+             _exit(0);
          }},
         {"arm-by-child",
          [](const char*) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -11,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +25,30 @@
 #include "base/attach_part.h"
 #include "base/unique_fd.h"
 #include "stream/control.h"
+
+namespace echion {
+namespace {
+
+/// Of the threads that the test has counted, the one that cannot be made, and not before it is told
+/// so; 0: none.
+std::atomic<int> threads_until_failure{0};
+std::atomic<bool> may_fail{false};
+
+}  // namespace
+}  // namespace echion
+
+/// In place of the C library's, for the agent too.
+extern "C" __attribute__((visibility("default"))) int pthread_create(
+    pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
+    void* argument) noexcept {
+    static const auto real =
+        reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+    if (echion::threads_until_failure > 0 && --echion::threads_until_failure == 0) {
+        echion::may_fail.wait(false);
+        return EAGAIN;
+    }
+    return real(thread, attributes, start, argument);
+}
 
 namespace echion {
 namespace {
@@ -210,6 +236,42 @@ TEST_F(AgentLibrary, NeitherPartStaysWhereTheSamplerCannotBeMade) {
         hang_up();
         EXPECT_EQ(attach(kAgentApart), EINVAL) << "without the other part";
     }
+}
+
+/// The program waits a second at most for its agent: behind that, who fails has to say so itself.
+TEST_F(AgentLibrary, SamplerThatCannotBeMadeInTimeIsToldOfAndLeavesNothing) {
+    const auto before = list("/proc/self/fd");
+    may_fail = false;
+    threads_until_failure = 2;  // behind the IoThread
+    ASSERT_EQ(attach(), 0);
+    EXPECT_EQ(attach_(-1, kAgentBeside), EBUSY);
+    may_fail = true;
+    may_fail.notify_all();
+    control::Failed failed{};
+    ASSERT_EQ(recv(other_.get(), &failed, sizeof(failed), 0), ssize_t{sizeof(failed)});
+    EXPECT_EQ(failed.header.type, control::MessageType::kFailed);
+    EXPECT_EQ(failed.system_errno, EAGAIN);
+    char byte = 0;
+    EXPECT_EQ(recv(other_.get(), &byte, 1, 0), 0) << "hung up";
+    hang_up();
+    EXPECT_EQ(list("/proc/self/fd"), before);
+    ASSERT_EQ(attach(), 0) << "another time";
+    expect_hello();
+    hang_up();
+}
+
+TEST_F(AgentLibrary, SamplerThatCannotBeMadeAtOnceIsTheCallersToTell) {
+    const auto before = list("/proc/self/fd");
+    may_fail = true;
+    threads_until_failure = 2;
+    ASSERT_EQ(attach(), EAGAIN);
+    char byte = 0;
+    EXPECT_EQ(recv(other_.get(), &byte, 1, 0), 0) << "hung up";
+    hang_up();
+    EXPECT_EQ(list("/proc/self/fd"), before);
+    ASSERT_EQ(attach(), 0) << "another time";
+    expect_hello();
+    hang_up();
 }
 
 }  // namespace

@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #include <functional>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "base/clock.h"
@@ -59,12 +61,21 @@ class Child {
         return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
     }
 
-    /// Returns once the child is blocked in a system call.
+    /// Returns once the child is blocked in a system call. Throws, which ends the test, when it has
+    /// ended instead, or has not come there in time.
     void await_call(long number) const {
+        const std::int64_t deadline_ns = soon();
         for (;;) {
             const auto call = read_blocked_call(pid_, pid_);
             if (call && call->number == number) {
                 return;
+            }
+            const auto info = read_process_info(pid_);
+            const bool has_ended = !info || info->state == 'Z' || info->state == 'X';
+            if (has_ended || monotonic_ns() >= deadline_ns) {
+                throw std::runtime_error(
+                    "the child " + std::string(has_ended ? "has ended" : "has not come") +
+                    " before it was blocked in system call " + std::to_string(number));
             }
             sched_yield();
         }

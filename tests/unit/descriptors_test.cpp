@@ -9,10 +9,10 @@
 
 #include <array>
 #include <cerrno>
-#include <string>
 #include <thread>
 
-#include "agent/io_thread.h"
+#include "agent/futex.h"
+#include "base/unique_fd.h"
 
 namespace echion::agent {
 namespace {
@@ -139,57 +139,6 @@ TEST(MoveUp, TakesWhatALowLimitLeaves) {
     EXPECT_GE(moved.get(), 50);
     EXPECT_LT(moved.get(), 100);
     setrlimit(RLIMIT_NOFILE, &before);
-}
-
-/// An IoThread whose standard error is a pipe.
-class IoThreadTest : public testing::Test {
-  protected:
-    void SetUp() override {
-        before_.reset(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
-        ASSERT_EQ(dup2(error_.writing.get(), STDERR_FILENO), STDERR_FILENO);
-        thread_ = std::thread([this] {
-            io_.begin();
-            io_.wait_until_settled();
-            io_.serve();
-        });
-        io_.settle();
-    }
-    void TearDown() override {
-        io_.end();
-        thread_.join();
-        dup2(before_.get(), STDERR_FILENO);
-    }
-
-    Pipe error_;
-    UniqueFd before_;
-    IoThread io_;
-    std::thread thread_;
-};
-
-TEST_F(IoThreadTest, WritesForAThreadThatHasLeftTheTable) {
-    std::thread([this] {
-        Pipe kept;
-        ASSERT_TRUE(leave_descriptor_table(kept.writing.get(), false));
-        EXPECT_TRUE(io_.write_error("one "));
-        EXPECT_FALSE(io_.is_terminal());
-        EXPECT_TRUE(io_.write_error("two"));
-    }).join();
-    std::array<char, 16> text{};
-    EXPECT_EQ(read(error_.reading.get(), text.data(), text.size()), 7);
-    EXPECT_STREQ(text.data(), "one two");
-}
-
-TEST_F(IoThreadTest, GivesUpWhereNothingIsTaken) {
-    fcntl(error_.writing.get(), F_SETFL, O_NONBLOCK);
-    const std::string much(std::size_t{1} << 20, 'x');
-    EXPECT_FALSE(io_.write_error(much));
-}
-
-TEST_F(IoThreadTest, FailsWhereThereIsNoStandardError) {
-    close(STDERR_FILENO);
-    const bool is_written = io_.write_error("lost");
-    dup2(error_.writing.get(), STDERR_FILENO);
-    EXPECT_FALSE(is_written);
 }
 
 }  // namespace

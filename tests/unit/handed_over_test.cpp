@@ -44,9 +44,9 @@ TEST(HandedOver, OtherFilesAreNoControlSockets) {
 
 TEST(HandedOver, MemoryFileIsEmpty) {
     const UniqueFd file(memfd_create("any", MFD_CLOEXEC));
-    EXPECT_TRUE(is_empty_memory_file(file.get()));
+    EXPECT_TRUE(is_empty_memory_file(file.get()).value());
     ASSERT_EQ(write(file.get(), "x", 1), 1);
-    EXPECT_FALSE(is_empty_memory_file(file.get()));
+    EXPECT_FALSE(is_empty_memory_file(file.get()).value());
 }
 
 TEST(HandedOver, OtherFilesAreNoMemoryFiles) {
@@ -55,7 +55,7 @@ TEST(HandedOver, OtherFilesAreNoMemoryFiles) {
     const UniqueFd null(open("/dev/null", O_RDWR));
     const Pair packets(SOCK_SEQPACKET);
     for (const int fd : {on_tmpfs.get(), null.get(), packets.first.get(), -1}) {
-        EXPECT_FALSE(is_empty_memory_file(fd)) << fd;
+        EXPECT_FALSE(is_empty_memory_file(fd).value()) << fd;
     }
 }
 

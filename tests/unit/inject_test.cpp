@@ -9,12 +9,22 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstring>
+#include <stdexcept>
+
 #include "borrowed_child.h"
+#include "inject/tracer_thread.h"
 
 namespace echion::inject {
 namespace {
 
 using namespace test;
+
+TEST(Child, ThatHasEndedIsNotWaitedFor) {
+    Child child([] { return kGood; });
+    EXPECT_THROW(child.await_call(SYS_read), std::runtime_error);
+    EXPECT_EQ(child.wait(), kGood);
+}
 
 TEST(Borrow, BlockedReadGoesOn) {
     ReadingChild child;
@@ -100,6 +110,154 @@ TEST(Borrow, SignalInTheMeantimeIsDeliveredAfterwards) {
     EXPECT_TRUE(session->put_back(soon()));
     session->detach();
     EXPECT_EQ(child.wait(), kGood);
+}
+
+/// Borrows the child's thread for two calls, and calls `meanwhile` before each and behind them.
+template <typename Function>
+void borrow_beside(Hold& hold, const Function& meanwhile) {
+    auto session = PtraceSession::seize(hold.pid);
+    ASSERT_TRUE(session);
+    ASSERT_TRUE(session->interrupt(soon()));
+    ASSERT_TRUE(session->keep_call_undisturbed());
+    const auto context = session->save_context();
+    ASSERT_TRUE(context);
+    const arch::WayBack way = hold.place_way_back(*context);
+    ASSERT_TRUE(session->borrow(*context));
+    for (int call = 0; call < 2; ++call) {
+        meanwhile(call);
+        EXPECT_TRUE(session->run_system_call(hold.make_call(*context, way, SYS_getpid), soon()));
+    }
+    meanwhile(2);
+    EXPECT_TRUE(session->put_back(soon()));
+    session->detach();
+}
+
+void send_with_value(pid_t pid, int signal, int value) {
+    sigval content{};
+    content.sival_int = value;
+    ASSERT_EQ(sigqueue(pid, signal, content), 0);
+}
+
+bool is_from(const siginfo_t& info, pid_t sender, int value) {
+    return info.si_code == SI_QUEUE && info.si_pid == sender && info.si_value.sival_int == value;
+}
+
+// Signals of faults cannot be blocked while the thread is borrowed: what somebody has sent comes
+// later, with its sender and its value.
+TEST(Borrow, SentFaultKeepsWhatItSaysOfItsSender) {
+    static const pid_t parent = getpid();
+    for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) {
+        Pipe pipe;
+        Child child([&] {
+            static volatile int good = 0;
+            struct sigaction action {};
+            action.sa_sigaction = [](int, siginfo_t* info, void*) {
+                good = good + (is_from(*info, parent, 4711) ? 1 : 100);
+            };
+            action.sa_flags = SA_SIGINFO | SA_RESTART;
+            sigaction(signal, &action, nullptr);
+            char byte = 0;
+            return read(pipe.reading.get(), &byte, 1) == 1 && good == 1 ? kGood : 1;
+        });
+        child.await_call(SYS_read);
+        Hold hold(child.pid());
+        borrow_beside(hold, [&](int call) {
+            if (call == 0) {
+                send_with_value(child.pid(), signal, 4711);
+            }
+        });
+        ASSERT_EQ(write(pipe.writing.get(), "x", 1), 1);
+        EXPECT_EQ(child.wait(), kGood) << strsignal(signal);
+    }
+}
+
+TEST(Borrow, SentFaultThatTheProgramBlocksStaysPending) {
+    static const pid_t parent = getpid();
+    Pipe pipe;
+    Child child([&] {
+        sigset_t blocked;
+        sigemptyset(&blocked);
+        sigaddset(&blocked, SIGSEGV);
+        sigprocmask(SIG_SETMASK, &blocked, nullptr);
+        char byte = 0;
+        siginfo_t info{};
+        const timespec now{};
+        return read(pipe.reading.get(), &byte, 1) == 1 &&
+                       sigtimedwait(&blocked, &info, &now) == SIGSEGV && is_from(info, parent, 42)
+                   ? kGood
+                   : 1;
+    });
+    child.await_call(SYS_read);
+    Hold hold(child.pid());
+    borrow_beside(hold, [&](int call) {
+        if (call == 1) {
+            send_with_value(child.pid(), SIGSEGV, 42);
+        }
+    });
+    ASSERT_EQ(write(pipe.writing.get(), "x", 1), 1);
+    EXPECT_EQ(child.wait(), kGood);
+}
+
+TEST(Borrow, SentFaultSurvivesTheEndOfTheTracer) {
+    static const pid_t parent = getpid();
+    Pipe pipe;
+    Child child([&] {
+        static volatile int good = 0;
+        struct sigaction action {};
+        action.sa_sigaction = [](int, siginfo_t* info, void*) {
+            good = good + (is_from(*info, parent, 7) ? 1 : 100);
+        };
+        action.sa_flags = SA_SIGINFO | SA_RESTART;
+        sigaction(SIGSEGV, &action, nullptr);
+        char byte = 0;
+        return read(pipe.reading.get(), &byte, 1) == 1 && good == 1 ? kGood : 1;
+    });
+    child.await_call(SYS_read);
+    ASSERT_TRUE(run_as_tracer([&] {
+        Hold hold(child.pid());
+        auto session = PtraceSession::seize(child.pid());
+        ASSERT_TRUE(session);
+        ASSERT_TRUE(session->interrupt(soon()));
+        const auto context = session->save_context();
+        ASSERT_TRUE(context);
+        const arch::WayBack way = hold.place_way_back(*context);
+        ASSERT_TRUE(session->borrow(*context));
+        send_with_value(child.pid(), SIGSEGV, 7);
+        EXPECT_TRUE(session->run_system_call(hold.make_call(*context, way, SYS_getpid), soon()));
+        session->abandon();  // this thread's end lets go of it behind its call, on its way back
+    }));
+    child.await_call(SYS_read);
+    ASSERT_EQ(write(pipe.writing.get(), "x", 1), 1);
+    EXPECT_EQ(child.wait(), kGood);
+}
+
+TEST(Borrow, ProcessThatIsStoppedAndContinuedMeanwhileGoesOn) {
+    ReadingChild child;
+    Hold hold(child.pid());
+    borrow_beside(
+        hold, [&](int call) { ASSERT_EQ(kill(child.pid(), call == 0 ? SIGSTOP : SIGCONT), 0); });
+    const std::int64_t deadline_ns = soon();
+    char state = '?';
+    while ((state = read_process_info(child.pid())->state) != 'S' && monotonic_ns() < deadline_ns) {
+        ASSERT_NE(state, 'T') << "left stopped";
+        sched_yield();
+    }
+    EXPECT_EQ(child.finish(), kGood);
+}
+
+TEST(Borrow, ProcessThatIsStoppedMeanwhileStaysStopped) {
+    ReadingChild child;
+    Hold hold(child.pid());
+    borrow_beside(hold, [&](int call) {
+        if (call == 1) {
+            ASSERT_EQ(kill(child.pid(), SIGSTOP), 0);
+        }
+    });
+    siginfo_t info{};
+    ASSERT_EQ(waitid(P_PID, static_cast<id_t>(child.pid()), &info, WSTOPPED | WNOWAIT), 0);
+    EXPECT_EQ(info.si_code, CLD_STOPPED);
+    ASSERT_EQ(kill(child.pid(), SIGCONT), 0);
+    EXPECT_EQ(child.finish(), kGood);
 }
 
 // The stub unblocks a signal while it is in the C library: one that comes then, and has not been

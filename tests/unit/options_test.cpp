@@ -75,7 +75,8 @@ TEST(Options, EndWhereTheCommandBegins) {
     EXPECT_THAT(accepted({"-c", "--", "-odd-name", "--", "-i"}).command,
                 ElementsAre("-odd-name", "--", "-i"));
     EXPECT_THAT(accepted({"python", "--", "x"}).command, ElementsAre("python", "--", "x"));
-    EXPECT_THAT(accepted({"-o", "-", "cmd"}).command, ElementsAre("cmd"));
+    EXPECT_THAT(accepted({"-o", "./-", "cmd"}).command, ElementsAre("cmd"));
+    EXPECT_EQ(accepted({"-o", "-", "-p", "12"}).output, "-");
     EXPECT_EQ(accepted({"-o", "--", "cmd"}).output, "--");
     EXPECT_EQ(accepted({"-o", "-c", "cmd"}).output, "-c");
 }

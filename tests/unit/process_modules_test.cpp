@@ -72,6 +72,19 @@ TEST(ForEachMappedRange, FindsMemoryOfThisProcess) {
     munmap(own, static_cast<std::size_t>(page));
 }
 
+TEST(ForEachMappedRange, BeginsAnOpenMapAnewEachTime) {
+    const auto map = open_proc_file(kOwnThread, "maps");
+    ASSERT_TRUE(map);
+    for (int look = 0; look < 2; ++look) {
+        bool is_found = false;
+        ASSERT_TRUE(for_each_mapped_range(*map, [&](const MappedRange& range) {
+            is_found = range.contains(Address(reinterpret_cast<std::uintptr_t>(&look)));
+            return !is_found;
+        }));
+        EXPECT_TRUE(is_found);
+    }
+}
+
 TEST(ForEachMappedRange, NoSuchProcessIsASystemError) {
     const auto status = for_each_mapped_range(0x3fffffff, [](const MappedRange&) { return true; });
     ASSERT_FALSE(status);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <utility>
 
 namespace echion::inject {
 namespace {
@@ -51,7 +52,7 @@ class StackRoom : public testing::Test {
 
     Stack stack_{4};
     std::uintptr_t thread_ = stack_.address(4 * kPageBytes - 64);
-    MapLookup map_{getpid()};
+    MapLookup map_ = std::move(*MapLookup::open(getpid()));
 };
 
 TEST_F(StackRoom, IsThereInAThreadsOwnStack) {
@@ -95,7 +96,9 @@ TEST_F(StackRoom, IsBoundedByAnAlternateStack) {
 
 TEST(MapLookup, TellsWhatIsMapped) {
     const Stack stack(1);
-    MapLookup map(getpid());
+    auto opened = MapLookup::open(getpid());
+    ASSERT_TRUE(opened);
+    MapLookup& map = *opened;
     const auto found = map.find(Address(stack.address(100)));
     ASSERT_TRUE(found);
     EXPECT_EQ(found->start.value(), stack.address(0));

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <thread>
 
 #include "borrowed_child.h"
@@ -73,6 +74,40 @@ TEST(ThreadDescriptors, AreOnlyThoseOfTheTargetsThreads) {
     }
     EXPECT_EQ(child.finish(), kGood);
     EXPECT_FALSE(ThreadDescriptors::open(*target, child.pid()));
+}
+
+/// In the middle of an exec the kernel shows less of a process, and at its end as well: that is no
+/// refusal.
+TEST(TargetIdentity, ProcessThatExecutesWithoutPauseIsNotTakenForOneThatMayNotBeLookedAt) {
+    Child child([] {
+        execl("/bin/sh", "sh", "-c", "exec /bin/sh -c \"$0\" \"$0\"",
+              "exec /bin/sh -c \"$0\" \"$0\"", nullptr);
+        return 1;
+    });
+    for (int i = 0; i < 1000; ++i) {
+        const auto target = TargetIdentity::hold(child.pid());
+        ASSERT_TRUE(target || target.error().kind == ErrorKind::kRefused)
+            << target.error().what << " " << target.error().system_errno;
+    }
+}
+
+TEST(TargetIdentity, ProcessThatEndsIsNotTakenForOneThatMayNotBeLookedAt) {
+    for (int i = 0; i < 300; ++i) {
+        Pipe go;
+        Child child([&] {
+            char byte = 0;
+            return read(go.reading.get(), &byte, 1) == 1 ? kGood : 1;
+        });
+        ASSERT_EQ(write(go.writing.get(), "x", 1), 1);
+        while (true) {
+            const auto target = TargetIdentity::hold(child.pid());
+            if (!target) {
+                ASSERT_EQ(target.error().system_errno, ESRCH) << target.error().what;
+                break;
+            }
+        }
+        EXPECT_EQ(child.wait(), kGood);
+    }
 }
 
 TEST(TargetIdentity, AnotherProgramIsNotTheSame) {

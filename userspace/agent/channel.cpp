@@ -58,6 +58,9 @@ ssize_t receive_packet(int fd, void* packet, std::size_t size_bytes, int flags) 
     return recvmsg(fd, &message, flags);
 }
 
+// How long a knock waits for room in the rendezvous' queue; the program may wait for it.
+constexpr std::int64_t kQueueNs = kNanosPerSecond / 2;
+
 /// False when that is refused.
 bool sleep_for(const timespec& time) {
     const int error = clock_nanosleep(CLOCK_MONOTONIC, 0, &time, nullptr);
@@ -115,8 +118,17 @@ Result<UniqueFd> Rendezvous::knock(bool has_own_table) const {
     rights->cmsg_len = CMSG_LEN(sizeof(int));
     const int fd = other.get();
     std::memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
-    if (sendmsg(fd_, &packet, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
-        return fail(ErrorKind::kSystem, "send the control channel", errno);
+    // Where many programs begin at a time, their knocks may fill the queue for a moment.
+    const std::int64_t deadline_ns = monotonic_ns() + kQueueNs;
+    while (sendmsg(fd_, &packet, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        const int cause = errno;
+        const std::int64_t left_ns = deadline_ns - monotonic_ns();
+        const timespec patience = make_timespec(left_ns);
+        pollfd room{fd_, POLLOUT, 0};
+        if (cause != EINTR && (cause != EAGAIN || left_ns <= 0 ||
+                               (ppoll(&room, 1, &patience, nullptr) < 0 && errno != EINTR))) {
+            return fail(ErrorKind::kSystem, "send the control channel", cause);
+        }
     }
     return own;
 }

@@ -13,15 +13,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "base/close_range.h"
 #include "platform/linux/proc_file.h"
-
-// From Linux 5.9 on; older headers lack them (include/uapi/linux/close_range.h).
-#ifndef SYS_close_range
-#define SYS_close_range 436
-#endif
-#ifndef CLOSE_RANGE_UNSHARE
-#define CLOSE_RANGE_UNSHARE (1U << 1)
-#endif
 
 namespace echion::agent {
 namespace {

@@ -49,7 +49,7 @@ class StackDump {
     /// Gives the signal back to whom it belonged, if it is still ours. Any state; nothing is left.
     void stop();
 
-    /// Writes a dump if one has been asked for. Takes a millisecond or a few, and up to a second
+    /// Writes a dump if one has been asked for. Takes a millisecond or a few, and up to two seconds
     /// when standard error takes nothing.
     void serve();
     /// Has the calling thread, which has it blocked, told of each request by SIGIO from now on.

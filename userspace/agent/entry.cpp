@@ -53,14 +53,16 @@ struct Agent {
     std::atomic<int> channel_fd{-1};
     SocketId channel_id;  // written before channel_fd
     std::atomic<bool> handles_fork{false};
-    FutexWord start{0};  // Start, of the threads that are being made
+    FutexWord start{0};  // Start, of the threads that are being made; of one start at a time
     std::atomic<int> start_error{0};
     // Of an IoThread that waits for its sampler, which is made apart.
     std::atomic<Assignment*> waiting{nullptr};
 };
 Agent g_agent;
 
-enum Start : std::uint32_t { kStarting, kStarted };
+/// Who says last how a start has gone: the IoThread, to the thread that waits for it, or that
+/// thread, which waits no longer. Only from kStarting to another one.
+enum Start : std::uint32_t { kStarting, kStarted, kUnattended };
 enum Sampler : std::uint32_t { kNoneYet, kMade, kNotMade };
 
 /// What both threads work with. Lies in a mapping of its own, which the IoThread ends.
@@ -134,6 +136,7 @@ void sample(Assignment& assignment) {
         leave_descriptor_table(is_launch ? assignment.rendezvous.fd() : assignment.control_fd,
                                is_launch);
     assignment.has_own_table.store(has_own_table);
+    assignment.io.set_own_table(has_own_table);
     auto socket = open_channel(assignment, has_own_table);
     if (!socket) {
         return;
@@ -164,9 +167,59 @@ void* sampler_main(void* argument) {
     return nullptr;
 }
 
-void tell_start(int error) {
+/// Tells who waits for the start how it has gone. False if nobody does any more. An error is the
+/// waiting one's from then on: the channel or the rendezvous, and the end of this start. Another
+/// start may begin as soon as it is told.
+bool tell_start(int error) {
     g_agent.start_error.store(error);
-    set_and_wake(g_agent.start, kStarted);
+    std::uint32_t expected = kStarting;
+    if (!g_agent.start.compare_exchange_strong(expected, kStarted)) {
+        return false;
+    }
+    wake_all(g_agent.start);
+    return true;
+}
+
+/// Waits for that. 0 or an errno; 0 also when the start takes longer.
+int await_start(std::int64_t timeout_ns) {
+    std::uint32_t expected = kStarting;
+    if (!wait_while(g_agent.start, kStarting, timeout_ns) &&
+        g_agent.start.compare_exchange_strong(expected, kUnattended)) {
+        return 0;
+    }
+    return g_agent.start_error.load();
+}
+
+/// Nothing of a start that has failed is left.
+void forget_start() {
+    g_agent.channel_fd.store(-1);
+    g_agent.is_active.store(false);
+}
+
+Error thread_failure(int error) {
+    return {ErrorKind::kNoSpace, error, "the agent's threads cannot be made (ulimit -u, -v, -d)"};
+}
+
+/// Tells the program at the other end why there is no sampler.
+void report_failure(const Rendezvous& rendezvous, int error) {
+    if (auto socket = rendezvous.knock(false)) {
+        Channel(std::move(*socket), false).send_failed(thread_failure(error));
+    }
+}
+
+/// The same when nobody waits any more who could: of a launch, or of an attachment whose channel
+/// has been taken over and has to be closed, unless the program has closed it.
+void report_late_failure(const Assignment& assignment, int error) {
+    if (assignment.rendezvous.is_there()) {
+        report_failure(assignment.rendezvous, error);
+        return;
+    }
+    UniqueFd given(g_agent.channel_fd.exchange(-1));
+    if (!is_socket(given.get(), g_agent.channel_id)) {
+        (void)given.release();
+        return;
+    }
+    Channel(std::move(given), false).send_failed(thread_failure(error));
 }
 
 /// Attributes of the agent's threads.
@@ -212,7 +265,7 @@ int make_sampler(Assignment& assignment) {
 bool await_sampler(Assignment& assignment) {
     if (assignment.is_apart) {
         g_agent.waiting.store(&assignment);
-        tell_start(0);
+        (void)tell_start(0);
         wait_while(assignment.sampler_state, kNoneYet);
         if (assignment.sampler_state.load() == kMade) {
             return true;
@@ -221,10 +274,9 @@ bool await_sampler(Assignment& assignment) {
         return false;
     }
     const int error = make_sampler(assignment);
-    if (error != 0) {
-        g_agent.channel_fd.store(-1);
-        g_agent.is_active.store(false);
-        tell_start(error);
+    if (error != 0 && !tell_start(error)) {
+        report_late_failure(assignment, error);
+        forget_start();
     }
     return error == 0;
 }
@@ -241,7 +293,7 @@ void* io_main(void* argument) {
         }
         assignment.io.wait_until_settled();
         close_given_channel(assignment);
-        tell_start(0);
+        (void)tell_start(0);
         assignment.io.serve();
         pthread_join(assignment.sampler, nullptr);
         leave_rendezvous(assignment);
@@ -291,8 +343,11 @@ int start_threads(const Fill& fill) {
     if (g_agent.is_active.exchange(true)) {
         return EBUSY;
     }
-    if (!g_agent.handles_fork.exchange(true)) {
-        pthread_atfork(nullptr, nullptr, handle_fork_in_child);
+    if (!g_agent.handles_fork.exchange(true) &&
+        pthread_atfork(nullptr, nullptr, handle_fork_in_child) != 0) {
+        g_agent.handles_fork.store(false);
+        g_agent.is_active.store(false);
+        return ENOMEM;
     }
     auto memory = Mapping::make_anonymous(sizeof(Assignment));
     if (!memory) {
@@ -317,15 +372,13 @@ int start_threads(const Fill& fill) {
         const BlockedSignals blocked;
         result = pthread_create(&thread, attributes.get(), io_main, assignment);
     }
-    if (result != 0) {
-        g_agent.channel_fd.store(-1);
-        g_agent.is_active.store(false);
-        return result;
+    if (result == 0) {
+        (void)memory->release();  // the thread's now
+        // A sampler that is made apart has nothing to settle, but needs an IoThread that has begun.
+        result = await_start(is_apart ? -1 : kSettlingNs);
     }
-    (void)memory->release();  // the thread's now
-    // A sampler that is made apart has nothing to settle, but needs an IoThread that has begun.
-    if (wait_while(g_agent.start, kStarting, is_apart ? -1 : kSettlingNs)) {
-        result = g_agent.start_error.load();
+    if (result != 0) {
+        forget_start();
     }
     return result;
 }
@@ -375,15 +428,6 @@ bool is_python(std::optional<cpython::LocatedRuntime>& found) {
         found.emplace(located);
     }
     return status || status.error().kind != ErrorKind::kNotPython;
-}
-
-/// Tells the program at the other end why there is no sampler.
-void report_failure(const Rendezvous& rendezvous, int error) {
-    if (auto socket = rendezvous.knock(false)) {
-        Channel(std::move(*socket), false)
-            .send_failed({ErrorKind::kNoSpace, error,
-                          "the agent's threads cannot be made (ulimit -u, -v, -d)"});
-    }
 }
 
 __attribute__((constructor)) void on_load() {

@@ -40,10 +40,15 @@ inline bool wait_while(FutexWord& word, std::uint32_t value, std::int64_t timeou
     return true;
 }
 
+/// Wakes all who wait for `word`. It need not be there any more.
+inline void wake_all(FutexWord& word) {
+    syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
 /// Sets `word` and wakes all who wait for it.
 inline void set_and_wake(FutexWord& word, std::uint32_t value) {
     word.store(value);
-    syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+    wake_all(word);
 }
 
 }  // namespace echion::agent

@@ -2,11 +2,15 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "agent/futex.h"
+#include "base/unique_fd.h"
 
 namespace echion::agent {
 
@@ -19,17 +23,31 @@ namespace echion::agent {
 ///     settle() ─────────────────────────────► wait_until_settled()
 ///     write_error(), is_terminal() ◄────────► serve()
 ///     end() ────────────────────────────────► serve() returns
+///
+/// Standard error is not to be waited for, and its open file is the program's, so that O_NONBLOCK
+/// may not be set on it:
+///
+///     a file                                  written to by this thread
+///     a socket                                likewise, with MSG_DONTWAIT
+///     a pipe, a FIFO, a terminal              opened anew by the sampler, in its own table, with
+///                                             O_NONBLOCK
+///     one that may not be opened anew         written to by this thread when it polls as writable.
+///     (another user's, no table of its own,   Should another writer fill it in between, this
+///     a seccomp filter)                       thread sleeps until it takes something; the sampler
+///                                             waits two seconds at most, and leaves without it.
 class IoThread {
   public:
     // For the sampler.
 
     /// Says that the agent's descriptors are where they stay. Any number of calls.
     void settle() { set_and_wake(is_settled_, 1); }
+    /// The calling thread has a descriptor table of its own.
+    void set_own_table(bool has_own_table) { has_own_table_ = has_own_table; }
     /// Writes to the program's standard error. False when that has taken nothing for too long (a
     /// full pipe, a terminal after Ctrl-S), is closed or fails.
     bool write_error(std::string_view text);
     /// Whether the program's standard error is a terminal.
-    bool is_terminal() { return ask(kAskTerminal); }
+    bool is_terminal() { return ask(kAskKind) == kTerminal; }
     /// No more will be asked: this thread may go once the sampler has.
     void end();
     /// CPU time that it has used.
@@ -44,14 +62,25 @@ class IoThread {
     void serve();
 
   private:
-    enum Request : std::uint32_t { kNone, kWrite, kAskTerminal, kEnd };
+    enum Request : std::uint32_t { kNone, kWrite, kAskKind, kEnd };
+    /// Of standard error.
+    enum Kind : int { kUnknown, kFile, kSocket, kPipe, kTerminal };
 
-    bool ask(Request request);
+    // For the sampler.
+    std::optional<int> ask(Request request);
+    [[nodiscard]] UniqueFd open_anew(int kind) const;
+    // For the thread itself.
+    int find_kind();
+    [[nodiscard]] int write_piece() const;
 
     FutexWord is_settled_{0};
     FutexWord request_{kNone};
-    std::string_view text_;  // of a request, as is the answer
-    bool answer_ = false;
+    // Of a request: the sampler's while it is kNone.
+    std::array<char, 4096> piece_;
+    std::size_t piece_bytes_ = 0;
+    int answer_ = 0;
+    int kind_ = kUnknown;
+    bool has_own_table_ = false;  // the sampler
     std::atomic<pid_t> tid_{0};
 };
 

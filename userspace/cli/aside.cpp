@@ -9,6 +9,7 @@
 
 #include <cerrno>
 
+#include "base/close_range.h"
 #include "base/unique_fd.h"
 #include "cli/message.h"
 #include "cli/modes.h"

@@ -7,6 +7,7 @@
 #include <link.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
@@ -26,10 +28,12 @@
 #include "cli/injecting.h"
 #include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
+#include "cli/memory_limits.h"
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/sampling.h"
 #include "cli/stall_watch.h"
+#include "cli/tick_timers.h"
 #include "cli/where_target.h"
 #include "inject/loader.h"
 #include "inject/refusal.h"
@@ -117,6 +121,24 @@ std::string name_agent(const std::vector<std::byte>& bytes) {
     return fmt::format("echion-agent-{}-{:016x}", ECHION_VERSION, hash);
 }
 
+/// Whether the target may map no more. pthread_create() says EAGAIN, the dynamic loader says it in
+/// words.
+bool lacks_memory(const inject::InjectFailure& failure) {
+    const int cause = failure.error.system_errno;
+    const bool is_own = std::string_view(failure.error.what) == "make a thread";
+    return cause == ENOMEM || (cause == EAGAIN && !is_own) ||
+           failure.text.find("annot allocate memory") != failure.text.npos ||
+           failure.text.find("failed to map segment") != failure.text.npos;
+}
+
+/// The limit that is behind a failure, with what to do; empty when none is.
+std::string explain_limit(pid_t pid, const inject::InjectFailure& failure) {
+    if (failure.error.system_errno == EFBIG) {
+        return " (echion's own limit on file sizes: see ulimit -f)";
+    }
+    return lacks_memory(failure) ? explain_memory_limits(pid) : "";
+}
+
 /// How long an injection that has been cancelled may take to end.
 constexpr std::uint64_t kGraceNs = 3'000'000'000;
 
@@ -148,7 +170,8 @@ class Attach {
     std::unique_ptr<Sampling> sampling_;
     std::unique_ptr<Injecting> injecting_;
     std::optional<Timer> patience_timer_;
-    int signal_ = 0;  // that came before the agent was in
+    int signal_ = 0;         // that came before the agent was in
+    int ending_signal_ = 0;  // that ended sampling, or kept it from beginning
     UniqueFd pidfd_;
     bool is_good_ = false;
 };
@@ -179,6 +202,10 @@ Status Attach::prepare() {
 
 void Attach::on_signal(int number) {
     if (!injecting_) {
+        if (!sampling_->is_stopping()) {
+            ending_signal_ = number;
+            sampling_->leave_nothing_empty();
+        }
         sampling_->stop();
         sampling_->hurry(true);
     } else if (std::exchange(signal_, number) == 0) {
@@ -194,7 +221,30 @@ void Attach::on_no_patience() {
         fmt::format("interrupted while looking at {}; it goes on", inject::describe_process(pid_)));
 }
 
+/// A limit on open files that is never felt.
+constexpr rlim_t kManyFiles = 512;
+
+/// Whether an attachment will find the descriptors that it needs, of which it opens some when the
+/// target is stopped.
+Status check_descriptors() {
+    constexpr int kNeeded = 16;
+    std::vector<UniqueFd> taken;
+    for (int i = 0; i < kNeeded; ++i) {
+        taken.emplace_back(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0));
+        if (!taken.back()) {
+            return fail(ErrorKind::kSystem, "open what an attachment needs", errno);
+        }
+    }
+    return {};
+}
+
 Status Attach::begin_injection() {
+    if (rlimit limit{}; getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < kManyFiles) {
+        kernel_->settle();  // it is not to open its own when they have been counted
+    }
+    if (auto status = check_descriptors(); !status) {
+        return status;
+    }
     inject::InjectLimits limits;
     limits.allow_unknown_seccomp = options_.allow_seccomp;
     auto started = Injecting::start(*loop_, pid_, limits, agent_, name_agent(agent_),
@@ -224,9 +274,14 @@ void Attach::on_injected() {
     auto channel = injection ? Channel::adopt(ForeignFd(std::move(injection->channel)))
                              : Result<Channel>(tl::unexpected(injection.error().error));
     if (!injection) {
-        say("{}", make_printable(injection.error().text));
+        const inject::InjectFailure& failure = injection.error();
+        say("{}{}", make_printable(failure.text), explain_limit(pid_, failure));
     } else if (!channel) {
         say("process {} handed out something else than its control socket", pid_);
+    }
+    if (channel && signal_ != 0) {
+        say("interrupted before the first sample of {}: there is no profile; it goes on",
+            inject::describe_process(pid_));
     }
     if (!channel || signal_ != 0) {
         sampling_->on_finished({});
@@ -313,8 +368,7 @@ int Attach::run() {
     auto sampling = Sampling::make(*loop_, options_, *kernel_, pid_);
     if (!sampling) {
         if (sampling.error().kind != ErrorKind::kRefused) {
-            say("cannot write {}: {}", expand_output(options_.output, pid_),
-                describe(sampling.error()));
+            say("cannot start: {}", describe(sampling.error()));
         }
         return kExitFailure;
     }
@@ -343,6 +397,9 @@ int Attach::run() {
     if (signal_ != 0) {
         return kExitSignalBase + signal_;
     }
+    if (ending_signal_ != 0 && is_good_ && !sampling_->has_samples()) {
+        return kExitSignalBase + ending_signal_;
+    }
     return is_good_ ? 0 : kExitFailure;
 }
 
@@ -355,6 +412,7 @@ int run_attach(const Options& options) {
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     sigprocmask(SIG_BLOCK, &child, nullptr);
+    raise_file_limit();
     return Attach(options).run();
 }
 

@@ -32,7 +32,8 @@ void take_ancillary(cmsghdr& item, Packet& packet) {
     } else if (item.cmsg_type == kPidfd) {
         int fd = -1;
         std::memcpy(&fd, CMSG_DATA(&item), sizeof(fd));
-        packet.sender_has_gone = fd < 0;  // an errno: the process was not there any more
+        // An errno: the process was not there any more, unless it speaks of this one.
+        packet.sender_has_gone = fd < 0 && fd != -EMFILE && fd != -ENFILE && fd != -ENOMEM;
         packet.sender_pidfd.reset(fd < 0 ? -1 : fd);
     }
 }
@@ -145,7 +146,11 @@ Result<std::optional<Packet>> Channel::receive() {
             take_ancillary(*item, packet);
         }
     }
-    if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 || packet.fds.size() > kMaxReceivedFds) {
+    if ((header.msg_flags & MSG_CTRUNC) != 0) {
+        // There is room for all that can come: only the limit on descriptors cuts it.
+        return fail(ErrorKind::kSystem, "take in the agent's descriptors", EMFILE);
+    }
+    if ((header.msg_flags & MSG_TRUNC) != 0 || packet.fds.size() > kMaxReceivedFds) {
         return fail(ErrorKind::kProtocol, "the agent sent a message that is too large");
     }
     if (size == 0 && packet.fds.empty()) {

@@ -65,8 +65,9 @@ class Channel {
     Status send(const void* message, std::size_t size_bytes, std::span<const int> fds = {});
 
     /// The next packet; nothing when there is none now. kSystem with ECONNRESET when the other side
-    /// has hung up and everything has been read, kProtocol for a packet that is too large or brings
-    /// too many descriptors.
+    /// has hung up and everything has been read, with EMFILE when this process may open no more of
+    /// what it brings (the packet is gone); kProtocol for a packet that is too large or brings too
+    /// many descriptors.
     Result<std::optional<Packet>> receive();
 
     /// Whether a message has come that has not been received.

@@ -47,8 +47,8 @@ Finding examine_bpf() {
         finding.verdict = Verdict::kNo;
         finding.detail = why.text().substr(0, why.text().find("; remedy:"));
         finding.cost =
-            "CPU time comes from thread clocks and idle threads are read again at each "
-            "tick: less exact, and more of it";
+            "-c reads the CPU clock of each thread at every tick: that is less exact and costs "
+            "more, and threads that begin and end between two ticks are not told apart";
         finding.remedy = why.remedy;
     }
     return finding;
@@ -176,10 +176,10 @@ Finding judge_perf(const PerfAttempts& attempts, const Privileges& privileges) {
         finding.verdict = Verdict::kNo;
     }
     finding.cost =
-        "ticks come from sleeping until the next one is due: later, and also while "
-        "nothing runs";
+        "the sampler's own clock makes the ticks: they come a little late, and come also while no "
+        "thread runs";
     if (finding.verdict == Verdict::kLimited) {
-        finding.cost += "; but for -c";
+        finding.cost += "; -c still has perf events, for processes of your own";
     }
     return finding;
 }

@@ -140,7 +140,6 @@ Result<Signals> Signals::make(EventLoop& loop, const sigset_t& signals, Handler 
 Signals::~Signals() {
     if (fd_) {
         loop_->remove(source_);
-        sigprocmask(SIG_SETMASK, &original_mask_, nullptr);
     }
 }
 

@@ -73,7 +73,8 @@ class Timer {
 /// and a command still inherits the dispositions that this program was started with.
 sigset_t with_failed_writes(std::span<const int> signals);
 
-/// The program's signals as events. Blocks them while it lives.
+/// The program's signals as events. Blocks them for good: one that comes when the run has ended
+/// does not change its status, nor does one that a failed write left behind (SIGXFSZ).
 class Signals {
   public:
     using Handler = std::function<void(const signalfd_siginfo&)>;

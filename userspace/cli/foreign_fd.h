@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <utility>
 
 #include "base/unique_fd.h"
@@ -26,9 +27,11 @@ class ForeignFd {
 
     [[nodiscard]] int get() const { return fd_.get(); }
     [[nodiscard]] explicit operator bool() const { return static_cast<bool>(fd_); }
-    /// Has it closed. Returns at once. Of more than a few that do not come to close, the rest stays
-    /// open until this program ends.
+    /// Has it closed. Returns at once. Where many do not come to close, the user is told, once, and
+    /// the others wait for one of them to.
     void reset();
+    /// How many wait in this program.
+    static std::size_t count_waiting();
 
   private:
     UniqueFd fd_;

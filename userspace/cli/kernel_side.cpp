@@ -11,6 +11,7 @@
 #include <array>
 #include <cstring>
 
+#include "base/clock.h"
 #include "cli/kernel_clock.h"
 #include "cli/message.h"
 #include "cli/tick_timers.h"
@@ -58,15 +59,6 @@ control::Armed make_answer(std::uint64_t interval_ns) {
     return answer;
 }
 
-/// Whether a process that something could not be had for has ended: then nothing is to be said.
-/// `waits`: a little, for one whose threads are ending.
-bool has_ended(pid_t pid, bool waits) {
-    constexpr int kLastMomentsMs = 200;
-    const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-    pollfd entry{process.get(), POLLIN, 0};
-    return process ? poll(&entry, 1, waits ? kLastMomentsMs : 0) == 1 : errno == ESRCH;
-}
-
 /// Why a process is not ticked, with the remedy if there is one.
 std::string explain(pid_t pid, const Error& error) {
     if (!may_signal(pid)) {
@@ -81,6 +73,23 @@ std::string explain(pid_t pid, const Error& error) {
 }
 
 }  // namespace
+
+/// Whether a process that something could not be had for has ended: then nothing is to be said.
+/// `waits`: a little, for one whose threads are ending; in all so long that processes which want to
+/// be waited for do not make the program deaf.
+bool KernelSide::has_ended(pid_t pid, bool waits) {
+    constexpr std::int64_t kLastMomentsNs = 200'000'000;
+    const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    if (!process) {
+        return errno == ESRCH;
+    }
+    pollfd entry{process.get(), POLLIN, 0};
+    const std::int64_t since_ns = monotonic_ns();
+    const std::int64_t may_wait_ns = waits ? std::min(kLastMomentsNs, patience_ns_) : 0;
+    const bool is_over = poll(&entry, 1, static_cast<int>(may_wait_ns / 1'000'000)) == 1;
+    patience_ns_ -= std::min(patience_ns_, monotonic_ns() - since_ns);
+    return is_over;
+}
 
 KernelSide::KernelSide(const Options& options) : options_(options) {
     if (options.engine == Engine::kPerf) {
@@ -203,7 +212,7 @@ tl::expected<std::vector<ExtraFd>, std::string> KernelSide::watch(const AgentPro
     }
     if (!target) {
         const std::string why = describe(target.error());
-        if (has_ended(pid, is_insisted_on())) {
+        if (has_ended(pid, is_insisted_on() || target.error().system_errno == ESRCH)) {
             return {};
         }
         if (is_insisted_on()) {
@@ -241,10 +250,15 @@ tl::expected<control::Armed, std::string> KernelSide::arm(const AgentProcess& pr
             least_interval_ns_ == 0 ? interval_ns : std::min(least_interval_ns_, interval_ns);
         return *answer;
     }
+    const Error& cause = checked ? answer.error() : checked.error();
+    const bool is_missing = cause.kind == ErrorKind::kProtocol || cause.system_errno == ESRCH;
+    if (is_missing && has_ended(pid, true)) {
+        forget(pid);
+        return tl::unexpected(std::string());  // what is missing went with it
+    }
     if (!checked || answer.error().kind == ErrorKind::kProtocol) {
         forget(pid);
-        const Error& error = checked ? answer.error() : checked.error();
-        return tl::unexpected(error.system_errno == ESRCH ? "" : describe(error));
+        return tl::unexpected(cause.system_errno == ESRCH ? "" : describe(cause));
     }
     control::Armed refused = make_answer(options_.interval_ns);
     refused.system_errno = answer.error().system_errno;

@@ -92,6 +92,7 @@ class KernelSide {
         return options_.engine == Engine::kBpf || options_.engine == Engine::kPerf;
     }
     tl::unexpected<std::string> refuse(const std::string& why);
+    bool has_ended(pid_t pid, bool waits);
     void try_perf() const;
     Result<control::Armed> arm_bpf(pid_t pid, const control::Arm& request);
     Result<control::Armed> arm_perf(pid_t pid, const control::Arm& request);
@@ -102,6 +103,7 @@ class KernelSide {
     std::int64_t least_interval_ns_ = 0;  // of all that has been armed; 0: nothing
     std::int64_t lowered_rate_ = 0;
     std::uint64_t refusals_ = 0;
+    std::int64_t patience_ns_ = 2'000'000'000;  // what is left of it for has_ended()
     // Filled by settle().
     mutable std::future<Loaded> loading_;
     mutable std::unique_ptr<BpfSession> bpf_;

@@ -25,6 +25,7 @@
 #include "cli/modes.h"
 #include "cli/program_facts.h"
 #include "cli/sampling.h"
+#include "cli/tick_timers.h"
 #include "stream/control.h"
 
 namespace echion::cli {
@@ -189,13 +190,14 @@ int Launch::run() {
         }
         return kExitFailure;
     }
-    // After the fork: the child may not come from a process of several threads.
+    // After the fork: the command keeps its limit, and may not come from a process of several
+    // threads.
+    raise_file_limit();
     kernel_.emplace(options_);
     auto sampling = Sampling::make(*loop_, options_, *kernel_, command_->pid());
     if (!sampling) {
         if (sampling.error().kind != ErrorKind::kRefused) {
-            say("cannot write {}: {}", expand_output(options_.output, command_->pid()),
-                describe(sampling.error()));
+            say("cannot start: {}", describe(sampling.error()));
         }
         command_->abandon();
         return kExitFailure;
@@ -283,6 +285,10 @@ void Launch::on_knock() {
         if (!packet) {
             if (packet.error().kind == ErrorKind::kProtocol) {
                 continue;  // one that is no agent's
+            }
+            if (packet.error().system_errno == EMFILE) {
+                sampling_->miss_agent(packet.error());
+                continue;
             }
             close_rendezvous();  // nobody is left that could knock
             return;

@@ -10,6 +10,7 @@
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/options.h"
+#include "cli/proc_check.h"
 
 namespace echion::cli {
 namespace {
@@ -34,6 +35,12 @@ int refuse_missing(const char* what) {
 }
 
 int run(const Options& options) {
+    const Looks looks =
+        options.attach_pid || options.where_pid ? Looks::kAtAnyProcess : Looks::kAtOwnChild;
+    if (const std::string why = explain_unusable_proc(looks); !why.empty()) {
+        say("{}", why);
+        return kExitFailure;
+    }
     if (options.doctor) {
         return run_doctor();
     }

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 
@@ -50,12 +52,27 @@ constexpr std::size_t kPieceBytes = 4096;
 constexpr int kPatienceMs = 1000;
 
 /// Whether standard error takes something: a full pipe or a stopped terminal must not keep this
-/// program from its signals.
+/// program from its signals. Any thread.
 bool has_room() {
-    static bool is_stuck = false;
+    static std::atomic<bool> is_stuck{false};  // as the last look of any thread found it
     pollfd entry{STDERR_FILENO, POLLOUT, 0};
-    is_stuck = poll(&entry, 1, is_stuck ? 0 : kPatienceMs) == 0;
-    return !is_stuck;
+    const bool has_none = poll(&entry, 1, is_stuck.load() ? 0 : kPatienceMs) == 0;
+    is_stuck.store(has_none);
+    return !has_none;
+}
+
+/// Where to look for the limit behind an errno that stands for one.
+std::string_view advise_on(int system_errno) {
+    switch (system_errno) {
+        case EMFILE:
+            return " (echion may open no more: see ulimit -n)";
+        case ENFILE:
+            return " (the machine has no more: see sysctl fs.file-max)";
+        case EFBIG:
+            return " (see ulimit -f)";
+        default:
+            return "";
+    }
 }
 
 }  // namespace
@@ -80,7 +97,8 @@ std::string describe(const Error& error) {
     if (error.system_errno == 0) {
         return error.what;
     }
-    return fmt::format("{}: {}", error.what, strerror(error.system_errno));
+    return fmt::format("{}: {}{}", error.what, strerror(error.system_errno),
+                       advise_on(error.system_errno));
 }
 
 std::string describe(const std::exception& error) {

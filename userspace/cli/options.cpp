@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "cli/message.h"
+#include "output/open_output.h"
 #include "stream/record.h"
 
 namespace echion::cli {
@@ -19,7 +20,7 @@ constexpr pid_t kMaxPid = 1 << 22;  // PID_MAX_LIMIT of a 64-bit kernel
 constexpr std::string_view kUsage =
     "echion [options] command [argument...]\n"
     "       echion [options] -p PID\n"
-    "       echion [-x TIME [-i TIME] [-c]] [--json] -w PID\n"
+    "       echion [-x TIME [-i TIME] [-c]] [--json] [--max-frames N] [-v] -w PID\n"
     "       echion --doctor";
 
 constexpr std::string_view kFooter =
@@ -89,8 +90,9 @@ void declare(CLI::App& app, Options& options, Words& words) {
     app.set_help_flag("-h,--help", "Show this help and exit");
     app.set_version_flag("-V,--version", "echion " ECHION_VERSION, "Show the version and exit");
     app.add_option("-i,--interval", words.interval,
-                   "Time between samples, in microseconds or with a unit, from 1us to 1h (default: "
-                   "1000)")
+                   fmt::format("Time between samples, in microseconds or with a unit, from 1us to "
+                               "1h (default: {}; with -x -w: {}ms)",
+                               kDefaultIntervalNs / 1'000, kDefaultFollowIntervalNs / 1'000'000))
         ->type_name("TIME");
     app.add_flag("-c,--cpu", options.cpu,
                  "Sample the threads that are on a CPU, and measure their CPU time");
@@ -102,9 +104,9 @@ void declare(CLI::App& app, Options& options, Words& words) {
                  "Planned: record the memory that Python objects allocate and do not free");
     app.add_flag("-n,--native", options.native, "Planned: include the frames of native code");
     app.add_option("-o,--output", words.output,
-                   fmt::format("File for the profile; %(pid) stands for the process id "
-                               "(default: {})",
-                               kDefaultOutput))
+                   fmt::format("File for the profile; %(pid) stands for the process id; with -p, "
+                               "{} is standard output (default: {})",
+                               output::kStandardOutput, kDefaultOutput))
         ->type_name("FILE");
     app.add_option("-p,--pid", words.attach_pid, "Sample the running process PID")
         ->type_name("PID");
@@ -115,20 +117,22 @@ void declare(CLI::App& app, Options& options, Words& words) {
         ->type_name("PID");
     app.add_flag("--json", options.json, "With -w: one JSON document on standard output");
     app.add_option("--max-frames", words.max_frames,
-                   fmt::format("Frames of one stack, counted from the leaf (default: {})",
-                               kDefaultMaxFrames))
+                   fmt::format("Frames of one stack, counted from the leaf, from 1 to {} (default: "
+                               "{})",
+                               stream::kMaxFrames, kDefaultMaxFrames))
         ->type_name("N");
     app.add_option(
            "--max-output", words.max_output,
            fmt::format("End sampling when the profile has so many bytes, such as 500M or 20G, "
-                       "or none for no limit (default: {}); a launched command goes on",
-                       format_size(kDefaultMaxOutputBytes)))
+                       "from {} on, or none for no limit (default: {}); a launched command goes on",
+                       format_size(kMinMaxOutputBytes), format_size(kDefaultMaxOutputBytes)))
         ->type_name("SIZE");
-    app.add_option("--max-memory", words.max_memory,
-                   fmt::format("Memory of this program for what the sampled processes tell of "
-                               "themselves; above it the largest of them is sampled no more "
-                               "(default: {})",
-                               format_size(kDefaultMaxMemoryBytes)))
+    app.add_option(
+           "--max-memory", words.max_memory,
+           fmt::format("Memory of this program for what the sampled processes tell of "
+                       "themselves, from {} on; above it the largest of them is sampled "
+                       "no more (default: {})",
+                       format_size(kMinMaxMemoryBytes), format_size(kDefaultMaxMemoryBytes)))
         ->type_name("SIZE");
     app.add_option("--engine", words.engine,
                    "What makes the ticks: bpf (kernel), perf (with -c: perf events), clock (own "
@@ -375,6 +379,10 @@ std::string find_contradiction(const Options& options, const Words& words) {
     }
     if (options.allow_seccomp && has_command) {
         return "--allow-seccomp goes with -p only";
+    }
+    if (has_command && options.output == output::kStandardOutput) {
+        return "-o - and a command cannot go together, as both would write to standard output: "
+               "name a file (./- is one of that name)";
     }
     if (options.where_pid) {
         const std::string_view idle = find_idle_option(options, words);

@@ -91,6 +91,10 @@ class Profile {
     /// How it went; for after the end.
     [[nodiscard]] Status status() const { return file_.status(); }
     [[nodiscard]] std::uint64_t left_bytes() const { return file_.left_bytes(); }
+    [[nodiscard]] std::uint64_t kept_bytes() const { return file_.kept_bytes(); }
+    [[nodiscard]] std::uint64_t appended_bytes() const { return file_.appended_bytes(); }
+    /// Whether writing has failed: what comes is dropped.
+    [[nodiscard]] bool has_failed() const { return file_.has_failed(); }
     /// begin_finish(), and waits.
     Status finish(bool even_empty, const KernelFigures& kernel, const CutFigures& cut = {});
 

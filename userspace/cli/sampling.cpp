@@ -1,5 +1,6 @@
 #include "cli/sampling.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -49,13 +50,17 @@ constexpr std::uint64_t kStopDeadlineNs = 2'000 * kMs;
 constexpr std::size_t kMaxAgents = 256;
 /// An agent says Hello at once; on a machine that is out of breath it may take a moment.
 constexpr std::int64_t kHelloDeadlineNs = 10 * kNanosPerSecond;
-/// So long may an agent in a Python that runs already take to its first sample.
-constexpr std::int64_t kStartDeadlineNs = 10 * kNanosPerSecond;
 /// Of a line of text for each frame that a stack may have: some ten times what is usual.
 constexpr std::size_t kLineBytesOfFrame = 1024;
 constexpr std::size_t kMinLineBytes = std::size_t{64} << 10;
 /// Lines about agents at fault: nobody reads more, and a program may make any number of such.
 constexpr std::uint64_t kMaxComplaints = 100;
+
+/// Whether all threads of a process are halted from outside, for as long as somebody likes.
+bool does_not_run(pid_t pid) {
+    const auto info = read_process_info(pid);
+    return (info && info->state == 'T') || is_frozen(pid);
+}
 
 }  // namespace
 
@@ -88,9 +93,11 @@ Sampling::Sampling(EventLoop& loop, const Options& options, KernelSide& kernel)
 Sampling::~Sampling() = default;
 
 Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options& options,
-                                                 KernelSide& kernel, pid_t pid_for_name) {
+                                                 KernelSide& kernel, pid_t pid_for_name,
+                                                 std::int64_t start_deadline_ns) {
     std::unique_ptr<Sampling> sampling(new Sampling(loop, options, kernel));
     Sampling* self = sampling.get();
+    self->start_deadline_ns_ = start_deadline_ns;
     const std::pair<std::optional<Timer>*, EventLoop::Handler> timers[] = {
         {&self->drain_timer_, [self] { self->drain_all(); }},
         {&self->exposure_timer_, [self] { self->end_exposure(); }},
@@ -115,7 +122,10 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
         return fail(ErrorKind::kRefused, "the engine asked for is refused");
     }
     if (auto status = sampling->open_profile(pid_for_name); !status) {
-        return tl::unexpected(status.error());
+        const std::string name = expand_output(options.output, pid_for_name);
+        say("cannot write {}: {}", name == output::kStandardOutput ? "standard output" : name,
+            describe(status.error()));
+        return fail(ErrorKind::kRefused, "the output cannot be written");
     }
     return sampling;
 }
@@ -151,7 +161,9 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd) {
     }
     auto process = AgentProcess::pin(pid, std::move(pidfd));
     if (!process) {
-        if (options_.verbose) {
+        if (process.error().system_errno != ESRCH) {
+            complain("process {} cannot be sampled: {}", pid, describe(process.error()));
+        } else if (options_.verbose) {
             say("process {} ended before its first sample", pid);
         }
         if (gone_handler_) {
@@ -200,12 +212,17 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd) {
     }
 }
 
+void Sampling::miss_agent(const Error& error) {
+    ++agents_seen_;
+    complain("a Python process is not sampled: {}", describe(error));
+}
+
 NeededRights Sampling::needed_rights() const {
     NeededRights needed;
     needed.bpf = kernel_.is_available();
     needed.perf_events = kernel_.is_available() || kernel_.has_perf_events();
-    needed.other_processes = true;  // whether their samplers still map their rings
-    needed.output = profile_->path();
+    needed.other_processes = true;  // where /proc hides them from others (hidepid)
+    needed.output = options_.output == output::kStandardOutput ? "" : profile_->path();
     return needed;
 }
 
@@ -274,7 +291,7 @@ void Sampling::begin_exposure() {
 }
 
 void Sampling::end_exposure() {
-    // Not without a sample, if one comes before kStartDeadlineNs.
+    // Not without a sample, if one comes before the start's deadline.
     exposure_over_ = true;
     if (first_sample_told_) {
         stop();
@@ -307,6 +324,9 @@ void Sampling::drain_all() {
         end_all_at_once();
     }
     note_stall(monotonic_ns());
+    if (profile_->has_failed()) {
+        stop();  // nobody will ever see more of it
+    }
     if (agents_.empty()) {
         drain_delay_ns_ = 0;  // nothing to look at until the next one comes
     } else {
@@ -338,7 +358,10 @@ void Sampling::note_stall(std::int64_t now_ns) {
         cut_.output_stalled_ns += static_cast<std::uint64_t>(now_ns - stalled_since_ns_);
     }
     stalled_since_ns_ = profile_->is_behind() && !agents_.empty() ? now_ns : 0;
-    if (profile_->waiting_bytes() == 0 || profile_->written_bytes() != seen_written_bytes_) {
+    // What has come since the last look has not waited yet, however long ago that look was.
+    const bool has_waited = std::exchange(seen_waiting_bytes_, profile_->waiting_bytes()) != 0 &&
+                            seen_waiting_bytes_ != 0;
+    if (!has_waited || profile_->written_bytes() != seen_written_bytes_) {
         seen_written_bytes_ = profile_->written_bytes();
         last_written_ns_ = now_ns;
     }
@@ -406,12 +429,17 @@ void Sampling::look_at_processes(std::int64_t now_ns) {
         if (session.state() == Session::State::kWaiting &&
             now_ns - agent->since_ns > kHelloDeadlineNs) {
             session.end_with("the agent has not said what it is");
+        } else if (exposure_over_ && session.state() == Session::State::kConfigured &&
+                   does_not_run(session.pid())) {
+            session.end_with(
+                "it has been stopped or frozen since it was attached to, and the time is over that "
+                "was asked for; let it go on (kill -CONT, docker unpause), and try again");
         } else if (options_.attach_pid && session.state() == Session::State::kConfigured &&
-                   now_ns - agent->since_ns > kStartDeadlineNs) {
+                   now_ns - agent->since_ns > start_deadline_ns_) {
             session.end_with(fmt::format(
                 "the agent has not begun to sample in {} s; is the process stopped, or does it get "
                 "no CPU time?",
-                kStartDeadlineNs / kNanosPerSecond));
+                start_deadline_ns_ / kNanosPerSecond));
         } else if (agent->process.is_pinned()) {
             const auto status = agent->process.check();
             if (!status && status.error().kind == ErrorKind::kRefused) {
@@ -571,7 +599,7 @@ void Sampling::finish() {
     // Python that ended before its first tick leaves a profile without samples; what is no Python,
     // or cannot be sampled, leaves none.
     kernel_.look_at_rate_limit();
-    profile_->begin_finish(agents_seen_ != 0 && complaints_ == 0,
+    profile_->begin_finish(agents_seen_ != 0 && complaints_ == 0 && leaves_empty_,
                            {kernel_.threads_refused(), kernel_.lowered_rate()}, cut_);
     if (!profile_->has_ended()) {
         if (auto source = loop_.add(profile_->ended_fd(), [this] { complete(); })) {
@@ -616,17 +644,30 @@ void Sampling::tell_cuts() const {
     }
 }
 
+/// What is missing in an output that could not be written to its end.
+std::string Sampling::tell_lost() const {
+    if (const std::uint64_t left = profile_->left_bytes(); left != 0) {
+        return fmt::format("; {} bytes of it were not written", left);
+    }
+    const std::uint64_t kept = profile_->kept_bytes();
+    if (!profile_->has_failed()) {
+        return "";
+    }
+    return fmt::format("; {} bytes of it are written, {} bytes are lost", kept,
+                       profile_->appended_bytes() - kept);
+}
+
 Outcome Sampling::write_summary() {
     const ProcessFigures& totals = profile_->totals();
     if (!profile_status_) {
-        const std::uint64_t left = profile_->left_bytes();
         say("the profile {} is not complete: {}{}", profile_->path(),
-            describe(profile_status_.error()),
-            left == 0 ? "" : fmt::format("; {} bytes of it were not written", left));
+            describe(profile_status_.error()), tell_lost());
         return Outcome::kNotWritten;
     }
     if (profile_->processes() == 0) {
-        if (agents_seen_ != 0 && complaints_ == 0) {
+        if (!leaves_empty_) {
+            say("sampling was ended before its first sample: there is no profile");
+        } else if (agents_seen_ != 0 && complaints_ == 0) {
             say("the profile is empty: {}", options_.attach_pid
                                                 ? "sampling was ended before its first sample"
                                                 : "Python ended before its first sample");

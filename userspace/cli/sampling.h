@@ -30,6 +30,9 @@ enum class Outcome {
     kNotWritten,     ///< The profile could not be written.
 };
 
+/// So long may an agent in a Python that runs already take to its first sample.
+constexpr std::int64_t kStartDeadlineNs = 10 * kNanosPerSecond;
+
 /// The sampling part of a run, for launch and attach alike: takes agents in as they come, drains
 /// their rings from the event loop, ends after the exposure time or when told to, and leaves a
 /// finished profile.
@@ -42,11 +45,12 @@ enum class Outcome {
 ///     write_summary()   what the user should know, on standard error
 class Sampling {
   public:
-    /// Opens the output; fails before anything else has happened if it cannot be written, or if
-    /// the kernel refuses what the options insist on, for the process to attach to or for all
-    /// (kRefused: the user has been told). `kernel` may still be loading, and must live longer.
-    static Result<std::unique_ptr<Sampling>> make(EventLoop& loop, const Options& options,
-                                                  KernelSide& kernel, pid_t pid_for_name);
+    /// Opens the output; fails before anything else has happened. kRefused: it cannot be written,
+    /// or the kernel refuses what the options insist on, for the process to attach to or for all;
+    /// the user has been told. `kernel` may still be loading, and must live longer.
+    static Result<std::unique_ptr<Sampling>> make(
+        EventLoop& loop, const Options& options, KernelSide& kernel, pid_t pid_for_name,
+        std::int64_t start_deadline_ns = kStartDeadlineNs);
     ~Sampling();
     Sampling(const Sampling&) = delete;
     Sampling& operator=(const Sampling&) = delete;
@@ -64,8 +68,15 @@ class Sampling {
     /// executed another program since. After stop() it is turned away, and so is one whose process
     /// has ended.
     void add_agent(Channel channel, pid_t pid, UniqueFd pidfd = {});
+    /// Tells of an agent that wanted to be taken in and could not be.
+    void miss_agent(const Error& error);
     /// Begins the end: all agents are told to stop. Once; any number of calls.
     void stop();
+
+    /// A profile without samples leaves no file, from here on. Before stop().
+    void leave_nothing_empty() { leaves_empty_ = false; }
+    /// After the end: whether there is a profile with samples of a process.
+    [[nodiscard]] bool has_samples() const { return profile_->processes() != 0; }
 
     /// What sampling needs from here on, until its end.
     [[nodiscard]] NeededRights needed_rights() const;
@@ -102,6 +113,7 @@ class Sampling {
     void give_up_output();
     void complete();
     void tell_cuts() const;
+    [[nodiscard]] std::string tell_lost() const;
     void stop_deserted();
     tl::expected<control::Armed, std::string> arm(const Agent& agent, const control::Arm& request);
     void after_event(Agent& agent);
@@ -132,6 +144,7 @@ class Sampling {
     std::function<void()> gone_handler_;
     std::function<void()> first_sample_handler_;
     Status profile_status_;
+    std::int64_t start_deadline_ns_ = kStartDeadlineNs;
     std::uint64_t agents_seen_ = 0;
     std::uint64_t complaints_ = 0;
     std::uint64_t drain_delay_ns_ = 0;
@@ -141,9 +154,11 @@ class Sampling {
     CutFigures cut_;
     std::int64_t stalled_since_ns_ = 0;  // 0: the output keeps up
     std::uint64_t seen_written_bytes_ = 0;
+    std::uint64_t seen_waiting_bytes_ = 0;
     std::int64_t last_written_ns_ = 0;  // when the output last took something, or had all
     std::int64_t ending_cpu_ns_ = 0;    // of this program, since stop(), for rings
     std::int64_t hurried_ns_ = 0;       // 0: nobody is in a hurry
+    bool leaves_empty_ = true;
     bool is_waiting_told_ = false;
     bool is_forced_ = false;
     bool is_finishing_ = false;

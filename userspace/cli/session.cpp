@@ -1,16 +1,15 @@
 #include "cli/session.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <cstring>
 #include <limits>
 #include <utility>
 
 #include "base/clock.h"
+#include "cli/memory_limits.h"
 #include "cli/message.h"
 #include "cpython/line_table.h"
-#include "platform/process_modules.h"
+#include "platform/process_info.h"
 #include "stream/record.h"
 
 namespace echion::cli {
@@ -46,6 +45,9 @@ constexpr std::uint64_t kDrainOutputBytes = std::uint64_t{16} << 20;
 /// bytes that make long lines could go on for an hour. One of true samples takes a second.
 constexpr std::int64_t kEmptyingNs = 20'000'000;
 constexpr std::int64_t kMaxEmptyingCpuNs = 4 * kNanosPerSecond;
+
+/// Threads of a process that are looked at for one; a look takes some 20 us.
+constexpr unsigned kMaxThreadLooks = 4096;
 
 constexpr char kBrokenStream[] = "the agent broke the stream's rules";
 
@@ -84,7 +86,8 @@ void Session::on_readable() {
 void Session::end_after(const Error& error) {
     // A hang-up is how a process ends, also one that ends at once; anything else is a fault.
     const bool hung_up = error.system_errno == ECONNRESET || error.system_errno == EPIPE;
-    if (hung_up && is_end_told_ && state_ == State::kSampling && has_sampler()) {
+    // A sampler with a descriptor table of its own closes its end when it ends, and not before.
+    if (hung_up && is_end_told_ && state_ == State::kSampling && shares_table_ && has_sampler()) {
         is_cut_off_ = true;  // the program has closed all descriptors that it found
         channel_.close();
         return;
@@ -92,13 +95,23 @@ void Session::end_after(const Error& error) {
     end_with(hung_up ? "" : describe(error));
 }
 
+// An exec ends all threads but one, which takes the process's number. That a ring is mapped would
+// tell as well, but reading the maps waits for a lock that the target can hold for as long as it
+// likes.
 bool Session::has_sampler() const {
-    bool is_mapped = false;
-    (void)for_each_mapped_range(pid_, [&](const MappedRange& range) {
-        is_mapped = range.inode == ring_inode_ && range.path.starts_with("/memfd:");
-        return !is_mapped;
-    });
-    return is_mapped;
+    bool is_found = false;
+    unsigned looks = 0;
+    const auto look = [&](pid_t tid) {
+        const auto info = read_thread_info(pid_, tid);
+        is_found = info && info->own_pid == static_cast<pid_t>(sampler_tid_) &&
+                   info->state != 'Z' && info->state != 'X';
+        return !is_found && ++looks < kMaxThreadLooks;
+    };
+    // Most see the same numbers.
+    if (look(static_cast<pid_t>(sampler_tid_))) {
+        (void)for_each_thread(pid_, look);
+    }
+    return is_found;
 }
 
 bool Session::is_first(control::MessageType type) {
@@ -127,6 +140,7 @@ void Session::handle(const Packet& packet) {
         state_ = State::kSampling;
         was_sampled_ = true;
         shares_table_ = packet.as<control::Started>(*type)->shares_table != 0;
+        sampler_tid_ = packet.as<control::Started>(*type)->sampler_tid;
     } else if (type == control::MessageType::kStarted && state_ == State::kStopping) {
         was_sampled_ = true;  // crossed our Stop
     } else if (type == control::MessageType::kFailed) {
@@ -177,10 +191,6 @@ Status Session::configure(const std::vector<ExtraFd>& extra_fds) {
     auto ring_fd = stream::make_ring(settings_.ring_bytes);
     if (!ring_fd) {
         return tl::unexpected(ring_fd.error());
-    }
-    struct stat ring_file {};
-    if (fstat(ring_fd->get(), &ring_file) == 0) {
-        ring_inode_ = ring_file.st_ino;
     }
     auto mapping = stream::RingMapping::open(ring_fd->get());
     if (!mapping) {
@@ -247,6 +257,10 @@ void Session::handle_failed(const Packet& packet) {
     std::string why = text_of(failed->what);
     if (failed->system_errno > 0) {
         why += fmt::format(": {}", strerror(failed->system_errno));
+    }
+    if (failed->system_errno == ENOMEM || failed->system_errno == EAGAIN ||
+        static_cast<ErrorKind>(failed->error_kind) == ErrorKind::kNoSpace) {
+        why += explain_memory_limits(pid_);
     }
     end_with(std::move(why));
 }

@@ -128,7 +128,8 @@ class Session {
     [[nodiscard]] bool is_first(control::MessageType type);
     /// Ends after a failure of the channel: quietly if the process has hung up.
     void end_after(const Error& error);
-    /// Whether the process still maps this session's ring: its sampler is at work.
+    /// Whether the sampler's thread is still there. Its end of the channel may go with the thread
+    /// or without it.
     [[nodiscard]] bool has_sampler() const;
 
     Profile& profile_;
@@ -146,7 +147,7 @@ class Session {
     bool was_stopped_ = false;
     bool is_end_told_ = false;
     bool is_cut_off_ = false;
-    std::uint64_t ring_inode_ = 0;
+    std::uint32_t sampler_tid_ = 0;  // as the process sees it
     bool is_armed_ = false;
     std::string complaint_;
     std::size_t to_empty_ = 0;          // bytes of the ring that still count, when emptying

@@ -36,33 +36,40 @@ int complain(const std::string& text) {
     return kExitFailure;
 }
 
-tl::expected<std::unique_ptr<WhereTarget>, std::string> open_target(pid_t pid, StallGuard& guard) {
-    const StallGuard::Section section(&guard, kOpeningNs);
-    return WhereTarget::open(pid, &guard);
-}
+/// A process that can be looked at, and what reports on it.
+struct Subject {
+    std::unique_ptr<WhereTarget> target;
+    report::ProcessReport report;
+};
 
-Result<report::ProcessReport> make_report(const Options& options, const WhereTarget& target) {
-    report::ProcessCapture::Limits limits;
-    limits.max_frames = options.max_frames;
-    return report::ProcessReport::make(target.view(), limits);
-}
-
-void keep_rights_to_look(const Options& options) {
+/// Opens the process and keeps only the rights to look at it; or says why it cannot be looked at.
+tl::expected<Subject, std::string> open_subject(const Options& options, StallGuard& guard) {
+    auto target = [&] {
+        const StallGuard::Section section(&guard, kOpeningNs);
+        return WhereTarget::open(*options.where_pid, &guard);
+    }();
+    if (!target) {
+        return tl::unexpected(target.error());
+    }
     NeededRights needed;
     needed.other_processes = true;
     keep_rights_only(options, needed);
+    report::ProcessCapture::Limits limits;
+    limits.max_frames = options.max_frames;
+    auto report = report::ProcessReport::make((*target)->view(), limits);
+    if (!report) {
+        return tl::unexpected((*target)->explain(report.error()));
+    }
+    return Subject{std::move(*target), std::move(*report)};
 }
 
-int report_once(const Options& options, pid_t pid, StallGuard& guard) {
-    const auto target = open_target(pid, guard);
-    if (!target) {
-        return complain(target.error());
+int report_once(const Options& options, StallGuard& guard) {
+    auto subject = open_subject(options, guard);
+    if (!subject) {
+        return complain(subject.error());
     }
-    keep_rights_to_look(options);
-    auto report = make_report(options, **target);
-    if (!report) {
-        return complain((*target)->explain(report.error()));
-    }
+    const pid_t pid = *options.where_pid;
+    WhereTarget& target = *subject->target;
     SameCpu same_cpu;
     same_cpu.open(SameCpu::find_rseq_offset());
 
@@ -75,16 +82,16 @@ int report_once(const Options& options, pid_t pid, StallGuard& guard) {
     report::JsonReport json(sink);
     report::TextReport plain(sink, choose_palette(STDERR_FILENO));
     report::ReportWriter& writer = options.json ? static_cast<report::ReportWriter&>(json) : plain;
-    (*target)->begin_reading(kReportLimits);
-    ReadBudget& budget = (*target)->budget();
+    target.begin_reading(kReportLimits);
+    ReadBudget& budget = target.budget();
     const auto may_go_on = [&] { return text.size() < kMaxTextBytes && budget.has_time(); };
     bool is_complete = false;
     {
         const StallGuard::Section section(&guard, kReportingNs);
-        if (auto status = report->write((*target)->reader(), same_cpu, pid, (*target)->header(),
-                                        writer, may_go_on);
+        if (auto status = subject->report.write(target.reader(), same_cpu, pid, target.header(),
+                                                writer, may_go_on);
             !status) {
-            return complain((*target)->explain(status.error()));
+            return complain(target.explain(status.error()));
         }
         is_complete = text.size() < kMaxTextBytes && !budget.is_over();
     }
@@ -120,21 +127,16 @@ bool write_text(int fd, std::string_view text) {
 int run_where(const Options& options) {
     const pid_t pid = *options.where_pid;
     if (!options.exposure_ns) {
-        return run_aside(pid, [&](StallGuard& guard) { return report_once(options, pid, guard); });
+        return run_aside(pid, [&](StallGuard& guard) { return report_once(options, guard); });
     }
     std::function<void()> on_stall = [pid] { print_message(explain_stall(pid)); };
     // What it calls is replaced only when the guarded thread is not within a section.
     StallWatch watch([&on_stall] { on_stall(); });
-    const auto target = open_target(pid, watch.guard());
-    if (!target) {
-        return complain(target.error());
+    auto subject = open_subject(options, watch.guard());
+    if (!subject) {
+        return complain(subject.error());
     }
-    keep_rights_to_look(options);
-    auto report = make_report(options, **target);
-    if (!report) {
-        return complain((*target)->explain(report.error()));
-    }
-    return follow_where(options, **target, *report, watch.guard(), on_stall);
+    return follow_where(options, *subject->target, subject->report, watch.guard(), on_stall);
 }
 
 }  // namespace echion::cli

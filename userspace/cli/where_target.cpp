@@ -1,8 +1,15 @@
 #include "cli/where_target.h"
 
+#include <time.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "base/clock.h"
 #include "cpython/layout.h"
 #include "inject/refusal.h"
 #include "platform/process_modules.h"
+#include "platform/program_image.h"
 
 namespace echion::cli {
 namespace {
@@ -41,15 +48,69 @@ Result<Address> find_probe(pid_t tid) {
     return probe;
 }
 
+// A process that executes a program is looked at again, so long; reading the program's file takes
+// the kernel a moment.
+constexpr std::int64_t kExecutingNs = 300'000'000;
+constexpr std::int64_t kNapNs = 1'000'000;
+// Behind an exec a program is not Python before its libraries are loaded: so long it has to be
+// something else to be taken for that.
+constexpr std::int64_t kStartingNs = 50'000'000;
+
+/// Whether the process may run another program now than it did, or is in the middle of an exec,
+/// where it has no stack yet.
+bool may_have_changed(pid_t pid, const Result<ProgramImage>& before) {
+    const auto now = look_at_program(pid);
+    if (!before || !now) {
+        return false;  // it cannot be told
+    }
+    const auto info = read_process_info(pid);
+    const bool is_executing = now->stack() == 0 && !now->is_hidden && info && info->has_memory;
+    return *now != *before || is_executing;
+}
+
 }  // namespace
 
 tl::expected<std::unique_ptr<WhereTarget>, std::string> WhereTarget::open(pid_t pid,
                                                                           StallGuard* guard) {
+    const std::int64_t deadline_ns = monotonic_ns() + kExecutingNs;
+    std::int64_t same_since_ns = monotonic_ns();
+    for (;;) {
+        const auto before = look_at_program(pid);
+        auto target = open_once(pid, guard);
+        if (target) {
+            return std::move(*target);
+        }
+        // What was found out may be of one program by half and of the next by half.
+        const std::int64_t now_ns = monotonic_ns();
+        const bool has_changed = may_have_changed(pid, before);
+        same_since_ns = has_changed ? now_ns : same_since_ns;
+        const bool is_settled = !target.error().may_pass || now_ns - same_since_ns >= kStartingNs;
+        if (!has_changed && is_settled) {
+            return tl::unexpected(std::move(target.error().text));
+        }
+        if (now_ns >= deadline_ns) {
+            return tl::unexpected(inject::describe_process(pid) +
+                                  " executes another program just now: try again");
+        }
+        const timespec pause = make_timespec(kNapNs);
+        nanosleep(&pause, nullptr);
+    }
+}
+
+tl::expected<std::unique_ptr<WhereTarget>, WhereTarget::Refusal> WhereTarget::open_once(
+    pid_t pid, StallGuard* guard) {
+    const auto refuse = [](std::string text, bool may_pass = false) {
+        return tl::unexpected(Refusal{std::move(text), may_pass});
+    };
     const std::string number = std::to_string(pid);
     const auto info = read_process_info(pid);
+    if (!info && info.error().system_errno != ENOENT && info.error().system_errno != ESRCH) {
+        return refuse(
+            inject::explain_refusal(pid, info.error().system_errno, inject::Access::kRead));
+    }
     if (!info) {
-        return tl::unexpected("there is no process " + number +
-                              " (in a container, take the id that it has there)");
+        return refuse("there is no process " + number +
+                      " (in a container, take the id that it has there)");
     }
     const std::string name = "process " + number + " (" + info->name + ")";
     auto target = std::make_unique<WhereTarget>(guard);
@@ -57,31 +118,35 @@ tl::expected<std::unique_ptr<WhereTarget>, std::string> WhereTarget::open(pid_t 
     target->info_ = *info;
     target->memory_tid_ = find_memory_tid(pid, *info);
     if (target->memory_tid_ == 0) {
-        return tl::unexpected(name + (info->state == 'Z'
-                                          ? " has ended: its parent has not noticed"
-                                          : " is a thread of the kernel, not Python"));
+        if (is_kernel_thread(pid)) {
+            return refuse(name + " is a thread of the kernel, not Python");
+        }
+        return refuse(
+            name + (info->state == 'Z' ? " has ended: its parent has not noticed" : " has ended"));
     }
     if (read_program_class(target->memory_tid_) == ProgramClass::kOtherWidth) {
-        return tl::unexpected(
-            name + (sizeof(void*) == 8
-                        ? " is a 32-bit program: use the 32-bit (i686) build of echion"
-                        : " is a 64-bit program: use the 64-bit (amd64) build of echion"));
+        return refuse(name +
+                      (sizeof(void*) == 8
+                           ? " is a 32-bit program: use the 32-bit (i686) build of echion"
+                           : " is a 64-bit program: use the 64-bit (amd64) build of echion"));
     }
     const auto probe = find_probe(target->memory_tid_);
     if (!probe) {
-        return tl::unexpected(target->explain(probe.error()));
+        return refuse(target->explain(probe.error()));
     }
     {
         const StallGuard::Section section(guard, kStalledReadNs);
         if (auto status = target->reader_.open(target->memory_tid_, *probe); !status) {
-            return tl::unexpected(target->explain(status.error()));
+            return refuse(target->explain(status.error()));
         }
     }
     target->begin_reading(kLocateLimits);
     if (auto status =
             cpython::locate_runtime(target->reader(), target->memory_tid_, target->located_);
         !status) {
-        return tl::unexpected(target->explain(status.error()));
+        const ErrorKind kind = status.error().kind;
+        return refuse(target->explain(status.error()),
+                      kind == ErrorKind::kNotPython || kind == ErrorKind::kUnsupportedVersion);
     }
     return target;
 }

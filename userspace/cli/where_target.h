@@ -19,7 +19,8 @@ namespace echion::cli {
 class WhereTarget {
   public:
     /// Opens a process, or says in one line why it cannot be looked at and what can be done. Each
-    /// read is a section of the guard, if there is one.
+    /// read is a section of the guard, if there is one. Waits a moment for a process that executes
+    /// another program just now.
     static tl::expected<std::unique_ptr<WhereTarget>, std::string> open(
         pid_t pid, StallGuard* guard = nullptr);
 
@@ -39,6 +40,13 @@ class WhereTarget {
     [[nodiscard]] std::string explain(const Error& error) const;
 
   private:
+    struct Refusal {
+        std::string text;
+        bool may_pass;  ///< in a program that has only just begun
+    };
+    static tl::expected<std::unique_ptr<WhereTarget>, Refusal> open_once(pid_t pid,
+                                                                         StallGuard* guard);
+
     pid_t pid_ = 0;
     // The task that its memory is reached through: the first, unless that has ended before others.
     pid_t memory_tid_ = 0;

@@ -395,6 +395,24 @@ Result<OpenedOutput> Walk::open_end() {
     return refuse("what is there keeps changing: somebody else uses that name; use another");
 }
 
+// --- Standard output ---
+
+Result<OpenedOutput> open_standard_output() {
+    const int flags = fcntl(STDOUT_FILENO, F_GETFL);
+    // What stands for a closed stream may be open for nothing (O_PATH).
+    if (flags < 0 || (flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_RDONLY) {
+        return refuse("it is closed, or not open for writing: name a file");
+    }
+    // O_NONBLOCK would be that of all who share it: WriteQueue's thread waits instead.
+    UniqueFd fd(fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    if (!fd) {
+        return cannot_open(errno);
+    }
+    OpenedOutput opened{std::move(fd), {}, {}, false};
+    opened.is_shared = true;
+    return opened;
+}
+
 }  // namespace
 
 bool has_power_over_files() {
@@ -410,6 +428,9 @@ bool has_power_over_files() {
 Result<OpenedOutput> open_output(const std::string& path, NameOrigin origin) {
     if (origin == NameOrigin::kDefault) {
         return open_default(path);
+    }
+    if (path == kStandardOutput) {
+        return open_standard_output();
     }
     return has_power_over_files() ? Walk(path).open_end() : open_plainly(path);
 }

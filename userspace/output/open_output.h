@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <string>
+#include <string_view>
 
 #include "base/error.h"
 #include "base/unique_fd.h"
@@ -20,7 +21,13 @@ struct OpenedOutput {
     UniqueFd folder;   ///< That `name` is relative to; none: the current one.
     std::string name;  ///< To remove the file by, if nothing is written.
     bool created = false;
+    /// It goes on from where it stands, with what others write to it: it is neither emptied nor cut
+    /// back.
+    bool is_shared = false;
 };
+
+/// As a user's name: this process's standard output.
+constexpr std::string_view kStandardOutput = "-";
 
 /// Opens or creates `path` for writing, on behalf of whoever runs this program. It may be root in a
 /// folder of somebody who would have root write elsewhere.
@@ -32,6 +39,8 @@ struct OpenedOutput {
 ///   files (has_power_over_files()). Then each folder on the way is opened by itself, no link is
 ///   followed that another user could have made, and in a folder that another user can write to
 ///   only regular files and FIFOs of this user's are written.
+///
+/// - kStandardOutput, of a user, is a copy of descriptor 1. Writing to it may wait.
 ///
 /// A file that exists keeps its content. A FIFO must have a reader within a second. What was
 /// checked is what is open: nothing is looked up twice by name. `fd` does not block on a FIFO.

@@ -12,10 +12,11 @@
 namespace echion::output {
 
 OutputFile::OutputFile(std::string path, OpenedOutput opened)
-    : path_(std::move(path)),
+    : path_(opened.is_shared ? "standard output" : std::move(path)),
       folder_(std::move(opened.folder)),
       name_(std::move(opened.name)),
-      queue_(std::move(opened.fd)),
+      queue_(std::move(opened.fd),
+             opened.is_shared ? WriteQueue::Begin::kWhereItStands : WriteQueue::Begin::kEmpty),
       buffer_(std::make_unique_for_overwrite<char[]>(kBufferBytes)),
       created_(opened.created) {}
 
@@ -27,11 +28,16 @@ Result<OutputFile> OutputFile::open(const std::string& path, NameOrigin origin) 
     // Held as long as the file is open, and gone with the process. File systems without locks (some
     // network's) refuse in other ways, and are written all the same.
     const int fd = opened->fd.get();
-    if (struct stat info{}; fstat(fd, &info) == 0 && S_ISREG(info.st_mode) &&
+    if (struct stat info{}; !opened->is_shared && fstat(fd, &info) == 0 && S_ISREG(info.st_mode) &&
                             flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
         return fail(ErrorKind::kInvalid, "another program writes it at this moment");
     }
-    return OutputFile(path, std::move(*opened));
+    OutputFile file(path, std::move(*opened));
+    if (file.has_failed()) {
+        file.discard();
+        return fail(ErrorKind::kSystem, "open the output", file.queue_.failure());
+    }
+    return file;
 }
 
 void OutputFile::append_slowly(std::string_view text) {

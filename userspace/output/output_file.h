@@ -21,7 +21,7 @@ class OutputFile {
   public:
     /// Opens or creates `path` for writing; see open_output(). A file that exists keeps its content
     /// until something is written. kInvalid too for a regular file that another process has opened
-    /// by this function.
+    /// by this function. kStandardOutput is written on from where it stands.
     static Result<OutputFile> open(const std::string& path, NameOrigin origin = NameOrigin::kUser);
 
     void append(std::string_view text) {
@@ -41,7 +41,8 @@ class OutputFile {
     void finish();
     [[nodiscard]] bool has_ended() const { return is_discarded_ || queue_.has_ended(); }
     [[nodiscard]] int ended_fd() const { return queue_.ended_fd(); }
-    /// The first failure of all, if any. A file that was removed while it was being written counts
+    /// The first failure of all, if any: a regular file then ends with the last line that was
+    /// written whole. A file that was removed while it was being written counts
     /// as a failure (ENOENT): nobody will ever read it. kBoundExceeded after give_up().
     [[nodiscard]] Status status() const;
     /// finish(), and waits for it.
@@ -51,6 +52,7 @@ class OutputFile {
     /// Closes, and removes the file if it was created by this object and nothing was written to it.
     void discard();
 
+    /// For messages.
     [[nodiscard]] const std::string& path() const { return path_; }
     [[nodiscard]] bool has_failed() const { return queue_.failure() != 0; }
     [[nodiscard]] bool is_behind() const { return queue_.waiting_bytes() > kMaxWaitingBytes; }
@@ -59,6 +61,8 @@ class OutputFile {
     [[nodiscard]] std::uint64_t appended_bytes() const { return appended_bytes_; }
     /// Bytes that were not written when it was given up.
     [[nodiscard]] std::uint64_t left_bytes() const { return queue_.left_bytes(); }
+    /// For after the end: bytes that the file holds.
+    [[nodiscard]] std::uint64_t kept_bytes() const { return queue_.kept_bytes(); }
 
   private:
     static constexpr std::size_t kBufferBytes = std::size_t{1} << 20;

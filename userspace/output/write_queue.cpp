@@ -12,6 +12,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <string_view>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -31,12 +32,18 @@ void raise_event(int fd) {
 }  // namespace
 
 struct WriteQueue::State {
-    explicit State(UniqueFd file)
+    State(UniqueFd file, Begin how)
         : fd(std::move(file)),
+          begin(how),
           ended_event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-          give_up_event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+          give_up_event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+        if (!ended_event || !give_up_event) {
+            fail(errno);
+        }
+    }
 
     UniqueFd fd;
+    const Begin begin;
     UniqueFd ended_event;
     UniqueFd give_up_event;
     std::atomic<std::uint64_t> waiting_bytes{0};
@@ -44,7 +51,9 @@ struct WriteQueue::State {
     std::atomic<int> failure{0};
     std::atomic<bool> given_up{false};
     std::atomic<bool> vanished{false};
-    std::uint64_t left_bytes = 0;  // the owner's
+    std::uint64_t left_bytes = 0;         // the owner's
+    std::uint64_t whole_lines_bytes = 0;  // the thread's
+    std::atomic<std::uint64_t> cut_bytes{0};
 
     std::mutex mutex;
     std::condition_variable changed;
@@ -68,11 +77,31 @@ struct WriteQueue::State {
         return entries[1].revents == 0;
     }
 
+    /// Before written_bytes tells of them.
+    void note_lines(std::string_view text) {
+        if (const std::size_t end = text.rfind('\n'); end != text.npos) {
+            whole_lines_bytes = written_bytes + end + 1;
+        }
+    }
+
+    /// What was written of a line before a failure could be taken for a whole one, with a metric
+    /// that lacks its last digits.
+    void cut_back() {
+        const std::uint64_t written = written_bytes;
+        struct stat info {};
+        if (begin == Begin::kEmpty && written > whole_lines_bytes && fstat(fd.get(), &info) == 0 &&
+            S_ISREG(info.st_mode) &&
+            ftruncate(fd.get(), static_cast<off_t>(whole_lines_bytes)) == 0) {
+            cut_bytes = written - whole_lines_bytes;
+        }
+    }
+
     void write_out(const Chunk& chunk) {
         for (std::size_t at = 0; at < chunk.size && goes_on();) {
             const ssize_t count = ::write(fd.get(), chunk.bytes.get() + at,
                                           std::min(chunk.size - at, kMaxWriteBytes));
             if (count >= 0) {
+                note_lines({chunk.bytes.get() + at, static_cast<std::size_t>(count)});
                 at += static_cast<std::size_t>(count);
                 written_bytes += static_cast<std::uint64_t>(count);
                 waiting_bytes -= static_cast<std::uint64_t>(count);
@@ -88,7 +117,8 @@ struct WriteQueue::State {
 
     void close_file() {
         struct stat info {};
-        vanished = fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode) && info.st_nlink == 0;
+        vanished = begin == Begin::kEmpty && fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode) &&
+                   info.st_nlink == 0;
         // Some file systems (NFS, quotas) report what went wrong only here.
         if (::close(fd.release()) != 0 && errno != EINTR) {
             fail(errno);
@@ -105,7 +135,7 @@ struct WriteQueue::State {
 
 void WriteQueue::run(const std::shared_ptr<State>& state) {
     // Fails on what is no regular file, and does not matter there.
-    if (ftruncate(state->fd.get(), 0) != 0 && errno != EINVAL) {
+    if (state->begin == Begin::kEmpty && ftruncate(state->fd.get(), 0) != 0 && errno != EINVAL) {
         state->fail(errno);
     }
     for (;;) {
@@ -127,11 +157,15 @@ void WriteQueue::run(const std::shared_ptr<State>& state) {
             state->waiting_bytes -= chunk.size - (state->written_bytes - before);  // of a failure
         }
     }
+    if (!state->goes_on()) {
+        state->cut_back();
+    }
     state->close_file();
     state->end();
 }
 
-WriteQueue::WriteQueue(UniqueFd fd) : state_(std::make_shared<State>(std::move(fd))) {}
+WriteQueue::WriteQueue(UniqueFd fd, Begin begin)
+    : state_(std::make_shared<State>(std::move(fd), begin)) {}
 WriteQueue::WriteQueue(WriteQueue&&) noexcept = default;
 WriteQueue& WriteQueue::operator=(WriteQueue&&) noexcept = default;
 
@@ -207,6 +241,7 @@ void WriteQueue::give_up() {
 int WriteQueue::fd() const { return state_->fd.get(); }
 std::uint64_t WriteQueue::waiting_bytes() const { return state_->waiting_bytes; }
 std::uint64_t WriteQueue::written_bytes() const { return state_->written_bytes; }
+std::uint64_t WriteQueue::kept_bytes() const { return state_->written_bytes - state_->cut_bytes; }
 int WriteQueue::failure() const { return state_->failure; }
 std::uint64_t WriteQueue::left_bytes() const { return state_->left_bytes; }
 bool WriteQueue::was_given_up() const { return state_->given_up; }

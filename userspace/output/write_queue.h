@@ -19,14 +19,21 @@ struct Chunk {
 /// the first text; signals are for others. All calls but wait() return at once.
 class WriteQueue {
   public:
-    explicit WriteQueue(UniqueFd fd);
+    /// What becomes of a regular file's content when the first text is written.
+    enum class Begin {
+        kEmpty,          ///< It goes. The file is this object's alone until it is closed.
+        kWhereItStands,  ///< It stays, and so does its end: others may write to it as well.
+    };
+
+    /// failure() tells if it cannot begin (EMFILE).
+    explicit WriteQueue(UniqueFd fd, Begin begin = Begin::kEmpty);
     WriteQueue(WriteQueue&&) noexcept;
     WriteQueue& operator=(WriteQueue&&) noexcept;
     /// Gives up what is left. A write that the kernel has begun ends when it ends; nobody waits.
     ~WriteQueue();
 
-    /// The file is emptied in front of the first text. After a failure, and after give_up(), what
-    /// comes is dropped.
+    /// After a failure, and after give_up(), what comes is dropped. A regular file is then cut back
+    /// to the last line that is whole, unless others write to it, too.
     void push(Chunk chunk);
     /// No more comes: when all is written the file is closed.
     void finish();
@@ -40,6 +47,8 @@ class WriteQueue {
     [[nodiscard]] int fd() const;
     [[nodiscard]] std::uint64_t waiting_bytes() const;
     [[nodiscard]] std::uint64_t written_bytes() const;
+    /// written_bytes() less what was cut back; for after the end.
+    [[nodiscard]] std::uint64_t kept_bytes() const;
     /// The first errno of writing and closing; 0: none.
     [[nodiscard]] int failure() const;
     /// Bytes that were left when it was given up.

@@ -51,6 +51,10 @@ Status unescape_path(std::string_view path, char* into, std::size_t capacity);
 /// kSystem with errno when the map cannot be opened or read; kBoundExceeded behind 512 MiB of it.
 Status for_each_mapped_range(pid_t pid, FunctionRef<bool(const MappedRange&)> visit);
 
+/// The same of a map that has been opened (/proc/PID/maps): of the program image that the process
+/// had then. Starts at its beginning each time.
+Status for_each_mapped_range(const UniqueFd& map, FunctionRef<bool(const MappedRange&)> visit);
+
 /// Calls `visit` for the first range (file offset 0) of each file that is mapped readable, and for
 /// the vdso, until it returns false. Not all of them are ELF objects. Bounds as above.
 Status for_each_module(pid_t pid, FunctionRef<bool(const MappedRange&)> visit);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "base/error.h"
@@ -43,19 +45,25 @@ class SameCpu {
     [[nodiscard]] std::uint32_t own_cpu() const;
     /// Moves the calling thread to `cpu` and keeps it there. kRefused where it may not run there.
     Status move_to(std::uint32_t cpu);
-    /// Lets the calling thread run anywhere again.
+    /// Lets the calling thread run again where it could before the first move since the last
+    /// release; anywhere, if none of those CPUs can be had any more, or it could not be told.
     void release();
 
     /// System calls made so far.
     [[nodiscard]] std::uint64_t system_calls() const { return system_calls_; }
 
   private:
+    static constexpr std::size_t kMaxCpus = 8192;  // as many as the kernel can be built for
+    static constexpr std::size_t kWordBits = 8 * sizeof(unsigned long);
+    using CpuMask = std::array<unsigned long, kMaxCpus / kWordBits>;  // as sched_setaffinity(2)
+
     std::int64_t switches();
 
     std::intptr_t rseq_offset_ = 0;  // from a thread's pthread_t to its rseq area
     void* own_rseq_ = nullptr;
     bool can_mark_ = false;  // rseq_cs serves as a mark that preemption clears
     bool pinned_ = false;
+    CpuMask kept_{};  // of a pinned thread: where it could run before
     std::int64_t armed_switches_ = 0;
     std::uint64_t system_calls_ = 0;
 };

@@ -30,10 +30,10 @@ Result<UniqueFd> make_ring(std::size_t data_bytes) {
         return fail(ErrorKind::kSystem, "create the ring (memfd_create)", errno);
     }
     if (ftruncate(fd.get(), static_cast<off_t>(kRingHeaderBytes + data_bytes)) != 0) {
-        return fail(ErrorKind::kSystem,
-                    errno == EFBIG ? "the ring is larger than a file may be (ulimit -f)"
-                                   : "size the ring (ftruncate)",
-                    errno);
+        return fail(
+            ErrorKind::kSystem,
+            errno == EFBIG ? "the ring is larger than a file may be" : "size the ring (ftruncate)",
+            errno);
     }
     RingHeader header{};
     header.magic = kRingMagic;

@@ -55,6 +55,17 @@ constexpr std::string_view kNewlineEscape = "\\012";
 // 65,530 paths of 4 KiB, 270 MB, which the kernel writes in 3.5 s.
 constexpr std::uint64_t kMaxMapBytes = std::uint64_t{512} << 20;
 
+/// From where the file stands.
+Status walk_map(const UniqueFd& map, FunctionRef<bool(const MappedRange&)> visit) {
+    return for_each_line(
+        map.get(),
+        [&](std::string_view line) {
+            const auto range = parse_mapped_range(line);
+            return !range || visit(*range);
+        },
+        kMaxMapBytes);
+}
+
 }  // namespace
 
 Result<MappedRange> parse_mapped_range(std::string_view line) {
@@ -116,13 +127,14 @@ Status for_each_mapped_range(pid_t pid, FunctionRef<bool(const MappedRange&)> vi
     if (!file) {
         return tl::unexpected(file.error());
     }
-    return for_each_line(
-        file->get(),
-        [&](std::string_view line) {
-            const auto range = parse_mapped_range(line);
-            return !range || visit(*range);
-        },
-        kMaxMapBytes);
+    return walk_map(*file, visit);
+}
+
+Status for_each_mapped_range(const UniqueFd& map, FunctionRef<bool(const MappedRange&)> visit) {
+    if (::lseek(map.get(), 0, SEEK_SET) != 0) {
+        return fail(ErrorKind::kSystem, "read a memory map", errno);
+    }
+    return walk_map(map, visit);
 }
 
 Status for_each_module(pid_t pid, FunctionRef<bool(const MappedRange&)> visit) {

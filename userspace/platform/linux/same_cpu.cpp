@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstddef>
 
@@ -117,14 +119,20 @@ std::uint32_t SameCpu::own_cpu() const {
 }
 
 Status SameCpu::move_to(std::uint32_t cpu) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (cpu >= CPU_SETSIZE) {
+    if (cpu >= kMaxCpus) {
         return fail(ErrorKind::kBoundExceeded, "a CPU number out of bounds");
     }
-    CPU_SET(cpu, &set);
+    if (!pinned_) {
+        kept_ = {};
+        ++system_calls_;
+        if (syscall(SYS_sched_getaffinity, 0, sizeof(kept_), kept_.data()) < 0) {
+            kept_.fill(~0UL);  // refused (seccomp)
+        }
+    }
+    CpuMask wanted{};
+    wanted[cpu / kWordBits] = 1UL << cpu % kWordBits;
     ++system_calls_;
-    if (sched_setaffinity(0, sizeof(set), &set) != 0) {
+    if (syscall(SYS_sched_setaffinity, 0, sizeof(wanted), wanted.data()) != 0) {
         return fail(ErrorKind::kRefused, "move the sampler to a CPU");
     }
     pinned_ = true;
@@ -135,13 +143,16 @@ void SameCpu::release() {
     if (!pinned_) {
         return;
     }
-    cpu_set_t set;
-    for (unsigned cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-        CPU_SET(cpu, &set);
-    }
-    ++system_calls_;
-    sched_setaffinity(0, sizeof(set), &set);
     pinned_ = false;
+    ++system_calls_;
+    if (syscall(SYS_sched_setaffinity, 0, sizeof(kept_), kept_.data()) == 0) {
+        return;
+    }
+    // Offline by now, or taken from this process (cpuset).
+    CpuMask all;
+    all.fill(~0UL);
+    ++system_calls_;
+    syscall(SYS_sched_setaffinity, 0, sizeof(all), all.data());
 }
 
 }  // namespace echion

@@ -1,0 +1,198 @@
+"""What keeps echion from its work is named: which resource, whose limit, and what to do."""
+
+from __future__ import annotations
+
+import pathlib
+import resource
+import shutil
+import subprocess
+
+import pytest
+
+from attach_support import start_target, target_command
+from austin_format import check_profile
+from runner import TIMEOUT_S
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def waiting(any_python, tmp_path):
+    """A target that waits, and has to have waited undisturbed at the end."""
+    with start_target(tmp_path, target_command(any_python, "waits", "raw_read")) as target:
+        target.wait_for_call(0)
+        yield target
+        report = target.finish()
+        assert report["got"] == report["wanted"]
+
+
+@pytest.fixture
+def run(build_dir, tmp_path):
+    def run_echion(*arguments, wrap=(), **keywords):
+        command = [*wrap, build_dir / "echion", *arguments]
+        keywords.setdefault("stdout", subprocess.PIPE)
+        return subprocess.run(
+            list(map(str, command)),
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_S,
+            **keywords,
+        )
+
+    return run_echion
+
+
+def check_refusal(result, *words):
+    """One line, with a reason that the user can act on; the words are all in it."""
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.startswith("echion: ") and result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+
+
+# --- /proc ---
+
+
+def in_namespace(*options, script):
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare(1)")
+    if subprocess.run(["unshare", *options, "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces of its own here")
+    return ["unshare", *options, "sh", "-c", script + ' "$@"', "sh"]
+
+
+@pytest.mark.parametrize("mode", ["-p", "-w", "-xw", "launch", "--doctor"])
+def test_proc_that_is_not_mounted(run, needs_root, waiting, tmp_path, mode):
+    pid = str(waiting.pid)
+    arguments = {
+        "-p": ["-x", "0.1", "-o", "out", "-p", pid],
+        "-w": ["-w", pid],
+        "-xw": ["-x", "0.1", "-w", pid],
+        "launch": ["-o", "out", "touch", "started"],
+        "--doctor": ["--doctor"],
+    }[mode]
+    wrap = in_namespace("--mount", script="umount -l /proc && exec")
+    check_refusal(run(*arguments, wrap=wrap), "/proc is not mounted", "mount -t proc")
+    assert not (tmp_path / "started").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["-p", "-w"])
+def test_proc_of_another_pid_namespace(run, needs_root, mode):
+    """Where the number 1 means one process to the kernel and another one in /proc."""
+    wrap = in_namespace("--pid", "--fork", script="")
+    check_refusal(run(mode, "1", wrap=wrap), "another PID namespace", "mount -t proc")
+
+
+# --- Memory of the target ---
+
+
+LIMITS = {"as": (resource.RLIMIT_AS, "address space", "ulimit -v"), "data": (resource.RLIMIT_DATA, "data", "ulimit -d")}
+
+
+def limit_memory(target, kind, extra_bytes):
+    """The target may have so much more than it has."""
+    status = pathlib.Path(f"/proc/{target.pid}/status").read_text()
+    key = {"as": "VmSize:", "data": "VmData:"}[kind]
+    used = int(status.partition(key)[2].split()[0]) << 10
+    number = LIMITS[kind][0]
+    before = resource.prlimit(target.pid, number)
+    resource.prlimit(target.pid, number, (used + extra_bytes, before[1]))
+    return number, before
+
+
+# Where it ends: at the way in, at the ring, at what the sampler reserves.
+@pytest.mark.parametrize(
+    ("kind", "extra_bytes"), [("as", 0), ("as", 4 * MIB), ("as", 30 * MIB), ("data", 0)]
+)
+def test_limited_memory_of_the_target(run, waiting, tmp_path, kind, extra_bytes):
+    number, before = limit_memory(waiting, kind, extra_bytes)
+    result = run("-x", "0.1", "-o", "out", "-p", str(waiting.pid))
+    resource.prlimit(waiting.pid, number, before)
+    check_refusal(result, f"its {LIMITS[kind][1]} is limited to", LIMITS[kind][2])
+    assert f"remedy: prlimit --pid {waiting.pid} --{kind}=unlimited" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# --- echion's own limits ---
+
+
+def limited(kind, size):
+    def limit():
+        resource.setrlimit(kind, (size, size))
+
+    return limit
+
+
+@pytest.mark.parametrize("size", [0, 1024, MIB])
+def test_limited_file_sizes_at_an_attachment(run, waiting, tmp_path, size):
+    """The status is its own, not that of the signal that comes with such a limit."""
+    result = run(
+        "-x", "0.1", "-o", "out", "-p", waiting.pid, preexec_fn=limited(resource.RLIMIT_FSIZE, size)
+    )
+    check_refusal(result, "File too large", "ulimit -f")
+    assert not (tmp_path / "out").exists()
+
+
+# 4 are less than the program needs to begin; with 40 it does without what there is no room for.
+@pytest.mark.parametrize("count", range(5, 41))
+@pytest.mark.parametrize("mode", ["-p", "launch"])
+def test_limited_descriptors(run, waiting, any_python, tmp_path, mode, count):
+    """However far it comes, it is the descriptors that are named, or all goes well."""
+    command = ["-p", str(waiting.pid)] if mode == "-p" else [any_python.path, "-S", "-c", "pass"]
+    result = run(
+        "-x", "0.1", "-o", "out", *command, preexec_fn=limited(resource.RLIMIT_NOFILE, count)
+    )
+    if (tmp_path / "out").exists():
+        assert result.returncode == 0, result.stderr
+        check_profile((tmp_path / "out").read_text())
+    elif result.returncode == 0:
+        assert mode == "launch" and "ulimit -n" in result.stderr, result.stderr
+    else:
+        check_refusal(result, "Too many open files", "ulimit -n")
+
+
+# --- Standard output as the output ---
+
+
+def test_a_profile_goes_to_standard_output(run, waiting, tmp_path):
+    result = run("-x", "0.1", "-o", "-", "-p", str(waiting.pid))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert check_profile(result.stdout).metadata["duration"]
+    assert not (tmp_path / "-").exists()
+
+
+def test_what_is_in_a_file_that_is_appended_to_stays(run, waiting, tmp_path):
+    together = tmp_path / "together"
+    together.write_text("before\n")
+    with together.open("a") as file:
+        assert run("-x", "0.1", "-o", "-", "-p", waiting.pid, stdout=file).returncode == 0
+        file.write("behind\n")
+    first, *profile, last = together.read_text().splitlines(keepends=True)
+    assert (first, last) == ("before\n", "behind\n")
+    check_profile("".join(profile))
+
+
+def test_standard_output_that_is_closed(run, waiting):
+    wrap = ["sh", "-c", 'exec "$@" >&-', "sh"]
+    result = run("-x", "0.1", "-o", "-", "-p", waiting.pid, wrap=wrap)
+    check_refusal(result, "cannot write standard output", "closed")
+
+
+def test_standard_output_that_nobody_reads(run, waiting):
+    wrap = ["sh", "-c", '"$@" | true; exit 1', "sh"]
+    result = run("-x", "0.3", "-o", "-", "-p", waiting.pid, wrap=wrap)
+    check_refusal(result, "the profile standard output is not complete", "Broken pipe")
+
+
+def test_standard_output_is_the_commands(run, tmp_path):
+    result = run("-o", "-", "touch", "started")
+    assert result.returncode == 2
+    assert "-o - and a command" in result.stderr and "./-" in result.stderr
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_file_may_have_that_name(run, any_python, tmp_path):
+    assert run("-o", "./-", any_python.path, "-c", "pass").returncode == 0
+    check_profile((tmp_path / "-").read_text())

@@ -1,0 +1,63 @@
+// What tells one program from the next in a process, and a thread of the kernel from one that ends.
+#include "platform/program_image.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "platform/process_info.h"
+
+namespace echion {
+namespace {
+
+TEST(ParseProgramPlaces, ReadsThemBehindAnyName) {
+    const std::string text =
+        "7 (a) b ( c) S 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 "
+        "31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49\n";
+    EXPECT_EQ(parse_program_places(text), (std::array<std::uint64_t, 6>{26, 27, 28, 45, 46, 47}));
+    EXPECT_EQ(parse_program_places("7 (a) S 4"), (std::array<std::uint64_t, 6>{}));
+    EXPECT_EQ(parse_program_places(""), (std::array<std::uint64_t, 6>{}));
+}
+
+TEST(ProgramImage, IsTheSameAtEachLook) {
+    const auto looked = look_at_program(getpid());
+    ASSERT_TRUE(looked);
+    const ProgramImage& image = *looked;
+    EXPECT_NE(image.executable_inode, 0U);
+    EXPECT_NE(image.stack(), 0U);
+    EXPECT_FALSE(image.is_hidden);
+    EXPECT_EQ(look_at_program(getpid()).value(), image);
+}
+
+TEST(ProgramImage, OfAProcessThatHasEndedHoldsNothing) {
+    const pid_t child = fork();
+    if (child == 0) {
+        _exit(0);
+    }
+    siginfo_t info{};
+    ASSERT_EQ(waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
+    const auto looked = look_at_program(child);
+    ASSERT_TRUE(looked);
+    const ProgramImage& image = *looked;
+    EXPECT_EQ(image.executable_inode, 0U);
+    EXPECT_EQ(image.stack(), 0U);
+    EXPECT_FALSE(image.is_hidden);
+    ASSERT_FALSE(read_process_info(child)->has_memory);
+    EXPECT_FALSE(is_kernel_thread(child)) << "a zombie";
+    waitpid(child, nullptr, 0);
+    EXPECT_FALSE(is_kernel_thread(child)) << "nothing";
+}
+
+TEST(KernelThread, IsKnownByItsFlag) {
+    EXPECT_FALSE(is_kernel_thread(getpid()));
+    const auto second = read_process_info(2);
+    if (!second || std::string(second->name) != "kthreadd") {
+        GTEST_SKIP() << "no threads of the kernel to be seen here";
+    }
+    EXPECT_TRUE(is_kernel_thread(2));
+}
+
+}  // namespace
+}  // namespace echion

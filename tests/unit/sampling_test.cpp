@@ -1,0 +1,216 @@
+// Agents that do not do what is waited for: one that never begins, and one whose channel goes.
+#include "cli/sampling.h"
+
+#include <gmock/gmock.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+
+namespace echion::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+/// An agent's side of a channel.
+class Peer {
+  public:
+    explicit Peer(int socket) : socket_(socket) {}
+
+    void say_hello() const {
+        auto hello = make<control::Hello>(control::MessageType::kHello);
+        std::strncpy(hello.agent_version, ECHION_VERSION, sizeof(hello.agent_version) - 1);
+        hello.pointer_bytes = sizeof(void*);
+        send_message(hello);
+        control::Configure settings{};
+        (void)!recv(socket_, &settings, sizeof(settings), 0);
+    }
+    void say_started(pid_t sampler, bool shares_table) const {
+        auto started = make<control::Started>(control::MessageType::kStarted);
+        started.sampler_tid = static_cast<std::uint32_t>(sampler);
+        started.shares_table = shares_table ? 1 : 0;
+        send_message(started);
+    }
+    void answer_stop() const {
+        control::Stop stop{};
+        (void)!recv(socket_, &stop, sizeof(stop), 0);
+        send_message(make<control::Stopped>(control::MessageType::kStopped));
+    }
+    void hang_up() const { close(socket_); }
+
+  private:
+    template <typename T>
+    static T make(control::MessageType type) {
+        T message{};
+        message.header = make_header<T>(type);
+        return message;
+    }
+    template <typename T>
+    void send_message(const T& message) const {
+        (void)send(socket_, &message, sizeof(message), MSG_NOSIGNAL);
+    }
+
+    int socket_;
+};
+
+/// A process with an agent in it, of which the behaviour is given; it lives until the test's end.
+class AgentProcessTest : public testing::Test {
+  protected:
+    AgentProcessTest() {
+        folder = testing::TempDir() + "echion-test-XXXXXX";
+        EXPECT_NE(mkdtemp(folder.data()), nullptr);
+    }
+    ~AgentProcessTest() override {
+        if (pid > 0) {
+            kill(pid, SIGKILL);
+            waitpid(pid, nullptr, 0);
+        }
+        std::filesystem::remove_all(folder);
+    }
+
+    Channel start(const std::function<void(const Peer&)>& behaviour) {
+        int pair[2];
+        EXPECT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        auto channel = Channel::adopt(ForeignFd(UniqueFd(pair[0]))).value();
+        pid = fork();
+        if (pid == 0) {
+            close(pair[0]);
+            behaviour(Peer(pair[1]));
+            for (;;) {
+                pause();
+            }
+        }
+        close(pair[1]);
+        return channel;
+    }
+
+    std::string folder;
+    pid_t pid = -1;
+};
+
+/// An attachment whose agent behaves so.
+class AttachmentTest : public AgentProcessTest {
+  protected:
+    void attach(const std::function<void(const Peer&)>& behaviour,
+                std::int64_t start_deadline_ns = kStartDeadlineNs) {
+        Channel channel = start(behaviour);
+        options.attach_pid = pid;
+        options.engine = Engine::kClock;
+        options.output = folder + "/out";
+        options.output_is_default = false;
+        kernel.emplace(options);
+        sampling = Sampling::make(loop, options, *kernel, pid, start_deadline_ns).value();
+        sampling->on_agent_gone([this] { sampling->stop(); });
+        sampling->on_finished([this] {
+            outcome = sampling->write_summary();
+            loop.stop();
+        });
+        sampling->add_agent(std::move(channel), pid);
+    }
+    /// What a user's signal does.
+    void interrupt() {
+        sampling->leave_nothing_empty();
+        sampling->stop();
+    }
+    std::string run() {
+        testing::internal::CaptureStderr();
+        EXPECT_TRUE(loop.run());
+        return testing::internal::GetCapturedStderr();
+    }
+
+    EventLoop loop = EventLoop::make().value();
+    Options options;
+    std::optional<KernelSide> kernel;
+    std::unique_ptr<Sampling> sampling;
+    Outcome outcome = Outcome::kGood;
+};
+
+TEST_F(AttachmentTest, OneThatNeverBeginsIsGivenUpAndLeavesNoFile) {
+    constexpr std::int64_t kShortly = 1;
+    options.exposure_ns = 1;
+    attach([](const Peer& peer) { peer.say_hello(); }, kShortly);
+    EXPECT_THAT(run(), HasSubstr("the agent has not begun to sample"));
+    EXPECT_EQ(outcome, Outcome::kNotAllSampled);
+    EXPECT_FALSE(std::filesystem::exists(options.output));
+}
+
+TEST_F(AttachmentTest, OneThatIsStoppedIsGivenUpWhenTheTimeIsOver) {
+    options.exposure_ns = 1;
+    attach([](const Peer& peer) {
+        peer.say_hello();
+        raise(SIGSTOP);
+    });
+    EXPECT_THAT(run(), HasSubstr("has been stopped or frozen"));
+    EXPECT_FALSE(std::filesystem::exists(options.output));
+}
+
+TEST_F(AttachmentTest, OneThatIsInterruptedBeforeItsFirstSampleLeavesNoFile) {
+    attach([](const Peer& peer) {
+        peer.say_hello();
+        peer.answer_stop();
+    });
+    auto timer = Timer::make(loop, [this] { interrupt(); }).value();
+    timer.arm(1);
+    EXPECT_THAT(run(), HasSubstr("before its first sample: there is no profile"));
+    EXPECT_FALSE(sampling->has_samples());
+    EXPECT_FALSE(std::filesystem::exists(options.output));
+}
+
+TEST_F(AttachmentTest, OneThatIsInterruptedAfterItsFirstSampleLeavesAProfile) {
+    attach([](const Peer& peer) {
+        peer.say_hello();
+        peer.say_started(getpid(), false);
+        peer.answer_stop();
+    });
+    sampling->on_first_sample([this] { interrupt(); });
+    (void)run();
+    EXPECT_TRUE(sampling->has_samples());
+    EXPECT_TRUE(std::filesystem::exists(options.output));
+}
+
+class CutOffTest : public AgentProcessTest {
+  protected:
+    /// How a session goes on when its channel hangs up, though its process lives.
+    bool goes_on(const std::function<void(const Peer&)>& start_sampling) {
+        Channel channel = start([&](const Peer& peer) {
+            peer.say_hello();
+            start_sampling(peer);
+            peer.hang_up();
+        });
+        Profile profile(output::OutputFile::open(folder + "/out").value(), {});
+        SessionSettings settings;
+        settings.ring_bytes = stream::kMinRingBytes;
+        Session session(profile, settings, std::move(channel), pid);
+        session.expect_end();
+        while (!session.has_ended() && !session.is_cut_off()) {
+            pollfd entry{session.fd(), POLLIN, 0};
+            EXPECT_EQ(poll(&entry, 1, 60'000), 1);
+            session.on_readable();
+        }
+        return session.is_cut_off();
+    }
+};
+
+TEST_F(CutOffTest, GoesOnWhileTheSamplersThreadIsThere) {
+    // Whatever the process has mapped: reading that could take as long as the process likes.
+    EXPECT_TRUE(goes_on([](const Peer& peer) { peer.say_started(gettid(), true); }));
+}
+
+TEST_F(CutOffTest, EndsWithTheSamplersThread) {
+    constexpr pid_t kNoThread = 0x7fffffff;
+    EXPECT_FALSE(goes_on([](const Peer& peer) { peer.say_started(kNoThread, true); }));
+}
+
+TEST_F(CutOffTest, EndsWhenOnlyTheSamplerCouldHangUp) {
+    EXPECT_FALSE(goes_on([](const Peer& peer) { peer.say_started(gettid(), false); }));
+}
+
+}  // namespace
+}  // namespace echion::cli
