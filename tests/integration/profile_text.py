@@ -9,6 +9,11 @@ import pathlib
 from typing import Callable, Iterator
 
 
+# What stands in a function's place where the profile itself says that it does not know: a stack that
+# was not read to its root or not proved, and time that nobody looked at.
+MARKERS = {"INVALID", "MISSED"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Frame:
     file: str
@@ -36,7 +41,7 @@ class Sample:
     @property
     def is_marked(self) -> bool:
         """Whether the profile itself says that this stack is not to be trusted."""
-        return any(frame.function == "INVALID" for frame in self.frames)
+        return any(not frame.file and frame.function in MARKERS for frame in self.frames)
 
     def has(self, *names: str) -> bool:
         """Whether these functions stand one below the other, root first, without a gap."""

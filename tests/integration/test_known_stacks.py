@@ -119,7 +119,8 @@ GRAMMAR = Grammar(
     {
         "file": "/t/known_stacks.py",
         "lines": {"<module>": [90], "main": [80, 81], "a": [1, 2], "b": [5, 6], "worker": [70]},
-        "calls": {90: ["main"], 81: ["a", "others"], 2: ["b"], 70: ["a"]},
+        "calls": {90: ["main"], 81: ["a", "others"], 2: ["b", "*.html"], 70: ["a"]},
+        "entries": ["worker"],
     }
 )
 ROOT = "P1;T0:MainThread;/t/known_stacks.py:<module>:90;/t/known_stacks.py:main:81"
@@ -137,6 +138,7 @@ def sample(text: str) -> Sample:
         ROOT + ";KS:a:2;KS:b:6",
         ROOT + ";KS:a:1;:GC:",
         ROOT + ";/l/threading.py:start:4",
+        ROOT + ";KS:a:2;page.html:<module>:1",
         THREAD + ";/l/threading.py:run:3;KS:worker:70;KS:a:2",
         "P1;T0:MainThread;/l/site.py:main:3",
         "P1;T0:worker",
@@ -156,6 +158,8 @@ def test_the_checker_lets_possible_stacks_through(stack):
         "P1;T0:MainThread;KS:a:2;KS:b:5",  # the root is missing
         "P1;T0:MainThread;KS:<module>:90;KS:a:2",  # a frame is missing
         THREAD + ";KS:worker:70",  # a frame is missing above
+        ROOT + ";KS:a:2;<string>:<module>:1",  # another file than that line may run
+        ROOT + ";/l/threading.py:start:4;KS:a:2",  # not called by others
         ROOT + ";KS:c:2",  # no such function
     ],
 )

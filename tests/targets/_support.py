@@ -13,6 +13,8 @@ clock = time.perf_counter
 WAITS_OF_A_SAMPLER_AT_WORK = 5
 # It may also tick so rarely, or end so soon, that this is not worth waiting for.
 PATIENCE_S = 3.0
+# One that is attached comes when somebody has read `ready` and started it.
+PATIENCE_FOR_ONE_ATTACHED_S = 30.0
 
 
 def say(*words):
@@ -30,9 +32,12 @@ def wait_for_sampler(work=lambda: None):
     """Where echion has launched the target: goes on with `work` until its sampler has woken up a few
     times. The program does not wait for it, so that on a busy machine a short target would be over
     before; busy, as a sampler of CPU time ticks for CPU time only."""
-    if "libechion" not in os.environ.get("LD_PRELOAD", ""):
-        return
-    end = clock() + PATIENCE_S
+    if "libechion" in os.environ.get("LD_PRELOAD", ""):
+        wait_for_wakeups(PATIENCE_S, work)
+
+
+def wait_for_wakeups(patience_s, work=lambda: None):
+    end = clock() + patience_s
     sampler = first = None
     while clock() < end:
         if sampler is None:
@@ -44,9 +49,12 @@ def wait_for_sampler(work=lambda: None):
 
 
 def ready():
-    """Tells the test that the target is where the test wants it."""
+    """Tells the test that the target is where the test wants it. Where the test attaches a sampler
+    and says so, waits for that then."""
     wait_for_sampler()
     say("ready", os.getpid())
+    if os.environ.get("ECHION_TEST_AWAIT_SAMPLER"):
+        wait_for_wakeups(PATIENCE_FOR_ONE_ATTACHED_S)
 
 
 def report(**facts):
