@@ -71,12 +71,14 @@ def parse_sample(line: str) -> Sample:
 
 @dataclasses.dataclass
 class Profile:
-    """Header, samples in the order of the file, footer."""
+    """Header, samples in the order of the file, footer. `is_ordered`: whether a thread's samples stand
+    in the order in which they were taken; some profilers add up equal stacks."""
 
     header: dict[str, str]
     samples: list[Sample]
     footer: dict[str, str]
     path: pathlib.Path | None = None
+    is_ordered: bool = True
 
     @staticmethod
     def read(path: pathlib.Path) -> Profile:
