@@ -11,7 +11,7 @@ import os
 import sys
 import time  # calls others
 
-from _support import argument, clock, ready, report  # calls others
+from _support import argument, clock, process_cpu_s, ready, report  # calls others
 
 SLICE_S = 0.02
 spent = {}
@@ -76,7 +76,8 @@ def measure(work, seconds):
 
 
 def tell():
-    report(spent=spent, cpu=cpu, lives=lives)  # calls others
+    process_s = process_cpu_s()  # calls others
+    report(spent=spent, cpu=cpu, lives=lives, process_cpu_s=process_s)  # calls others
 
 
 def be_child(who, seconds):

@@ -18,7 +18,7 @@ import time
 import types  # calls others
 
 from _marks import describe, find_calls  # calls others
-from _support import argument, clock, ready, report  # calls others
+from _support import argument, clock, process_cpu_s, ready, report  # calls others
 
 # --- calls of some 50 ns, in two chains --------------------------------------------------------
 
@@ -341,4 +341,6 @@ if __name__ == "__main__":
     else:
         ready()  # calls others
         main()  # calls main
-        report(possible=describe(__file__), visits=visits, cpu=cpu, lives=lives)  # calls others
+        facts = {"visits": visits, "cpu": cpu, "lives": lives}
+        facts["possible"] = describe(__file__)  # calls others
+        report(process_cpu_s=process_cpu_s(), **facts)  # calls others

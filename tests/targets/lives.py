@@ -9,7 +9,7 @@ import itertools  # calls others
 import threading  # calls others
 import time  # calls others
 
-from _support import argument, clock, ready, report  # calls others
+from _support import argument, clock, process_cpu_s, ready, report  # calls others
 
 TOGETHER = 4
 BUSY_S = 0.02
@@ -164,7 +164,7 @@ def main():
             running.pop(0).join()  # calls others
     for thread in running:
         thread.join()  # calls others
-    report(lives=lives)  # calls others
+    report(lives=lives, process_cpu_s=process_cpu_s())  # calls others
 
 
 if __name__ == "__main__":

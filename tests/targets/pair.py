@@ -7,7 +7,7 @@ measures how long it is in that, from within and from around the call.
 import threading  # calls others
 import time  # calls others
 
-from _support import argument, clock, ready, report  # calls others
+from _support import argument, clock, process_cpu_s, ready, report  # calls others
 
 # Thread → its inner function, and the time in it by the wall clock and by its own: at least, at most.
 lives = {}
@@ -63,7 +63,7 @@ def main():
         thread.start()  # calls others
     for thread in threads:
         thread.join()  # calls others
-    report(lives=lives)  # calls others
+    report(lives=lives, process_cpu_s=process_cpu_s())  # calls others
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ profile with what the program itself saw, whatever the machine did to both of th
 import threading  # calls others
 import time
 
-from _support import argument, clock, ready, report  # calls others
+from _support import argument, clock, process_cpu_s, ready, report  # calls others
 
 SLICE_S = 0.05  # of one round
 spent = {"ten": 0.0, "thirty": 0.0, "sixty": 0.0}
@@ -41,6 +41,7 @@ def sixty():
     cpu["sixty"] += time.thread_time() - begin_cpu
 
 
+# Of the thread that sleeps and of the rounds, and the CPU time of these.
 lifetimes = {}
 
 
@@ -50,6 +51,16 @@ def sleeper(wake):  # called by others
     lifetimes["sleeper"] = clock() - begin
 
 
+def work(seconds):
+    begin, begin_cpu = clock(), time.thread_time()
+    while clock() < begin + seconds:
+        ten()  # calls ten
+        thirty()  # calls thirty
+        sixty()  # calls sixty
+    lifetimes["work"] = clock() - begin
+    lifetimes["work_cpu"] = time.thread_time() - begin_cpu
+
+
 def main():
     seconds = argument(1, 4.0)  # calls others
     ready()  # calls others
@@ -57,15 +68,11 @@ def main():
     wake.acquire()
     thread = threading.Thread(target=sleeper, args=(wake,), name="sleeper")  # calls others
     thread.start()  # calls others
-    begin = clock()
-    while clock() < begin + seconds:
-        ten()  # calls ten
-        thirty()  # calls thirty
-        sixty()  # calls sixty
-    lifetimes["work"] = clock() - begin
+    work(seconds)  # calls work
     wake.release()
     thread.join()  # calls others
-    report(spent=spent, cpu=cpu, lifetimes=lifetimes)  # calls others
+    process_s = process_cpu_s()  # calls others
+    report(spent=spent, cpu=cpu, lifetimes=lifetimes, process_cpu_s=process_s)  # calls others
 
 
 if __name__ == "__main__":

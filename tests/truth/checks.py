@@ -14,6 +14,8 @@ from truth import Life, Truth
 SAMPLER = "echion.core.sampler"
 # What a thread is called that the profiler knows no name of.
 NAMELESS = re.compile(r"(thread-\d+|\d+|0x[0-9a-f]+)?")
+# What else stands in a frame's place where the profile says that it does not know it.
+UNTOLD = {"TRUNCATED", "<unknown>"}
 # Time at both ends of a span that no sampler can tell: so many intervals.
 EDGE_TICKS = 2
 # A thread must be in the profile, with stacks, when it had so many intervals.
@@ -42,7 +44,7 @@ class Judgement:
     threads: int = 0
     lost_threads: int = 0  # without name, without stacks, or not there
     on_cpu: float | None = None  # the footer's figure, for each second of CPU time; the worst
-    footer: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    footer: dict[str, int] = dataclasses.field(default_factory=dict)
     faults: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     errors: list[str] = dataclasses.field(default_factory=list)
 
@@ -68,6 +70,8 @@ class Judgement:
             elif field.name == "on_cpu":
                 known = [one for one in (mine, its) if one is not None]
                 self.on_cpu = max(known, key=lambda ratio: abs(ratio - 1)) if known else None
+            elif field.name == "footer":
+                self.footer = {key: mine.get(key, 0) + its.get(key, 0) for key in {*mine, *its}}
             else:
                 setattr(self, field.name, mine + its)
 
@@ -102,7 +106,7 @@ class _Check:
         self.found = Judgement(runs=1)
         self.found.samples = sum(map(self._weight, self._samples))
         self.found.profiled_s = _seconds(self._samples)
-        self.found.marked_s = _seconds(one for one in self._samples if one.is_marked)
+        self.found.marked_s = _seconds(one for one in self._samples if is_untold(one))
         for key in FOOTER_FIGURES:
             if key in profile.footer:
                 self.found.footer[key] = profile.figure(key)
@@ -121,7 +125,7 @@ class _Check:
 
     def judge_stacks(self) -> None:
         for sample in self._samples:
-            if sample.is_marked:
+            if is_untold(sample):
                 continue
             if fault := self._fault(sample):
                 self._blame(sample, "impossible", fault)
@@ -150,11 +154,11 @@ class _Check:
     # --- the order of lines --------------------------------------------------------------------
 
     def judge_order(self) -> None:
-        """Between its first and its last function a thread is in none of another program's, and
-        pieces that run one after the other come one after the other."""
+        """Between the first and the last of the program's functions a thread is in these, and pieces
+        that run one after the other come one after the other."""
         lines: dict[tuple[int, int, str], list[Sample]] = collections.defaultdict(list)
         for sample in self._samples:
-            if not sample.is_marked and not _is_nameless(sample):
+            if not is_untold(sample) and not _is_nameless(sample):
                 lines[sample.pid, sample.iid, sample.thread].append(sample)
         for (_, iid, _), samples in lines.items():
             self._judge_pieces_order(samples)
@@ -162,15 +166,17 @@ class _Check:
                 self._judge_interruptions(samples)
 
     def _judge_interruptions(self, samples: list[Sample]) -> None:
-        own = [any(map(self._truth.grammar.is_own, one.frames)) for one in samples]
+        grammar = self._truth.grammar
+        possible = [one for one in samples if not grammar.fault(one)]
+        own = [any(map(grammar.is_own, one.frames)) for one in possible]
         if not any(own):
             return
         begin = 0 if self._truth.was_ready else own.index(True)
         end = len(own) - own[::-1].index(True)
-        for at in range(begin, end):
-            if not own[at]:
-                leaf = samples[at].names[-1] if samples[at].frames else "no frame"
-                self._blame(samples[at], "impossible", f"none of the program's functions, but {leaf}")
+        for sample, is_own in list(zip(possible, own))[begin:end]:
+            if not is_own:
+                leaf = sample.names[-1] if sample.frames else "no frame"
+                self._blame(sample, "impossible", f"none of the program's functions, but {leaf}")
 
     def _judge_pieces_order(self, samples: list[Sample]) -> None:
         newest = -1
@@ -195,7 +201,9 @@ class _Check:
         for wait in self._truth.waits:
             much_us = MUCH_OF_A_WAIT * wait.each_s * 1e6
             for sample in self._samples:
-                if sample.thread != wait.thread or sample.is_marked or sample.metric < much_us:
+                if sample.thread != wait.thread or is_untold(sample) or sample.metric < much_us:
+                    continue
+                if wait.within not in (None, *sample.names):
                     continue
                 leaf = sample.frames[-1] if sample.frames else None
                 if not leaf or (_last_name(leaf.file), leaf.name) not in wait.leaves:
@@ -263,7 +271,7 @@ class _Check:
         found.measured_s += life.least_s
         seen_s = _seconds(one for one in samples if life.within in (None, *one.names))
         # Marked time has no function: it may be of this life, or of the time before it.
-        marked_s = _seconds(one for one in samples if one.is_marked) if life.within else 0.0
+        marked_s = _seconds(one for one in samples if is_untold(one)) if life.within else 0.0
         lacks = max(0.0, life.least_s - seen_s - marked_s - self._edge_s)
         exceeds = max(0.0, seen_s - life.most_s - self._edge_s)
         found.missing_s += lacks
@@ -279,12 +287,22 @@ class _Check:
             found.faults[f"{life.thread} is not there, or has no stacks"] += 1
 
     def judge_on_cpu(self) -> None:
-        if self._truth.cpu_s and "on_cpu" in self._profile.footer:
-            self.found.on_cpu = self._profile.figure("on_cpu") / 1e6 / self._truth.cpu_s
+        if self._truth.cpu_s is None or "on_cpu" not in self._profile.footer:
+            return
+        program_s = self._truth.cpu_s - self._profile.figure("sampler_cpu_ns") / 1e9
+        if program_s > 0:
+            self.found.on_cpu = self._profile.figure("on_cpu") / 1e6 / program_s
 
 
 def _seconds(samples: Iterable[Sample]) -> float:
     return sum(one.metric for one in samples) / 1e6
+
+
+def is_untold(sample: Sample) -> bool:
+    """Whether the profile itself says that it does not know, or not all."""
+    return sample.is_marked or any(
+        not frame.file and frame.function in UNTOLD for frame in sample.frames
+    )
 
 
 def _is_nameless(sample: Sample) -> bool:

@@ -62,15 +62,6 @@ def _clock(measure: str) -> str:
     return f"{measure}_s"
 
 
-def _total_cpu(report: Report) -> float:
-    """Of all threads, at least."""
-    total = 0.0
-    for life in report["lives"].values():
-        seconds = life["cpu_s"]
-        total += seconds[0] if isinstance(seconds, list) else seconds
-    return total
-
-
 def _spans(seconds: dict[str, float]) -> list[Span]:
     return [Span(name, its, (name,)) for name, its in seconds.items()]
 
@@ -81,7 +72,7 @@ def tell_calls(report: Report, measure: str) -> Truth:
     return Truth(
         spans=_spans(wall if measure == WALL else report["cpu"]),
         lives=[Life("MainThread", life[_clock(measure)], life[_clock(measure)], "rounds_alone")],
-        cpu_s=_total_cpu(report),
+        cpu_s=report["process_cpu_s"],
     )
 
 
@@ -90,25 +81,24 @@ def tell_threads(report: Report, measure: str) -> Truth:
         Life(life.thread, life.least_s, life.most_s, "worker")
         for life in make_lives(report["lives"], _clock(measure))
     ]
-    return Truth(lives=lives, cpu_s=_total_cpu(report))
+    return Truth(lives=lives, cpu_s=report["process_cpu_s"])
 
 
 def tell_shares(report: Report, measure: str) -> Truth:
+    lifetimes = report["lifetimes"]
     if measure == CPU:
-        whole = sum(report["cpu"].values())
-        return Truth(spans=_spans(report["cpu"]), lives=[Life("MainThread", whole, whole, "main")])
-    work, sleep = report["lifetimes"]["work"], report["lifetimes"]["sleeper"]
-    whole = sum(report["spent"].values())
+        whole = lifetimes["work_cpu"]
+        return Truth(spans=_spans(report["cpu"]), lives=[Life("MainThread", whole, whole, "work")])
+    work, sleep = lifetimes["work"], lifetimes["sleeper"]
     return Truth(
         spans=_spans(report["spent"]),
-        # `main` also makes itself ready, which it does not count.
         lives=[
-            *(Life("MainThread", its, its, name) for name, its in report["spent"].items()),
+            Life("MainThread", work, work, "work"),
             Life("sleeper", sleep, sleep, "sleeper"),
         ],
         waits=[Wait("sleeper", frozenset({("shares.py", "sleeper")}), sleep)],
-        owners={"sleeper": "sleeper", "ten": "MainThread", "sixty": "MainThread"},
-        cpu_s=sum(report["cpu"].values()) if work >= whole else None,
+        owners={"sleeper": "sleeper", "work": "MainThread"},
+        cpu_s=report["process_cpu_s"],
     )
 
 
@@ -124,7 +114,7 @@ def _tell_sleep(file: str, function: str) -> Truth:
 def tell_generated(report: Report, measure: str) -> Truth:
     pieces = _pieces(report, measure)
     files = frozenset((piece.file, "<module>") for piece in pieces if piece.is_leaf)
-    waits = [Wait("MainThread", files, report["wait_s"])] if measure == WALL else []
+    waits = [Wait("MainThread", files, report["wait_s"], "run_piece")] if measure == WALL else []
     return Truth(pieces=pieces, waits=waits, lives=[_life_of_pieces(pieces)])
 
 
@@ -150,7 +140,7 @@ def tell_lives(report: Report, measure: str) -> Truth:
     return Truth(
         lives=make_lives(report["lives"], _clock(measure)),
         owners=owners,
-        cpu_s=_total_cpu(report),
+        cpu_s=report["process_cpu_s"],
     )
 
 
@@ -158,7 +148,7 @@ def tell_forked(report: Report, measure: str) -> Truth:
     return Truth(
         spans=_spans(report["spent"] if measure == WALL else report["cpu"]),
         lives=make_lives(report["lives"], _clock(measure)),
-        cpu_s=_total_cpu(report),
+        cpu_s=report["process_cpu_s"],
     )
 
 
@@ -173,9 +163,7 @@ def tell_collecting(report: Report, measure: str) -> Truth:
         lives=[
             # The rest of `main` makes the garbage.
             Life("MainThread", life, float("inf"), "main"),
-            Life("MainThread", seconds["work"], seconds["work"], "work"),
         ],
-        cpu_s=None,
     )
 
 

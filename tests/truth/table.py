@@ -113,7 +113,7 @@ def render_totals(rows: Sequence[Row], bounds: Bounds) -> str:
 
 def is_silently_wrong(found: Judgement) -> bool:
     is_wrong = found.impossible or found.wrong_leaves or found.misnamed or found.lost_threads
-    figures = sum(found.footer[key] for key in ("torn_marked", "invalid", "unproved"))
+    figures = sum(found.footer.get(key, 0) for key in ("torn_marked", "invalid", "unproved"))
     return bool(is_wrong and not figures)
 
 
@@ -121,7 +121,6 @@ def as_json(row: Row, bounds: Bounds) -> dict[str, Any]:
     facts = dataclasses.asdict(row)
     found = facts.pop("found")
     found["faults"] = dict(row.found.faults.most_common(20))
-    found["footer"] = dict(row.found.footer)
     for name in ("impossible_rate", "missing_percent", "marked_percent"):
         found[name] = getattr(row.found, name)
     return {**facts, **found, "missed": row.missed(bounds)}

@@ -48,11 +48,13 @@ class Life:
 
 @dataclasses.dataclass(frozen=True)
 class Wait:
-    """A thread that waits in one function, each time so long."""
+    """A thread that waits in one of some functions, each time so long; `within`: while this function
+    is in its stack, where it does something else, too."""
 
     thread: str
     leaves: frozenset[tuple[str, str]]  # file's last name, function
     each_s: float
+    within: str | None = None
 
 
 @dataclasses.dataclass
@@ -65,7 +67,7 @@ class Truth:
     # Function → the one thread that runs it; function → its interpreter's number.
     owners: dict[str, str] = dataclasses.field(default_factory=dict)
     places: dict[str, int] = dataclasses.field(default_factory=dict)
-    # CPU time of the threads' lives, where nothing else of the program used much.
+    # CPU time of the process, a sampler's within it included.
     cpu_s: float | None = None
     # Whether the program was where it says before its first sample.
     was_ready: bool = False
