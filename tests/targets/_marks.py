@@ -1,6 +1,8 @@
 """Which stacks can exist in a program that marks its calls; for targets and their checkers.
 
-    _marks.py FILE    prints the description of FILE for the interpreter that runs this, as JSON
+    _marks.py FILE                       prints the description of FILE for this interpreter, as JSON
+    _marks.py --check FILE [ARGUMENT…]   runs FILE under the interpreter's own tracing, and reports the
+                                         calls that are not marked
 
 A line that runs other functions of its own file says so: `# calls a, b`. `others` stands for the
 functions of any other file, and a word with a dot or a `<` for those of files of that name
@@ -9,9 +11,13 @@ functions of any other file, and a word with a dot or a `<` for those of files o
 a checker (tests/integration/possible.py) knows every stack that can exist.
 """
 
+import fnmatch
 import json
+import os
 import re
+import runpy
 import sys
+import threading
 import types
 
 CALLED = "  # called by others"
@@ -62,5 +68,58 @@ def describe(path):
     }
 
 
+class Watch:
+    """While it is entered: notes the calls from and to a file's functions that are not marked."""
+
+    def __init__(self, path):
+        described = describe(path)
+        self._path = path
+        self._calls = described["calls"]
+        self._entries = described["entries"]
+        self.unmarked = []
+
+    def __enter__(self):
+        threading.setprofile(self._watch)
+        sys.setprofile(self._watch)
+        return self
+
+    def __exit__(self, *_):
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+    def _watch(self, frame, event, _):
+        caller, name = frame.f_back, frame.f_code.co_name
+        # Not the end of this watch.
+        if event != "call" or caller is None or frame.f_code.co_filename == __file__:
+            return
+        is_own = frame.f_code.co_filename == self._path
+        if caller.f_code.co_filename == self._path:
+            marked = self._calls.get(caller.f_lineno, ())
+            if is_own:
+                runs = name in marked
+            else:
+                file = os.path.basename(frame.f_code.co_filename)
+                runs = any(word == "others" or fnmatch.fnmatchcase(file, word) for word in marked)
+        else:
+            runs = not is_own or name in self._entries or name == "<module>"
+        if not runs:
+            self.unmarked.append([caller.f_code.co_name, caller.f_lineno, name])
+
+
+def check(path, arguments):
+    sys.argv = [path] + arguments
+    with Watch(path) as watch:
+        runpy.run_path(path, run_name="__main__")
+    return watch.unmarked
+
+
+def main():
+    if sys.argv[1] == "--check":
+        unmarked = check(sys.argv[2], sys.argv[3:])
+        print(json.dumps({"unmarked": unmarked}))
+    else:
+        print(json.dumps(describe(sys.argv[1])))
+
+
 if __name__ == "__main__":
-    print(json.dumps(describe(sys.argv[1])))
+    main()

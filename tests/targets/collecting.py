@@ -3,7 +3,7 @@
     collecting.py [seconds]
 """
 
-import gc
+import gc  # calls others
 import time  # calls others
 
 from _support import argument, clock, ready, report  # calls others

@@ -66,4 +66,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()  # calls main
+    main()  # calls main, _weakrefset.py

@@ -17,7 +17,7 @@ import threading  # calls others
 import time
 import types  # calls others
 
-from _marks import describe, find_calls  # calls others
+from _marks import Watch, describe  # calls others
 from _support import argument, clock, process_cpu_s, ready, report  # calls others
 
 # --- calls of some 50 ns, in two chains --------------------------------------------------------
@@ -317,22 +317,10 @@ def main():
 
 def check_marks():
     """Runs every section once under the interpreter's own tracing: are the marks complete?"""
-    with open(__file__, encoding="utf-8") as file:
-        calls = find_calls(file.read())
-    unmarked = []
-
-    def watch(frame, event, _):
-        caller = frame.f_back
-        if event == "call" and caller and caller.f_code.co_filename == __file__:
-            name = frame.f_code.co_name
-            if frame.f_code.co_filename == __file__ and name not in calls.get(caller.f_lineno, ()):
-                unmarked.append([caller.f_code.co_name, caller.f_lineno, name])
-
-    sys.setprofile(watch)
-    for section, _ in SECTIONS.values():
-        section(3)  # calls section_flat, section_calls, section_generators, section_recursion, section_exceptions, section_objects, section_coroutines
-    sys.setprofile(None)
-    return unmarked
+    with Watch(__file__) as watch:
+        for section, _ in SECTIONS.values():
+            section(3)  # calls section_flat, section_calls, section_generators, section_recursion, section_exceptions, section_objects, section_coroutines
+    return watch.unmarked
 
 
 if __name__ == "__main__":
