@@ -17,10 +17,12 @@ THREAD_ENTRY = ("_bootstrap", "_bootstrap_inner", "run")
 class Grammar:
     """What the target said of itself: each function's lines, and which lines run which functions."""
 
-    def __init__(self, described: dict[str, Any]):
+    def __init__(self, described: dict[str, Any], is_wrapped: bool = False):
+        """`is_wrapped`: code of other files runs the program."""
+        self._is_wrapped = is_wrapped
         self._file = os.path.basename(described["file"])
         self._lines = {name: set(lines) for name, lines in described["lines"].items()}
-        self._entries = set(described["entries"])
+        self._entries = set(described["entries"]) | ({"<module>"} if is_wrapped else set())
         calls = {int(line): list(names) for line, names in described["calls"].items()}
         self._calls = {line: set(filter(_is_function, names)) for line, names in calls.items()}
         self._files = {
@@ -59,12 +61,13 @@ class Grammar:
             fnmatch.fnmatchcase(file, pattern) for pattern in self._files.get(line, ())
         )
 
-    @staticmethod
-    def _fault_of_root(frames: list[Frame], own: list[bool]) -> str | None:
+    def _fault_of_root(self, frames: list[Frame], own: list[bool]) -> str | None:
         first = frames[0].name
         if own[0]:
             return None if first == "<module>" else f"{first} is nobody's root"
         entry = tuple(frame.name for frame in frames[: own.index(True)])
+        if self._is_wrapped and frames[own.index(True)].name == "<module>":
+            return None
         is_entry = entry[: len(THREAD_ENTRY)] == THREAD_ENTRY
         return None if is_entry else f"a thread does not begin with {entry}"
 

@@ -71,14 +71,16 @@ def parse_sample(line: str) -> Sample:
 
 @dataclasses.dataclass
 class Profile:
-    """Header, samples in the order of the file, footer. `is_ordered`: whether a thread's samples stand
-    in the order in which they were taken; some profilers add up equal stacks."""
+    """Header, samples in the order of the file, footer. Of other profilers some add up equal stacks
+    (`is_ordered`: whether a thread's samples stand in the order in which they were taken), and some
+    have no names of threads."""
 
     header: dict[str, str]
     samples: list[Sample]
     footer: dict[str, str]
     path: pathlib.Path | None = None
     is_ordered: bool = True
+    names_threads: bool = True
 
     @staticmethod
     def read(path: pathlib.Path) -> Profile:

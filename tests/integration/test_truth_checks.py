@@ -184,6 +184,12 @@ def test_threads_without_stacks_or_names_are_lost(lines):
     assert judged(*lines, lives=LIVES).lost_threads >= 1
 
 
+def test_time_under_no_name_is_not_missing_as_well():
+    found = judged(THREAD.replace("_", "thread-71", 1) + " 100", lives=LIVES)
+    assert (found.missing_percent, found.life_percent) == (0, 0)
+    assert found.lost_threads == 1
+
+
 def test_a_thread_with_its_name_and_stacks_is_not():
     assert judged(THREAD.replace("_", "x", 1) + " 100", lives=LIVES).lost_threads == 0
 
@@ -206,6 +212,15 @@ def test_time_on_a_cpu_is_the_programs_without_the_samplers():
     footer = "# on_cpu: 500000 \n# sampler_cpu_ns: 200000000 \n"
     assert judged(f"{MAIN} 900", footer=footer, cpu_s=0.7).on_cpu == pytest.approx(1)
     assert judged(f"{MAIN} 900", footer=footer, cpu_s=1.2).on_cpu == pytest.approx(0.5)
+
+
+def test_without_names_functions_tell_threads_apart():
+    text = "\n".join(f"P1;T0:{name};l.py:run:1;app.py:work:70 100000" for name in ("2d4d", "2d5c"))
+    profile = Profile.parse(text)
+    profile.names_threads = False
+    lives = [Life("x", 0.1, 0.1, "work"), Life("y", 0.1, 0.1, "work")]
+    found = judge(profile, Truth(lives=lives, owners={"work": "x"}), TICK_US, False)
+    assert (found.life_percent, found.lost_threads, found.misnamed) == (0, 0, 0)
 
 
 # --- rows --------------------------------------------------------------------------------------

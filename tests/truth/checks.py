@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import os
 import re
-from typing import Iterable
+from typing import Iterable, Sequence
 
 from profile_text import Profile, Sample
 from truth import Life, Truth
@@ -129,7 +129,7 @@ class _Check:
                 continue
             if fault := self._fault(sample):
                 self._blame(sample, "impossible", fault)
-            elif owner := self._foreign_owner(sample):
+            elif self._profile.names_threads and (owner := self._foreign_owner(sample)):
                 self._blame(sample, "misnamed", f"a stack of {owner} under {sample.thread}")
 
     def _fault(self, sample: Sample) -> str | None:
@@ -147,7 +147,7 @@ class _Check:
     def _foreign_owner(self, sample: Sample) -> str | None:
         for frame in sample.frames:
             owner = self._truth.owners.get(frame.name)
-            if owner and not sample.thread.startswith(owner) and not _is_nameless(sample):
+            if owner and not (sample.thread.startswith(owner) or _is_nameless(sample)):
                 return owner
         return None
 
@@ -158,7 +158,8 @@ class _Check:
         that run one after the other come one after the other."""
         lines: dict[tuple[int, int, str], list[Sample]] = collections.defaultdict(list)
         for sample in self._samples:
-            if not is_untold(sample) and not _is_nameless(sample):
+            is_known = not (_is_nameless(sample) and self._profile.names_threads)
+            if is_known and not is_untold(sample):
                 lines[sample.pid, sample.iid, sample.thread].append(sample)
         for (_, iid, _), samples in lines.items():
             self._judge_pieces_order(samples)
@@ -199,9 +200,12 @@ class _Check:
 
     def judge_waits(self) -> None:
         for wait in self._truth.waits:
+            if not self._profile.names_threads and wait.thread != "MainThread":
+                continue
             much_us = MUCH_OF_A_WAIT * wait.each_s * 1e6
             for sample in self._samples:
-                if sample.thread != wait.thread or is_untold(sample) or sample.metric < much_us:
+                is_its = sample.thread == wait.thread or not self._profile.names_threads
+                if not is_its or is_untold(sample) or sample.metric < much_us:
                     continue
                 if wait.within not in (None, *sample.names):
                     continue
@@ -253,16 +257,26 @@ class _Check:
             self.found.faults[f"{label} is {points:.1f} points off"] += 1
 
     def judge_lives(self) -> None:
+        lives = self._truth.lives
+        self.found.threads = len(lives)
+        if not self._profile.names_threads:
+            for life in _merge_by_function(lives):
+                self._judge_life(life, self._samples)
+            return
         of_thread: dict[str, list[Sample]] = collections.defaultdict(list)
         for sample in self._samples:
             of_thread[sample.thread].append(sample)
-        for life in self._truth.lives:
-            self._judge_life(life, of_thread[life.thread])
-        self.found.threads = len(self._truth.lives)
-        nameless = {one.thread for one in self._samples if _is_nameless(one)}
-        for name in sorted(nameless):
-            its = of_thread[name]
-            frames = "" if any(one.frames for one in its) else " and stacks"
+        nameless = {name for name in of_thread if NAMELESS.fullmatch(name)}
+        functions = collections.Counter(life.within for life in lives)
+        for life in lives:
+            its = list(of_thread.get(life.thread, ()))
+            if life.within and functions[life.within] == 1:
+                # Such a thread has lost its name, which counts below, but not this time.
+                for name in nameless - {life.thread}:
+                    its += [one for one in of_thread[name] if life.within in one.names]
+            self._judge_life(life, its)
+        for name in nameless:
+            frames = "" if any(one.frames for one in of_thread[name]) else " and stacks"
             self.found.faults[f"a thread without a name{frames}"] += 1
         self.found.lost_threads += len(nameless)
 
@@ -303,6 +317,19 @@ def is_untold(sample: Sample) -> bool:
     return sample.is_marked or any(
         not frame.file and frame.function in UNTOLD for frame in sample.frames
     )
+
+
+def _merge_by_function(lives: Sequence[Life]) -> list[Life]:
+    """One life for each function: where threads have no names, functions tell them apart."""
+    merged: dict[str | None, Life] = {}
+    for life in lives:
+        known = merged.get(life.within)
+        merged[life.within] = dataclasses.replace(
+            life,
+            least_s=life.least_s + (known.least_s if known else 0.0),
+            most_s=life.most_s + (known.most_s if known else 0.0),
+        )
+    return list(merged.values())
 
 
 def _is_nameless(sample: Sample) -> bool:

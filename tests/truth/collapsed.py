@@ -27,16 +27,17 @@ def read(path: pathlib.Path, interval_us: int) -> Profile:
     """A profile in any of the forms. Where a form counts samples, each stands for an interval."""
     data = path.read_bytes()
     if data.startswith(b"MOJ"):
-        return Profile({}, list(read_mojo(data)), {}, path)
+        return Profile({}, list(read_mojo(data)), {}, path, names_threads=False)
     text = data.decode("utf-8", errors="replace")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         return Profile({}, [], {}, path)
     if re.match(r"P\d+;T", lines[0]):
-        return Profile({}, list(map(parse_austin, lines)), {}, path)
-    parse = parse_profiling if _PROFILING_THREAD.match(lines[0]) else parse_pyspy
+        return Profile({}, list(map(parse_austin, lines)), {}, path, names_threads=False)
+    names_threads = not _PROFILING_THREAD.match(lines[0])
+    parse = parse_pyspy if names_threads else parse_profiling
     samples = [parse(line, interval_us) for line in lines]
-    return Profile({}, samples, {}, path, is_ordered=False)
+    return Profile({}, samples, {}, path, is_ordered=False, names_threads=names_threads)
 
 
 def parse_austin(line: str) -> Sample:

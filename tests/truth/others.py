@@ -11,6 +11,7 @@ import signal
 import subprocess
 from typing import Sequence
 
+from interpreters import Interpreter
 from runner import TIMEOUT_S
 
 INTERVAL_US = 1000
@@ -20,8 +21,8 @@ INTERVAL_US = 1000
 class Profiler:
     name: str
     template: str
-    # The only version that it can profile, where that is its own.
-    minor: tuple[int, int] | None = None
+    # The only interpreter that it can profile, where that is its own, and then runs the program itself.
+    python: Interpreter | None = None
 
     def command(self, python: str, script: str, arguments: Sequence[str], output: str) -> list[str]:
         """The template's words with the places filled in; `{args}` alone becomes any number of words."""
@@ -54,29 +55,25 @@ PYSPY = (
     "record --rate 1000 --format raw --idle --threads --full-filenames{mode} -o {output}"
     " -- {python} {script} {args}"
 )
+AUSTIN = "-i {interval_us} -o {output} {python} {script} {args}"
+SAMPLING = (
+    "-m profiling.sampling run --all-threads --mode wall --sampling-rate 1khz --collapsed -o {output}"
+    " {script} {args}"
+)
 
 
-def find_installed(pyspy: str = "py-spy", austin: str = "austin", sampling: str = "python3.15") -> list[Profiler]:
+def find_installed() -> list[Profiler]:
     """Those of the known ones that are there. py-spy's default stops the program for each sample."""
     found = []
-    if path := shutil.which(pyspy):
+    if path := shutil.which("py-spy"):
         command = shlex.quote(path)
-        blocking, free = (PYSPY.replace("{mode}", mode) for mode in ("", " --nonblocking"))
-        found.append(Profiler("py-spy", f"{command} {blocking}"))
-        found.append(Profiler("py-spy-nb", f"{command} {free}"))
-    if path := shutil.which(austin):
-        command = shlex.quote(path)
-        found.append(Profiler("austin", f"{command} -i {{interval_us}} -o {{output}} {{python}} {{script}} {{args}}"))
-    if path := shutil.which(sampling):
-        command = shlex.quote(path)
-        found.append(
-            Profiler(
-                "sampling",
-                f"{command} -m profiling.sampling run --all-threads --mode wall -r 1khz --collapsed"
-                " -o {output} {script} {args}",
-                minor=(3, 15),
-            )
-        )
+        found.append(Profiler("py-spy", f"{command} {PYSPY.replace('{mode}', '')}"))
+        found.append(Profiler("py-spy-nb", f"{command} {PYSPY.replace('{mode}', ' --nonblocking')}"))
+    if path := shutil.which("austin"):
+        found.append(Profiler("austin", f"{shlex.quote(path)} {AUSTIN}"))
+    if path := shutil.which("python3.15"):
+        its_own = Interpreter(path, (3, 15, 0))
+        found.append(Profiler("sampling", f"{shlex.quote(path)} {SAMPLING}", its_own))
     return found
 
 

@@ -33,7 +33,6 @@ class Program:
     is_short: bool = False  # repeated, as what goes wrong does so at its start or end
     measures: Sequence[str] = (WALL, CPU)
     ways: Sequence[str] = (LAUNCHED, ATTACHED)
-    oldest: tuple[int, int] = (3, 8)
     reports: bool = True
     is_for_others: bool = True  # whether a profiler that does not say its name can be told the truth
 
@@ -42,11 +41,13 @@ class Program:
         script = [str(TARGETS / f"{self.target}.py")] if self.target else []
         return script + self.arguments(seconds, way)
 
-    def truth(self, python: Interpreter, report: Report, measure: str, way: str) -> Truth:
+    def truth(
+        self, python: Interpreter, report: Report, measure: str, way: str, is_wrapped: bool = False
+    ) -> Truth:
         truth = self.tell(report, measure)
         truth.was_ready = way == ATTACHED
         if self.target:
-            truth.grammar = Grammar(describe(python, self.target))
+            truth.grammar = Grammar(describe(python, self.target), is_wrapped)
         return truth
 
 

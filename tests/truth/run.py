@@ -103,7 +103,8 @@ class Truths:
     def _judge_one(self, case: Case) -> Judgement:
         try:
             profile, report, interval_us = self._profile(case)
-            truth = case.program.truth(case.python, report, case.measure, case.way)
+            is_wrapped = case.profiler is not None and case.profiler.python is not None
+            truth = case.program.truth(case.python, report, case.measure, case.way, is_wrapped)
             return judge(profile, truth, interval_us, case.measure == CPU)
         # What the helpers of the tests assert, and what a program or a profiler left unwritten.
         except (AssertionError, OSError, ValueError, LookupError, subprocess.SubprocessError,
@@ -276,23 +277,34 @@ def make_cases(options: argparse.Namespace, program: pathlib.Path) -> list[Case]
             engines.append(name)
     cases = []
     for python in options.python:
-        for one in options.program:
-            if python.minor < one.oldest:
-                continue
-            for load in options.load:
+        profilers = [one for one in options.profilers if one.python is None]
+        cases += _cases_of(options, python, engines, profilers)
+    for profiler in options.profilers:
+        if profiler.python:
+            cases += _cases_of(options, profiler.python, [], [profiler])
+    return cases
+
+
+def _cases_of(
+    options: argparse.Namespace,
+    python: Interpreter,
+    engines: list[str],
+    profilers: list[others.Profiler],
+) -> list[Case]:
+    cases = []
+    for program in options.program:
+        for load in options.load:
+            cases += [
+                Case(program, python, way, name, load)
+                for way in options.ways
+                if way in program.ways
+                for name in engines
+                if ENGINES[name][1] in program.measures
+            ]
+            if program.is_for_others and LAUNCHED in options.ways:
                 cases += [
-                    Case(one, python, way, name, load)
-                    for way in options.ways
-                    if way in one.ways
-                    for name in engines
-                    if ENGINES[name][1] in one.measures
+                    Case(program, python, LAUNCHED, one.name, load, one) for one in profilers
                 ]
-                if one.is_for_others and LAUNCHED in options.ways:
-                    cases += [
-                        Case(one, python, LAUNCHED, profiler.name, load, profiler)
-                        for profiler in options.profilers
-                        if profiler.minor in (None, python.minor)
-                    ]
     return cases
 
 
