@@ -52,7 +52,6 @@ ENGINES = {
 SECONDS, RUNS = 3.0, 5
 QUICK_SECONDS, QUICK_RUNS = 1.0, 2
 QUICK_PROGRAMS = ("calls", "one-liner", "generated", "pair", "lives")
-QUICK_ENGINES = ("bpf", "clock -c", "bpf -c", "clock")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,9 +234,9 @@ def choose(options: argparse.Namespace) -> None:
     options.load = _chosen(options.load, LOADS, "load", LOADS)
     engines = [name.replace("-c", " -c") for name in words(options.engines)]
     known = (*ENGINES, "none")
-    options.engines = _chosen(
-        engines, known, "engine", QUICK_ENGINES[:3:2] if quick else tuple(ENGINES)
-    )
+    # Quickly: the first that is allowed for each measure.
+    options.one_engine_each = quick and not engines
+    options.engines = _chosen(engines, known, "engine", tuple(ENGINES))
     options.python = choose_pythons(words(options.python), quick)
     options.profilers = list(map(others.parse_template, options.other))
     if options.others:
@@ -275,6 +274,9 @@ def make_cases(options: argparse.Namespace, program: pathlib.Path) -> list[Case]
             print(f"without {name}: {reason.splitlines()[0]}", file=sys.stderr)
         else:
             engines.append(name)
+    if options.one_engine_each:
+        first = {ENGINES[name][1]: name for name in reversed(engines)}
+        engines = [name for name in engines if name in first.values()]
     cases = []
     for python in options.python:
         profilers = [one for one in options.profilers if one.python is None]
@@ -323,6 +325,7 @@ def main() -> int:
         print(f"no echion in {build_dir}: build first (scripts/build)", file=sys.stderr)
         return 2
     bounds = Bounds()
+    cases: list[Case] = []
     rows: list[Row] = []
     truths = Truths(build_dir, options.seconds, options.runs, options.hogs, options.keep)
     is_whole = False
