@@ -130,6 +130,11 @@ def test_shares_are_compared_in_points():
     assert seen_shares(350, 650).points == pytest.approx(10, abs=0.3)
 
 
+def test_shares_of_a_few_samples_are_not_compared():
+    spans = [Span("a", 0.005, ("a",)), Span("b", 0.015, ("b",))]
+    assert judged(f"{MAIN};app.py:a:1 20", spans=spans).points == 0
+
+
 def test_functions_that_are_not_there_are_all_points_off():
     assert judged(f"{START} 1000", spans=SPANS).points == pytest.approx(100, abs=0.3)
 

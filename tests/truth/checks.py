@@ -20,6 +20,8 @@ UNTOLD = {"TRUNCATED", "<unknown>"}
 EDGE_TICKS = 2
 # A thread must be in the profile, with stacks, when it had so many intervals.
 CERTAIN_TICKS = 20
+# Shares are compared of a whole of at least so many intervals.
+COMPARABLE_TICKS = 50
 # A wait can be told from what comes before it when one line has so much of it.
 MUCH_OF_A_WAIT = 0.5
 
@@ -220,7 +222,7 @@ class _Check:
         """Shares of the functions; of a single one, its time."""
         spans = self._truth.spans
         whole = sum(span.seconds for span in spans)
-        if not spans or not whole:
+        if not self._is_comparable(whole):
             return
         seen = [_seconds(filter(span.holds, self._samples)) for span in spans]
         if len(spans) == 1 or not sum(seen):
@@ -236,7 +238,7 @@ class _Check:
         """What pieces have that others had, of all pieces' time."""
         pieces = self._truth.pieces
         whole = sum(piece.seconds for piece in pieces)
-        if not whole:
+        if not self._is_comparable(whole):
             return
         seen: collections.Counter[int] = collections.Counter()
         for sample in self._samples:
@@ -249,6 +251,9 @@ class _Check:
             for at, piece in enumerate(pieces)
         }
         self._note_points(100 * sum(excess.values()) / whole, max(excess, key=excess.get))
+
+    def _is_comparable(self, whole_s: float) -> bool:
+        return whole_s * 1e6 >= COMPARABLE_TICKS * self._interval_us
 
     def _note_points(self, points: float, label: str) -> None:
         if points > self.found.points:

@@ -107,7 +107,7 @@ def _tell_sleep(file: str, function: str) -> Truth:
     """What nothing has to measure: time.sleep does not end before its time."""
     return Truth(
         spans=[Span(function, SLEEP_S, (function,))],
-        lives=[Life("MainThread", SLEEP_S, float("inf"))],
+        lives=[Life("MainThread", SLEEP_S, float("inf"), function)],
         waits=[Wait("MainThread", frozenset({(file, function)}), SLEEP_S)],
     )
 
