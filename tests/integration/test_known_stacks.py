@@ -135,7 +135,7 @@ def sample(text: str) -> Sample:
     [
         ROOT,
         ROOT + ";KS:a:2;KS:b:6",
-        ROOT + ";KS:a:1;:GC:",
+        ROOT + ";KS:a:1;:GC:0",
         ROOT + ";/l/threading.py:start:4",
         ROOT + ";KS:a:2;page.html:<module>:1",
         THREAD + ";/l/threading.py:run:3;KS:worker:70;KS:a:2",

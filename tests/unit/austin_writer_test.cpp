@@ -120,9 +120,22 @@ TEST_F(Austin, PutsMarksWhereTheyBelong) {
     stack(2, {}, {});
     process->sample(0, 3);
     EXPECT_EQ(text(),
-              "P42;T0:MainThread;:TRUNCATED:;:INVALID:;a.py:a:1;:Task-1:0;a.py:c:3;:GC: 1\n"
-              "P42;T0:MainThread;:INVALID:;a.py:a:1;:Task-1:0 2\n"
+              "P42;T0:MainThread;:TRUNCATED:0;:INVALID:0;a.py:a:1;:Task-1:0;a.py:c:3;:GC:0 1\n"
+              "P42;T0:MainThread;:INVALID:0;a.py:a:1;:Task-1:0 2\n"
               "P42;T0:MainThread;a.py:a:1;:Task-1:0 3\n");
+}
+
+TEST_F(Austin, ShowsTimeThatNobodyLookedAt) {
+    stack(0, {code(1, "a", 1)});
+    process->missed(0, 500);
+    process->sample(0, 1);
+    process->missed(7, 1);  // no such thread
+    process->thread(1, 0, 77, "");
+    process->missed(1, 2);
+    process->thread(1, 0, 77, "late");
+    EXPECT_EQ(text(),
+              "P42;T0:MainThread;:MISSED:0 500\nP42;T0:MainThread;a.py:a:1 1\n"
+              "P42;T0:late;:MISSED:0 2\n");
 }
 
 TEST_F(Austin, KeepsTheStackOfARenamedThread) {
@@ -134,7 +147,7 @@ TEST_F(Austin, KeepsTheStackOfARenamedThread) {
     stack(1, {});
     process->sample(0, 2);
     EXPECT_EQ(text(),
-              "P42;T7:a much longer name than before;:INVALID:;a.py:a:1;a.py:b:2 1\n"
+              "P42;T7:a much longer name than before;:INVALID:0;a.py:a:1;a.py:b:2 1\n"
               "P42;T7:x;a.py:a:1 2\n");
 }
 
@@ -247,7 +260,7 @@ TEST_F(Austin, CutsALineThatGetsTooLong) {
     const std::size_t first = all.find('\n');
     EXPECT_LT(first, std::size_t{33} << 20);
     EXPECT_GT(first, std::size_t{31} << 20);
-    EXPECT_TRUE(all.substr(0, first).ends_with(";:TRUNCATED: 1"));
+    EXPECT_TRUE(all.substr(0, first).ends_with(";:TRUNCATED:0 1"));
     EXPECT_TRUE(all.ends_with("n:1;a.py:leaf:2 2\n"));
 }
 

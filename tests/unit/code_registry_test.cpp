@@ -42,6 +42,7 @@ class Definitions final : public model::ProfileEvents {
     void stack(std::uint32_t, model::StackMarks, std::uint32_t,
                std::span<const model::FrameLocation>) override {}
     void cpu(std::uint32_t, std::uint64_t) override {}
+    void missed(std::uint32_t, std::uint64_t) override {}
 };
 
 /// A registry over made-up code objects, whose definitions go through a real ring.

@@ -34,6 +34,10 @@ class Sums final : public ProfileEvents {
         cpu_ns[names_[thread_id]] += ns;
     }
 
+    void missed(std::uint32_t thread_id, std::uint64_t ns) override {
+        cpu_ns["missed of " + names_[thread_id]] += ns;
+    }
+
   private:
     std::map<std::uint32_t, std::string> names_;
 };
@@ -80,6 +84,14 @@ TEST_F(Ledger, GivesAnEndedThreadWhatIsMissingUnderItsName) {
 TEST_F(Ledger, NamesAThreadThatTheAgentNeverMet) {
     ledger_.settle(std::vector<CountedCpu>{{55, 5'000'000}});
     EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("number 55", 5'000'000U)));
+}
+
+TEST_F(Ledger, CountsMissedTimeAsTold) {
+    ledger_.thread(3, 0, 100, "worker");
+    ledger_.missed(3, 7'000'000);
+    ledger_.settle(std::vector<CountedCpu>{{100, 9'000'000}});
+    EXPECT_THAT(sums_.cpu_ns,
+                ElementsAre(Pair("missed of worker", 7'000'000U), Pair("worker", 2'000'000U)));
 }
 
 TEST_F(Ledger, KnowsTheThreadsThatItWasToldOf) {

@@ -43,6 +43,9 @@ class Log final : public model::ProfileEvents {
         add("stack", thread_id, marks.truncated, marks.invalid, marks.in_gc, kept, text);
     }
     void cpu(std::uint32_t thread_id, std::uint64_t ns) override { add("cpu", thread_id, ns); }
+    void missed(std::uint32_t thread_id, std::uint64_t ns) override {
+        add("missed", thread_id, ns);
+    }
 
   private:
     static std::string text_of(std::string_view text) { return std::string(text); }
@@ -152,6 +155,7 @@ TEST(Decoder, MakesOfEveryRecordWhatTheEncoderWasTold) {
         to.thread(9, -1, 4'000'000'000, "Main");
         to.stack(9, kStackInGc | kStackTruncated, 0, frames);
         to.cpu(9, 123'456'789'012);
+        to.missed(9, 77);
     }));
     ASSERT_TRUE(pipe.tick([&](Encoder& to) {
         to.stack(9, kStackInvalid, 2, {});
@@ -161,7 +165,7 @@ TEST(Decoder, MakesOfEveryRecordWhatTheEncoderWasTold) {
                 ElementsAre("start 1000 3 12 1", "tick 5", "code 0 2 77 f C.f /a.py 3",
                             "code 1000000 3 0 Task-1   0", "thread 9 -1 4000000000 Main",
                             "stack 9 1 0 1 0 0@-2,1000000@0,0@2000000000,", "cpu 9 123456789012",
-                            "tick 5", "stack 9 0 1 0 2 ", "end 9"));
+                            "missed 9 77", "tick 5", "stack 9 0 1 0 2 ", "end 9"));
 }
 
 TEST(Decoder, ReportsLossBehindTheTick) {
@@ -259,6 +263,8 @@ INSTANTIATE_TEST_SUITE_P(
                      to.stack(0, 0, 0, {});
                  }},
         BadBatch{"CpuOfUnknownThread", [](Encoder& to) { to.cpu(5, 1); }},
+        BadBatch{"MissedOfUnknownThread", [](Encoder& to) { to.missed(5, 1); }},
+        BadBatch{"MissedAges", [](Encoder& to) { to.missed(0, ~std::uint64_t{0}); }},
         BadBatch{"CpuOfAges", [](Encoder& to) { to.cpu(0, ~std::uint64_t{0}); }},
         BadBatch{"ThreadIdOutOfBounds", [](Encoder& to) { to.thread(kMaxThreads, 0, 0, ""); }},
         BadBatch{"CodeIdOutOfBounds", [](Encoder& to) { to.label(kMaxCodes, ""); }},

@@ -42,6 +42,9 @@ class Samples final : public StackSink {
         }
         lines.push_back(line + threads_[id].mark + " = " + std::to_string(value));
     }
+    void missed(std::uint32_t id, std::int64_t value) override {
+        lines.push_back(threads_[id].name + ": missed = " + std::to_string(value));
+    }
 
   private:
     struct Thread {
@@ -232,6 +235,42 @@ TEST_F(Builder, AFirstNameIsThatOfAllItsTime) {
     builder->tick(kMs);
     builder->finish();
     EXPECT_THAT(sink.lines, ElementsAre("named: f:1 = 3000"));
+}
+
+TEST_F(Builder, GivesWallTimeThatNobodyLookedAtToNoStack) {
+    begin(Metric::kWallTime);
+    builder->thread(1, 0, 11, "asleep");
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    stack(1, 0, {{1, 0}});
+    builder->tick(kMs);
+    builder->tick(500 * kMs);
+    builder->missed(0, 0);  // with the same stack as before
+    builder->tick(kMs);
+    builder->tick(300 * kMs);
+    builder->missed(0, 0);
+    stack(0, 0, {{1, 0}});
+    builder->tick(kMs);
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 2000", "main: missed = 500000",
+                                        "main: f:1 = 1000", "main: missed = 300000",
+                                        "main: g:100 = 1000", "asleep: g:100 = 804000"));
+    EXPECT_EQ(builder->missed_us(), 800'000U);
+    EXPECT_EQ(builder->value_us(), 2 * 804'000U);
+}
+
+TEST_F(Builder, GivesCpuTimeThatNobodyLookedAtToNoStack) {
+    begin(Metric::kCpuTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->cpu(0, 900'000);
+    builder->tick(kMs);
+    builder->missed(0, 40'000'500);
+    builder->missed(0, 500);
+    builder->missed(9, 1);  // nobody
+    builder->finish();
+    EXPECT_THAT(sink.lines,
+                ElementsAre("main: missed = 40000", "main: missed = 1", "main: f:1 = 900"));
 }
 
 TEST_F(Builder, GivesLostTimeToNobody) {

@@ -404,13 +404,15 @@ void StackSampler::rest(std::int64_t took_ns) {
 
 void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
                           const AssignedStack& assigned, Verdict verdict, bool holds_gil) {
+    // Without BPF a thread that waits where it did is taken to have waited there all the time.
+    const bool may_have_run = thread.slot != TrackedThread::kNoSlot ? thread.has_run : holds_gil;
     thread.may_have_changed = false;
     thread.has_run = false;
     thread.was_read_ns = now_ns_;
     if (verdict == Verdict::kRetry) {
         ++tally_.torn_marked;
         // No stack rather than a wrong one.
-        write_stack(thread, assign_stack(thread, {}), stream::kStackInvalid);
+        write_stack(thread, assign_stack(thread, {}), stream::kStackInvalid, may_have_run);
         return;
     }
     tally_.unproved += verdict == Verdict::kUnproved;
@@ -430,7 +432,7 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
     if (!stack.walk.broken && !stack.walk.truncated && assigned.frame_count > 0) {
         thread.root = thread.codes[0];
     }
-    write_stack(thread, assigned, flags);
+    write_stack(thread, assigned, flags, may_have_run);
 }
 
 }  // namespace echion::agent

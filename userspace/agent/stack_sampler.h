@@ -202,7 +202,8 @@ class StackSampler {
     void define_unknown_code();
     void announce(TrackedThread& thread);
     AssignedStack assign_stack(TrackedThread& thread, std::span<cpython::RawFrame> raw);
-    void write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags);
+    void write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags,
+                     bool may_have_run);
     bool write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw,
                         std::int64_t at_ns);
     bool assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
@@ -215,6 +216,7 @@ class StackSampler {
     void settle_unclaimed(std::int64_t living_ns, std::size_t left_count, bool is_last);
     void write_unseen_cpu(std::int64_t cpu_ns);
     void skip_told_as_unseen(TrackedThread& thread, std::int64_t cpu_ns);
+    [[nodiscard]] std::int64_t longest_gap_ns() const;
     void split_batch();
     void commit();
     void publish_counts();
@@ -279,6 +281,7 @@ class StackSampler {
     std::int64_t used_before_ns_ = 0;  // by the main thread, before this program
     std::uint32_t io_tid_ = 0;         // the agent's other thread
     bool has_ticked_ = false;
+    bool is_gap_ = false;  // the tick before is so long ago that what ran since is not known
     bool is_stopping_ = false;
     bool must_pause_ = false;
 

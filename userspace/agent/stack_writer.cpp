@@ -106,7 +106,7 @@ StackSampler::AssignedStack StackSampler::assign_stack(TrackedThread& thread,
 }
 
 void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack,
-                               std::uint8_t flags) {
+                               std::uint8_t flags, bool may_have_run) {
     if (!thread.has_begun) {
         return;  // it will hold the GIL when it does
     }
@@ -119,6 +119,9 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
                          flags == thread.flags && !thread.must_resend;
     thread.frame_count = static_cast<std::uint32_t>(stack.frame_count);
     thread.flags = flags;
+    if (is_gap_ && (may_have_run || !is_same)) {
+        encoder_->missed(thread.id, 0);
+    }
     if (is_same) {
         return;
     }
@@ -138,7 +141,7 @@ bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawF
         ++tally_.snapshots_unused;
         return false;
     }
-    write_stack(thread, assign_stack(thread, raw), gc_flag(thread));
+    write_stack(thread, assign_stack(thread, raw), gc_flag(thread), true);
     thread.times_between = 0;
     return true;
 }
@@ -157,7 +160,12 @@ void StackSampler::write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns) {
     if (!thread.is_announced) {
         announce(thread);
     }
-    encoder_->cpu(thread.id, static_cast<std::uint64_t>(cpu_ns - thread.cpu_ns));
+    const auto used_ns = static_cast<std::uint64_t>(cpu_ns - thread.cpu_ns);
+    if (cpu_ns - thread.cpu_ns > longest_gap_ns()) {
+        encoder_->missed(thread.id, used_ns);
+    } else {
+        encoder_->cpu(thread.id, used_ns);
+    }
     thread.cpu_ns = cpu_ns;
 }
 

@@ -63,6 +63,7 @@ void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
     ++processes_;
     totals_.duration_ns = std::max(totals_.duration_ns, figures.duration_ns);
     totals_.lost_ns = add_capped(totals_.lost_ns, figures.lost_ns);
+    totals_.missed_us = add_capped(totals_.missed_us, figures.missed_us);
     totals_.on_cpu_ns = add_capped(totals_.on_cpu_ns, figures.on_cpu_ns);
     totals_.runnable_ns = add_capped(totals_.runnable_ns, figures.runnable_ns);
     totals_.value_us = add_capped(totals_.value_us, figures.value_us);
@@ -109,6 +110,7 @@ void Profile::begin_finish(bool even_empty, const KernelFigures& kernel, const C
         writer_.add_footer("waiting", std::to_string(waiting_us));
     }
     writer_.add_footer("lost_ns", std::to_string(totals_.lost_ns));
+    writer_.add_footer("missed_us", std::to_string(totals_.missed_us));
     if (settings_.metric == model::Metric::kCpuTime) {
         writer_.add_footer("overcounted_ns", std::to_string(totals_.overcounted_ns));
     }

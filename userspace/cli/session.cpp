@@ -427,6 +427,7 @@ void Session::close_books() {
         ProcessFigures figures;
         figures.duration_ns = builder_->duration_ns();
         figures.lost_ns = builder_->lost_ns();
+        figures.missed_us = builder_->missed_us();
         if (settings_.mode == control::Mode::kWall) {
             for (const model::CountedCpu& thread : used_cpu_) {
                 if (ledger_->knows(thread.native_thread_id)) {

@@ -37,6 +37,7 @@ class CpuLedger final : public ProfileEvents {
         next_.stack(thread_id, marks, kept, frames);
     }
     void cpu(std::uint32_t thread_id, std::uint64_t ns) override;
+    void missed(std::uint32_t thread_id, std::uint64_t ns) override;
 
     /// Whether events were about a thread with this number.
     [[nodiscard]] bool knows(std::uint32_t native_thread_id) const {
@@ -64,6 +65,8 @@ class CpuLedger final : public ProfileEvents {
         std::uint32_t thread_id = kNone;  // of the living thread
         std::string name;                 // the last one
     };
+
+    void note_told(std::uint32_t thread_id, std::uint64_t ns);
 
     ProfileEvents& next_;
     std::unordered_map<std::uint32_t, Account> accounts_;  // by native thread id

@@ -266,6 +266,29 @@ void ProfileBuilder::cpu(std::uint32_t thread_id, std::uint64_t ns) {
     threads_[thread_id].pending_cpu_ns += ns;
 }
 
+void ProfileBuilder::missed(std::uint32_t thread_id, std::uint64_t ns) {
+    if (finished_ || thread_id >= threads_.size()) {
+        return;
+    }
+    Thread& thread = threads_[thread_id];
+    if (!thread.alive || thread.is_stale) {
+        return;  // lost() has seen to it
+    }
+    if (metric_ == Metric::kWallTime) {
+        emit(thread_id, thread);
+        ns = now_ns_ - std::min(now_ns_, thread.since_ns);
+        thread.since_ns = now_ns_;
+    }
+    thread.missed_ns += ns;
+    const std::uint64_t value = thread.missed_ns / kNanosPerMicro;
+    if (value != 0) {
+        thread.missed_ns %= kNanosPerMicro;
+        sink_.missed(thread_id, static_cast<std::int64_t>(value));
+        missed_us_ += value;
+        value_us_ += value;
+    }
+}
+
 void ProfileBuilder::settle_cpu(Thread& thread) {
     thread.banked_ns += std::exchange(thread.pending_cpu_ns, 0);
 }

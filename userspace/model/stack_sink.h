@@ -36,6 +36,9 @@ class StackSink {
     /// The thread spent `value` (µs; in memory mode signed bytes; never 0) with its stack.
     virtual void sample(std::uint32_t thread_id, std::int64_t value) = 0;
 
+    /// Of the thread's time, `value` is known of no stack: nobody looked for so long.
+    virtual void missed(std::uint32_t thread_id, std::int64_t value) = 0;
+
     /// What it holds for this process, about.
     [[nodiscard]] virtual std::size_t memory_bytes() const { return 0; }
     /// What it has written of this process.

@@ -25,9 +25,10 @@ constexpr std::size_t kMaxSpareBytes = std::size_t{64} << 10;
 constexpr std::size_t kMaxWaitingBytes = std::size_t{1} << 20;
 
 constexpr std::string_view kUnknown = "<unknown>";
-constexpr std::string_view kGcFrame = ";:GC:";
-constexpr std::string_view kInvalidFrame = ";:INVALID:";
-constexpr std::string_view kTruncatedFrame = ";:TRUNCATED:";
+constexpr std::string_view kGcFrame = ";:GC:0";
+constexpr std::string_view kInvalidFrame = ";:INVALID:0";
+constexpr std::string_view kTruncatedFrame = ";:TRUNCATED:0";
+constexpr std::string_view kMissedFrame = ";:MISSED:0";
 
 /// Gives back most of what a string or vector grew to, once it is much smaller again.
 template <typename Container>
@@ -79,8 +80,8 @@ bool ends_like_metric(std::string_view value) {
 /// Keeps every thread's line ready, so that a sample is one copy and a stack that changed at its
 /// leaf costs the leaf.
 ///
-///     line:   P1;T0:Main │ ;:INVALID: │ ;a.py:f:1 │ ;b.py:g:2
-///             0          head_size    root_size   root_size + ends[0]
+///     line:   P1;T0:Main │ ;:INVALID:0 │ ;a.py:f:1 │ ;b.py:g:2
+///             0          head_size     root_size   root_size + ends[0]
 class AustinWriter::Process final : public model::StackSink {
   public:
     Process(AustinWriter& writer, std::int64_t pid) : writer_(writer), pid_(pid) {}
@@ -153,8 +154,7 @@ class AustinWriter::Process final : public model::StackSink {
             return;
         }
         Thread& thread = threads_[thread_id];
-        std::string& tail = writer_.scratch_;
-        tail.assign(thread.line, thread.head_size);
+        std::string tail(thread.line, thread.head_size);
         if (thread.is_cut) {
             tail += kTruncatedFrame;
             ++writer_.lines_shortened_;
@@ -165,14 +165,17 @@ class AustinWriter::Process final : public model::StackSink {
         tail += ' ';
         tail += Digits(value).view();
         tail += '\n';
-        if (thread.may_be_named && waiting_bytes_ + tail.size() <= kMaxWaitingBytes) {
-            thread.waiting.push_back({std::move(tail), value});
-            waiting_bytes_ += thread.waiting.back().tail.size();
-            return;
+        put_line(thread, std::move(tail), value);
+    }
+
+    void missed(std::uint32_t thread_id, std::int64_t value) override {
+        if (thread_id < threads_.size()) {
+            std::string tail(kMissedFrame);
+            tail += ' ';
+            tail += Digits(value).view();
+            tail += '\n';
+            put_line(threads_[thread_id], std::move(tail), value);
         }
-        write_waiting(thread);
-        thread.may_be_named = false;
-        write_line(thread, tail, value);
     }
 
     [[nodiscard]] std::size_t memory_bytes() const override {
@@ -198,6 +201,18 @@ class AustinWriter::Process final : public model::StackSink {
         std::size_t first_cut = 0;
         std::size_t held_bytes = 0;  // as counted last
     };
+
+    /// Writes a line, or has it wait for the thread's name.
+    void put_line(Thread& thread, std::string tail, std::int64_t value) {
+        if (thread.may_be_named && waiting_bytes_ + tail.size() <= kMaxWaitingBytes) {
+            waiting_bytes_ += tail.size();
+            thread.waiting.push_back({std::move(tail), value});
+            return;
+        }
+        write_waiting(thread);
+        thread.may_be_named = false;
+        write_line(thread, tail, value);
+    }
 
     void write_line(const Thread& thread, std::string_view tail, std::int64_t value) {
         writer_.end_header();

@@ -137,6 +137,8 @@ Status Decoder::decode_record(Reader& reader) {
             return decode_stack(reader);
         case RecordType::kCpu:
             return decode_cpu(reader);
+        case RecordType::kMissed:
+            return decode_missed(reader);
         case RecordType::kStart:
         case RecordType::kTick:
         case RecordType::kLost:
@@ -347,6 +349,19 @@ Status Decoder::decode_stack(Reader& reader) {
                                   (flags & kStackInGc) != 0};
     events_.stack(static_cast<std::uint32_t>(thread_id), marks, static_cast<std::uint32_t>(kept),
                   frames_);
+    return {};
+}
+
+Status Decoder::decode_missed(Reader& reader) {
+    const std::uint64_t thread_id = reader.varint();
+    const std::uint64_t ns = reader.varint();
+    if (reader.is_bad() || ns > kMaxDeltaNs) {
+        return protocol_error("a record of missed time is damaged");
+    }
+    if (find_thread(thread_id) == nullptr) {
+        return protocol_error("a record of missed time names an unknown thread");
+    }
+    events_.missed(static_cast<std::uint32_t>(thread_id), ns);
     return {};
 }
 

@@ -169,6 +169,15 @@ void Encoder::cpu(std::uint32_t thread_id, std::uint64_t ns) {
     put_varint(ns);
 }
 
+void Encoder::missed(std::uint32_t thread_id, std::uint64_t ns) {
+    if (!reserve(1 + kMaxVarint32Bytes + kMaxVarintBytes)) {
+        return;
+    }
+    put_u8(static_cast<std::uint8_t>(RecordType::kMissed));
+    put_varint(thread_id);
+    put_varint(ns);
+}
+
 bool Encoder::commit() {
     if (overflow_) {
         ++lost_ticks_;

@@ -62,6 +62,12 @@ enum class RecordType : std::uint8_t {
     /// (nothing kept), also those without frames; a thread whose stack does not follow in this tick
     /// has ended.
     kLost = 8,
+    /// varint thread id; varint ns. Nobody looked for so long: in CPU mode so much CPU time, else
+    /// all
+    /// of the time since the tick before, belongs to no stack of the thread. In front of its
+    /// kStack,
+    /// if it has one in this tick.
+    kMissed = 9,
 };
 
 /// How the line table of a kCode record is encoded. The first three are those of
