@@ -30,7 +30,7 @@
 #endif
 
 #define ECHION_ABI_MAGIC 0x4d504245u /* "EBPM" */
-#define ECHION_ABI_VERSION 1u
+#define ECHION_ABI_VERSION 2u
 
 /* Slots unless the command-line program asks for fewer or more: a thread costs the kernel some
  * 16 KiB of stack, so that a process with more threads is rare; the table takes 2 MiB. */
@@ -94,18 +94,20 @@ enum echion_off_reason {
  * order of the writes is the program order of one x86 CPU. */
 struct echion_thread {
     __u32 sequence;
-    __u32 generation;       /* counts the threads that have had this slot, from 1 */
-    __u64 on_cpu_ns;        /* CPU time up to the last switch, the kernel's own figure
-                             * (sum_exec_runtime), since the thread began */
-    __u64 on_cpu_since_ns;  /* CLOCK_MONOTONIC of the last switch in; 0 while off CPU */
-    __u64 off_cpu_since_ns; /* CLOCK_MONOTONIC of the last switch out; 0 if none was seen */
-    __u64 run_count;        /* times switched in while in the table */
-    __u64 voluntary;        /* switches out since the thread began, the kernel's own counts */
-    __u64 involuntary;
-    __u32 cpu;       /* where it runs, or ran last */
-    __u8 state;      /* enum echion_thread_state */
-    __u8 off_reason; /* enum echion_off_reason */
-    __u16 target;    /* number of its process in this session */
+    __u32 generation;         /* counts the threads that have had this slot, from 1 */
+    __u64 on_cpu_ns;          /* CPU time up to the last switch, the kernel's own figure
+                               * (sum_exec_runtime), since the thread began */
+    __u64 on_cpu_since_ns;    /* CLOCK_MONOTONIC of the last switch in; 0 while off CPU */
+    __u64 off_cpu_since_ns;   /* CLOCK_MONOTONIC of the last switch out; 0 if none was seen */
+    __u64 run_count;          /* times switched in while in the table */
+    __u64 run_delay_ns;       /* time runnable without a CPU up to the last switch, the kernel's own
+                               * figure (sched_info.run_delay), since the thread began; 0: the
+                               * kernel keeps none */
+    __u64 start_run_delay_ns; /* run_delay_ns when the thread was entered */
+    __u32 cpu;                /* where it runs, or ran last */
+    __u8 state;               /* enum echion_thread_state */
+    __u8 off_reason;          /* enum echion_off_reason */
+    __u16 target;             /* number of its process in this session */
     /* The rest changes seldom: a cache line of its own. */
     __u32 tid; /* in the PID namespace of the command-line program; 0: not visible */
     __u32 pid;

@@ -125,8 +125,9 @@ static __always_inline void switch_out(struct task_struct* task, const struct sw
     thread->on_cpu_ns = task->se.sum_exec_runtime;
     STORE(thread->on_cpu_since_ns, 0);
     thread->off_cpu_since_ns = now;
-    thread->voluntary = task->nvcsw;
-    thread->involuntary = task->nivcsw;
+    if (bpf_core_field_exists(task->sched_info)) {
+        thread->run_delay_ns = task->sched_info.run_delay;
+    }
     thread->off_reason = reason;
     if (reason == ECHION_OFF_ENDED) {
         thread->state = ECHION_THREAD_ENDED;

@@ -118,6 +118,12 @@ static __always_inline __u32 take_slot(struct echion_table* table, __u64 now) {
     return slot + 1;
 }
 
+/* Kept by kernels with CONFIG_SCHED_INFO (schedstats, or delay accounting), as all distributions'.
+ */
+static __always_inline __u64 read_run_delay(struct task_struct* task) {
+    return bpf_core_field_exists(task->sched_info) ? BPF_CORE_READ(task, sched_info.run_delay) : 0;
+}
+
 static __always_inline void fill_slot(struct echion_thread* thread, struct task_struct* task,
                                       __u32 target, __u32 creator_tid, __u64 now) {
     const struct task_numbers tid = read_numbers(task);
@@ -129,8 +135,7 @@ static __always_inline void fill_slot(struct echion_thread* thread, struct task_
     thread->on_cpu_since_ns = ECHION_SINCE_UNKNOWN;
     thread->off_cpu_since_ns = 0;
     thread->run_count = 0;
-    thread->voluntary = BPF_CORE_READ(task, nvcsw);
-    thread->involuntary = BPF_CORE_READ(task, nivcsw);
+    thread->run_delay_ns = thread->start_run_delay_ns = read_run_delay(task);
     thread->cpu = 0;
     thread->state = ECHION_THREAD_LIVE;
     thread->off_reason = ECHION_OFF_UNKNOWN;

@@ -72,6 +72,10 @@ struct bpf_local_storage;
 
 /* Of each type the loader searches all that the kernel has, for a millisecond: so there are few,
  * and a field that was renamed is here under both names. */
+struct sched_info {
+    unsigned long long run_delay;
+};
+
 struct task_struct {
     unsigned int __state;
     volatile long state; /* its name before 5.14 */
@@ -81,8 +85,7 @@ struct task_struct {
     int tgid;
     struct task_struct* group_leader;
     struct pid* thread_pid;
-    unsigned long nvcsw;
-    unsigned long nivcsw;
+    struct sched_info sched_info;
     struct signal_struct* signal;
     struct bpf_local_storage* bpf_storage;
 };

@@ -164,6 +164,7 @@ STRUCTS = [
             ("qualname", since(11, "co_qualname")),
             ("linetable", {(8, 9): "co_lnotab", (10, 99): "co_linetable"}),
             ("firstlineno", "co_firstlineno"),
+            ("version", since(12, "co_version")),
             ("code_adaptive", since(11, "co_code_adaptive")),
             (
                 "line_table_kind",

@@ -102,7 +102,6 @@ void look(agent::CpuWatch& watch, agent::TrackedThread& thread) {
         ++snapshots;
     });
     require(snapshots <= kRingBytes / sizeof(echion_snapshot));
-    (void)watch.own_on_cpu_since_ns();
 }
 
 }  // namespace

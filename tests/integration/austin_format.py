@@ -42,8 +42,9 @@ def _parse_frame(text: str) -> Frame:
     if len(parts) != 3:
         raise FormatError(f"a frame with fewer than two colons: {text!r}")
     file, function, line = parts
+    # Of a frame without a line's number austin-python 2.x makes line 0; 1.7 drops the whole sample.
     try:
-        return Frame(file, function, int(line) if line else 0)
+        return Frame(file, function, int(line))
     except ValueError:
         raise FormatError(f"a frame whose line is no number: {text!r}") from None
 

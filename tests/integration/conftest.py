@@ -6,12 +6,9 @@ interpreters (paths, separated by ':'), `ECHION_TEST_LONG=1` runs the long forms
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 from typing import Iterator
 
@@ -19,7 +16,7 @@ import pytest
 
 from interpreters import Interpreter, find_interpreters
 from places import PROGRAMS, SEPARATORS, copy_for_all, is_reachable, mirror_preloadable
-from runner import Echion
+from runner import Echion, why_not
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # An ordinary user, and an interpreter that every user may run, also where the others are in somebody's
@@ -94,15 +91,6 @@ def any_python() -> Interpreter:
     if not found:
         pytest.fail("no CPython 3.8 to 3.13 found")
     return found[-1]
-
-
-@functools.lru_cache(maxsize=None)
-def why_not(engine: str, program: pathlib.Path) -> str:
-    """Empty where this engine may make the ticks; otherwise what echion says about it."""
-    command = [program, "-c", "--engine", engine, "-o", os.devnull, sys.executable, "-c", "pass"]
-    tried = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    is_refused = tried.returncode != 0 or "cannot be had" in tried.stderr
-    return (tried.stderr.strip() or f"exit status {tried.returncode}") if is_refused else ""
 
 
 @pytest.fixture(params=["clock", "bpf"])

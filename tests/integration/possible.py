@@ -1,9 +1,10 @@
-"""Tells the stacks that can exist from those that cannot (tests/targets/known_stacks.py)."""
+"""Tells the stacks that can exist from those that cannot (tests/targets/_marks.py)."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import fnmatch
 import os
 from typing import Any
 
@@ -16,39 +17,64 @@ THREAD_ENTRY = ("_bootstrap", "_bootstrap_inner", "run")
 class Grammar:
     """What the target said of itself: each function's lines, and which lines run which functions."""
 
-    def __init__(self, described: dict[str, Any]):
+    def __init__(self, described: dict[str, Any], is_wrapped: bool = False):
+        """`is_wrapped`: code of other files runs the program."""
+        self._is_wrapped = is_wrapped
         self._file = os.path.basename(described["file"])
         self._lines = {name: set(lines) for name, lines in described["lines"].items()}
-        self._calls = {int(line): set(names) for line, names in described["calls"].items()}
+        self._entries = set(described["entries"]) | ({"<module>"} if is_wrapped else set())
+        calls = {int(line): list(names) for line, names in described["calls"].items()}
+        self._calls = {line: set(filter(_is_function, names)) for line, names in calls.items()}
+        self._files = {
+            line: [name for name in names if not _is_function(name)]
+            for line, names in calls.items()
+        }
 
-    def _is_own(self, frame: Frame) -> bool:
+    def is_own(self, frame: Frame) -> bool:
         return os.path.basename(frame.file) == self._file
 
     def fault(self, sample: Sample) -> str | None:
         """Why this stack cannot exist, or None if it can."""
         frames = [frame for frame in sample.frames if frame.function != "GC"]
-        own = [self._is_own(frame) for frame in frames]
+        own = [self.is_own(frame) for frame in frames]
         if not any(own):
             return None  # the interpreter's start and end, a thread's first moments
         for frame, is_own in zip(frames, own):
             if is_own and frame.line not in self._lines.get(frame.name, ()):
                 return f"{frame.name} has no line {frame.line}"
         for at in range(len(frames) - 1):
+            caller, callee = frames[at], frames[at + 1]
             if own[at]:
-                callee = frames[at + 1].name if own[at + 1] else OTHERS
-                if callee not in self._calls.get(frames[at].line, ()):
-                    return f"{frames[at].name}:{frames[at].line} does not run {frames[at + 1].name}"
-            elif own[at + 1] and frames[at + 1].name != "worker":
-                return f"{frames[at].name} does not run {frames[at + 1].name}"
+                runs = self._runs(caller.line, callee, own[at + 1])
+            else:
+                runs = not own[at + 1] or callee.name in self._entries
+            if not runs:
+                return f"{caller.name}:{caller.line} does not run {callee.name}"
         return self._fault_of_root(frames, own)
 
-    @staticmethod
-    def _fault_of_root(frames: list[Frame], own: list[bool]) -> str | None:
+    def _runs(self, line: int, callee: Frame, is_own: bool) -> bool:
+        marked = self._calls.get(line, ())
+        if is_own:
+            return callee.name in marked
+        file = os.path.basename(callee.file)
+        return OTHERS in marked or any(
+            fnmatch.fnmatchcase(file, pattern) for pattern in self._files.get(line, ())
+        )
+
+    def _fault_of_root(self, frames: list[Frame], own: list[bool]) -> str | None:
         first = frames[0].name
         if own[0]:
             return None if first == "<module>" else f"{first} is nobody's root"
         entry = tuple(frame.name for frame in frames[: own.index(True)])
-        return None if entry == THREAD_ENTRY else f"a thread does not begin with {entry}"
+        if self._is_wrapped and frames[own.index(True)].name == "<module>":
+            return None
+        is_entry = entry[: len(THREAD_ENTRY)] == THREAD_ENTRY
+        return None if is_entry else f"a thread does not begin with {entry}"
+
+
+def _is_function(word: str) -> bool:
+    """Whether a word of a mark is a function's name, and not a pattern of files."""
+    return "." not in word
 
 
 @dataclasses.dataclass

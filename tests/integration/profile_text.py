@@ -9,6 +9,11 @@ import pathlib
 from typing import Callable, Iterator
 
 
+# What stands in a function's place where the profile itself says that it does not know: a stack that
+# was not read to its root or not proved, and time that nobody looked at.
+MARKERS = {"INVALID", "MISSED"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Frame:
     file: str
@@ -36,7 +41,7 @@ class Sample:
     @property
     def is_marked(self) -> bool:
         """Whether the profile itself says that this stack is not to be trusted."""
-        return any(frame.function == "INVALID" for frame in self.frames)
+        return any(not frame.file and frame.function in MARKERS for frame in self.frames)
 
     def has(self, *names: str) -> bool:
         """Whether these functions stand one below the other, root first, without a gap."""
@@ -66,12 +71,16 @@ def parse_sample(line: str) -> Sample:
 
 @dataclasses.dataclass
 class Profile:
-    """Header, samples in the order of the file, footer."""
+    """Header, samples in the order of the file, footer. Of other profilers some add up equal stacks
+    (`is_ordered`: whether a thread's samples stand in the order in which they were taken), and some
+    have no names of threads."""
 
     header: dict[str, str]
     samples: list[Sample]
     footer: dict[str, str]
     path: pathlib.Path | None = None
+    is_ordered: bool = True
+    names_threads: bool = True
 
     @staticmethod
     def read(path: pathlib.Path) -> Profile:

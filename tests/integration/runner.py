@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import select
 import signal
 import subprocess
+import sys
 import time
 from typing import Any, Iterator, Sequence
 
@@ -182,6 +184,15 @@ class Echion:
         return self.run(
             [python.path, str(TARGETS / f"{target}.py"), *arguments], *options, **keywords
         )
+
+
+@functools.lru_cache(maxsize=None)
+def why_not(engine: str, program: pathlib.Path) -> str:
+    """Empty where this engine may make the ticks; otherwise what echion says about it."""
+    command = [program, "-c", "--engine", engine, "-o", os.devnull, sys.executable, "-c", "pass"]
+    tried = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    is_refused = tried.returncode != 0 or "cannot be had" in tried.stderr
+    return (tried.stderr.strip() or f"exit status {tried.returncode}") if is_refused else ""
 
 
 def run_unsampled(

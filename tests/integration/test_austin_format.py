@@ -6,7 +6,7 @@ from austin_format import FormatError, check_profile
 
 GOOD = """# mode: wall
 # interval: 1000 \n
-P12;T0:MainThread;/srv/a b.py:<module>:3;:Task-1:0;:GC: 1000
+P12;T0:MainThread;/srv/a b.py:<module>:3;:Task-1:0;:GC:0 1000
 P12;T0:Worker_3 5
 P12;T1:x;C:\\a.py:f:1 -7
 

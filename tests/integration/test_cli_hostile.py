@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from austin_format import check_profile
-from conftest import why_not
+from runner import why_not
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import pathlib
 
 import pytest
 
-from conftest import why_not
-from runner import TARGETS
+from runner import TARGETS, why_not
 from whereabouts import wait_until
 
 # What makes the ticks, and how rarely: each way of waiting is another.

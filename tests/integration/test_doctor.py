@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from conftest import NOBODY, PYTHON, why_not
-from runner import TARGETS, Echion
+from conftest import NOBODY, PYTHON
+from runner import Echion, TARGETS, why_not
 
 IN_USER_NAMESPACE = [sys.executable, str(TARGETS / "in_user_namespace.py")]
 WITHOUT_BPF_IN_REACH = ["setpriv", "--bounding-set=-bpf", "--inh-caps=-bpf"]

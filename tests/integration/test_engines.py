@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from attach_support import start_target, target_command
-from conftest import NOBODY, PYTHON, why_not
+from conftest import NOBODY, PYTHON
 from interpreters import Interpreter
-from runner import TARGETS, Echion
+from runner import Echion, TARGETS, why_not
 
 IN_USER_NAMESPACE = [sys.executable, str(TARGETS / "in_user_namespace.py")]
 BURN = """

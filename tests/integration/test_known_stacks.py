@@ -115,13 +115,13 @@ def assert_shares_agree(seen: dict[str, float], expected: dict[str, float]) -> N
 
 # The checker itself: what it must let through, and what it must catch.
 
-GRAMMAR = Grammar(
-    {
-        "file": "/t/known_stacks.py",
-        "lines": {"<module>": [90], "main": [80, 81], "a": [1, 2], "b": [5, 6], "worker": [70]},
-        "calls": {90: ["main"], 81: ["a", "others"], 2: ["b"], 70: ["a"]},
-    }
-)
+DESCRIBED = {
+    "file": "/t/known_stacks.py",
+    "lines": {"<module>": [90], "main": [80, 81], "a": [1, 2], "b": [5, 6], "worker": [70]},
+    "calls": {90: ["main"], 81: ["a", "others"], 2: ["b", "*.html"], 70: ["a"]},
+    "entries": ["worker"],
+}
+GRAMMAR = Grammar(DESCRIBED)
 ROOT = "P1;T0:MainThread;/t/known_stacks.py:<module>:90;/t/known_stacks.py:main:81"
 THREAD = "P1;T0:worker;/l/threading.py:_bootstrap:1;/l/threading.py:_bootstrap_inner:2"
 
@@ -135,8 +135,9 @@ def sample(text: str) -> Sample:
     [
         ROOT,
         ROOT + ";KS:a:2;KS:b:6",
-        ROOT + ";KS:a:1;:GC:",
+        ROOT + ";KS:a:1;:GC:0",
         ROOT + ";/l/threading.py:start:4",
+        ROOT + ";KS:a:2;page.html:<module>:1",
         THREAD + ";/l/threading.py:run:3;KS:worker:70;KS:a:2",
         "P1;T0:MainThread;/l/site.py:main:3",
         "P1;T0:worker",
@@ -156,11 +157,19 @@ def test_the_checker_lets_possible_stacks_through(stack):
         "P1;T0:MainThread;KS:a:2;KS:b:5",  # the root is missing
         "P1;T0:MainThread;KS:<module>:90;KS:a:2",  # a frame is missing
         THREAD + ";KS:worker:70",  # a frame is missing above
+        ROOT + ";KS:a:2;<string>:<module>:1",  # another file than that line may run
+        ROOT + ";/l/threading.py:start:4;KS:a:2",  # not called by others
         ROOT + ";KS:c:2",  # no such function
     ],
 )
 def test_the_checker_catches_impossible_stacks(stack):
     assert GRAMMAR.fault(sample(stack)) is not None
+
+
+def test_a_program_that_others_run_begins_below_them():
+    wrapped = sample("P1;T0:x;/l/runpy.py:run_path:1;KS:<module>:90;KS:main:81")
+    assert GRAMMAR.fault(wrapped) is not None
+    assert Grammar(DESCRIBED, is_wrapped=True).fault(wrapped) is None
 
 
 def test_the_target_says_which_stacks_can_exist(python, tmp_path):

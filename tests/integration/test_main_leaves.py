@@ -2,8 +2,7 @@
 
 import pytest
 
-from conftest import why_not
-from runner import TARGETS
+from runner import TARGETS, why_not
 
 TARGET = TARGETS / "main_leaves.py"
 AFTER_S = 0.6

@@ -1,11 +1,22 @@
-"""Each sample of wall time knows, with BPF, whether its thread was on a CPU."""
+"""With BPF, a profile of wall time says how much of it its threads were on a CPU, waited for one, and
+waited for something else: as the kernel counts it."""
+
+import os
+import subprocess
 
 import pytest
 
 from interpreters import Interpreter
-from runner import Echion
+from runner import Echion, Result
 
 OPTIONS = ["-i", "1000", "--engine", "bpf"]
+BUSY = """
+import time
+end = time.perf_counter() + 1.5
+while time.perf_counter() < end: pass
+"""
+# What the program uses before and behind its own measurement.
+AROUND_US = 150_000
 
 
 @pytest.fixture(autouse=True)
@@ -14,15 +25,34 @@ def only_with_bpf(engine: str) -> None:
         pytest.skip("only the kernel's programs tell")
 
 
+def figures(result: Result) -> tuple[int, int, int]:
+    return tuple(result.profile.figure(key) for key in ("on_cpu", "runnable", "waiting"))
+
+
 def test_a_busy_program_is_on_a_cpu(echion: Echion, any_python: Interpreter) -> None:
     result = echion.run_target(any_python, "cpu_figures", "busy", "1.5", options=OPTIONS).check()
-    # Where the machine is busy, ticks stay out, and rather while the program has its CPU.
-    share = result.profile.figure("on_cpu") / result.report["process_us"]
-    assert 0.4 <= share <= 1.2, share
+    on_cpu, _, _ = figures(result)
+    assert on_cpu == pytest.approx(result.report["process_us"], abs=AROUND_US)
 
 
-def test_a_sleeping_program_is_not(echion: Echion, any_python: Interpreter) -> None:
+def test_a_sleeping_program_waits(echion: Echion, any_python: Interpreter) -> None:
     command = [any_python.path, "-c", "import time; time.sleep(1.5)"]
-    profile = echion.run(command, *OPTIONS).check().profile
-    on_cpu_us = int(profile.footer.get("on_cpu", "0"))
-    assert on_cpu_us <= 0.1 * profile.figure("duration"), on_cpu_us
+    result = echion.run(command, *OPTIONS).check()
+    on_cpu, _, waiting = figures(result)
+    assert on_cpu <= AROUND_US
+    assert waiting >= 1.4e6
+
+
+def test_a_program_that_shares_its_cpu_is_runnable(echion: Echion, any_python: Interpreter) -> None:
+    # Beside another busy program on its CPU it gets half of it.
+    cpu = str(min(os.sched_getaffinity(0)))
+    busy = [any_python.path, "-c", BUSY]
+    with subprocess.Popen(["taskset", "-c", cpu, "sh", "-c", "while :; do :; done"]) as hog:
+        try:
+            result = echion.run(["taskset", "-c", cpu, *busy], *OPTIONS).check()
+        finally:
+            hog.kill()
+    on_cpu, runnable, waiting = figures(result)
+    print(on_cpu, runnable, waiting)
+    assert runnable >= 0.2 * (on_cpu + runnable + waiting)
+    assert waiting <= 0.2 * (on_cpu + runnable + waiting)

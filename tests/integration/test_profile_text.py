@@ -7,7 +7,7 @@ from profile_text import Profile, parse_sample
 TEXT = """# mode: wall
 # interval: 1000 \n
 P12;T0:MainThread;/srv/app.py:<module>:3;/srv/app.py:Shop.sell:10 1000
-P12;T0:Worker: 3;/srv/a b.py:run.<locals>.step:7;:GC: 20
+P12;T0:Worker: 3;/srv/a b.py:run.<locals>.step:7;:GC:0 20
 
 # duration: 1020 \n"""
 
@@ -20,7 +20,7 @@ def test_header_samples_and_footer_are_told_apart():
 
 
 def test_frames_are_split_from_the_right():
-    sample = parse_sample(r"P1;T2:a;C:\x.py:f:4;:task:0;:GC: 5")
+    sample = parse_sample(r"P1;T2:a;C:\x.py:f:4;:task:0;:GC:0 5")
     assert [(one.file, one.function, one.line) for one in sample.frames] == [
         (r"C:\x.py", "f", 4),
         ("", "task", 0),

@@ -28,7 +28,7 @@ def result(runs, echion, engine, python) -> Result:
 def test_functions_have_the_shares_that_they_measured_themselves(result):
     profile, spent = result.profile, result.report["spent"]
     whole = sum(spent.values())
-    seen = {name: profile.total_with("main", name, thread="MainThread") for name in FUNCTIONS}
+    seen = {name: profile.total_with("work", name, thread="MainThread") for name in FUNCTIONS}
     in_all = sum(seen.values())
     for name in FUNCTIONS:
         assert abs(seen[name] / in_all - spent[name] / whole) < POINTS, (seen, spent)

@@ -6,13 +6,16 @@ import sys
 import threading
 import time
 
-from _sampler import count_waits, find_sampler
+from _sampler import count_waits, find_agent_threads
 
 clock = time.perf_counter
 # A sampler that has waited so often since it was first looked at is past its start.
 WAITS_OF_A_SAMPLER_AT_WORK = 5
 # It may also tick so rarely, or end so soon, that this is not worth waiting for.
 PATIENCE_S = 3.0
+# One that is attached comes when somebody has read `ready` and started it.
+PATIENCE_FOR_ONE_ATTACHED_S = 30.0
+cpu_before_s = 0.0
 
 
 def say(*words):
@@ -30,23 +33,36 @@ def wait_for_sampler(work=lambda: None):
     """Where echion has launched the target: goes on with `work` until its sampler has woken up a few
     times. The program does not wait for it, so that on a busy machine a short target would be over
     before; busy, as a sampler of CPU time ticks for CPU time only."""
-    if "libechion" not in os.environ.get("LD_PRELOAD", ""):
-        return
-    end = clock() + PATIENCE_S
-    sampler = first = None
+    if "libechion" in os.environ.get("LD_PRELOAD", ""):
+        wait_for_wakeups(PATIENCE_S, work)
+
+
+def wait_for_wakeups(patience_s, work=lambda: None):
+    end = clock() + patience_s
+    first = {}
     while clock() < end:
-        if sampler is None:
-            sampler = find_sampler()
-            first = count_waits(sampler)
-        elif count_waits(sampler) - first >= WAITS_OF_A_SAMPLER_AT_WORK:
-            return
+        # One of the agent's threads samples; the others sleep until they are asked for something.
+        for thread in find_agent_threads():
+            waits = count_waits(thread)
+            if waits - first.setdefault(thread, waits) >= WAITS_OF_A_SAMPLER_AT_WORK:
+                return
         work()
 
 
 def ready():
-    """Tells the test that the target is where the test wants it."""
+    """Tells the test that the target is where the test wants it. Where the test attaches a sampler
+    and says so, waits for that then."""
+    global cpu_before_s
     wait_for_sampler()
     say("ready", os.getpid())
+    if os.environ.get("ECHION_TEST_AWAIT_SAMPLER"):
+        wait_for_wakeups(PATIENCE_FOR_ONE_ATTACHED_S)
+        cpu_before_s = time.process_time()
+
+
+def process_cpu_s():
+    """CPU time of the process, a sampler's included, since it can have been sampled."""
+    return time.process_time() - cpu_before_s
 
 
 def report(**facts):

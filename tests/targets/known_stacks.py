@@ -2,15 +2,14 @@
 
     known_stacks.py [seconds] [threads]
 
-A line that runs other functions of this file says so: `# calls a, b` (`others` stands for the
-functions of other files). From these marks, and from
-the lines that the compiler gives each function, a checker knows every stack that can exist: a frame's
-line belongs to its function, and a caller stands on a line that is marked with its callee. Two
-chains of calls share no function, so a stack mixed from two moments shows.
+Its marks (_marks.py) tell a checker every stack that can exist: a frame's line belongs to its
+function, and a caller stands on a line that is marked with its callee. Two chains of calls share no
+function, so a stack mixed from two moments shows.
 
 The work is built to be hard to copy while it runs: calls of some 50 ns, generators, coroutines,
 recursion, exceptions, and (with threads) an interpreter lock that is passed around all the time.
-Without threads the sections' times are measured, to compare a profile's shares with.
+Without threads the sections' times are measured, to compare a profile's shares with; with threads
+each thread's life.
 """
 
 import sys
@@ -18,7 +17,8 @@ import threading  # calls others
 import time
 import types  # calls others
 
-from _support import argument, clock, ready, report  # calls others
+from _marks import Watch, describe  # calls others
+from _support import argument, clock, process_cpu_s, ready, report  # calls others
 
 # --- calls of some 50 ns, in two chains --------------------------------------------------------
 
@@ -253,38 +253,51 @@ SECTIONS = {
     "section_objects": (section_objects, 700),
     "section_coroutines": (section_coroutines, 1500),
 }
-ANY_SECTION = ", ".join(SECTIONS)
-# Each visit's time.
+# Each visit's time, each section's CPU time, and of the whole of these rounds.
 visits = {name: [] for name in SECTIONS}  # calls <dictcomp>
+cpu = {name: 0.0 for name in SECTIONS}  # calls <dictcomp>
+# Thread → the time that it worked, on the wall clock and on its own.
+lives = {}
+
+
+def note_life(name, begin, begin_cpu):
+    lives[name] = {"wall_s": clock() - begin, "cpu_s": time.thread_time() - begin_cpu}
 
 
 def rounds_alone(end):
+    started, started_cpu = clock(), time.thread_time()
     while clock() < end:
         for name, (section, count) in SECTIONS.items():
-            begin = clock()
-            section(count)  # calls any section
+            begin, begin_cpu = clock(), time.thread_time()
+            section(count)  # calls section_flat, section_calls, section_generators, section_recursion, section_exceptions, section_objects, section_coroutines
             visits[name].append(clock() - begin)
+            cpu[name] += time.thread_time() - begin_cpu
+    note_life("MainThread", started, started_cpu)  # calls note_life
 
 
-def worker(end, lock):
+def worker(end, lock, name):  # called by others
+    begin, begin_cpu = clock(), time.thread_time()
     while clock() < end:
         for section, count in SECTIONS.values():
             for _ in range(10):
-                section(count // 100)  # calls any section
+                section(count // 100)  # calls section_flat, section_calls, section_generators, section_recursion, section_exceptions, section_objects, section_coroutines
                 with lock:
                     beta_leaf(count)  # calls beta_leaf
                 time.sleep(0)
+    note_life(name, begin, begin_cpu)  # calls note_life
 
 
 def rounds_together(end, count):
     lock = threading.Lock()
     sys.setswitchinterval(0.0005)
     threads = []
-    for _ in range(count):
-        threads.append(threading.Thread(target=worker, args=(end, lock)))  # calls others
+    for number in range(count):
+        name = "worker-%d" % number
+        arguments = (end, lock, name)
+        threads.append(threading.Thread(target=worker, args=arguments, name=name))  # calls others
     for thread in threads:
         thread.start()  # calls others
-    worker(end, lock)  # calls worker
+    worker(end, lock, "MainThread")  # calls worker
     for thread in threads:
         thread.join()  # calls others
 
@@ -299,66 +312,15 @@ def main():
         rounds_alone(end)  # calls rounds_alone
 
 
-# --- what can exist ----------------------------------------------------------------------------
-
-
-def find_calls(source):
-    """Line → the functions that it may run."""
-    calls = {}
-    for number, line in enumerate(source.splitlines(), 1):
-        code, mark, names = line.partition("  # calls ")
-        if mark and not code.startswith('"""'):
-            names = names.replace("any section", ANY_SECTION)
-            calls[number] = [name.strip() for name in names.split(",")]  # calls <listcomp>
-    return calls
-
-
-def find_lines(code, lines):
-    """Function → the lines that it can stand on; 0 for code to which the compiler gave none."""
-    own = lines.setdefault(code.co_name, set())
-    own.add(code.co_firstlineno)
-    if hasattr(code, "co_lines"):
-        own.update(line or 0 for _, _, line in code.co_lines())  # calls <genexpr>
-    else:
-        line = code.co_firstlineno
-        for step in code.co_lnotab[1::2]:
-            line += step - 256 if step > 127 else step
-            own.add(line)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            find_lines(constant, lines)  # calls find_lines
-    return lines
-
-
-def describe():
-    """The possible stacks, for the checker (tests/integration/possible.py)."""
-    with open(__file__, encoding="utf-8") as file:  # calls others
-        source = file.read()  # calls others
-    lines = find_lines(compile(source, __file__, "exec"), {})  # calls find_lines
-    return {
-        "file": __file__,
-        "calls": find_calls(source),  # calls find_calls
-        "lines": {name: sorted(own) for name, own in lines.items()},  # calls <dictcomp>
-    }
+# --- the marks themselves -----------------------------------------------------------------------
 
 
 def check_marks():
     """Runs every section once under the interpreter's own tracing: are the marks complete?"""
-    calls = find_calls(open(__file__, encoding="utf-8").read())
-    unmarked = []
-
-    def watch(frame, event, _):
-        caller = frame.f_back
-        if event == "call" and caller and caller.f_code.co_filename == __file__:
-            name = frame.f_code.co_name
-            if frame.f_code.co_filename == __file__ and name not in calls.get(caller.f_lineno, ()):
-                unmarked.append([caller.f_code.co_name, caller.f_lineno, name])
-
-    sys.setprofile(watch)
-    for section, _ in SECTIONS.values():
-        section(3)  # calls any section
-    sys.setprofile(None)
-    return unmarked
+    with Watch(__file__) as watch:
+        for section, _ in SECTIONS.values():
+            section(3)  # calls section_flat, section_calls, section_generators, section_recursion, section_exceptions, section_objects, section_coroutines
+    return watch.unmarked
 
 
 if __name__ == "__main__":
@@ -367,4 +329,6 @@ if __name__ == "__main__":
     else:
         ready()  # calls others
         main()  # calls main
-        report(possible=describe(), visits=visits)  # calls describe, others
+        facts = {"visits": visits, "cpu": cpu, "lives": lives}
+        facts["possible"] = describe(__file__)  # calls others
+        report(process_cpu_s=process_cpu_s(), **facts)  # calls others

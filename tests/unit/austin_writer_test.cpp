@@ -32,7 +32,7 @@ class Austin : public testing::Test {
         file.emplace(OutputFile::open(path).value());
         writer.emplace(*file);
         process = writer->add_process(42);
-        process->thread(0, 0, "MainThread");
+        process->thread(0, 0, 0, "MainThread");
     }
     ~Austin() override { std::filesystem::remove_all(folder); }
 
@@ -120,28 +120,78 @@ TEST_F(Austin, PutsMarksWhereTheyBelong) {
     stack(2, {}, {});
     process->sample(0, 3);
     EXPECT_EQ(text(),
-              "P42;T0:MainThread;:TRUNCATED:;:INVALID:;a.py:a:1;:Task-1:0;a.py:c:3;:GC: 1\n"
-              "P42;T0:MainThread;:INVALID:;a.py:a:1;:Task-1:0 2\n"
+              "P42;T0:MainThread;:TRUNCATED:0;:INVALID:0;a.py:a:1;:Task-1:0;a.py:c:3;:GC:0 1\n"
+              "P42;T0:MainThread;:INVALID:0;a.py:a:1;:Task-1:0 2\n"
               "P42;T0:MainThread;a.py:a:1;:Task-1:0 3\n");
+}
+
+TEST_F(Austin, ShowsTimeThatNobodyLookedAt) {
+    stack(0, {code(1, "a", 1)});
+    process->missed(0, 500);
+    process->sample(0, 1);
+    process->missed(7, 1);  // no such thread
+    process->thread(1, 0, 77, "");
+    process->missed(1, 2);
+    process->thread(1, 0, 77, "late");
+    EXPECT_EQ(text(),
+              "P42;T0:MainThread;:MISSED:0 500\nP42;T0:MainThread;a.py:a:1 1\n"
+              "P42;T0:late;:MISSED:0 2\n");
 }
 
 TEST_F(Austin, KeepsTheStackOfARenamedThread) {
     stack(0, {code(1, "a", 1)}, {.invalid = true});
-    process->thread(0, 7, "a much longer name than before");
+    process->thread(0, 7, 0, "a much longer name than before");
     stack(1, {code(2, "b", 2)}, {.invalid = true});
     process->sample(0, 1);
-    process->thread(0, 7, "x");
+    process->thread(0, 7, 0, "x");
     stack(1, {});
     process->sample(0, 2);
     EXPECT_EQ(text(),
-              "P42;T7:a much longer name than before;:INVALID:;a.py:a:1;a.py:b:2 1\n"
+              "P42;T7:a much longer name than before;:INVALID:0;a.py:a:1;a.py:b:2 1\n"
               "P42;T7:x;a.py:a:1 2\n");
+}
+
+TEST_F(Austin, WritesAllOfAThreadUnderTheNameThatItGets) {
+    process->thread(1, 0, 77, "");
+    process->stack(1, {}, 0, std::vector<Frame>{code(1, "early", 1)});
+    process->sample(1, 1);
+    stack(0, {code(2, "other", 2)});
+    process->sample(0, 2);
+    process->thread(1, 0, 77, "worker");
+    process->sample(1, 3);
+    EXPECT_EQ(text(),
+              "P42;T0:MainThread;a.py:other:2 2\n"
+              "P42;T0:worker;a.py:early:1 1\nP42;T0:worker;a.py:early:1 3\n");
+}
+
+TEST_F(Austin, AThreadThatGetsNoNameHasItsNumber) {
+    process->thread(1, 0, 77, "");
+    process->sample(1, 1);
+    process->thread_ended(1);
+    process->thread(2, 0, 0, "");
+    process->sample(2, 2);
+    process->thread_ended(2);
+    EXPECT_EQ(text(), "P42;T0:thread-77 1\nP42;T0:<unknown> 2\n");
+}
+
+TEST_F(Austin, WaitsForANameOnlySoLong) {
+    process->thread(1, 0, 77, "");
+    process->stack(1, {}, 0, std::vector<Frame>{code(1, std::string(4000, 'n'), 1)});
+    for (int i = 0; i < 500; ++i) {
+        process->sample(1, 1);
+    }
+    EXPECT_GE(writer->lines(), 400U);
+    EXPECT_LT(process->memory_bytes(), std::size_t{1} << 20);
+    process->thread(1, 0, 77, "late");
+    process->sample(1, 1);
+    process->thread_ended(1);
+    EXPECT_EQ(writer->lines(), 501U);
 }
 
 TEST_F(Austin, KeepsProcessesAndThreadsApart) {
     auto other = writer->add_process(43);
-    other->thread(0, 1, "MainThread");
-    process->thread(5, 0, "worker");
+    other->thread(0, 1, 0, "MainThread");
+    process->thread(5, 0, 0, "worker");
     stack(0, {code(1, "a", 1)});
     process->stack(5, {}, 0, std::vector<Frame>{code(2, "b", 2)});
     other->stack(0, {}, 0, std::vector<Frame>{code(1, "other", 9)});
@@ -149,7 +199,7 @@ TEST_F(Austin, KeepsProcessesAndThreadsApart) {
     process->sample(0, 2);
     other->sample(0, 3);
     process->thread_ended(5);
-    process->thread(5, 0, "new");
+    process->thread(5, 0, 0, "new");
     process->sample(5, 4);
     EXPECT_EQ(text(),
               "P42;T0:worker;a.py:b:2 1\nP42;T0:MainThread;a.py:a:1 2\n"
@@ -157,7 +207,7 @@ TEST_F(Austin, KeepsProcessesAndThreadsApart) {
 }
 
 TEST_F(Austin, HidesItsOwnSyntaxInNames) {
-    process->thread(0, 0, "a;b:c\nd\r");
+    process->thread(0, 0, 0, "a;b:c\nd\r");
     stack(0, {code(1, "f;g:h\ti", 1, "C:\\x;y z.py"), label(2, "t;a:sk"), code(3, "", 4, ""),
               code(5, "\u2028\u0085\x7f", 6)});
     process->sample(0, 1);
@@ -167,7 +217,7 @@ TEST_F(Austin, HidesItsOwnSyntaxInNames) {
 }
 
 TEST_F(Austin, LeavesNoPathStandingFree) {
-    process->thread(0, 0, "/tmp/evil.so");
+    process->thread(0, 0, 0, "/tmp/evil.so");
     stack(0, {code(1, "/tmp/f /tmp/g", 1, "/a b /tmp/evil.so:/tmp/x"), label(2, "GET /x a/b")});
     process->sample(0, 1);
     EXPECT_EQ(text(),
@@ -176,20 +226,20 @@ TEST_F(Austin, LeavesNoPathStandingFree) {
 }
 
 TEST_F(Austin, TurnsNoDirectionOfWriting) {
-    process->thread(0, 0, "a\u202eb\u2066c\u2069\u2065\u2070");
+    process->thread(0, 0, 0, "a\u202eb\u2066c\u2069\u2065\u2070");
     process->sample(0, 1);
     EXPECT_EQ(text(), "P42;T0:a\uFFFDb\uFFFDc\uFFFD\u2065\u2070 1\n");
 }
 
 TEST_F(Austin, LeavesOrdinaryNamesAlone) {
-    process->thread(0, 0, "Ünïcödé 日本 🐴 3");
+    process->thread(0, 0, 0, "Ünïcödé 日本 🐴 3");
     stack(0, {code(1, "<lambda>", 1, "/a b/â€.py", "C.<locals>.<lambda>")});
     process->sample(0, 1);
     EXPECT_EQ(text(), "P42;T0:Ünïcödé 日本 🐴 3;/a b/â€.py:C.<locals>.<lambda>:1 1\n");
 }
 
 TEST_F(Austin, HidesANumberAtTheEndOfAFramelessLine) {
-    process->thread(0, 0, "Worker 3");
+    process->thread(0, 0, 0, "Worker 3");
     process->sample(0, 10);
     stack(0, {code(1, "f", 1)});
     process->sample(0, 11);
@@ -210,20 +260,20 @@ TEST_F(Austin, CutsALineThatGetsTooLong) {
     const std::size_t first = all.find('\n');
     EXPECT_LT(first, std::size_t{33} << 20);
     EXPECT_GT(first, std::size_t{31} << 20);
-    EXPECT_TRUE(all.substr(0, first).ends_with(";:TRUNCATED: 1"));
+    EXPECT_TRUE(all.substr(0, first).ends_with(";:TRUNCATED:0 1"));
     EXPECT_TRUE(all.ends_with("n:1;a.py:leaf:2 2\n"));
 }
 
 TEST_F(Austin, EndsAtAWholeLineWhenItsOutputIsFull) {
     AustinWriter bounded(*file, {.output_bytes = 60});
     process = bounded.add_process(7);
-    process->thread(0, 0, "main");
+    process->thread(0, 0, 0, "main");
     stack(0, {code(1, "f", 1)});
     process->sample(0, 11);
     process->sample(0, 12);
     EXPECT_FALSE(bounded.is_full());
     process->sample(0, 13);
-    process->thread(0, 0, "m");
+    process->thread(0, 0, 0, "m");
     stack(0, {});
     process->sample(0, -14);
     EXPECT_TRUE(bounded.is_full());
@@ -236,7 +286,7 @@ TEST_F(Austin, GivesBackWhatALongLineTook) {
     const std::string name(4000, 'n');
     std::vector<Frame> frames(5000, code(1, name, 1));
     for (std::uint32_t thread = 0; thread < 20; ++thread) {
-        process->thread(thread, 0, "t");
+        process->thread(thread, 0, 0, "t");
         process->stack(thread, {}, 0, frames);
         process->stack(thread, {}, 0, {});
     }
@@ -245,10 +295,10 @@ TEST_F(Austin, GivesBackWhatALongLineTook) {
 
 TEST_F(Austin, LosesNoCountOverThreadsThatComeAndGo) {
     for (std::uint32_t round = 0; round < 100; ++round) {
-        process->thread(round % 7, 0, "t");
+        process->thread(round % 7, 0, 0, "t");
         process->stack(round % 7, {}, 0, std::vector<Frame>{code(1, "f", 1)});
         process->sample(round % 7, 1);
-        process->thread(round % 7, 0, std::string(round, 'n'));
+        process->thread(round % 7, 0, 0, std::string(round, 'n'));
         process->thread_ended(round % 7);
     }
     EXPECT_EQ(writer->lines_shortened(), 0U);
@@ -261,7 +311,7 @@ TEST_F(Austin, BoundsTheLinesOfAllThreads) {
     const std::string name(4000, 'n');
     const std::vector<Frame> frames(10, code(1, name, 1));
     for (std::uint32_t thread = 0; thread < 20; ++thread) {
-        process->thread(thread, 0, "t");
+        process->thread(thread, 0, 0, "t");
         process->stack(thread, {}, 0, frames);
         process->sample(thread, 1);
     }

@@ -22,8 +22,9 @@ class Sums final : public ProfileEvents {
     void lost(std::uint64_t /*ticks*/, std::uint64_t /*ns*/) override {}
     void code(std::uint32_t /*code_id*/, const CodeView& /*code*/) override {}
     void thread(std::uint32_t thread_id, std::int64_t /*interpreter_id*/,
-                std::uint32_t /*native_thread_id*/, std::string_view name) override {
-        names_[thread_id] = name;
+                std::uint32_t native_thread_id, std::string_view name) override {
+        names_[thread_id] =
+            name.empty() ? "number " + std::to_string(native_thread_id) : std::string(name);
     }
     void thread_end(std::uint32_t thread_id) override { names_.erase(thread_id); }
     void stack(std::uint32_t /*thread_id*/, StackMarks /*marks*/, std::uint32_t /*kept*/,
@@ -32,7 +33,10 @@ class Sums final : public ProfileEvents {
         ASSERT_TRUE(names_.count(thread_id)) << "a thread that is not alive";
         cpu_ns[names_[thread_id]] += ns;
     }
-    void run_state(std::uint32_t /*thread_id*/, RunState /*state*/) override {}
+
+    void missed(std::uint32_t thread_id, std::uint64_t ns) override {
+        cpu_ns["missed of " + names_[thread_id]] += ns;
+    }
 
   private:
     std::map<std::uint32_t, std::string> names_;
@@ -51,7 +55,7 @@ TEST_F(Ledger, BoundsTheNamesThatItKeeps) {
     }
     EXPECT_LT(ledger_.memory_bytes(), std::size_t{36} << 20);
     ledger_.settle(std::vector<CountedCpu>{{20'000, 5'000'000}});
-    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("thread-20000", 5'000'000U)));
+    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("number 20000", 5'000'000U)));
 }
 
 TEST_F(Ledger, GivesALivingThreadWhatIsMissing) {
@@ -79,7 +83,22 @@ TEST_F(Ledger, GivesAnEndedThreadWhatIsMissingUnderItsName) {
 
 TEST_F(Ledger, NamesAThreadThatTheAgentNeverMet) {
     ledger_.settle(std::vector<CountedCpu>{{55, 5'000'000}});
-    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("thread-55", 5'000'000U)));
+    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("number 55", 5'000'000U)));
+}
+
+TEST_F(Ledger, CountsMissedTimeAsTold) {
+    ledger_.thread(3, 0, 100, "worker");
+    ledger_.missed(3, 7'000'000);
+    ledger_.settle(std::vector<CountedCpu>{{100, 9'000'000}});
+    EXPECT_THAT(sums_.cpu_ns,
+                ElementsAre(Pair("missed of worker", 7'000'000U), Pair("worker", 2'000'000U)));
+}
+
+TEST_F(Ledger, KnowsTheThreadsThatItWasToldOf) {
+    ledger_.thread(1, 0, 100, "");
+    ledger_.thread_end(1);
+    EXPECT_TRUE(ledger_.knows(100));
+    EXPECT_FALSE(ledger_.knows(101));
 }
 
 TEST_F(Ledger, AddsUpThreadsThatHadTheSameNumber) {

@@ -43,8 +43,8 @@ class Log final : public model::ProfileEvents {
         add("stack", thread_id, marks.truncated, marks.invalid, marks.in_gc, kept, text);
     }
     void cpu(std::uint32_t thread_id, std::uint64_t ns) override { add("cpu", thread_id, ns); }
-    void run_state(std::uint32_t thread_id, model::RunState state) override {
-        add("state", thread_id, static_cast<int>(state));
+    void missed(std::uint32_t thread_id, std::uint64_t ns) override {
+        add("missed", thread_id, ns);
     }
 
   private:
@@ -155,7 +155,7 @@ TEST(Decoder, MakesOfEveryRecordWhatTheEncoderWasTold) {
         to.thread(9, -1, 4'000'000'000, "Main");
         to.stack(9, kStackInGc | kStackTruncated, 0, frames);
         to.cpu(9, 123'456'789'012);
-        to.state(9, ThreadRunState::kRunning);
+        to.missed(9, 77);
     }));
     ASSERT_TRUE(pipe.tick([&](Encoder& to) {
         to.stack(9, kStackInvalid, 2, {});
@@ -165,7 +165,7 @@ TEST(Decoder, MakesOfEveryRecordWhatTheEncoderWasTold) {
                 ElementsAre("start 1000 3 12 1", "tick 5", "code 0 2 77 f C.f /a.py 3",
                             "code 1000000 3 0 Task-1   0", "thread 9 -1 4000000000 Main",
                             "stack 9 1 0 1 0 0@-2,1000000@0,0@2000000000,", "cpu 9 123456789012",
-                            "state 9 2", "tick 5", "stack 9 0 1 0 2 ", "end 9"));
+                            "missed 9 77", "tick 5", "stack 9 0 1 0 2 ", "end 9"));
 }
 
 TEST(Decoder, ReportsLossBehindTheTick) {
@@ -263,10 +263,9 @@ INSTANTIATE_TEST_SUITE_P(
                      to.stack(0, 0, 0, {});
                  }},
         BadBatch{"CpuOfUnknownThread", [](Encoder& to) { to.cpu(5, 1); }},
+        BadBatch{"MissedOfUnknownThread", [](Encoder& to) { to.missed(5, 1); }},
+        BadBatch{"MissedAges", [](Encoder& to) { to.missed(0, ~std::uint64_t{0}); }},
         BadBatch{"CpuOfAges", [](Encoder& to) { to.cpu(0, ~std::uint64_t{0}); }},
-        BadBatch{"StateOfUnknownThread",
-                 [](Encoder& to) { to.state(5, ThreadRunState::kRunning); }},
-        BadBatch{"UnknownState", [](Encoder& to) { to.state(0, static_cast<ThreadRunState>(3)); }},
         BadBatch{"ThreadIdOutOfBounds", [](Encoder& to) { to.thread(kMaxThreads, 0, 0, ""); }},
         BadBatch{"CodeIdOutOfBounds", [](Encoder& to) { to.label(kMaxCodes, ""); }},
         BadBatch{"UnknownCodeKind",
@@ -277,14 +276,14 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(DecoderBytes, OfEveryKindOfDamageAreRefused) {
     using Bytes = std::vector<unsigned char>;
-    const Bytes start = {1, 1, 0, 0, 0, 5, 3, 12, 1};
+    const Bytes start = {1, 2, 0, 0, 0, 5, 3, 12, 1};
     const struct {
         const char* what;
         std::vector<Bytes> batches;
     } cases[] = {
         {"empty batch", {{}}},
         {"tick in place of start", {{2, 5}}},
-        {"start of another version", {{1, 2, 0, 0, 0, 5, 3, 12, 1}}},
+        {"start of another version", {{1, 3, 0, 0, 0, 5, 3, 12, 1}}},
         {"start cut short", {{1, 1, 0, 0, 0, 5, 3, 12}}},
         {"second start", {start, start}},
         {"start within a batch", {start, {2, 5, 1, 1, 0, 0, 0, 5, 3, 12, 1}}},

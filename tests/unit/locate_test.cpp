@@ -24,6 +24,13 @@ TEST(ParseVersionText, FindsTheVersionAmongOtherData) {
     EXPECT_EQ(version->micro, 18);
 }
 
+TEST(ParseVersionText, KnowsPython2ToNameIt) {
+    const auto version = parse("2.7.18 (default, Nov 22 2024, 10:00:00) \n[GCC 12.2.0]");
+    ASSERT_TRUE(version);
+    EXPECT_EQ(version->major, 2);
+    EXPECT_EQ(version->minor, 7);
+}
+
 TEST(ParseVersionText, KnowsSuffixes) {
     EXPECT_TRUE(parse("3.13.0rc1+ (heads/main:abc, x)"));
     EXPECT_TRUE(parse("3.12.0b4 (main)"));
@@ -31,7 +38,7 @@ TEST(ParseVersionText, KnowsSuffixes) {
 
 TEST(ParseVersionText, RefusesWhatOnlyLooksLikeIt) {
     for (const char* text : {"", "3.", "3.8", "3.8.18", "3.8.18(", "3.8 (x)", "3.999.1 (x)",
-                             "3.1000.1 (x)", "python/3.8.18 (x)", "3.8.18; (x)", "2.7.18 (x)"}) {
+                             "3.1000.1 (x)", "python/3.8.18 (x)", "3.8.18; (x)", "2.6.9 (x)", ".8.18 (x)"}) {
         EXPECT_FALSE(parse(text)) << text;
     }
 }

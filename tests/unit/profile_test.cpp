@@ -29,7 +29,7 @@ class ProfileTest : public testing::Test {
 
     void sample(pid_t pid) {
         const auto process = profile->add_process(pid);
-        process->thread(0, 0, "MainThread");
+        process->thread(0, 0, 0, "MainThread");
         process->sample(0, 1000);
         profile->finish_process(pid, {});
     }

@@ -4,7 +4,6 @@
 
 #include <set>
 
-#include "agent/code_registry.h"
 
 namespace echion::agent {
 namespace {
@@ -56,18 +55,6 @@ TEST(ThreadTable, ThePlaceOfAThreadThatHasGoneIsTakenWithoutWhatWasThere) {
     EXPECT_EQ(three->cpu_ns, 0);
     EXPECT_EQ(three->pages.size(), 0U);
     EXPECT_EQ(table.slots(), 2U);
-}
-
-TEST(ThreadTable, CodesOfANewThreadCountAsNeverCheckedHoweverYoungTheClockIs) {
-    constexpr std::int64_t kJustBegunNs = 1;
-    ThreadTable table = make_table();
-    for (int round = 0; round < 2; ++round) {  // in a new place, and in one taken over
-        TrackedThread* thread = table.add(state(1));
-        ASSERT_NE(thread, nullptr);
-        EXPECT_GE(kJustBegunNs - thread->codes_checked_ns, CodeRegistry::kHardAgeNs);
-        thread->codes_checked_ns = kJustBegunNs;
-        table.remove(*thread);
-    }
 }
 
 TEST(ThreadTable, AThreadThatHasLeftItsStateMakesRoomForTheNextInItsPlace) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/clock.h"
 #include "cpython/objects.h"
 
 namespace echion::agent {
@@ -48,41 +49,44 @@ Result<CodeRegistry> CodeRegistry::make(const cpython::RuntimeView& view) {
     registry.view_ = view;
     auto index = AddressMap::make(kCapacity);
     auto entries = FixedArray<Entry>::make(kEntries);
+    auto text_index = AddressMap::make(kTextCapacity);
+    auto texts = FixedArray<Text>::make(kTextEntries);
     auto scratch =
         FixedArray<std::byte>::make(stream::kMaxLineTableBytes + 3 * (stream::kMaxTextBytes + 8));
+    auto compared = FixedArray<std::byte>::make(kTexts * (kMaxObjectHeadBytes + kComparedBytes));
+    auto pending = FixedArray<std::uint32_t>::make(kEntries);
     auto defined = FixedArray<std::uint32_t>::make(kEntries);
-    if (!index || !entries || !scratch || !defined) {
+    if (!index || !entries || !text_index || !texts || !scratch || !compared || !pending ||
+        !defined) {
         return fail(ErrorKind::kNoSpace, "reserve memory for code objects");
     }
     registry.index_ = std::move(*index);
     registry.entries_ = std::move(*entries);
+    registry.text_index_ = std::move(*text_index);
+    registry.texts_ = std::move(*texts);
     registry.scratch_ = std::move(*scratch);
+    registry.compared_ = std::move(*compared);
+    registry.pending_ = std::move(*pending);
     registry.defined_ = std::move(*defined);
     return registry;
 }
 
-std::uint32_t CodeRegistry::find_id(MemoryReader& reader, stream::Encoder& encoder, Address code,
-                                    bool* fresh) {
+std::uint32_t CodeRegistry::find_id(MemoryReader& reader, stream::Encoder& encoder, Address code) {
     const std::uint32_t known = index_.find(code);
     Entry* entry = known == AddressMap::kNone ? insert(code) : &entries_[known];
-    if (known != AddressMap::kNone && entry->is_defined) {
-        const std::int64_t age_ns = now_ns_ - entry->checked_ns;
-        if (age_ns < kSoftAgeNs) {
-            return entry->id;
-        }
-        if (age_ns < kHardAgeNs && checks_left_ == 0) {
-            *fresh = false;
-            return entry->id;
-        }
-        checks_left_ -= checks_left_ > 0;
-        ++counts_.revalidated;
-        std::uint64_t identity = 0;
-        if (read_fingerprint(reader, *entry, &identity) == entry->fingerprint) {
-            entry->checked_ns = entry->glanced_ns = now_ns_;
-            return entry->id;
-        }
-        ++counts_.replaced;
-        ++epoch_;
+    if (entry->is_defined && entry->look != look_) {
+        Identity now{};
+        settle(*entry, read_identity(reader, *entry, &now) && now == entry->identity
+                           ? Comparison::kSame
+                           : Comparison::kDifferent);
+    }
+    if (entry->is_defined) {
+        return entry->id;
+    }
+    if (text_count_ + kTexts > kTextEntries) {
+        ++counts_.table_full;
+        clear();
+        entry = insert(code);
     }
     if (!define(reader, encoder, *entry)) {
         ++counts_.names_failed;
@@ -95,58 +99,160 @@ std::uint32_t CodeRegistry::find_id(MemoryReader& reader, stream::Encoder& encod
     return entry->id;
 }
 
-bool CodeRegistry::glance(MemoryReader& reader, std::span<const cpython::RawFrame> frames) {
-    const std::size_t size = at(view_.layout->code.size);
-    std::array<std::byte, kMaxGlances * kMaxCodeHeadBytes> copies;
-    std::array<ReadRequest, kMaxGlances> requests;
-    std::array<Entry*, kMaxGlances> entries;
-    bool all_seen = true;
-    if (size > kMaxCodeHeadBytes) {
-        return all_seen;
-    }
-    for (std::size_t next = 0; next < frames.size();) {
-        std::size_t count = 0;
-        for (; next < frames.size() && count < kMaxGlances; ++next) {
-            const std::uint32_t known = index_.find(frames[next].code);
-            if (known == AddressMap::kNone) {
-                continue;
-            }
-            Entry& entry = entries_[known];
-            if (!entry.is_defined) {
-                continue;
-            }
-            if (now_ns_ - entry.glanced_ns < kGlanceAgeNs) {
-                all_seen = all_seen && entry.glanced_ns == now_ns_;
-                continue;
-            }
-            entry.glanced_ns = now_ns_;
-            entries[count] = &entry;
-            requests[count] = {frames[next].code, copies.data() + count * size, size};
-            ++count;
+void CodeRegistry::request(PageBatch& batch, std::span<const Address> codes) {
+    for (std::size_t i = 0; i < codes.size(); ++i) {
+        if (i > 0 && codes[i] == codes[i - 1]) {
+            continue;  // recursion
         }
-        if (count == 0) {
-            break;
-        }
-        const std::size_t read = reader.read({requests.data(), count});
-        for (std::size_t i = 0; i < count; ++i) {
-            ++counts_.revalidated;
-            if (i >= read ||
-                hash_identity(parse_code(copies.data() + i * size)) != entries[i]->identity) {
-                ++counts_.replaced;
-                ++epoch_;
-                entries[i]->is_defined = false;  // find_id() looks at it anew
-            }
+        const std::uint32_t known = index_.find(codes[i]);
+        if (known != AddressMap::kNone && !request_entry(batch, entries_[known])) {
+            return;
         }
     }
-    return all_seen;
 }
 
-std::uint64_t CodeRegistry::hash_identity(const CodeFields& code) {
-    const std::uintptr_t identity[] = {
-        code.type.value(),     code.filename.value(),  code.name.value(),
-        code.qualname.value(), code.linetable.value(), static_cast<std::uintptr_t>(code.first_line),
+bool CodeRegistry::request_entry(PageBatch& batch, Entry& entry) {
+    if (!entry.is_defined || batch.is_of_this_round(entry.copy)) {
+        return true;
+    }
+    if (batch.free_requests() <= PageBatch::kKeptRequests + kTexts) {
+        return false;
+    }
+    for (const std::uint32_t place : entry.texts) {
+        if (place != kNoText && !batch.is_of_this_round(texts_[place].copy)) {
+            Text& text = texts_[place];
+            text.copy = batch.add(text.from(), text.bytes());
+        }
+    }
+    entry.copy = batch.add(Address(entry.code), at(view_.layout->code.size));
+    return entry.copy != PageBatch::kNone;
+}
+
+CodeRegistry::Comparison CodeRegistry::compare(const PageBatch& batch, Entry& entry) {
+    if (!batch.is_of_this_round(entry.copy)) {
+        return Comparison::kNoCopy;
+    }
+    const std::byte* copy = batch.copy(entry.copy);
+    if (copy == nullptr || !is_alive(copy) || hash_head(parse_code(copy)) != entry.identity.head) {
+        return Comparison::kDifferent;
+    }
+    return entry.is_versioned ? Comparison::kSame : compare_texts(batch, entry);
+}
+
+CodeRegistry::Comparison CodeRegistry::compare_texts(const PageBatch& batch, const Entry& entry) {
+    for (std::size_t i = 0; i < kTexts; ++i) {
+        if (entry.texts[i] == kNoText) {
+            continue;
+        }
+        Text& text = texts_[entry.texts[i]];
+        if (text.look != look_) {
+            if (!batch.is_of_this_round(text.copy)) {
+                return Comparison::kNoCopy;
+            }
+            const std::byte* copy = batch.copy(text.copy);
+            text.hash = copy == nullptr ? 0 : hash_text(copy, text);
+            text.look = look_;
+        }
+        if (text.hash != entry.identity.texts[i]) {
+            return Comparison::kDifferent;
+        }
+    }
+    return Comparison::kSame;
+}
+
+void CodeRegistry::settle(Entry& entry, Comparison comparison) {
+    ++counts_.revalidated;
+    if (comparison == Comparison::kSame) {
+        entry.look = look_;
+    } else {
+        ++counts_.replaced;
+        entry.is_defined = false;  // find_id() reads it anew
+        entry.has_been_another = true;
+    }
+}
+
+void CodeRegistry::check(MemoryReader& reader, PageBatch& batch,
+                         std::span<const cpython::RawFrame> frames) {
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < frames.size(); ++i) {
+        if (i > 0 && frames[i].code == frames[i - 1].code) {
+            continue;  // recursion
+        }
+        const std::uint32_t known = index_.find(frames[i].code);
+        if (known == AddressMap::kNone) {
+            continue;
+        }
+        Entry& entry = entries_[known];
+        if (!entry.is_defined || entry.look == look_) {
+            continue;
+        }
+        const Comparison comparison = compare(batch, entry);
+        if (comparison != Comparison::kNoCopy) {
+            settle(entry, comparison);
+        } else if (count < pending_.capacity()) {
+            pending_[count++] = known;
+        }
+    }
+    for (std::size_t next = 0; next < count;) {
+        std::size_t end = next;
+        while (end < count && request_entry(batch, entries_[pending_[end]])) {
+            ++end;
+        }
+        if (end == next) {
+            if (batch.is_empty()) {
+                break;  // no room even for one: find_id() reads them
+            }
+            batch.reset();
+            continue;
+        }
+        batch.run(reader);
+        for (; next < end; ++next) {
+            Entry& entry = entries_[pending_[next]];
+            if (entry.is_defined && entry.look != look_) {
+                const Comparison comparison = compare(batch, entry);
+                if (comparison != Comparison::kNoCopy) {
+                    settle(entry, comparison);
+                }
+            }
+        }
+    }
+}
+
+bool CodeRegistry::were_known(std::span<const cpython::RawFrame> frames, std::int64_t at_ns) const {
+    for (const cpython::RawFrame& frame : frames) {
+        const std::uint32_t known = index_.find(frame.code);
+        if (known == AddressMap::kNone) {
+            return false;
+        }
+        const Entry& entry = entries_[known];
+        if (!entry.is_defined || entry.look != look_ || entry.known_since_ns > at_ns) {
+            return false;
+        }
+        // The same before and after: without a number of its own, another one may have been here
+        // and gone in between. Where that has been seen, nothing is taken for granted.
+        if (!entry.is_versioned && entry.has_been_another) {
+            return false;
+        }
+    }
+    return true;
+}
+
+std::uint64_t CodeRegistry::hash_head(const CodeFields& code) {
+    const std::uintptr_t fields[] = {
+        code.type.value(),
+        code.texts[kName].value(),
+        code.texts[kFilename].value(),
+        code.texts[kLineTable].value(),
+        code.texts[kQualname].value(),
+        static_cast<std::uintptr_t>(code.first_line),
+        code.version,
     };
-    return mix(1, identity, sizeof(identity));
+    return mix(1, fields, sizeof(fields));
+}
+
+std::uint64_t CodeRegistry::hash_text(const std::byte* copy, const Text& text) {
+    const std::uint64_t hash = mix(1, copy, sizeof(std::uintptr_t));  // the length
+    return mix(hash, copy + (text.data_at - text.length_at), text.data_bytes);
 }
 
 CodeRegistry::Entry* CodeRegistry::insert(Address code) {
@@ -164,9 +270,10 @@ CodeRegistry::Entry* CodeRegistry::insert(Address code) {
 
 void CodeRegistry::clear() {
     index_.clear();
+    text_index_.clear();
     entry_count_ = 0;
+    text_count_ = 0;
     defined_count_ = 0;
-    ++epoch_;
 }
 
 void CodeRegistry::renumber() {
@@ -176,7 +283,6 @@ void CodeRegistry::renumber() {
     }
     next_id_ = kUnknownCode + 1;
     ++numbering_;
-    ++epoch_;
 }
 
 void CodeRegistry::forget_batch() {
@@ -184,69 +290,127 @@ void CodeRegistry::forget_batch() {
         entries_[defined_[i]].is_defined = false;
     }
     defined_count_ = 0;
-    ++epoch_;
 }
 
 CodeRegistry::CodeFields CodeRegistry::parse_code(const std::byte* copy) const {
     const cpython::CodeLayout& fields = view_.layout->code;
     CodeFields code;
     code.type = load_address(copy, at(view_.layout->object.ob_type));
-    code.filename = load_address(copy, at(fields.filename));
-    code.name = load_address(copy, at(fields.name));
-    code.qualname = has(fields.qualname) ? load_address(copy, at(fields.qualname)) : Address();
-    code.linetable = load_address(copy, at(fields.linetable));
+    code.texts[kName] = load_address(copy, at(fields.name));
+    code.texts[kFilename] = load_address(copy, at(fields.filename));
+    code.texts[kLineTable] = load_address(copy, at(fields.linetable));
+    code.texts[kQualname] =
+        has(fields.qualname) ? load_address(copy, at(fields.qualname)) : Address();
     code.first_line = load<std::int32_t>(copy, at(fields.firstlineno));
+    code.version = has(fields.version) ? load<std::uint32_t>(copy, at(fields.version)) : 0;
     return code;
 }
 
-CodeRegistry::Span CodeRegistry::find_name_span(const std::byte* unicode_head,
-                                                Address object) const {
+CodeRegistry::Text CodeRegistry::describe_str(const std::byte* head, Address object) const {
     const cpython::UnicodeLayout& fields = view_.layout->unicode;
-    const auto length = load<std::uintptr_t>(unicode_head, at(fields.length));
-    const auto state = load<std::uint32_t>(unicode_head, at(fields.state));
+    const auto length = load<std::uintptr_t>(head, at(fields.length));
+    const auto state = load<std::uint32_t>(head, at(fields.state));
     const unsigned kind = (state >> fields.kind_shift) & ((1U << fields.kind_bits) - 1);
     const bool is_compact = ((state >> fields.compact_shift) & 1) != 0;
     const bool is_ascii = ((state >> fields.ascii_shift) & 1) != 0;
-    Span span{};
-    span.object = object.value();
-    span.length_at = static_cast<std::uint16_t>(fields.length);
-    span.data_at = static_cast<std::uint16_t>(is_ascii ? fields.ascii_data : fields.compact_data);
+    Text text{};
+    text.object = object.value();
+    text.length_at = static_cast<std::uint16_t>(fields.length);
+    text.data_at = static_cast<std::uint16_t>(is_ascii ? fields.ascii_data : fields.compact_data);
     if (is_compact) {
-        span.data_bytes = static_cast<std::uint16_t>(std::min<std::uintptr_t>(
+        text.data_bytes = static_cast<std::uint32_t>(std::min<std::uintptr_t>(
             std::min<std::uintptr_t>(length, kComparedBytes) * kind, kComparedBytes));
     }
-    return span;
+    return text;
 }
 
-std::uint64_t CodeRegistry::read_fingerprint(MemoryReader& reader, const Entry& entry,
-                                             std::uint64_t* identity) {
+CodeRegistry::Text CodeRegistry::describe_bytes(std::uintptr_t size, Address object) const {
+    const cpython::BytesLayout& fields = view_.layout->bytes;
+    Text text{};
+    text.object = object.value();
+    text.length_at = static_cast<std::uint16_t>(fields.ob_size);
+    text.data_at = static_cast<std::uint16_t>(fields.ob_sval);
+    text.data_bytes = static_cast<std::uint32_t>(std::min<std::uintptr_t>(size, kComparedBytes));
+    return text;
+}
+
+std::uint32_t CodeRegistry::place_text(const Text& text) {
+    std::uint32_t place = text_index_.find(Address(text.object));
+    if (place == AddressMap::kNone) {
+        place = text_count_++;
+        text_index_.set(Address(text.object), place);
+    }
+    texts_[place] = text;
+    return place;
+}
+
+bool CodeRegistry::find_texts(MemoryReader& reader, const CodeFields& code, Entry& entry) {
+    const cpython::Layout& layout = *view_.layout;
+    std::array<std::byte, kTexts * kMaxObjectHeadBytes> heads;
+    std::array<ReadRequest, kTexts> requests;
+    std::size_t count = 0;
+    const auto head_of = [&](std::size_t i) { return heads.data() + i * kMaxObjectHeadBytes; };
+    std::fill(std::begin(entry.texts), std::end(entry.texts), kNoText);
+    if (code.version != 0) {
+        return true;  // its number says all
+    }
+    const std::size_t str_bytes = at(layout.unicode.ascii_data);
+    const std::size_t bytes_bytes = at(layout.bytes.ob_sval);
+    if (std::max(str_bytes, bytes_bytes) > kMaxObjectHeadBytes) {
+        return false;
+    }
+    for (std::size_t i = 0; i < kTexts; ++i) {
+        if (code.texts[i]) {
+            requests[count++] = {code.texts[i], head_of(i),
+                                 i == kLineTable ? bytes_bytes : str_bytes};
+        }
+    }
+    if (reader.read({requests.data(), count}) != count) {
+        return false;
+    }
+    for (std::size_t i = 0; i < kTexts; ++i) {
+        if (!code.texts[i]) {
+            continue;
+        }
+        entry.texts[i] = place_text(
+            i == kLineTable
+                ? describe_bytes(load<std::uintptr_t>(head_of(i), at(layout.bytes.ob_size)),
+                                 code.texts[i])
+                : describe_str(head_of(i), code.texts[i]));
+    }
+    return true;
+}
+
+bool CodeRegistry::read_identity(MemoryReader& reader, const Entry& entry, Identity* out) {
     std::array<std::byte, kMaxCodeHeadBytes> code_copy;
-    std::array<std::byte, kMaxObjectHeadBytes + kComparedBytes> name_copy;
-    std::array<std::byte, kMaxObjectHeadBytes + kComparedBytes> table_copy;
-    const std::size_t name_bytes = entry.name.data_at + entry.name.data_bytes;
-    const std::size_t table_bytes = entry.table.data_at + entry.table.data_bytes;
-    const ReadRequest requests[] = {
-        {Address(entry.code), code_copy.data(), at(view_.layout->code.size)},
-        {Address(entry.name.object), name_copy.data(), name_bytes},
-        {Address(entry.table.object), table_copy.data(), table_bytes},
-    };
-    if (reader.read(requests) != std::size(requests)) {
-        return 0;
+    std::array<ReadRequest, 1 + kTexts> requests;
+    std::size_t count = 0;
+    std::byte* next = compared_.data();
+    for (const std::uint32_t place : entry.texts) {
+        if (place != kNoText) {
+            requests[count++] = {texts_[place].from(), next, texts_[place].bytes()};
+            next += kMaxObjectHeadBytes + kComparedBytes;
+        }
+    }
+    requests[count++] = {Address(entry.code), code_copy.data(), at(view_.layout->code.size)};
+    if (reader.read({requests.data(), count}) != count || !is_alive(code_copy.data())) {
+        return false;
     }
     const CodeFields code = parse_code(code_copy.data());
-    if (!is_alive(code_copy.data()) || code.name.value() != entry.name.object ||
-        code.linetable.value() != entry.table.object) {
-        return 0;
+    *out = {};
+    out->head = hash_head(code);
+    next = compared_.data();
+    for (std::size_t i = 0; i < kTexts; ++i) {
+        if (entry.texts[i] != kNoText) {
+            const Text& text = texts_[entry.texts[i]];
+            if (code.texts[i].value() != text.object) {
+                return false;
+            }
+            out->texts[i] = hash_text(next, text);
+            next += kMaxObjectHeadBytes + kComparedBytes;
+        }
     }
-    *identity = hash_identity(code);
-    const std::uintptr_t lengths[] = {
-        load<std::uintptr_t>(name_copy.data(), entry.name.length_at),
-        load<std::uintptr_t>(table_copy.data(), entry.table.length_at),
-    };
-    std::uint64_t hash = mix(*identity, lengths, sizeof(lengths));
-    hash = mix(hash, name_copy.data() + entry.name.data_at, entry.name.data_bytes);
-    hash = mix(hash, table_copy.data() + entry.table.data_at, entry.table.data_bytes);
-    return hash == 0 ? 1 : hash;
+    return true;
 }
 
 std::string_view CodeRegistry::read_text(MemoryReader& reader, Address object,
@@ -261,6 +425,7 @@ std::string_view CodeRegistry::read_text(MemoryReader& reader, Address object,
 
 bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry& entry) {
     const cpython::Layout& layout = *view_.layout;
+    const std::int64_t since_ns = monotonic_ns();
     std::array<std::byte, kMaxCodeHeadBytes> code_copy;
     ++reads_;
     if (at(layout.code.size) > code_copy.size() ||
@@ -271,53 +436,41 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
     if (view_.code_type && code.type != view_.code_type) {
         return false;
     }
-
-    std::array<std::byte, kMaxObjectHeadBytes> name_head;
-    std::uintptr_t table_size = 0;
-    const std::size_t name_head_bytes = at(layout.unicode.ascii_data);
-    const ReadRequest heads[] = {
-        {code.name, name_head.data(), name_head_bytes},
-        {code.linetable + at(layout.bytes.ob_size), &table_size, sizeof(table_size)},
-    };
-    if (name_head_bytes > name_head.size() || reader.read(heads) != std::size(heads)) {
-        return false;
-    }
-    entry.name = find_name_span(name_head.data(), code.name);
-    entry.table = {
-        code.linetable.value(), static_cast<std::uint16_t>(layout.bytes.ob_size),
-        static_cast<std::uint16_t>(layout.bytes.ob_sval),
-        static_cast<std::uint16_t>(std::min<std::uintptr_t>(table_size, kComparedBytes))};
-    entry.fingerprint = read_fingerprint(reader, entry, &entry.identity);
-    if (entry.fingerprint == 0) {
+    Identity before{};
+    if (!find_texts(reader, code, entry) || !read_identity(reader, entry, &before)) {
         return false;
     }
 
     auto* texts = reinterpret_cast<char*>(scratch_.data());
-    const std::string_view name = read_text(reader, code.name, {texts, stream::kMaxTextBytes});
+    const std::string_view name =
+        read_text(reader, code.texts[kName], {texts, stream::kMaxTextBytes});
     texts += stream::kMaxTextBytes;
     std::string_view qualname;
-    if (code.qualname) {
-        qualname = read_text(reader, code.qualname, {texts, stream::kMaxTextBytes});
+    if (code.texts[kQualname]) {
+        qualname = read_text(reader, code.texts[kQualname], {texts, stream::kMaxTextBytes});
     }
     texts += stream::kMaxTextBytes;
     const std::string_view filename =
-        read_text(reader, code.filename, {texts, stream::kMaxTextBytes});
+        read_text(reader, code.texts[kFilename], {texts, stream::kMaxTextBytes});
     texts += stream::kMaxTextBytes;
     // CPython 3.12 and 3.13, Python/specialize.c, _Py_InitCleanup: the one code object that is its
     // own file.
-    if (code.filename == code.name && code.qualname == code.name && name == "__init__") {
+    if (code.texts[kFilename] == code.texts[kName] && code.texts[kQualname] == code.texts[kName] &&
+        name == "__init__") {
         trampoline_ = Address(entry.code);
-        ++epoch_;
         return false;
     }
     auto* table = reinterpret_cast<std::byte*>(texts);
-    if (table_size > stream::kMaxLineTableBytes ||
-        !reader.read_bytes(code.linetable + at(layout.bytes.ob_sval), table, table_size)) {
+    std::uintptr_t table_size = 0;
+    if (!reader.read_bytes(code.texts[kLineTable] + at(layout.bytes.ob_size), &table_size,
+                           sizeof(table_size)) ||
+        table_size > stream::kMaxLineTableBytes ||
+        !reader.read_bytes(code.texts[kLineTable] + at(layout.bytes.ob_sval), table, table_size)) {
         table_size = 0;  // the first line then stands for all
         ++counts_.names_failed;
     }
-    std::uint64_t identity = 0;
-    if (read_fingerprint(reader, entry, &identity) != entry.fingerprint) {
+    Identity after{};
+    if (!read_identity(reader, entry, &after) || after != before) {
         return false;  // another one by now: these texts may be of two
     }
 
@@ -325,8 +478,17 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
         renumber();
     }
     entry.id = next_id_++;
-    entry.checked_ns = entry.glanced_ns = now_ns_;
+    entry.known_since_ns = since_ns;
+    entry.identity = before;
+    entry.is_versioned = code.version != 0;
+    entry.look = look_;
     entry.is_defined = true;
+    for (std::size_t i = 0; i < kTexts; ++i) {
+        if (entry.texts[i] != kNoText) {
+            texts_[entry.texts[i]].hash = before.texts[i];
+            texts_[entry.texts[i]].look = look_;
+        }
+    }
     if (defined_count_ < defined_.capacity()) {
         defined_[defined_count_++] = static_cast<std::uint32_t>(&entry - entries_.data());
     }

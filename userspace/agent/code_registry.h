@@ -8,6 +8,7 @@
 #include "cpython/frame_walker.h"
 #include "cpython/runtime_view.h"
 #include "memory/address_map.h"
+#include "memory/page_batch.h"
 #include "memory/reader.h"
 #include "stream/encoder.h"
 
@@ -17,14 +18,13 @@ namespace echion::agent {
 /// is first seen: names, file, line table.
 ///
 /// A code object's address says little about which one it is: when a function is dropped, the next
-/// one is often built in its place. So an entry is compared with the memory again when it is used
-/// and old:
-///     kGlanceAgeNs  its pointers and first line, for all frames that a stack has got new,
-///                   in one read
-///     kSoftAgeNs    also the texts behind the pointers (a name's memory is reused as readily
-///                   as the code object's), within a budget per tick
-///     kHardAgeNs    the same in any case: no name is given that was not that code object's within
-///                   the last second
+/// one is often built in its place, and its texts in the places of the old ones'. So each time that
+/// a stack has been copied, all of its code objects are compared with what is known of them:
+///     3.12 and later  their heads. Each has a number of its own (co_version; CPython
+///                     Objects/codeobject.c, init_code), but for those that are never freed
+///     before          their heads, and the texts behind the pointers
+/// The caller asks for the copies along with the stack's own (request()), compares after the walk
+/// (check()), and proves that the thread stood still over all of it.
 ///
 /// A definition takes several reads, in which the program may run on: it holds only if the code
 /// object was there, alive and the same, before the first and after the last of them. That it is
@@ -35,10 +35,6 @@ namespace echion::agent {
 /// been given, they are given anew. Sampler thread only.
 class CodeRegistry {
   public:
-    static constexpr std::int64_t kGlanceAgeNs = 4'000'000;
-    static constexpr std::int64_t kSoftAgeNs = 300'000'000;
-    static constexpr std::int64_t kHardAgeNs = 600'000'000;
-    static constexpr unsigned kChecksPerTick = 8;
     /// Ids are below this: what the reader of the stream has to remember at most.
     static constexpr std::uint32_t kMaxIds = 1U << 16;
     /// Stands for a code object that could not be read; defined by start().
@@ -46,22 +42,26 @@ class CodeRegistry {
 
     static Result<CodeRegistry> make(const cpython::RuntimeView& view);
 
-    /// Begins a tick: `now_ns` is its monotonic time.
-    void begin_tick(std::int64_t now_ns) {
-        now_ns_ = now_ns;
-        checks_left_ = kChecksPerTick;
-        defined_count_ = 0;
-    }
+    /// Begins a tick: a batch of the stream.
+    void begin_tick() { defined_count_ = 0; }
 
-    /// Compares the code objects of `frames` with the memory, those that it has not looked at for
-    /// kGlanceAgeNs. One read for kMaxGlances of them. Returns whether all have been looked at:
-    /// none was too young.
-    bool glance(MemoryReader& reader, std::span<const cpython::RawFrame> frames);
+    /// What has been compared before counts no more: to be called before the copies of stacks are
+    /// made that check() is then asked about.
+    void begin_look() { ++look_; }
+    /// Requests what check() compares for `codes`, as far as they are known: each once a look, in
+    /// the round of `batch` that begins this look. Where the round is full, check() reads the rest.
+    void request(PageBatch& batch, std::span<const Address> codes);
+    /// Compares the code objects of `frames` that are known, by copies of this look or else by new
+    /// ones. Those that are other ones by now are unknown again. May start the batch over.
+    void check(MemoryReader& reader, PageBatch& batch, std::span<const cpython::RawFrame> frames);
+    /// Whether all code objects of `frames`, which check() has compared, were known at `at_ns`
+    /// (monotonic), and none of them can have been another one in between.
+    [[nodiscard]] bool were_known(std::span<const cpython::RawFrame> frames,
+                                  std::int64_t at_ns) const;
 
     /// The id of the code object at `code`, defined in the stream by now; kUnknownCode when it is
-    /// none. `fresh` is cleared when the entry is past its soft age and the budget is used up.
-    std::uint32_t find_id(MemoryReader& reader, stream::Encoder& encoder, Address code,
-                          bool* fresh);
+    /// none. One that has not been compared in this look is read.
+    std::uint32_t find_id(MemoryReader& reader, stream::Encoder& encoder, Address code);
 
     /// How many code objects have been read to define them, whether they could be or not. A stack
     /// in whose lookup this has grown was true before; whether the code objects were still its own
@@ -75,10 +75,8 @@ class CodeRegistry {
     /// __init__ that it enters; null until it has been met. No code of the program's.
     [[nodiscard]] Address trampoline() const { return trampoline_; }
 
-    /// Changes whenever an id may stand for another code object than before.
-    [[nodiscard]] std::uint32_t epoch() const { return epoch_; }
-    /// Changes (and the epoch with it) when ids are given anew: equal ids from before and after say
-    /// nothing.
+    /// Changes when ids are given anew: equal ids from before and after say nothing. Otherwise an
+    /// id stands for one code object.
     [[nodiscard]] std::uint32_t numbering() const { return numbering_; }
 
     struct Counts {
@@ -92,45 +90,73 @@ class CodeRegistry {
   private:
     static constexpr std::size_t kCapacity = 1U << 15;
     static constexpr std::size_t kEntries = kCapacity / 4 * 3 - 1;
+    static constexpr std::size_t kTextCapacity = 2 * kCapacity;
+    static constexpr std::size_t kTextEntries = kTextCapacity / 4 * 3 - 1;
     static_assert(kMaxIds > 2 * kEntries && kMaxIds <= stream::kMaxCodes);
-    // Bytes of a text or table that are compared. Names that agree in so much and differ behind,
-    // in the same place, of the same length, are taken for the same.
-    static constexpr std::size_t kComparedBytes = 128;
-    static constexpr std::size_t kMaxGlances = 32;
+    // Bytes of a text or table that are compared. Texts that agree in so much and differ behind, in
+    // the same place, of the same length, are taken for the same.
+    static constexpr std::size_t kComparedBytes = 4096;
+    enum { kName, kFilename, kLineTable, kQualname, kTexts };
+    static constexpr std::uint32_t kNoText = ~0U;
 
-    // The part of a str or bytes object that is compared: its length field and leading data. What
-    // lies between changes by itself (reference count, cached hash).
-    struct Span {
+    // A str or bytes object behind a code object, which may share it with others: its length and
+    // leading data are compared. What lies around them changes by itself (count of references,
+    // cached hash, interned or not).
+    struct Text {
         std::uintptr_t object;
+        std::uint64_t hash;  // as last compared
+        std::uint32_t look;  // when that was
         std::uint16_t length_at;
         std::uint16_t data_at;
-        std::uint16_t data_bytes;
+        std::uint32_t data_bytes;
+        PageBatch::Handle copy;
+
+        [[nodiscard]] Address from() const { return Address(object + length_at); }
+        [[nodiscard]] std::size_t bytes() const { return data_at - length_at + data_bytes; }
+    };
+    // Hashes of what identifies a code object, by one reading.
+    struct Identity {
+        std::uint64_t head;
+        std::uint64_t texts[kTexts];
+
+        [[nodiscard]] bool operator==(const Identity&) const = default;
     };
     struct Entry {
-        std::int64_t checked_ns;
-        std::int64_t glanced_ns;
-        std::uint64_t fingerprint;
-        std::uint64_t identity;  // hash of the pointers and the first line
+        std::int64_t known_since_ns;
+        Identity identity;  // as defined
         std::uintptr_t code;
         std::uint32_t id;
-        bool is_defined;  // in the stream, by a batch that was written
-        Span name;
-        Span table;
+        std::uint32_t look;     // when it was last compared
+        bool is_defined;        // in the stream, by a batch that was written
+        bool is_versioned;      // its head holds a number that no other code object has
+        bool has_been_another;  // another code object was here before
+        PageBatch::Handle copy;
+        std::uint32_t texts[kTexts];  // places in texts_, or kNoText
     };
     struct CodeFields {
-        Address type, filename, name, qualname, linetable;
+        Address type;
+        Address texts[kTexts];  // null: this version has none
         std::int32_t first_line;
+        std::uint32_t version;  // 0: none
     };
+    enum class Comparison { kSame, kDifferent, kNoCopy };
 
     Entry* insert(Address code);
+    bool request_entry(PageBatch& batch, Entry& entry);
+    Comparison compare(const PageBatch& batch, Entry& entry);
+    Comparison compare_texts(const PageBatch& batch, const Entry& entry);
+    void settle(Entry& entry, Comparison comparison);
     bool define(MemoryReader& reader, stream::Encoder& encoder, Entry& entry);
-    [[nodiscard]] Span find_name_span(const std::byte* unicode_head, Address object) const;
+    // Finds the texts of a code object and how much of them is to be compared.
+    bool find_texts(MemoryReader& reader, const CodeFields& code, Entry& entry);
+    std::uint32_t place_text(const Text& text);
+    [[nodiscard]] Text describe_str(const std::byte* head, Address object) const;
+    [[nodiscard]] Text describe_bytes(std::uintptr_t size, Address object) const;
     [[nodiscard]] CodeFields parse_code(const std::byte* copy) const;
-    static std::uint64_t hash_identity(const CodeFields& code);
-    // Hash of what identifies the code object, also in `identity`; 0 when it cannot be read or is
-    // no longer alive.
-    std::uint64_t read_fingerprint(MemoryReader& reader, const Entry& entry,
-                                   std::uint64_t* identity);
+    static std::uint64_t hash_head(const CodeFields& code);
+    static std::uint64_t hash_text(const std::byte* copy, const Text& text);
+    // False when it cannot be read, is no longer alive or has other texts.
+    bool read_identity(MemoryReader& reader, const Entry& entry, Identity* out);
     std::string_view read_text(MemoryReader& reader, Address object, std::span<char> into);
     void clear();
     void renumber();
@@ -138,16 +164,19 @@ class CodeRegistry {
     cpython::RuntimeView view_;
     AddressMap index_;  // code object → index into entries_
     FixedArray<Entry> entries_;
+    AddressMap text_index_;  // str or bytes object → index into texts_
+    FixedArray<Text> texts_;
     FixedArray<std::byte> scratch_;      // line tables and names on their way
+    FixedArray<std::byte> compared_;     // what is read to identify a code object
+    FixedArray<std::uint32_t> pending_;  // entries that check() has no copies of
     FixedArray<std::uint32_t> defined_;  // entries defined in the open batch
     std::size_t defined_count_ = 0;
     std::uint32_t entry_count_ = 0;
+    std::uint32_t text_count_ = 0;
     std::uint32_t next_id_ = kUnknownCode + 1;
-    std::uint32_t epoch_ = 1;
+    std::uint32_t look_ = 1;
     std::uint32_t numbering_ = 1;
     Address trampoline_;
-    std::int64_t now_ns_ = 0;
-    unsigned checks_left_ = 0;
     std::uint64_t reads_ = 0;
     Counts counts_;
 };

@@ -60,11 +60,6 @@ Result<CpuState> CpuWatch::read_own(std::uint32_t slot) const {
     return state;
 }
 
-std::uint64_t CpuWatch::own_on_cpu_since_ns() const {
-    const auto own = states_.read(own_slot_);
-    return own ? own->on_cpu_since_ns : 0;
-}
-
 void CpuWatch::attach(TrackedThread& thread) {
     if (!is_open_ || thread.native_id == 0) {
         return;

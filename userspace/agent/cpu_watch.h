@@ -80,8 +80,6 @@ class CpuWatch {
     /// The same, of a slot of this process; kInvalid for another's, and for a thread that ended
     /// with the program that this process ran before (exec).
     [[nodiscard]] Result<CpuState> read_own(std::uint32_t slot) const;
-    /// When the sampler was last put on a CPU, by CLOCK_MONOTONIC; 0 if that is not known.
-    [[nodiscard]] std::uint64_t own_on_cpu_since_ns() const;
     [[nodiscard]] std::uint64_t lost_snapshots() const { return lost_; }
 
   private:

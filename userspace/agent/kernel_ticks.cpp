@@ -1,7 +1,6 @@
 // The part of StackSampler that lives on what the BPF programs tell it.
 
 #include <algorithm>
-#include <utility>
 
 #include "agent/stack_sampler.h"
 #include "base/clock.h"
@@ -12,55 +11,22 @@ namespace {
 using cpython::has;
 using stream::Counter;
 
+// For so long after a thread has been met, each look at it looks for it in Python's lists.
+constexpr std::int64_t kBeginningNs = 20'000'000;
+// A thread that Python's lists have not had for so long is none of Python's.
+constexpr std::int64_t kStrangerNs = 500'000'000;
+
 }  // namespace
 
 void StackSampler::look_at_cpus() {
     ran_count_ = 0;
-    const std::uint64_t own_since_ns = watch_.own_on_cpu_since_ns();
     watch_.look([&](std::uint32_t slot) { meet_stranger(slot); },
                 [&](TrackedThread& thread) {
-                    thread.is_displaced = is_displaced(thread, own_since_ns);
                     if (ran_count_ < ran_.capacity()) {
                         ran_[ran_count_++] = &thread;
                     }
                 },
                 [&](TrackedThread& thread, const CpuState& state) { end_slot(thread, state); });
-}
-
-bool StackSampler::is_displaced(const TrackedThread& thread, std::uint64_t own_since_ns) const {
-    if (thread.is_on_cpu || own_since_ns == 0 || options_.cpu_mode) {
-        return false;
-    }
-    // One switch took the thread off its CPU and put the sampler on it.
-    const auto state = watch_.read(thread.slot);
-    return state && state->off_cpu_since_ns == own_since_ns;
-}
-
-void StackSampler::write_run_states() {
-    const auto tell = [&](TrackedThread& thread, bool is_on_cpu) {
-        if (thread.in_use && thread.is_announced && thread.is_told_on_cpu != is_on_cpu) {
-            thread.is_told_on_cpu = is_on_cpu;
-            encoder_->state(thread.id, is_on_cpu ? stream::ThreadRunState::kRunning
-                                                 : stream::ThreadRunState::kWaiting);
-        }
-    };
-    const TrackedThread* displaced_before = std::exchange(displaced_, nullptr);
-    for (std::size_t i = 0; i < ran_count_; ++i) {
-        TrackedThread& thread = *ran_[i];
-        if (thread.is_displaced) {
-            displaced_ = &thread;
-        }
-        if (&thread == displaced_before) {
-            displaced_before = nullptr;
-        }
-        tell(thread, thread.is_on_cpu || thread.is_displaced);
-    }
-    // It did not come back: others took the CPU after the sampler.
-    for (std::size_t i = 0; displaced_before != nullptr && i < threads_.slots(); ++i) {
-        if (&threads_.slot(i) == displaced_before) {
-            tell(threads_.slot(i), false);
-        }
-    }
 }
 
 void StackSampler::meet_stranger(std::uint32_t slot) {
@@ -70,17 +36,17 @@ void StackSampler::meet_stranger(std::uint32_t slot) {
         return;
     }
     if (state->generation != stranger.generation) {
-        stranger = {state->generation, false, static_cast<std::int64_t>(state->first_cpu_ns())};
-        // A thread that has just begun: Python's own, most likely.
+        stranger = {state->generation, now_ns_, false,
+                    static_cast<std::int64_t>(state->first_cpu_ns())};
+    }
+    if (now_ns_ - stranger.met_ns < kBeginningNs) {
+        // A thread that has just begun: Python's own, most likely, which has to enter its numbers.
         for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
             interpreters_[i].list_changed = true;
         }
     }
-    const std::int64_t unaccounted_ns =
-        static_cast<std::int64_t>(state->cpu_ns_at(static_cast<std::uint64_t>(now_ns_))) -
-        stranger.cpu_ns;
-    // Not at once: the next walk of the lists may tell whose thread it is.
-    if (options_.cpu_mode && (state->ended || unaccounted_ns > 10 * tick_interval_ns_)) {
+    // Not at once: a walk of the lists may tell whose thread it is.
+    if (options_.cpu_mode && (state->ended || now_ns_ - stranger.met_ns > kStrangerNs)) {
         write_stranger_cpu(slot, *state);
         if (state->ended && stranger.is_announced) {
             encoder_->thread_end(static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot));
@@ -169,6 +135,7 @@ void StackSampler::keep_snapshots() {
         thread.has_snapshot = convert(thread, snapshot, out, &count);
         thread.snapshot_first = snapshot_raw_used_;
         thread.snapshot_count = count;
+        thread.snapshot_ns = static_cast<std::int64_t>(snapshot.head.time_ns);
         thread.snapshot_tick_ns = now_ns_;
         snapshot_raw_used_ += count;
     });
@@ -181,8 +148,9 @@ void StackSampler::use_snapshots() {
         // Of a thread that has left its CPU since, the stack can be read as it is now.
         if (thread.in_use && !thread.has_left && thread.may_have_changed && is_current &&
             thread.is_on_cpu) {
-            if (write_snapshot(thread, {snapshot_raw_.data() + thread.snapshot_first,
-                                        thread.snapshot_count})) {
+            const std::span raw(snapshot_raw_.data() + thread.snapshot_first,
+                                thread.snapshot_count);
+            if (write_snapshot(thread, raw, thread.snapshot_ns)) {
                 thread.may_have_changed = false;
                 thread.has_run = false;
             }
@@ -198,8 +166,9 @@ void StackSampler::tick_for_events(std::int64_t now_ns) {
         if (!convert(thread, snapshot, {snapshot_raw_.data(), snapshot_raw_.capacity()}, &count)) {
             return;  // its CPU time is still to be accounted for: see catch_up()
         }
-        begin(static_cast<std::int64_t>(snapshot.head.time_ns));
-        if (!write_snapshot(thread, {snapshot_raw_.data(), count})) {
+        const auto at_ns = static_cast<std::int64_t>(snapshot.head.time_ns);
+        begin(at_ns);
+        if (!write_snapshot(thread, {snapshot_raw_.data(), count}, at_ns)) {
             mark(thread);
             commit();
             return;

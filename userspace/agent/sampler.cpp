@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <optional>
 #include <utility>
 
@@ -41,6 +42,18 @@ Status open_reader(ProcessReader& reader) {
     return reader.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&probe)));
 }
 
+/// With the version, where it is one that there is no layout for.
+Error name_version(const Error& error, const cpython::LocatedRuntime& located) {
+    const cpython::Version& version = located.view.version;
+    if (error.kind != ErrorKind::kUnsupportedVersion || version.major == 0) {
+        return error;
+    }
+    static char text[96];  // of the one sampler that there is
+    std::snprintf(text, sizeof(text), "it runs CPython %u.%u.%u; supported are %s", version.major,
+                  version.minor, version.micro, cpython::kSupportedVersions);
+    return {error.kind, error.system_errno, text};
+}
+
 /// The runtime as it is now; kNotReady when Python has not started yet.
 Result<cpython::LocatedRuntime> find_python() {
     ProcessReader reader;
@@ -49,7 +62,7 @@ Result<cpython::LocatedRuntime> find_python() {
         return tl::unexpected(status.error());
     }
     if (auto status = cpython::locate_runtime(reader, kOwnProcess, located); !status) {
-        return tl::unexpected(status.error());
+        return tl::unexpected(name_version(status.error(), located));
     }
     if (!located.is_ready) {
         return fail(ErrorKind::kNotReady, "Python has not started yet");
@@ -111,7 +124,7 @@ Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
             return located;
         }
         if (!status && status.error().kind != ErrorKind::kNotReady) {
-            return tl::unexpected(status.error());
+            return tl::unexpected(name_version(status.error(), located));
         }
         if (channel.has_own_table() && is_left_to_threads(kOwnProcess, control::kAgentThreads)) {
             return fail(ErrorKind::kNotReady, "the program ended before Python had started");

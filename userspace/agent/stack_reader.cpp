@@ -79,6 +79,12 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
         ++fits;
     }
     round.group = round.group.first(std::max<std::size_t>(fits, 1));
+    codes_.begin_look();
+    batch_.begin_unsearched();
+    for (TrackedThread* thread : round.group) {
+        codes_.request(batch_, {thread->codes, thread->frame_count});
+    }
+    batch_.end_unsearched();
     round.holder_cpu = round.holder_state_after = round.holder_cframe_after = PageBatch::kNone;
     if (round.holder != nullptr) {
         if (can_follow_) {
@@ -280,7 +286,14 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
         ++walked;
     }
 
-    // What the walks read besides the round came after it: the evidence has to come after that.
+    const std::uint64_t code_reads = codes_.reads();
+    for (std::size_t i = 0; i < walked; ++i) {
+        if (stacks[i].is_readable) {
+            codes_.check(reader_, batch_, {raw_.data() + stacks[i].first, stacks[i].walk.count});
+        }
+    }
+
+    // What was read besides the round came after it: the evidence has to come after that.
     const bool was_cold = reader_.system_calls() != calls;
     Verdict holder_verdict = Verdict::kRetry;
     if (holder_stack != nullptr) {
@@ -316,7 +329,8 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
         if (verdict != Verdict::kRetry) {
             const WalkedStack& stack = stacks[i];
             assigned = assign_stack(thread, {raw_.data() + stack.first, stack.walk.count});
-            if (assigned.has_read_code && verdict == Verdict::kProved &&
+            // Code objects that were read to define them were read later than the stack.
+            if (codes_.reads() != code_reads && verdict == Verdict::kProved &&
                 !still_stands(round, gil_index, before, thread, stack)) {
                 thread.must_resend = true;  // of what it had before, part has been written over
                 verdict = Verdict::kRetry;
@@ -390,13 +404,15 @@ void StackSampler::rest(std::int64_t took_ns) {
 
 void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
                           const AssignedStack& assigned, Verdict verdict, bool holds_gil) {
+    // Without BPF a thread that waits where it did is taken to have waited there all the time.
+    const bool may_have_run = thread.slot != TrackedThread::kNoSlot ? thread.has_run : holds_gil;
     thread.may_have_changed = false;
     thread.has_run = false;
     thread.was_read_ns = now_ns_;
     if (verdict == Verdict::kRetry) {
         ++tally_.torn_marked;
         // No stack rather than a wrong one.
-        write_stack(thread, assign_stack(thread, {}), stream::kStackInvalid);
+        write_stack(thread, assign_stack(thread, {}), stream::kStackInvalid, may_have_run);
         return;
     }
     tally_.unproved += verdict == Verdict::kUnproved;
@@ -416,7 +432,7 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
     if (!stack.walk.broken && !stack.walk.truncated && assigned.frame_count > 0) {
         thread.root = thread.codes[0];
     }
-    write_stack(thread, assigned, flags);
+    write_stack(thread, assigned, flags, may_have_run);
 }
 
 }  // namespace echion::agent

@@ -23,6 +23,11 @@ constexpr std::size_t kLeastArenaBytes = std::size_t{1} << 20;
 // After a CPU that it may not go to: one that has just gone offline, or that it is kept from.
 constexpr std::int64_t kFollowAgainNs = 100'000'000;
 
+// Intervals that a thread may run unseen, and its time be given to the stack that is seen then; and
+// what is short on any machine that does something else, too.
+constexpr std::int64_t kLongestGap = 10;
+constexpr std::int64_t kLeastGapNs = 10'000'000;
+
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
 }  // namespace
@@ -114,6 +119,10 @@ void StackSampler::use_kernel_ticks(std::int64_t interval_ns) {
     tick_interval_ns_ = interval_ns;
 }
 
+std::int64_t StackSampler::longest_gap_ns() const {
+    return std::max(kLongestGap * tick_interval_ns_, kLeastGapNs);
+}
+
 void StackSampler::begin(std::int64_t at_ns) {
     at_ns = std::max(at_ns, previous_ns_);
     encoder_->begin_tick(static_cast<std::uint64_t>(at_ns - previous_ns_));
@@ -130,7 +139,7 @@ void StackSampler::finish(std::int64_t began_ns) {
 
 void StackSampler::tick(std::int64_t now_ns) {
     now_ns_ = now_ns;
-    codes_.begin_tick(now_ns);
+    codes_.begin_tick();
     if (refused_ns_ && now_ns - *refused_ns_ >= kFollowAgainNs) {
         can_follow_ = true;
         refused_ns_.reset();
@@ -139,6 +148,7 @@ void StackSampler::tick(std::int64_t now_ns) {
         tick_for_events(now_ns);
         return;
     }
+    is_gap_ = has_ticked_ && !options_.cpu_mode && now_ns - previous_ns_ > longest_gap_ns();
     begin(now_ns);
     if (watch_.is_open()) {
         look_at_cpus();
@@ -151,8 +161,6 @@ void StackSampler::tick(std::int64_t now_ns) {
     refresh_names();
     if (options_.cpu_mode) {
         write_all_cpu(is_stopping_);
-    } else if (watch_.is_open()) {
-        write_run_states();
     }
     ring_->count(Counter::kSamples, threads_.size());
     finish(now_ns);

@@ -131,8 +131,7 @@ class StackSampler {
     // A stack whose code objects have been looked up: TrackedThread's codes and refs are its own.
     struct AssignedStack {
         std::size_t frame_count;
-        std::size_t kept;    // frames from the root that are as they were
-        bool has_read_code;  // a code object was read to define it
+        std::size_t kept;  // frames from the root that are as they were
     };
 
     // Copies of one round: the stacks of a group of threads. What does not fit is fetched in
@@ -143,6 +142,7 @@ class StackSampler {
     static constexpr std::int64_t kListPeriodNs = 250'000'000;
 
     std::size_t find_native_id_offset();
+    std::uint32_t find_native_id(const cpython::ThreadHead& head);
     void refresh_interpreters(std::int64_t now_ns);
     void replace_interpreters(std::span<const cpython::InterpreterHead> heads);
     void walk_thread_list(std::uint32_t interpreter);
@@ -152,6 +152,7 @@ class StackSampler {
     bool has_begun(const TrackedThread& thread);
     bool is_second(const TrackedThread& thread);
     void describe_thread(TrackedThread& thread);
+    void complete(TrackedThread& thread, const cpython::ThreadHead& head);
     void end_thread(TrackedThread& thread);
     void forget_thread(TrackedThread& thread);
     void adopt_stranger(TrackedThread& thread);
@@ -164,8 +165,6 @@ class StackSampler {
     void look_at_cpus();
     void meet_stranger(std::uint32_t slot);
     void end_slot(TrackedThread& thread, const CpuState& state);
-    [[nodiscard]] bool is_displaced(const TrackedThread& thread, std::uint64_t own_since_ns) const;
-    void write_run_states();
     void keep_snapshots();
     bool convert(TrackedThread& thread, const SnapshotView& snapshot,
                  std::span<cpython::RawFrame> out, std::size_t* count);
@@ -203,8 +202,10 @@ class StackSampler {
     void define_unknown_code();
     void announce(TrackedThread& thread);
     AssignedStack assign_stack(TrackedThread& thread, std::span<cpython::RawFrame> raw);
-    void write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags);
-    bool write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw);
+    void write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags,
+                     bool may_have_run);
+    bool write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw,
+                        std::int64_t at_ns);
     bool assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
                      std::size_t* kept);
     std::int64_t read_thread_cpu_ns(const TrackedThread& thread);
@@ -215,6 +216,7 @@ class StackSampler {
     void settle_unclaimed(std::int64_t living_ns, std::size_t left_count, bool is_last);
     void write_unseen_cpu(std::int64_t cpu_ns);
     void skip_told_as_unseen(TrackedThread& thread, std::int64_t cpu_ns);
+    [[nodiscard]] std::int64_t longest_gap_ns() const;
     void split_batch();
     void commit();
     void publish_counts();
@@ -234,13 +236,13 @@ class StackSampler {
     // Threads of this process that Python does not know, by their slot in the kernel's table.
     struct Stranger {
         std::uint32_t generation;
+        std::int64_t met_ns;
         bool is_announced;
         std::int64_t cpu_ns;  // accounted for
     };
     FixedArray<Stranger> strangers_;
     FixedArray<TrackedThread*> ran_;  // threads that have run since the last tick
     std::size_t ran_count_ = 0;
-    TrackedThread* displaced_ = nullptr;   // whose CPU the sampler had taken at the last tick
     FixedArray<TrackedThread*> changed_;   // threads whose may_have_changed is set
     FixedArray<TrackedThread*> selected_;  // those of one GIL
     std::size_t changed_count_ = 0;
@@ -279,6 +281,7 @@ class StackSampler {
     std::int64_t used_before_ns_ = 0;  // by the main thread, before this program
     std::uint32_t io_tid_ = 0;         // the agent's other thread
     bool has_ticked_ = false;
+    bool is_gap_ = false;  // the tick before is so long ago that what ran since is not known
     bool is_stopping_ = false;
     bool must_pause_ = false;
 

@@ -3,7 +3,6 @@
 #include <time.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 
 #include "agent/stack_sampler.h"
@@ -42,20 +41,17 @@ void StackSampler::announce(TrackedThread& thread) {
         scan_names();
         name = names_.find(interpreter_id, thread.head.thread_id);
     }
-    char made_up[32];
     if (name.empty()) {
         nameless_ns_ = thread.is_announced ? nameless_ns_ : now_ns_;
-        // Not known to `threading`: the main thread before its import, or a thread from C.
-        const int length =
-            thread.is_main ? std::snprintf(made_up, sizeof(made_up), "MainThread")
-                           : std::snprintf(made_up, sizeof(made_up), "thread-%u", thread.native_id);
-        name = {made_up, static_cast<std::size_t>(length)};
+        // Not known to `threading`: the main thread before its import, or a thread from C, which
+        // has no name (yet).
+        name = thread.is_main ? "MainThread" : thread.is_announced ? thread.name_view() : "";
     }
     name = name.substr(0, sizeof(thread.name));
-    if (thread.is_announced && name == std::string_view(thread.name, thread.name_bytes)) {
+    if (thread.is_announced && name == thread.name_view()) {
         return;
     }
-    std::memcpy(thread.name, name.data(), name.size());
+    std::memmove(thread.name, name.data(), name.size());
     thread.name_bytes = static_cast<std::uint32_t>(name.size());
     thread.is_announced = true;
     encoder_->thread(thread.id, interpreter_id, thread.native_id, name);
@@ -63,33 +59,19 @@ void StackSampler::announce(TrackedThread& thread) {
 
 bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
                                std::size_t* kept) {
-    const std::uint32_t epoch = codes_.epoch();
+    const std::uint32_t numbering = codes_.numbering();
+    const Address trampoline = codes_.trampoline();
     const std::size_t count = raw.size();
-    const bool has_same_ids = thread.codes_numbering == codes_.numbering();
+    const bool has_same_ids = thread.codes_numbering == numbering;
     const std::size_t common = has_same_ids ? std::min<std::size_t>(count, thread.frame_count) : 0;
-    const bool is_fresh =
-        thread.codes_epoch == epoch && now_ns_ - thread.codes_checked_ns < CodeRegistry::kSoftAgeNs;
-    std::size_t i = 0;
-    if (is_fresh) {
-        while (i < common && thread.codes[i] == raw[count - 1 - i].code &&
-               thread.refs[i].offset == raw[count - 1 - i].offset) {
-            ++i;
-        }
-    }
-    *kept = i;
-    const bool all_seen = codes_.glance(reader_, raw.first(count - i));
-    if (codes_.epoch() != epoch) {
-        thread.codes_epoch = 0;  // the frames that are kept may have changed their names, too
-        return false;
-    }
-    bool all_fresh = true;
-    for (; i < count; ++i) {
+    *kept = 0;
+    for (std::size_t i = 0; i < count; ++i) {
         const cpython::RawFrame& frame = raw[count - 1 - i];
         stream::FrameRef ref{0, frame.offset};
-        if (i > 0 && thread.codes[i - 1] == frame.code && i - 1 >= *kept) {
+        if (i > 0 && thread.codes[i - 1] == frame.code) {
             ref.code_id = thread.refs[i - 1].code_id;  // recursion
         } else {
-            ref.code_id = codes_.find_id(reader_, *encoder_, frame.code, &all_fresh);
+            ref.code_id = codes_.find_id(reader_, *encoder_, frame.code);
         }
         if (*kept == i && i < common && thread.refs[i] == ref) {
             ++*kept;
@@ -98,28 +80,13 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
         thread.refs[i] = ref;
         split_batch();
     }
-    if (codes_.epoch() != epoch) {
-        thread.codes_epoch = 0;  // what has been assigned may be outdated: once more
-        return false;
-    }
-    if (!is_fresh && all_fresh) {
-        thread.codes_checked_ns = now_ns_;
-    }
-    if (!all_seen) {
-        // Code that has been looked at only just before it came into this stack may have been
-        // replaced between the two: the stack is looked at again soon.
-        thread.codes_checked_ns =
-            std::min(thread.codes_checked_ns,
-                     now_ns_ - CodeRegistry::kSoftAgeNs + CodeRegistry::kGlanceAgeNs);
-    }
-    thread.codes_epoch = epoch;
     thread.codes_numbering = codes_.numbering();
-    return true;
+    // Else what has been assigned may be outdated: once more.
+    return codes_.numbering() == numbering && codes_.trampoline() == trampoline;
 }
 
 StackSampler::AssignedStack StackSampler::assign_stack(TrackedThread& thread,
                                                        std::span<cpython::RawFrame> raw) {
-    const std::uint64_t reads = codes_.reads();
     std::size_t kept = 0;
     std::size_t least_kept = raw.size();
     for (int lookup = 0; lookup < kLookups; ++lookup) {
@@ -135,11 +102,11 @@ StackSampler::AssignedStack StackSampler::assign_stack(TrackedThread& thread,
         raw = raw.first(static_cast<std::size_t>(end - raw.begin()));
     }
     // `kept` of a later lookup compares with what an earlier one has written over.
-    return {raw.size(), least_kept, codes_.reads() != reads};
+    return {raw.size(), least_kept};
 }
 
 void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack,
-                               std::uint8_t flags) {
+                               std::uint8_t flags, bool may_have_run) {
     if (!thread.has_begun) {
         return;  // it will hold the GIL when it does
     }
@@ -152,6 +119,9 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
                          flags == thread.flags && !thread.must_resend;
     thread.frame_count = static_cast<std::uint32_t>(stack.frame_count);
     thread.flags = flags;
+    if (is_gap_ && (may_have_run || !is_same)) {
+        encoder_->missed(thread.id, 0);
+    }
     if (is_same) {
         return;
     }
@@ -161,15 +131,17 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
     split_batch();
 }
 
-bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw) {
-    const AssignedStack stack = assign_stack(thread, raw);
-    if (stack.has_read_code) {
-        // The thread has run on since: a code object that is read only now may be another one.
-        thread.must_resend = true;
+bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw,
+                                  std::int64_t at_ns) {
+    codes_.begin_look();
+    batch_.reset();
+    codes_.check(reader_, batch_, raw);
+    // The thread has run on since: what was not known before may have been another code object.
+    if (!codes_.were_known(raw, at_ns)) {
         ++tally_.snapshots_unused;
         return false;
     }
-    write_stack(thread, stack, gc_flag(thread));
+    write_stack(thread, assign_stack(thread, raw), gc_flag(thread), true);
     thread.times_between = 0;
     return true;
 }
@@ -188,7 +160,12 @@ void StackSampler::write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns) {
     if (!thread.is_announced) {
         announce(thread);
     }
-    encoder_->cpu(thread.id, static_cast<std::uint64_t>(cpu_ns - thread.cpu_ns));
+    const auto used_ns = static_cast<std::uint64_t>(cpu_ns - thread.cpu_ns);
+    if (cpu_ns - thread.cpu_ns > longest_gap_ns()) {
+        encoder_->missed(thread.id, used_ns);
+    } else {
+        encoder_->cpu(thread.id, used_ns);
+    }
     thread.cpu_ns = cpu_ns;
 }
 
@@ -310,9 +287,7 @@ void StackSampler::write_stranger_cpu(std::uint32_t slot, const CpuState& state)
         return;
     }
     if (!stranger.is_announced) {
-        char name[32];
-        const int length = std::snprintf(name, sizeof(name), "thread-%u", state.tid);
-        encoder_->thread(id, 0, state.tid, {name, static_cast<std::size_t>(length)});
+        encoder_->thread(id, 0, state.tid, "");
         stranger.is_announced = true;
     }
     encoder_->cpu(id, static_cast<std::uint64_t>(cpu_ns - stranger.cpu_ns));
@@ -329,7 +304,6 @@ void StackSampler::commit() {
         TrackedThread& thread = threads_.slot(i);
         if (thread.in_use) {
             thread.is_announced = false;
-            thread.is_told_on_cpu = false;
             thread.must_resend = true;
             mark(thread);
         }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 
 #include "agent/stack_sampler.h"
 
@@ -28,11 +29,17 @@ constexpr std::int64_t kNamelessNs = 20'000'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
+/// Whether the kernel knows a thread of this process by that number. Where it may not be asked
+/// (seccomp), it is believed.
+bool is_own_thread(std::uint32_t native_id) {
+    return native_id != 0 && (syscall(SYS_tgkill, getpid(), native_id, 0) == 0 || errno != ESRCH);
+}
+
 }  // namespace
 
 std::size_t StackSampler::find_native_id_offset() {
-    // 3.8-3.10 keep the pthread_t only. glibc and musl have the kernel's number of the thread in
-    // the structure that it points to; where, shows in the calling thread's own.
+    // glibc and musl have the kernel's number of the thread in the structure that a pthread_t
+    // points to; where, shows in the calling thread's own. 3.8-3.10 keep no other.
     const auto own_id = static_cast<std::uint32_t>(syscall(SYS_gettid));
     const auto self = reinterpret_cast<std::uintptr_t>(pthread_self());
     for (std::size_t offset = 0; offset < kPthreadBytes; offset += sizeof(std::uint32_t)) {
@@ -172,6 +179,7 @@ void StackSampler::walk_thread_list(std::uint32_t index) {
             thread = meet_thread(index, state, head);
         }
         if (thread != nullptr) {
+            complete(*thread, head);
             thread->visit = visit;
             thread->missed = 0;
             thread->head.prev = head.prev;
@@ -253,19 +261,26 @@ bool StackSampler::is_second(const TrackedThread& thread) {
     return false;
 }
 
+std::uint32_t StackSampler::find_native_id(const cpython::ThreadHead& head) {
+    // What CPython has noted (3.11 and later) is the parent's in the child of a fork() by C code,
+    // which runs no PyOS_AfterFork_Child(): the C library's own record is right there, too.
+    if (is_own_thread(head.native_id)) {
+        return head.native_id;
+    }
+    if (native_id_offset_ == 0 || head.thread_id == 0) {
+        return 0;
+    }
+    const auto id = reader_.read_value<std::uint32_t>(Address(head.thread_id + native_id_offset_));
+    return id && is_own_thread(*id) ? *id : 0;
+}
+
 void StackSampler::describe_thread(TrackedThread& thread) {
     thread.has_begun = has_begun(thread);
     if (!thread.has_begun) {
         return;
     }
     thread.is_main = thread.head.thread_id == main_thread_id_;
-    thread.native_id = thread.head.native_id;
-    if (!has(view_.layout->thread_state.native_thread_id) && native_id_offset_ != 0 &&
-        thread.head.thread_id != 0) {
-        const auto id =
-            reader_.read_value<std::uint32_t>(Address(thread.head.thread_id + native_id_offset_));
-        thread.native_id = id ? *id : 0;
-    }
+    thread.native_id = find_native_id(thread.head);
     thread.is_announced = false;
     second_count_ -= thread.is_second;
     thread.is_second = is_second(thread);
@@ -279,6 +294,19 @@ void StackSampler::describe_thread(TrackedThread& thread) {
         thread.cpu_ns = used_before_ns_;
     }
     names_.forget(interpreters_[thread.interpreter].head.id, thread.head.thread_id);
+}
+
+void StackSampler::complete(TrackedThread& thread, const cpython::ThreadHead& head) {
+    // In event mode a thread is read only when the kernel knows whose CPU time it counts: a thread
+    // that was met before it had its numbers is described here.
+    if (!thread.has_begun || thread.native_id == 0 || head.thread_id != thread.head.thread_id) {
+        thread.head.thread_id = head.thread_id;
+        thread.head.native_id = head.native_id;
+        describe_thread(thread);
+    } else if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
+        watch_.attach(thread);
+        adopt_stranger(thread);
+    }
 }
 
 void StackSampler::end_thread(TrackedThread& thread) {
@@ -314,7 +342,10 @@ void StackSampler::scan_names() {
         const auto modules =
             reader_.read_pointer(head.interpreter + at(view_.layout->interpreter.modules));
         if (modules && !modules->is_null()) {
-            (void)names_.scan(objects, head.id, *modules, kNamesPerScan);
+            const auto scan = names_.scan(objects, head.id, *modules, kNamesPerScan);
+            if (scan && !scan->is_complete) {
+                nameless_ns_ = now_ns_;  // more have come than one scan reads
+            }
         }
     }
 }

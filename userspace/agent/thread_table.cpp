@@ -66,7 +66,6 @@ TrackedThread* ThreadTable::add(Address state) {
     thread.state = state;
     thread.id = static_cast<std::uint32_t>(slot);
     thread.must_resend = true;
-    thread.codes_checked_ns = kLongAgoNs;
     thread.slot = TrackedThread::kNoSlot;
     thread.codes = reinterpret_cast<Address*>(block + sizeof(TrackedThread));
     thread.refs = reinterpret_cast<stream::FrameRef*>(thread.codes + max_frames_);

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "base/mapping.h"
 #include "cpython/runtime_view.h"
@@ -35,22 +36,19 @@ struct TrackedThread {
     bool must_resend;        ///< its stack has to be written in full
     bool has_run;            ///< on a CPU since its stack was last read (CpuWatch)
     bool is_on_cpu;          ///< when CpuWatch last looked
-    bool is_displaced;       ///< it was, until the sampler came onto its CPU
-    bool is_told_on_cpu;     ///< what the stream says of both
     bool has_left;           ///< its thread state is gone; CPU time may still come
     bool began_under_watch;  ///< after the sampler: all its CPU time counts
     bool has_snapshot;       ///< a stack from the kernel, of this tick
     std::uint32_t slot;      ///< in the kernel's table, or kNoSlot
     std::uint32_t slot_generation;
+    std::int64_t snapshot_ns;       ///< the snapshot's own moment
     std::int64_t snapshot_tick_ns;  ///< of the tick that the snapshot came in
     std::int64_t was_read_ns;       ///< tick in which the stack was last read by the sampler
     std::size_t snapshot_first;     ///< where that stack stands
     std::size_t snapshot_count;
     std::uint8_t flags;             ///< stream::StackFlag of the last stack
     std::uint32_t walk;             ///< number of the last walk, the age of `pages`
-    std::uint32_t codes_epoch;      ///< CodeRegistry::epoch() that `refs` belong to
-    std::uint32_t codes_numbering;  ///< CodeRegistry::numbering(), likewise
-    std::int64_t codes_checked_ns;  ///< when all codes of the stack were last known to be fresh
+    std::uint32_t codes_numbering;  ///< CodeRegistry::numbering() that `refs` belong to
     std::int64_t cpu_ns;            ///< CPU clock when last read
     std::uint32_t frame_count;
     std::uint32_t name_bytes;
@@ -64,6 +62,8 @@ struct TrackedThread {
     std::uint32_t times_between;       ///< how often that was
     Address* codes;                    ///< last stack, root first: code objects…
     stream::FrameRef* refs;            ///< …and how they are called in the stream
+
+    [[nodiscard]] std::string_view name_view() const { return {name, name_bytes}; }
 };
 
 /// The threads that are being sampled. Fixed bounds; memory is taken when a thread appears and

@@ -38,7 +38,10 @@ void CpuBook::note_ended(const CpuStateMap& states) {
         }
         const std::uint64_t first_ns =
             state->tid == account.main_tid ? account.main_first_cpu_ns : state->first_cpu_ns();
-        account.ended_ns[state->tid] += since(first_ns, state->on_cpu_ns);
+        ThreadCpu& ended = account.ended[state->tid];
+        ended.target_tid = state->tid;
+        ended.cpu_ns += since(first_ns, state->on_cpu_ns);
+        ended.runnable_ns += state->runnable_ns_at(state->ended_ns);
     });
 }
 
@@ -69,8 +72,8 @@ std::vector<ThreadCpu> CpuBook::count(std::uint32_t target, const CpuStateMap& s
     }
     note_ended(states);
     const Account& account = known->second;
-    for (const auto& [tid, cpu_ns] : account.ended_ns) {
-        result.push_back({tid, cpu_ns});
+    for (const auto& [tid, ended] : account.ended) {
+        result.push_back(ended);
     }
     if (!with_living) {
         return result;
@@ -95,7 +98,8 @@ std::vector<ThreadCpu> CpuBook::count(std::uint32_t target, const CpuStateMap& s
                 }
             }
             if (is_main || state->started_ns < program_ns) {
-                result.push_back({state->tid, since(first_ns, last_ns)});
+                result.push_back(
+                    {state->tid, since(first_ns, last_ns), state->runnable_ns_at(now_ns)});
             }
         }
     }

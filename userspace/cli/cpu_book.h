@@ -15,6 +15,7 @@ namespace echion::cli {
 struct ThreadCpu {
     std::uint32_t target_tid = 0;  ///< as the target sees it
     std::uint64_t cpu_ns = 0;
+    std::uint64_t runnable_ns = 0;  ///< waited for a CPU; 0 too where the kernel keeps no count
 };
 
 /// The books on the CPU time of the targets' threads. A slot of the kernel's table keeps a thread's
@@ -54,7 +55,7 @@ class CpuBook {
         std::uint32_t main_tid = 0;
         std::uint64_t main_first_cpu_ns = 0;
         std::set<Holder> left_out;
-        std::unordered_map<std::uint32_t, std::uint64_t> ended_ns;  // by the target's thread number
+        std::unordered_map<std::uint32_t, ThreadCpu> ended;  // by the target's thread number
     };
 
     std::unordered_map<std::uint32_t, Account> targets_;

@@ -63,7 +63,10 @@ void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
     ++processes_;
     totals_.duration_ns = std::max(totals_.duration_ns, figures.duration_ns);
     totals_.lost_ns = add_capped(totals_.lost_ns, figures.lost_ns);
+    totals_.missed_us = add_capped(totals_.missed_us, figures.missed_us);
     totals_.on_cpu_ns = add_capped(totals_.on_cpu_ns, figures.on_cpu_ns);
+    totals_.runnable_ns = add_capped(totals_.runnable_ns, figures.runnable_ns);
+    totals_.value_us = add_capped(totals_.value_us, figures.value_us);
     totals_.overcounted_ns = add_capped(totals_.overcounted_ns, figures.overcounted_ns);
     totals_.lines_skipped = add_capped(totals_.lines_skipped, figures.lines_skipped);
     for (std::size_t i = 0; i < totals_.counters.size(); ++i) {
@@ -74,7 +77,7 @@ void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
     if (!settings_.stealth && cpu_us != 0 &&
         cpu_us <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
         const auto sampler = writer_.add_process(pid);
-        sampler->thread(0, 0, kSamplerThread);
+        sampler->thread(0, 0, 0, kSamplerThread);
         sampler->sample(0, static_cast<std::int64_t>(cpu_us));
     }
 }
@@ -98,9 +101,16 @@ void Profile::begin_finish(bool even_empty, const KernelFigures& kernel, const C
         }
     }
     if (totals_.on_cpu_ns != 0) {
-        writer_.add_footer("on_cpu", std::to_string(totals_.on_cpu_ns / 1000));
+        const std::uint64_t on_cpu_us = totals_.on_cpu_ns / 1000;
+        const std::uint64_t runnable_us = totals_.runnable_ns / 1000;
+        const std::uint64_t waiting_us =
+            totals_.value_us - std::min(totals_.value_us, add_capped(on_cpu_us, runnable_us));
+        writer_.add_footer("on_cpu", std::to_string(on_cpu_us));
+        writer_.add_footer("runnable", std::to_string(runnable_us));
+        writer_.add_footer("waiting", std::to_string(waiting_us));
     }
     writer_.add_footer("lost_ns", std::to_string(totals_.lost_ns));
+    writer_.add_footer("missed_us", std::to_string(totals_.missed_us));
     if (settings_.metric == model::Metric::kCpuTime) {
         writer_.add_footer("overcounted_ns", std::to_string(totals_.overcounted_ns));
     }

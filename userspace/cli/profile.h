@@ -22,7 +22,11 @@ namespace echion::cli {
 struct ProcessFigures {
     std::uint64_t duration_ns = 0;
     std::uint64_t lost_ns = 0;
-    std::uint64_t on_cpu_ns = 0;  ///< of its threads together, of wall time under BPF
+    std::uint64_t missed_us = 0;  ///< model::ProfileBuilder::missed_us()
+    // Of the threads in the profile together, of wall time under BPF.
+    std::uint64_t on_cpu_ns = 0;    ///< as the kernel counts it
+    std::uint64_t runnable_ns = 0;  ///< waited for a CPU, likewise
+    std::uint64_t value_us = 0;     ///< all of it
     /// CPU time in the profile that threads that have ended did not have: a hypervisor's, of `-c`.
     std::uint64_t overcounted_ns = 0;
     std::uint64_t lines_skipped = 0;  ///< model::ProfileBuilder::lines_skipped()

@@ -369,8 +369,8 @@ void Session::request_stop() {
         return;
     }
     state_ = State::kStopping;
-    if (settings_.mode == control::Mode::kCpu && counted_cpu_) {
-        ended_cpu_ = counted_cpu_(false);
+    if (counted_cpu_) {
+        used_cpu_ = counted_cpu_(settings_.mode == control::Mode::kWall);
     }
 }
 
@@ -388,8 +388,8 @@ void Session::end() {
     // A ring full is all that can be there in truth; an agent that goes on writing is not waited
     // for. A stream that has gone wrong goes wrong again at once.
     to_empty_ = ring_->data_bytes();
-    if (settings_.mode == control::Mode::kCpu && counted_cpu_ && !was_stopped_) {
-        ended_cpu_ = counted_cpu_(true);
+    if (counted_cpu_ && !was_stopped_) {
+        used_cpu_ = counted_cpu_(true);
     }
     go_on_emptying(monotonic_ns() + kEmptyingNs);
 }
@@ -414,7 +414,7 @@ void Session::go_on_emptying(std::int64_t until_ns) {
 /// slots since.
 void Session::settle_cpu() {
     if (settings_.mode == control::Mode::kCpu && decoder_->has_started() && complaint_.empty()) {
-        ledger_->settle(ended_cpu_);
+        ledger_->settle(used_cpu_);
     }
 }
 
@@ -427,7 +427,16 @@ void Session::close_books() {
         ProcessFigures figures;
         figures.duration_ns = builder_->duration_ns();
         figures.lost_ns = builder_->lost_ns();
-        figures.on_cpu_ns = builder_->on_cpu_ns();
+        figures.missed_us = builder_->missed_us();
+        if (settings_.mode == control::Mode::kWall) {
+            for (const model::CountedCpu& thread : used_cpu_) {
+                if (ledger_->knows(thread.native_thread_id)) {
+                    figures.on_cpu_ns += thread.cpu_ns;
+                    figures.runnable_ns += thread.runnable_ns;
+                }
+            }
+            figures.value_us = builder_->value_us();
+        }
         figures.overcounted_ns = ledger_->overcounted_ns();
         figures.lines_skipped = builder_->lines_skipped();
         for (std::size_t i = 0; i < figures.counters.size(); ++i) {

@@ -139,7 +139,7 @@ class Session {
     FdSource extra_fds_;
     ArmHandler arm_;
     CpuSource counted_cpu_;
-    std::vector<model::CountedCpu> ended_cpu_;  // when it was told to stop, or had ended
+    std::vector<model::CountedCpu> used_cpu_;  // when it was told to stop, or had ended
     State state_ = State::kWaiting;
     std::uint32_t seen_types_ = 0;  // a bit for each type of message that has come
     bool was_sampled_ = false;

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "cpython/layout.h"
+#include "cpython/locate.h"
 #include "inject/refusal.h"
 #include "platform/process_modules.h"
 #include "platform/program_image.h"
@@ -14,7 +15,6 @@
 namespace echion::cli {
 namespace {
 
-constexpr std::string_view kSupported = "3.8 to 3.13";
 
 std::string to_text(const cpython::Version& version) {
     return std::to_string(version.major) + "." + std::to_string(version.minor) + "." +
@@ -176,7 +176,7 @@ std::string WhereTarget::explain(const Error& error) const {
             return name + " runs CPython " +
                    (located_.view.version.major == 0 ? "of an unknown version"
                                                      : to_text(located_.view.version)) +
-                   "; supported are " + std::string(kSupported);
+                   "; supported are " + std::string(cpython::kSupportedVersions);
         case ErrorKind::kNotReady:
             return name + " has not started Python yet, or is ending it: try again";
         case ErrorKind::kSystem:

@@ -141,6 +141,11 @@ void apply_objects(const DebugOffsets313& stated, Layout& layout, bool& sane) {
     code.int32(stated.code_object.firstlineno, layout.code.firstlineno);
     code.byte(stated.code_object.co_code_adaptive, layout.code.code_adaptive);
     layout.code.size = layout.code.code_adaptive;
+    // Not stated, and what it is used for has no second proof: only where all is as in the row.
+    if (layout.code.firstlineno != row.code.firstlineno ||
+        layout.code.filename != row.code.filename || layout.code.size != row.code.size) {
+        layout.code.version = kAbsent;
+    }
     // The fixed part must hold the fields that are read as part of it.
     sane = sane && layout.code.size >=
                        cover(pointer, {layout.code.filename, layout.code.name, layout.code.qualname,

@@ -110,6 +110,7 @@ struct CodeLayout {        // PyCodeObject
     Offset qualname;       // PyObject* (str) (3.11 and later)
     Offset linetable;      // PyObject* (bytes): co_lnotab / co_linetable
     Offset firstlineno;    // int
+    Offset version;        // uint32_t: another one for each code object (3.12 and later)
     Offset code_adaptive;  // char[]: the instructions, in place (3.11 and later)
     LineTableKind line_table_kind;
 };

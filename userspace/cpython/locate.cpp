@@ -28,12 +28,13 @@ bool take_number(std::string_view text, std::size_t& at, unsigned& value) {
     return at > begin && value <= 255;
 }
 
-/// Whether the version text starts here: "3.N.M", perhaps a suffix such as "rc1+", then " (".
+/// Whether the version text starts here: "3.N.M" or "2.7.M", perhaps a suffix such as "rc1+", then " (".
 bool starts_version(std::string_view text, Version& version) {
     std::size_t at = 2;
     unsigned minor = 0;
     unsigned micro = 0;
-    if (!text.starts_with("3.") || !take_number(text, at, minor) || at >= text.size() ||
+    const bool is_known = text.starts_with("3.") || text.starts_with("2.7.");
+    if (!is_known || !take_number(text, at, minor) || at >= text.size() ||
         text[at++] != '.' || !take_number(text, at, micro)) {
         return false;
     }
@@ -45,7 +46,7 @@ bool starts_version(std::string_view text, Version& version) {
     if (!text.substr(std::min(at, text.size())).starts_with(" (")) {
         return false;
     }
-    version = {3, static_cast<std::uint8_t>(minor), static_cast<std::uint8_t>(micro)};
+    version = {static_cast<std::uint8_t>(text[0] - '0'), static_cast<std::uint8_t>(minor), static_cast<std::uint8_t>(micro)};
     return true;
 }
 
@@ -217,13 +218,17 @@ LocatedRuntime& LocatedRuntime::operator=(const LocatedRuntime& other) {
 
 Result<Version> parse_version_text(const char* copy, std::size_t size_bytes) {
     const std::string_view text(copy, size_bytes);
-    for (std::size_t at = text.find("3."); at != std::string_view::npos;
-         at = text.find("3.", at + 1)) {
+    for (std::size_t at = text.find('.'); at != std::string_view::npos;
+         at = text.find('.', at + 1)) {
+        if (at == 0) {
+            continue;
+        }
         // The buffer is static: the text stands at its start, behind other data's last byte, and
         // what looks like it within a longer text (a path, a user agent) does not count.
         Version version;
-        const bool at_start = at == 0 || text[at - 1] == '\0';
-        if (at_start && starts_version(text.substr(at, kVersionHeadBytes), version)) {
+        const std::size_t from = at - 1;
+        const bool at_start = from == 0 || text[from - 1] == '\0';
+        if (at_start && starts_version(text.substr(from, kVersionHeadBytes), version)) {
             return version;
         }
     }

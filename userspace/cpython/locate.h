@@ -11,6 +11,9 @@
 
 namespace echion::cpython {
 
+/// The versions of CPython that there are layouts for, in words.
+constexpr const char* kSupportedVersions = "3.8 to 3.13";
+
 /// Where a process keeps its CPython, and how that was found out.
 struct LocatedRuntime {
     LocatedRuntime() = default;

@@ -94,6 +94,7 @@ void PageBatch::reset() {
     count_ = 0;
     run_ = 0;
     last_hit_ = 0;
+    unsearched_from_ = unsearched_end_ = 0;
     round_ += round_ == ~0U ? 2 : 1;  // past 0, which is no round
 }
 
@@ -156,8 +157,15 @@ std::size_t PageBatch::run(MemoryReader& reader) {
 const std::byte* PageBatch::find(Address from, std::size_t size_bytes) {
     // The frames of a stack follow each other: the range that served the last one mostly serves
     // the next, then its neighbours do.
-    for (std::size_t step = 0; step < run_; ++step) {
-        const std::size_t i = last_hit_ + step < run_ ? last_hit_ + step : last_hit_ + step - run_;
+    std::size_t i = last_hit_;
+    for (std::size_t step = 0; step < run_; ++step, ++i) {
+        if (i == unsearched_from_ && i < unsearched_end_) {
+            step += unsearched_end_ - unsearched_from_;
+            i = unsearched_end_;
+        }
+        if (i >= run_) {
+            i = 0;
+        }
         const ReadRequest& request = requests_[i];
         const std::size_t offset = from - request.from;
         if (offset < request.size_bytes && size_bytes <= request.size_bytes - offset &&

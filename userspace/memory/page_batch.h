@@ -81,6 +81,10 @@ class PageBatch {
 
     /// Requests a range of any size, or kNone when the round is full.
     Handle add(Address from, std::size_t size_bytes);
+    /// What is requested between the two calls, once a round, find() does not look at: it is asked
+    /// for by its handle only.
+    void begin_unsearched() { unsearched_from_ = unsearched_end_ = count_; }
+    void end_unsearched() { unsearched_end_ = count_; }
     /// Requests what a set holds, neighbours as one range. False when the round is full but for
     /// kKeptRequests: the rest is fetched when a walk comes to it.
     bool add_pages(const PageSet& pages);
@@ -90,6 +94,8 @@ class PageBatch {
     /// The copy of a requested range; null when it has not been read, could not be, is kNone or of
     /// an earlier round.
     [[nodiscard]] const std::byte* copy(Handle handle) const;
+    /// Whether a handle is of the round that is open; kNone is of none.
+    [[nodiscard]] bool is_of_this_round(Handle handle) const { return handle.round == round_; }
     /// Takes the pages that could not be read out of a set whose pages have been added and run. One
     /// page that has gone (a chunk of stack given back) fails all its neighbours' copy: without it,
     /// the next round gets them.
@@ -103,6 +109,7 @@ class PageBatch {
     /// starts over, which ends all handles: take what they name out first.
     const std::byte* fetch(MemoryReader& reader, Address from, std::size_t size_bytes);
 
+    [[nodiscard]] bool is_empty() const { return count_ == 0; }
     [[nodiscard]] std::size_t free_bytes() const { return arena_.capacity() - used_; }
     [[nodiscard]] std::size_t free_requests() const { return kMaxRequests - count_; }
 
@@ -114,6 +121,8 @@ class PageBatch {
     std::size_t count_ = 0;  // requests in this round
     std::size_t run_ = 0;    // of which have been copied
     std::size_t last_hit_ = 0;
+    std::size_t unsearched_from_ = 0;  // [from, end): requests that find() leaves out
+    std::size_t unsearched_end_ = 0;
     std::uint32_t round_ = 1;
 };
 

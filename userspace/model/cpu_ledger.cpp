@@ -52,14 +52,23 @@ void CpuLedger::thread_end(std::uint32_t thread_id) {
     next_.thread_end(thread_id);
 }
 
-void CpuLedger::cpu(std::uint32_t thread_id, std::uint64_t ns) {
+void CpuLedger::note_told(std::uint32_t thread_id, std::uint64_t ns) {
     const auto account =
         thread_id < native_ids_.size() ? accounts_.find(native_ids_[thread_id]) : accounts_.end();
     if (account != accounts_.end()) {
         account->second.told_ns = add_capped(account->second.told_ns, ns);
         account->second.thread_id = thread_id;  // of several Python states, the one that runs
     }
+}
+
+void CpuLedger::cpu(std::uint32_t thread_id, std::uint64_t ns) {
+    note_told(thread_id, ns);
     next_.cpu(thread_id, ns);
+}
+
+void CpuLedger::missed(std::uint32_t thread_id, std::uint64_t ns) {
+    note_told(thread_id, ns);
+    next_.missed(thread_id, ns);
 }
 
 std::size_t CpuLedger::memory_bytes() const {
@@ -86,8 +95,7 @@ void CpuLedger::settle(std::span<const CountedCpu> counted) {
         std::uint32_t thread_id = account.thread_id;
         if (thread_id == kNone) {
             thread_id = static_cast<std::uint32_t>(native_ids_.size());
-            thread(thread_id, 0, native_id,
-                   account.name.empty() ? "thread-" + std::to_string(native_id) : account.name);
+            thread(thread_id, 0, native_id, account.name);
         }
         cpu(thread_id, counted_ns - account.told_ns);
     }

@@ -14,6 +14,7 @@ namespace echion::model {
 struct CountedCpu {
     std::uint32_t native_thread_id = 0;  ///< as the target sees it
     std::uint64_t cpu_ns = 0;
+    std::uint64_t runnable_ns = 0;  ///< waited for a CPU
 };
 
 /// Passes events on and keeps the books on the CPU time in them, so that what an agent did not come
@@ -36,8 +37,11 @@ class CpuLedger final : public ProfileEvents {
         next_.stack(thread_id, marks, kept, frames);
     }
     void cpu(std::uint32_t thread_id, std::uint64_t ns) override;
-    void run_state(std::uint32_t thread_id, RunState state) override {
-        next_.run_state(thread_id, state);
+    void missed(std::uint32_t thread_id, std::uint64_t ns) override;
+
+    /// Whether events were about a thread with this number.
+    [[nodiscard]] bool knows(std::uint32_t native_thread_id) const {
+        return accounts_.contains(native_thread_id);
     }
 
     /// After the last batch: what was counted for a thread beyond what the events told goes to the
@@ -61,6 +65,8 @@ class CpuLedger final : public ProfileEvents {
         std::uint32_t thread_id = kNone;  // of the living thread
         std::string name;                 // the last one
     };
+
+    void note_told(std::uint32_t thread_id, std::uint64_t ns);
 
     ProfileEvents& next_;
     std::unordered_map<std::uint32_t, Account> accounts_;  // by native thread id

@@ -78,7 +78,6 @@ void ProfileBuilder::end_tick() {
         settle_cpu(threads_[thread_id]);
     }
     pending_cpu_.clear();
-    on_cpu_ns_ += threads_on_cpu_ * (now_ns_ - previous_ns_);
     if (std::exchange(has_stale_, false)) {
         for (std::uint32_t id = 0; id < threads_.size(); ++id) {
             if (threads_[id].alive && threads_[id].is_stale) {
@@ -93,9 +92,7 @@ void ProfileBuilder::lost(std::uint64_t /*ticks*/, std::uint64_t ns) {
         return;
     }
     // Nobody knows what the threads did in the meantime: it counts for none of their stacks.
-    on_cpu_ns_ += std::exchange(threads_on_cpu_, 0) * (now_ns_ - previous_ns_);
     for (Thread& thread : threads_) {
-        thread.is_on_cpu = false;
         if (thread.alive) {
             if (metric_ == Metric::kWallTime) {
                 thread.banked_ns += previous_ns_ - thread.since_ns;
@@ -125,7 +122,7 @@ void ProfileBuilder::code(std::uint32_t code_id, const CodeView& code) {
 }
 
 void ProfileBuilder::thread(std::uint32_t thread_id, std::int64_t interpreter_id,
-                            std::uint32_t /*native_thread_id*/, std::string_view name) {
+                            std::uint32_t native_thread_id, std::string_view name) {
     if (finished_) {
         return;
     }
@@ -134,13 +131,16 @@ void ProfileBuilder::thread(std::uint32_t thread_id, std::int64_t interpreter_id
     }
     Thread& thread = threads_[thread_id];
     if (thread.alive) {
-        emit(thread_id, thread);  // so far under the old name
+        if (thread.has_name) {
+            emit(thread_id, thread);  // so far under the old name
+        }
     } else {
         thread = {};
         thread.alive = true;
         thread.since_ns = previous_ns_;
     }
-    sink_.thread(thread_id, interpreter_id, name);
+    thread.has_name = !name.empty();
+    sink_.thread(thread_id, interpreter_id, native_thread_id, name);
 }
 
 void ProfileBuilder::thread_end(std::uint32_t thread_id) {
@@ -154,7 +154,6 @@ void ProfileBuilder::thread_end(std::uint32_t thread_id) {
 void ProfileBuilder::end_thread(std::uint32_t thread_id, Thread& thread) {
     emit(thread_id, thread);
     sink_.thread_ended(thread_id);
-    threads_on_cpu_ -= thread.is_on_cpu ? 1 : 0;
     frames_bytes_ -= thread.frames.capacity() * sizeof(thread.frames[0]);
     thread = {};
 }
@@ -170,6 +169,7 @@ void ProfileBuilder::emit(std::uint32_t thread_id, Thread& thread) {
     if (value != 0) {
         thread.banked_ns %= kNanosPerMicro;
         sink_.sample(thread_id, static_cast<std::int64_t>(value));
+        value_us_ += value;
         ++samples_;
     }
 }
@@ -266,18 +266,31 @@ void ProfileBuilder::cpu(std::uint32_t thread_id, std::uint64_t ns) {
     threads_[thread_id].pending_cpu_ns += ns;
 }
 
-void ProfileBuilder::settle_cpu(Thread& thread) {
-    thread.banked_ns += std::exchange(thread.pending_cpu_ns, 0);
-}
-
-void ProfileBuilder::run_state(std::uint32_t thread_id, RunState state) {
-    if (finished_ || thread_id >= threads_.size() || !threads_[thread_id].alive) {
+void ProfileBuilder::missed(std::uint32_t thread_id, std::uint64_t ns) {
+    if (finished_ || thread_id >= threads_.size()) {
         return;
     }
-    const bool is_on_cpu = state == RunState::kRunning;
-    const bool was_on_cpu = std::exchange(threads_[thread_id].is_on_cpu, is_on_cpu);
-    threads_on_cpu_ += is_on_cpu ? 1 : 0;
-    threads_on_cpu_ -= was_on_cpu ? 1 : 0;
+    Thread& thread = threads_[thread_id];
+    if (!thread.alive || thread.is_stale) {
+        return;  // lost() has seen to it
+    }
+    if (metric_ == Metric::kWallTime) {
+        emit(thread_id, thread);
+        ns = now_ns_ - std::min(now_ns_, thread.since_ns);
+        thread.since_ns = now_ns_;
+    }
+    thread.missed_ns += ns;
+    const std::uint64_t value = thread.missed_ns / kNanosPerMicro;
+    if (value != 0) {
+        thread.missed_ns %= kNanosPerMicro;
+        sink_.missed(thread_id, static_cast<std::int64_t>(value));
+        missed_us_ += value;
+        value_us_ += value;
+    }
+}
+
+void ProfileBuilder::settle_cpu(Thread& thread) {
+    thread.banked_ns += std::exchange(thread.pending_cpu_ns, 0);
 }
 
 std::size_t ProfileBuilder::memory_bytes() const {

@@ -44,7 +44,7 @@ class ProfileBuilder final : public ProfileEvents {
     void stack(std::uint32_t thread_id, StackMarks marks, std::uint32_t kept,
                std::span<const FrameLocation> frames) override;
     void cpu(std::uint32_t thread_id, std::uint64_t ns) override;
-    void run_state(std::uint32_t thread_id, RunState state) override;
+    void missed(std::uint32_t thread_id, std::uint64_t ns) override;
 
     /// Ends all threads, after the last batch. What comes later is ignored.
     void finish();
@@ -61,21 +61,23 @@ class ProfileBuilder final : public ProfileEvents {
     [[nodiscard]] std::size_t memory_bytes() const;
     /// Of line tables, that one stack may have searched.
     static constexpr std::size_t kMaxSearchedBytes = std::size_t{64} << 20;
-    /// Of all threads together, the time of those samples that found them on a CPU; 0 too if nobody
-    /// told (run_state()).
-    [[nodiscard]] std::uint64_t on_cpu_ns() const { return on_cpu_ns_; }
+    /// What of the threads' metrics belongs to no stack.
+    [[nodiscard]] std::uint64_t missed_us() const { return missed_us_; }
+    /// The sum of all samples' metrics, and of what was missed.
+    [[nodiscard]] std::uint64_t value_us() const { return value_us_; }
 
   private:
     struct Code;
     struct Thread {
         bool alive = false;
+        bool has_name = false;
         bool is_stale = false;  // its stack has not followed a loss yet
-        bool is_on_cpu = false;
         StackMarks marks;
         std::vector<std::uint64_t> frames;  // ids, root first
         std::uint64_t since_ns = 0;         // wall: counts from here
         std::uint64_t banked_ns = 0;        // and what was counted before
         std::uint64_t pending_cpu_ns = 0;   // of this tick
+        std::uint64_t missed_ns = 0;        // not handed on yet
     };
 
     void end_tick();
@@ -93,8 +95,8 @@ class ProfileBuilder final : public ProfileEvents {
     std::uint64_t now_ns_ = 0;       // of the current tick, from the start
     std::uint64_t previous_ns_ = 0;  // of the tick in front of it
     std::uint64_t lost_ns_ = 0;
-    std::uint64_t on_cpu_ns_ = 0;
-    std::uint64_t threads_on_cpu_ = 0;
+    std::uint64_t value_us_ = 0;
+    std::uint64_t missed_us_ = 0;
     std::uint64_t samples_ = 0;
     std::uint64_t lines_skipped_ = 0;
     std::size_t searched_bytes_ = 0;  // for the current stack

@@ -44,8 +44,6 @@ struct StackMarks {
     bool operator==(const StackMarks&) const = default;
 };
 
-enum class RunState : std::uint8_t { kUnknown, kWaiting, kRunning };
-
 class ProfileEvents {
   public:
     virtual ~ProfileEvents() = default;
@@ -68,7 +66,9 @@ class ProfileEvents {
                        std::span<const FrameLocation> frames) = 0;
     /// CPU time that belongs to the stack that the thread has after this tick.
     virtual void cpu(std::uint32_t thread_id, std::uint64_t ns) = 0;
-    virtual void run_state(std::uint32_t thread_id, RunState state) = 0;
+    /// CPU time that belongs to no stack; of wall time, all since the tick before does. Comes in
+    /// front of the thread's new stack, if it has one.
+    virtual void missed(std::uint32_t thread_id, std::uint64_t ns) = 0;
 };
 
 }  // namespace echion::model

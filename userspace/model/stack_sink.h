@@ -25,15 +25,19 @@ class StackSink {
 
     /// Comes once, in front of everything else.
     virtual void process(PythonVersion version) = 0;
-    /// A thread begins, with an empty stack, or is renamed (its stack stays).
+    /// A thread begins, with an empty stack, or is renamed (its stack stays). No name: it is not
+    /// known (yet), and the number has to serve.
     virtual void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
-                        std::string_view name) = 0;
+                        std::uint32_t native_thread_id, std::string_view name) = 0;
     virtual void thread_ended(std::uint32_t thread_id) = 0;
     /// The stack is now `kept` root-side frames of the previous one and `frames`, root first.
     virtual void stack(std::uint32_t thread_id, StackMarks marks, std::size_t kept,
                        std::span<const Frame> frames) = 0;
     /// The thread spent `value` (µs; in memory mode signed bytes; never 0) with its stack.
     virtual void sample(std::uint32_t thread_id, std::int64_t value) = 0;
+
+    /// Of the thread's time, `value` is known of no stack: nobody looked for so long.
+    virtual void missed(std::uint32_t thread_id, std::int64_t value) = 0;
 
     /// What it holds for this process, about.
     [[nodiscard]] virtual std::size_t memory_bytes() const { return 0; }

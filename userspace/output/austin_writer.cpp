@@ -20,10 +20,15 @@ constexpr std::size_t kMaxCachedBytes = std::size_t{64} << 20;
 /// Room that is no longer used is given back above this.
 constexpr std::size_t kMaxSpareBytes = std::size_t{64} << 10;
 
+/// Lines of threads without a name that wait for one, of a process. `threading` enters a thread's
+/// name some microseconds after the thread has begun.
+constexpr std::size_t kMaxWaitingBytes = std::size_t{1} << 20;
+
 constexpr std::string_view kUnknown = "<unknown>";
-constexpr std::string_view kGcFrame = ";:GC:";
-constexpr std::string_view kInvalidFrame = ";:INVALID:";
-constexpr std::string_view kTruncatedFrame = ";:TRUNCATED:";
+constexpr std::string_view kGcFrame = ";:GC:0";
+constexpr std::string_view kInvalidFrame = ";:INVALID:0";
+constexpr std::string_view kTruncatedFrame = ";:TRUNCATED:0";
+constexpr std::string_view kMissedFrame = ";:MISSED:0";
 
 /// Gives back most of what a string or vector grew to, once it is much smaller again.
 template <typename Container>
@@ -75,8 +80,8 @@ bool ends_like_metric(std::string_view value) {
 /// Keeps every thread's line ready, so that a sample is one copy and a stack that changed at its
 /// leaf costs the leaf.
 ///
-///     line:   P1;T0:Main │ ;:INVALID: │ ;a.py:f:1 │ ;b.py:g:2
-///             0          head_size    root_size   root_size + ends[0]
+///     line:   P1;T0:Main │ ;:INVALID:0 │ ;a.py:f:1 │ ;b.py:g:2
+///             0          head_size     root_size   root_size + ends[0]
 class AustinWriter::Process final : public model::StackSink {
   public:
     Process(AustinWriter& writer, std::int64_t pid) : writer_(writer), pid_(pid) {}
@@ -89,7 +94,7 @@ class AustinWriter::Process final : public model::StackSink {
     }
 
     void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
-                std::string_view name) override {
+                std::uint32_t native_thread_id, std::string_view name) override {
         if (thread_id >= threads_.size()) {
             threads_.resize(thread_id + 1);
         }
@@ -98,16 +103,28 @@ class AustinWriter::Process final : public model::StackSink {
         head += ";T";
         head += Digits(interpreter_id).view();
         head += ':';
-        append_name(head, name.empty() ? kUnknown : name);
+        if (!name.empty()) {
+            append_name(head, name);
+        } else if (native_thread_id != 0) {
+            head += "thread-";
+            head += Digits(native_thread_id).view();
+        } else {
+            head += kUnknown;
+        }
         Thread& thread = threads_[thread_id];
         thread.line.replace(0, thread.head_size, head);
         count_held(thread);
         thread.root_size += head.size() - thread.head_size;
         thread.head_size = head.size();
+        thread.may_be_named = name.empty();
+        if (!name.empty()) {
+            write_waiting(thread);
+        }
     }
 
     void thread_ended(std::uint32_t thread_id) override {
         if (thread_id < threads_.size()) {
+            write_waiting(threads_[thread_id]);
             held_bytes_ -= threads_[thread_id].held_bytes;
             threads_[thread_id] = {};
         }
@@ -136,47 +153,46 @@ class AustinWriter::Process final : public model::StackSink {
         if (thread_id >= threads_.size()) {
             return;
         }
-        const Thread& thread = threads_[thread_id];
-        const Digits digits(value);
-        writer_.end_header();
-        const std::size_t bytes = thread.line.size() + digits.view().size() + 2 +
-                                  (thread.is_cut ? kTruncatedFrame.size() : 0) +
-                                  (thread.marks.in_gc ? kGcFrame.size() : 0);
-        if (!writer_.has_room(bytes, value)) {
-            return;
-        }
-        output_bytes_ += bytes;
-        OutputFile& file = writer_.file_;
-        if (thread.line.size() == thread.head_size && !thread.marks.in_gc &&
-            ends_in_number(thread.line)) {
-            std::string& line = writer_.scratch_;
-            line = thread.line;
-            line[line.find_last_of(' ')] = '_';
-            file.append(line);
-        } else {
-            file.append(thread.line);
-        }
+        Thread& thread = threads_[thread_id];
+        std::string tail(thread.line, thread.head_size);
         if (thread.is_cut) {
-            file.append(kTruncatedFrame);
+            tail += kTruncatedFrame;
             ++writer_.lines_shortened_;
         }
         if (thread.marks.in_gc) {
-            file.append(kGcFrame);
+            tail += kGcFrame;
         }
-        file.append(" ");
-        file.append(digits.view());
-        file.append("\n");
-        ++writer_.lines_;
+        tail += ' ';
+        tail += Digits(value).view();
+        tail += '\n';
+        put_line(thread, std::move(tail), value);
+    }
+
+    void missed(std::uint32_t thread_id, std::int64_t value) override {
+        if (thread_id < threads_.size()) {
+            std::string tail(kMissedFrame);
+            tail += ' ';
+            tail += Digits(value).view();
+            tail += '\n';
+            put_line(threads_[thread_id], std::move(tail), value);
+        }
     }
 
     [[nodiscard]] std::size_t memory_bytes() const override {
-        return held_bytes_ + threads_.capacity() * sizeof(Thread) + texts_bytes_;
+        return held_bytes_ + waiting_bytes_ + threads_.capacity() * sizeof(Thread) + texts_bytes_;
     }
     [[nodiscard]] std::uint64_t output_bytes() const override { return output_bytes_; }
 
   private:
+    // A line of a thread that may get a name yet: all behind the head.
+    struct WaitingLine {
+        std::string tail;
+        std::int64_t value;
+    };
     struct Thread {
         std::string line;
+        std::vector<WaitingLine> waiting;
+        bool may_be_named = false;
         std::size_t head_size = 0;
         std::size_t root_size = 0;
         std::vector<std::uint32_t> ends;  // of each frame's text, from root_size
@@ -185,6 +201,46 @@ class AustinWriter::Process final : public model::StackSink {
         std::size_t first_cut = 0;
         std::size_t held_bytes = 0;  // as counted last
     };
+
+    /// Writes a line, or has it wait for the thread's name.
+    void put_line(Thread& thread, std::string tail, std::int64_t value) {
+        if (thread.may_be_named && waiting_bytes_ + tail.size() <= kMaxWaitingBytes) {
+            waiting_bytes_ += tail.size();
+            thread.waiting.push_back({std::move(tail), value});
+            return;
+        }
+        write_waiting(thread);
+        thread.may_be_named = false;
+        write_line(thread, tail, value);
+    }
+
+    void write_line(const Thread& thread, std::string_view tail, std::int64_t value) {
+        writer_.end_header();
+        const std::size_t bytes = thread.head_size + tail.size();
+        if (!writer_.has_room(bytes, value)) {
+            return;
+        }
+        output_bytes_ += bytes;
+        const std::string_view head = std::string_view(thread.line).substr(0, thread.head_size);
+        if (tail.front() == ' ' && ends_in_number(head)) {
+            std::string line(head);
+            line[line.find_last_of(' ')] = '_';
+            writer_.file_.append(line);
+        } else {
+            writer_.file_.append(head);
+        }
+        writer_.file_.append(tail);
+        ++writer_.lines_;
+    }
+
+    /// Writes what has waited for the thread's name, under the one that it has now.
+    void write_waiting(Thread& thread) {
+        for (const WaitingLine& line : thread.waiting) {
+            waiting_bytes_ -= line.tail.size();
+            write_line(thread, line.tail, line.value);
+        }
+        thread.waiting = {};
+    }
 
     void count_held(Thread& thread) {
         held_bytes_ -= thread.held_bytes;
@@ -236,7 +292,8 @@ class AustinWriter::Process final : public model::StackSink {
     AustinWriter& writer_;
     std::int64_t pid_;
     std::vector<Thread> threads_;
-    std::size_t held_bytes_ = 0;  // of all threads
+    std::size_t held_bytes_ = 0;     // of all threads
+    std::size_t waiting_bytes_ = 0;  // likewise
     std::uint64_t output_bytes_ = 0;
     std::unordered_map<std::uint64_t, std::string> texts_;  // by Frame::id
     std::size_t texts_bytes_ = 0;

@@ -28,17 +28,17 @@ struct WriterLimits {
 /// speedscope all read without a filter:
 ///
 ///     # mode: wall                     header: one line a key; a bare number is followed by a
-///     space, # interval: 1000⎵                or flamegraph.pl and speedscope would take it for a
-///     stack
-///
+///     # interval: 1000⎵                space, or flamegraph.pl and speedscope would take the line
+///                                      for a stack
 ///     P42;T0:MainThread;app.py:<module>:3;app.py:work:7 1000
 ///     …                                one line a sample, root first, then the metric
 ///
 ///     # duration: 2000000⎵             footer
 ///
-/// Frames that stand for no code: `;:<label>:0` a task, `;:GC:` (last) the garbage collector,
-/// `;:INVALID:` and `;:TRUNCATED:` (first) a stack that is not what it should be, `;:TRUNCATED:`
-/// (last) a line that got too long.
+/// Frames that stand for no code: `;:<label>:0` a task, `;:GC:0` (last) the garbage collector,
+/// `;:INVALID:0` and `;:TRUNCATED:0` (first) a stack that is not what it should be, `;:TRUNCATED:0`
+/// (last) a line that got too long, `;:MISSED:0` (alone) time that nobody looked at. With a line's
+/// number, as austin-python 1.7 drops a whole line that has a frame without one.
 class AustinWriter {
   public:
     explicit AustinWriter(OutputFile& file, const WriterLimits& limits = {})

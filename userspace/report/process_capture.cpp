@@ -142,26 +142,34 @@ Status ProcessCapture::list_interpreter(MemoryReader& reader,
 }
 
 void ProcessCapture::find_native_ids(MemoryReader& reader) {
-    if (!has(view_.layout->thread_state.native_thread_id)) {
-        std::size_t count = 0;
-        for (const CapturedThread& thread : threads()) {
-            if (thread.thread_id != 0) {
-                thread_ids_[count++] = thread.thread_id;
-            }
-        }
-        if (native_id_offset_ == 0 && main_thread_ != 0) {
-            native_id_offset_ = ids_.find_offset(reader, main_thread_, {thread_ids_.data(), count});
-        }
-        for (CapturedThread& thread : threads()) {
-            if (native_id_offset_ != 0 && thread.thread_id != 0) {
-                const auto id =
-                    reader.read_value<std::uint32_t>(Address(thread.thread_id + native_id_offset_));
-                thread.native_id = id ? *id : 0;
-            }
-        }
-    }
+    bool is_missing = false;
+    std::size_t count = 0;
     for (CapturedThread& thread : threads()) {
         thread.tid = ids_.find(thread.native_id);
+        is_missing = is_missing || thread.tid == 0;
+        if (thread.thread_id != 0) {
+            thread_ids_[count++] = thread.thread_id;
+        }
+    }
+    // 3.8-3.10 keep no number; the one that later versions keep is the parent's in the child of a
+    // fork() by C code, which runs no PyOS_AfterFork_Child(). The C library has its own record.
+    if (!is_missing) {
+        return;
+    }
+    if (native_id_offset_ == 0 && main_thread_ != 0) {
+        native_id_offset_ = ids_.find_offset(reader, main_thread_, {thread_ids_.data(), count});
+    }
+    for (CapturedThread& thread : threads()) {
+        if (thread.tid != 0 || thread.thread_id == 0 || native_id_offset_ == 0) {
+            continue;
+        }
+        const auto id =
+            reader.read_value<std::uint32_t>(Address(thread.thread_id + native_id_offset_));
+        const pid_t tid = id ? ids_.find(*id) : 0;
+        if (tid != 0 || thread.native_id == 0) {
+            thread.native_id = id ? *id : 0;
+            thread.tid = tid;
+        }
     }
 }
 

@@ -137,8 +137,8 @@ Status Decoder::decode_record(Reader& reader) {
             return decode_stack(reader);
         case RecordType::kCpu:
             return decode_cpu(reader);
-        case RecordType::kState:
-            return decode_state(reader);
+        case RecordType::kMissed:
+            return decode_missed(reader);
         case RecordType::kStart:
         case RecordType::kTick:
         case RecordType::kLost:
@@ -352,6 +352,19 @@ Status Decoder::decode_stack(Reader& reader) {
     return {};
 }
 
+Status Decoder::decode_missed(Reader& reader) {
+    const std::uint64_t thread_id = reader.varint();
+    const std::uint64_t ns = reader.varint();
+    if (reader.is_bad() || ns > kMaxDeltaNs) {
+        return protocol_error("a record of missed time is damaged");
+    }
+    if (find_thread(thread_id) == nullptr) {
+        return protocol_error("a record of missed time names an unknown thread");
+    }
+    events_.missed(static_cast<std::uint32_t>(thread_id), ns);
+    return {};
+}
+
 Status Decoder::decode_cpu(Reader& reader) {
     const std::uint64_t thread_id = reader.varint();
     const std::uint64_t ns = reader.varint();
@@ -362,19 +375,6 @@ Status Decoder::decode_cpu(Reader& reader) {
         return protocol_error("a CPU record names an unknown thread");
     }
     events_.cpu(static_cast<std::uint32_t>(thread_id), ns);
-    return {};
-}
-
-Status Decoder::decode_state(Reader& reader) {
-    const std::uint64_t thread_id = reader.varint();
-    const std::uint8_t state = reader.u8();
-    if (reader.is_bad() || state > static_cast<std::uint8_t>(ThreadRunState::kRunning)) {
-        return protocol_error("a state record is damaged");
-    }
-    if (find_thread(thread_id) == nullptr) {
-        return protocol_error("a state record names an unknown thread");
-    }
-    events_.run_state(static_cast<std::uint32_t>(thread_id), static_cast<model::RunState>(state));
     return {};
 }
 

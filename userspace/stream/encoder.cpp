@@ -169,13 +169,13 @@ void Encoder::cpu(std::uint32_t thread_id, std::uint64_t ns) {
     put_varint(ns);
 }
 
-void Encoder::state(std::uint32_t thread_id, ThreadRunState state) {
-    if (!reserve(2 + kMaxVarint32Bytes)) {
+void Encoder::missed(std::uint32_t thread_id, std::uint64_t ns) {
+    if (!reserve(1 + kMaxVarint32Bytes + kMaxVarintBytes)) {
         return;
     }
-    put_u8(static_cast<std::uint8_t>(RecordType::kState));
+    put_u8(static_cast<std::uint8_t>(RecordType::kMissed));
     put_varint(thread_id);
-    put_u8(static_cast<std::uint8_t>(state));
+    put_varint(ns);
 }
 
 bool Encoder::commit() {

@@ -57,7 +57,7 @@ class Encoder {
     void stack(std::uint32_t thread_id, std::uint8_t flags, std::uint32_t kept,
                std::span<const FrameRef> frames);
     void cpu(std::uint32_t thread_id, std::uint64_t ns);
-    void state(std::uint32_t thread_id, ThreadRunState state);
+    void missed(std::uint32_t thread_id, std::uint64_t ns);
 
     /// Publishes the batch, or drops it whole when it did not fit (counted in ring_full_ticks).
     [[nodiscard]] bool commit();

@@ -20,7 +20,7 @@
 /// the next one that is written gives them again (see kLost).
 namespace echion::stream {
 
-constexpr std::uint32_t kStreamVersion = 1;
+constexpr std::uint32_t kStreamVersion = 2;
 
 constexpr std::uint32_t kMaxBatchBytes = 4U << 20;  // one tick: 100,000 frames and their names
 constexpr std::uint32_t kMaxTextBytes = 4096;       // one name; CPython sets no bound, a line must
@@ -62,8 +62,12 @@ enum class RecordType : std::uint8_t {
     /// (nothing kept), also those without frames; a thread whose stack does not follow in this tick
     /// has ended.
     kLost = 8,
-    /// varint thread id; u8 state (ThreadRunState). Holds until it is given again.
-    kState = 9,
+    /// varint thread id; varint ns. Nobody looked for so long: in CPU mode so much CPU time, else
+    /// all
+    /// of the time since the tick before, belongs to no stack of the thread. In front of its
+    /// kStack,
+    /// if it has one in this tick.
+    kMissed = 9,
 };
 
 /// How the line table of a kCode record is encoded. The first three are those of
@@ -80,12 +84,6 @@ enum StackFlag : std::uint8_t {
     kStackTruncated = 1,  ///< Cut at the frame bound: frames are missing at the root.
     kStackInvalid = 2,    ///< Could not be walked to its root, or not proved consistent.
     kStackInGc = 4,       ///< The thread is running the cyclic garbage collector.
-};
-
-enum class ThreadRunState : std::uint8_t {
-    kUnknown = 0,
-    kWaiting = 1,  ///< Off CPU.
-    kRunning = 2,  ///< On CPU.
 };
 
 }  // namespace echion::stream

@@ -110,8 +110,8 @@ Result<CpuState> CpuStateMap::read(std::uint32_t slot) const {
         state.program_ns = from.program_ns;
         state.program_cpu_ns = from.program_cpu_ns;
         state.run_count = from.run_count;
-        state.voluntary = from.voluntary;
-        state.involuntary = from.involuntary;
+        state.run_delay_ns = from.run_delay_ns;
+        state.start_run_delay_ns = from.start_run_delay_ns;
         const bool in_use = from.state != ECHION_THREAD_FREE;
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
         if (__atomic_load_n(&threads_[slot].sequence, __ATOMIC_RELAXED) != before) {

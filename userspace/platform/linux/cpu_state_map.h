@@ -31,8 +31,8 @@ struct CpuState {
     std::uint64_t program_ns = 0;        ///< CLOCK_MONOTONIC of its last exec under watch; 0: none
     std::uint64_t program_cpu_ns = 0;    ///< CPU time that it had used by then
     std::uint64_t run_count = 0;         ///< times switched in since it came under watch
-    std::uint64_t voluntary = 0;         ///< switches away since it began, by cause
-    std::uint64_t involuntary = 0;
+    std::uint64_t run_delay_ns = 0;      ///< runnable without a CPU, up to the last switch away
+    std::uint64_t start_run_delay_ns = 0;  ///< the same when it came under watch
 
     /// CPU time that it had used when its program came under watch: what came before is not
     /// counted.
@@ -40,6 +40,13 @@ struct CpuState {
         return program_ns != 0 ? program_cpu_ns : start_cpu_ns;
     }
     [[nodiscard]] bool is_on_cpu() const { return on_cpu_since_ns != 0; }
+
+    /// Time that it was runnable, but had no CPU, since it came under watch and up to `now_ns`.
+    [[nodiscard]] std::uint64_t runnable_ns_at(std::uint64_t now_ns) const {
+        const bool waits_for_cpu = !ended && !is_on_cpu() && off_reason == ECHION_OFF_PREEMPTED &&
+                                   now_ns > off_cpu_since_ns;
+        return run_delay_ns - start_run_delay_ns + (waits_for_cpu ? now_ns - off_cpu_since_ns : 0);
+    }
 
     /// CPU time since the thread began, up to `now_ns` (CLOCK_MONOTONIC). While it runs this counts
     /// what the hypervisor stole too, so that a later figure can be smaller: account for a thread
