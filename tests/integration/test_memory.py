@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from attach_support import Target
+from attach_support import Target, start_target
 from runner import TARGETS
 
 ALLOCATES = re.compile(
@@ -50,3 +50,44 @@ def test_a_program_of_limited_address_space_is_sampled(echion, python, kilobytes
     result = echion.run(["sh", "-c", f"ulimit -v {kilobytes}; exec {program}"], *options).check()
     assert result.profile.total_with("sixty") > 0, result.stderr
     assert int(result.profile.footer["table_full"]) == 0
+
+
+LOCKED = """
+import ctypes, sys
+sys.path.insert(0, sys.argv[1])
+import _support
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mlockall(int(sys.argv[2])) != 0:
+    raise SystemExit(f"mlockall: {ctypes.get_errno()}")
+_support.ready()
+while True:
+    _support.time.sleep(0.001)
+"""
+# Of what it holds without Echion: the agent's small tables and the rings, which a program that locks
+# its memory has the kernel fill. What may become large is not there before it is needed.
+LOCKED_BYTES = 100 << 20
+
+
+@pytest.mark.parametrize("flags", [1, 2, 3], ids=["current", "future", "both"])
+def test_a_program_that_locks_its_memory_is_not_filled(needs_root, echion, python, flags):
+    command = [python.path, "-c", LOCKED, TARGETS, str(flags)]
+    with echion.start(command) as running:
+        target = Target(running.process, running.wait_ready(), echion.folder)
+        target.wait_until_sampled(200)
+        assert resident_bytes(target.pid) < LOCKED_BYTES
+
+
+def test_attaching_to_a_program_that_locks_its_memory_fills_nothing(
+    needs_root, echion, python, tmp_path
+):
+    command = [python.path, "-c", LOCKED, TARGETS, "3"]
+    with start_target(tmp_path, command) as target:
+        with echion.start(["-p", str(target.pid)], "-x", "2") as running:
+            target.wait_until_sampled(200)
+            assert resident_bytes(target.pid) < LOCKED_BYTES
+            running.finish().check()
+
+
+def resident_bytes(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return 1024 * int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1))

@@ -30,7 +30,7 @@ Result<ThreadTable> ThreadTable::make(std::size_t max_frames) {
         std::clamp(budget_bytes / table.block_bytes_, kLeastThreads, kMaxThreads);
     auto index = AddressMap::make(2 * kMaxThreads);
     auto blocks = FixedArray<TrackedThread*>::make(threads);
-    auto pool = Mapping::make_anonymous(threads * table.block_bytes_);
+    auto pool = Reservation::make(threads * table.block_bytes_);
     if (!index || !blocks || !pool) {
         return fail(ErrorKind::kNoSpace, "reserve memory for threads");
     }
@@ -51,7 +51,8 @@ TrackedThread* ThreadTable::add(Address state) {
         ++slot;
     }
     free_hint_ = slot;
-    if (slot == blocks_.capacity() || !index_.set(state, static_cast<std::uint32_t>(slot))) {
+    if (slot == blocks_.capacity() || !pool_.grow_to((slot + 1) * block_bytes_) ||
+        !index_.set(state, static_cast<std::uint32_t>(slot))) {
         return nullptr;
     }
     std::byte* block = pool_.data() + slot * block_bytes_;

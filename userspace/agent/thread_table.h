@@ -89,7 +89,7 @@ class ThreadTable {
   private:
     AddressMap index_;
     FixedArray<TrackedThread*> blocks_;
-    Mapping pool_;  // address space for all blocks; pages are taken as they are touched
+    Reservation pool_;  // for all blocks
     std::size_t block_bytes_ = 0;
     std::size_t max_frames_ = 0;
     std::size_t slot_count_ = 0;

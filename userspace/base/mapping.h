@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <type_traits>
@@ -57,15 +58,12 @@ class Mapping {
     /// count (Linux, mm/mmap.c, is_data_mapping()): what is reserved here is not to be missing when
     /// the program wants it.
     static Result<Mapping> make_anonymous(std::size_t size_bytes) {
-        const int kind = is_data_limited() ? MAP_SHARED : MAP_PRIVATE;
-        void* data = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE,
-                            kind | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (data == MAP_FAILED) {
-            return fail(ErrorKind::kNoSpace, "reserve memory for the sampler (ulimit -v)", errno);
-        }
-        Mapping mapping(data, size_bytes);
-        mapping.keep_from_children();
-        return mapping;
+        return make(size_bytes, PROT_READ | PROT_WRITE);
+    }
+
+    /// The same without any access to it, which the owner gets with mprotect(2) as it needs it.
+    static Result<Mapping> make_without_access(std::size_t size_bytes) {
+        return make(size_bytes, PROT_NONE);
     }
 
     /// Keeps it from children that are forked from now on: they have no use for it, and what is
@@ -93,8 +91,64 @@ class Mapping {
     }
 
   private:
+    static Result<Mapping> make(std::size_t size_bytes, int access) {
+        const int kind = is_data_limited() ? MAP_SHARED : MAP_PRIVATE;
+        void* data =
+            ::mmap(nullptr, size_bytes, access, kind | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (data == MAP_FAILED) {
+            return fail(ErrorKind::kNoSpace, "reserve memory for the sampler (ulimit -v)", errno);
+        }
+        Mapping mapping(data, size_bytes);
+        mapping.keep_from_children();
+        return mapping;
+    }
+
     void* data_ = nullptr;
     std::size_t size_bytes_ = 0;
+};
+
+/// Address space whose memory is taken from its start, as much as is needed. For what may become
+/// large: a program that locks its memory (mlockall(2)) has the kernel fill all that it could write
+/// to, touched or not.
+class Reservation {
+  public:
+    static Result<Reservation> make(std::size_t capacity_bytes) {
+        auto mapping = Mapping::make_without_access(capacity_bytes);
+        if (!mapping) {
+            return tl::unexpected(mapping.error());
+        }
+        Reservation reservation;
+        reservation.mapping_ = std::move(*mapping);
+        return reservation;
+    }
+
+    /// Makes the first `size_bytes` usable, zeroed where they were not before. False when that is
+    /// more than the capacity, or the system refuses. One system call each kStepBytes.
+    [[nodiscard]] bool grow_to(std::size_t size_bytes) {
+        if (size_bytes <= usable_bytes_) {
+            return true;
+        }
+        if (size_bytes > capacity_bytes()) {
+            return false;
+        }
+        const std::size_t steps = (size_bytes + kStepBytes - 1) / kStepBytes;
+        const std::size_t end = std::min(steps * kStepBytes, capacity_bytes());
+        if (::mprotect(data() + usable_bytes_, end - usable_bytes_, PROT_READ | PROT_WRITE) != 0) {
+            return false;
+        }
+        usable_bytes_ = end;
+        return true;
+    }
+
+    [[nodiscard]] std::byte* data() const { return mapping_.data(); }
+    [[nodiscard]] std::size_t capacity_bytes() const { return mapping_.size_bytes(); }
+
+  private:
+    // A multiple of every system's page size.
+    static constexpr std::size_t kStepBytes = std::size_t{256} << 10;
+
+    Mapping mapping_;
+    std::size_t usable_bytes_ = 0;
 };
 
 /// A fixed-capacity array of T in memory of its own, zeroed, allocated once. T is trivial: no

@@ -76,7 +76,7 @@ void PageSet::erase(Address page) {
 }
 
 Result<PageBatch> PageBatch::make(std::size_t arena_bytes) {
-    auto arena = FixedArray<std::byte>::make(arena_bytes);
+    auto arena = Reservation::make(arena_bytes);
     auto requests = FixedArray<ReadRequest>::make(kMaxRequests);
     auto failed = FixedArray<bool>::make(kMaxRequests);
     if (!arena || !requests || !failed) {
@@ -100,7 +100,7 @@ void PageBatch::reset() {
 
 PageBatch::Handle PageBatch::add(Address from, std::size_t size_bytes) {
     if (count_ == kMaxRequests || size_bytes > free_bytes() ||
-        from.value() + size_bytes < from.value()) {
+        from.value() + size_bytes < from.value() || !arena_.grow_to(used_ + size_bytes)) {
         return kNone;
     }
     requests_[count_] = {from, arena_.data() + used_, size_bytes};

@@ -110,11 +110,11 @@ class PageBatch {
     const std::byte* fetch(MemoryReader& reader, Address from, std::size_t size_bytes);
 
     [[nodiscard]] bool is_empty() const { return count_ == 0; }
-    [[nodiscard]] std::size_t free_bytes() const { return arena_.capacity() - used_; }
+    [[nodiscard]] std::size_t free_bytes() const { return arena_.capacity_bytes() - used_; }
     [[nodiscard]] std::size_t free_requests() const { return kMaxRequests - count_; }
 
   private:
-    FixedArray<std::byte> arena_;
+    Reservation arena_;
     FixedArray<ReadRequest> requests_;
     FixedArray<bool> failed_;
     std::size_t used_ = 0;

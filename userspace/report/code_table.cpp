@@ -28,7 +28,7 @@ Result<CodeTable> CodeTable::make(const cpython::RuntimeView& view) {
     table.view_ = view;
     auto index = AddressMap::make(kCapacity);
     auto entries = FixedArray<Entry>::make(kEntries);
-    auto arena = FixedArray<std::byte>::make(kArenaBytes);
+    auto arena = Reservation::make(kArenaBytes);
     if (!index || !entries || !arena) {
         return fail(ErrorKind::kNoSpace, "reserve memory for the names of functions");
     }
@@ -110,9 +110,12 @@ CodeTable::Entry* CodeTable::define(MemoryReader& reader, Address code) {
     if (!identity) {
         return nullptr;
     }
-    if (entry_count_ == entries_.capacity() ||
-        arena_.capacity() - used_ < kFunctionBytes + kFileBytes + kTableBytes) {
+    constexpr std::size_t kMostBytes = kFunctionBytes + kFileBytes + kTableBytes;
+    if (entry_count_ == entries_.capacity() || !arena_.grow_to(used_ + kMostBytes)) {
         clear();
+    }
+    if (!arena_.grow_to(used_ + kMostBytes)) {
+        return nullptr;
     }
     Entry entry{};
     entry.identity = *identity;

@@ -81,7 +81,7 @@ class CodeTable {
     cpython::RuntimeView view_;
     AddressMap index_;  // code object → index into entries_
     FixedArray<Entry> entries_;
-    FixedArray<std::byte> arena_;
+    Reservation arena_;
     std::uint32_t entry_count_ = 0;
     std::size_t used_ = 0;
 };
