@@ -91,8 +91,10 @@ class FullRendezvous : public testing::Test {
 };
 
 TEST_F(FullRendezvous, IsWaitedForUntilItHasRoom) {
-    EXPECT_EQ(knock_beside([&] { EXPECT_EQ(ends_.take_all(), 0); }), 0);
-    EXPECT_EQ(ends_.take_all(), 1);
+    int knocks = 0;  // the first room may be taken while the queue is still being emptied
+    EXPECT_EQ(knock_beside([&] { knocks += ends_.take_all(); }), 0);
+    knocks += ends_.take_all();
+    EXPECT_EQ(knocks, 1);
 }
 
 TEST_F(FullRendezvous, IsGivenUpWhenNobodyMakesRoom) {
