@@ -306,6 +306,19 @@ TEST_P(CodeRegistryOf, ATextThatManyShareIsCopiedOnce) {
     EXPECT_EQ(PageBatch::kMaxRequests - batch_.free_requests(), 2 * codes.size() + 2);
 }
 
+TEST_P(CodeRegistryOf, WhatIsNeverFreedIsNotCompared) {
+    const Address code = make_code("frozen");
+    const Address other = make_code("other");
+    codes_.set_static_range(code, at(layout_.code.size));
+    const std::uint32_t id = find(code);
+    find(other);
+    EXPECT_EQ(look_and_find(code), id);
+    EXPECT_EQ(look_and_find(code, false), id);
+    EXPECT_EQ(codes_.counts().revalidated, 0U);
+    look_and_find(other);
+    EXPECT_EQ(codes_.counts().revalidated, 1U);
+}
+
 TEST_P(CodeRegistryOf, TellsWhatWasKnownAtAMoment) {
     const std::int64_t before_ns = monotonic_ns();
     const Address code = make_code("one");

@@ -115,6 +115,10 @@ bool CodeRegistry::request_entry(PageBatch& batch, Entry& entry) {
     if (!entry.is_defined || batch.is_of_this_round(entry.copy)) {
         return true;
     }
+    if (is_static(Address(entry.code))) {
+        entry.look = look_;
+        return true;
+    }
     if (batch.free_requests() <= PageBatch::kKeptRequests + kTexts) {
         return false;
     }
@@ -184,6 +188,10 @@ void CodeRegistry::check(MemoryReader& reader, PageBatch& batch,
         }
         Entry& entry = entries_[known];
         if (!entry.is_defined || entry.look == look_) {
+            continue;
+        }
+        if (is_static(frames[i].code)) {
+            entry.look = look_;
             continue;
         }
         const Comparison comparison = compare(batch, entry);
@@ -369,7 +377,7 @@ bool CodeRegistry::find_texts(MemoryReader& reader, const CodeFields& code, Entr
         return false;
     }
     for (std::size_t i = 0; i < kTexts; ++i) {
-        if (!code.texts[i]) {
+        if (!code.texts[i] || is_static(code.texts[i])) {
             continue;
         }
         entry.texts[i] = place_text(

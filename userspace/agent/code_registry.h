@@ -42,6 +42,13 @@ class CodeRegistry {
 
     static Result<CodeRegistry> make(const cpython::RuntimeView& view);
 
+    /// Static data of the interpreter: what lies there (frozen code, names that it has from the
+    /// start) is never freed, so that its address is enough.
+    void set_static_range(Address from, std::size_t size_bytes) {
+        static_from_ = from;
+        static_bytes_ = size_bytes;
+    }
+
     /// Begins a tick: a batch of the stream.
     void begin_tick() { defined_count_ = 0; }
 
@@ -141,6 +148,9 @@ class CodeRegistry {
     };
     enum class Comparison { kSame, kDifferent, kNoCopy };
 
+    [[nodiscard]] bool is_static(Address object) const {
+        return object.value() - static_from_.value() < static_bytes_;
+    }
     Entry* insert(Address code);
     bool request_entry(PageBatch& batch, Entry& entry);
     Comparison compare(const PageBatch& batch, Entry& entry);
@@ -162,6 +172,8 @@ class CodeRegistry {
     void renumber();
 
     cpython::RuntimeView view_;
+    Address static_from_;
+    std::size_t static_bytes_ = 0;
     AddressMap index_;  // code object → index into entries_
     FixedArray<Entry> entries_;
     AddressMap text_index_;  // str or bytes object → index into texts_

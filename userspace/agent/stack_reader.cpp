@@ -19,6 +19,9 @@ using cpython::Offset;
 
 // A stack with more frames takes longer to copy than the sampler may keep its CPU.
 constexpr std::size_t kDeepFrames = 512;
+// Code objects that are copied besides those of the last stack: those of deeper stacks before it,
+// in whose place nothing has come since. A thread mostly calls what it has called before.
+constexpr std::size_t kRecentCodes = 8;
 // Walks after which a page that was not needed any more is no longer fetched ahead.
 constexpr std::uint32_t kPageAge = 32;
 // When a chain that ends at a generator, or at another function than before, is what it seems: seen
@@ -82,7 +85,9 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
     codes_.begin_look();
     batch_.begin_unsearched();
     for (TrackedThread* thread : round.group) {
-        codes_.request(batch_, {thread->codes, thread->frame_count});
+        const std::size_t count =
+            std::min<std::size_t>(thread->frame_count + kRecentCodes, options_.max_frames);
+        codes_.request(batch_, {thread->codes, count});
     }
     batch_.end_unsearched();
     round.holder_cpu = round.holder_state_after = round.holder_cframe_after = PageBatch::kNone;
