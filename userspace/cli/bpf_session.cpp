@@ -69,27 +69,19 @@ int BpfSession::Impl::write_config(Target target, const echion_target_config& co
                                BPF_ANY);
 }
 
-Result<BpfSession::Target> BpfSession::add_target(pid_t pid) {
-    if (const auto known = impl_->find_living(pid)) {
-        impl_->added[pid] = *known;
-        return *known;
-    }
-    if (const auto ended = find_target(pid)) {
-        remove_target(*ended);  // another process that had this number
-    }
-    echion_bpf& skeleton = *impl_->skeleton;
-    skeleton.bss->entering_pid = static_cast<std::uint32_t>(pid);
+Status BpfSession::Impl::enter_threads(pid_t pid) {
+    skeleton->bss->entering_pid = static_cast<std::uint32_t>(pid);
     // Kernels from 6.1 on visit only this process; older ones all, of which the program picks.
     bpf_iter_link_info info{};
     info.task.pid = static_cast<std::uint32_t>(pid);
     LIBBPF_OPTS(bpf_iter_attach_opts, only_this, .link_info = &info, .link_info_len = sizeof(info));
     std::unique_ptr<bpf_link, LinkDeleter> link(
-        bpf_program__attach_iter(skeleton.progs.enter_threads, &only_this));
+        bpf_program__attach_iter(skeleton->progs.enter_threads, &only_this));
     if (!link) {
         if (errno == ESRCH) {
             return fail(ErrorKind::kSystem, "watch the process", ESRCH);
         }
-        link.reset(bpf_program__attach_iter(skeleton.progs.enter_threads, nullptr));
+        link.reset(bpf_program__attach_iter(skeleton->progs.enter_threads, nullptr));
     }
     if (!link) {
         return fail(ErrorKind::kSystem, "walk the target's threads", errno);
@@ -101,7 +93,21 @@ Result<BpfSession::Target> BpfSession::add_target(pid_t pid) {
     char nothing[64];
     while (::read(walk.get(), nothing, sizeof(nothing)) > 0) {
     }
-    skeleton.bss->entering_pid = 0;
+    skeleton->bss->entering_pid = 0;
+    return {};
+}
+
+Result<BpfSession::Target> BpfSession::add_target(pid_t pid) {
+    if (const auto known = impl_->find_living(pid)) {
+        impl_->added[pid] = *known;
+        return *known;
+    }
+    if (const auto ended = find_target(pid)) {
+        remove_target(*ended);  // another process that had this number
+    }
+    if (const Status status = impl_->enter_threads(pid); !status) {
+        return tl::unexpected(status.error());
+    }
     if (const auto added = impl_->find_living(pid)) {
         impl_->added[pid] = *added;
         if (const auto state = impl_->read_target(*added)) {

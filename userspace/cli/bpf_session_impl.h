@@ -43,6 +43,8 @@ struct BpfSession::Impl {
     [[nodiscard]] std::optional<Target> find_living(pid_t pid) const;
     /// Whether the slot is still this thread's, and the thread has not ended.
     [[nodiscard]] bool lives(const CpuBook::Holder& thread) const;
+    /// Has the programs enter a process, and those of its threads that they do not know yet.
+    [[nodiscard]] Status enter_threads(pid_t pid);
     /// What the ticks' programs are to do for the target. Returns zero or minus an errno.
     [[nodiscard]] int write_config(Target target, const echion_target_config& config) const;
 };

@@ -58,7 +58,12 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
         (request.snapshot.thread_refs != 0 && !is_valid(request.snapshot))) {
         return fail(ErrorKind::kProtocol, "start the ticks: the agent's request is not valid");
     }
-    const auto slot = impl_->states.find_slot(state->target_pid, request.sampler_tid, target);
+    auto slot = impl_->states.find_slot(state->target_pid, request.sampler_tid, target);
+    if (!slot && impl_->enter_threads(static_cast<pid_t>(state->pid))) {
+        // The kernel had no memory, or its lock, for the thread when it began
+        // (bpf_task_storage_get).
+        slot = impl_->states.find_slot(state->target_pid, request.sampler_tid, target);
+    }
     const auto sampler = slot ? impl_->states.read(*slot) : tl::unexpected(slot.error());
     if (!sampler) {
         return fail(ErrorKind::kProtocol,
