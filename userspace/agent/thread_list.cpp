@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "agent/stack_sampler.h"
+#include "agent/thread_clock.h"
 
 namespace echion::agent {
 namespace {
@@ -29,10 +30,13 @@ constexpr std::int64_t kNamelessNs = 20'000'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
-/// Whether the kernel knows a thread of this process by that number. Where it may not be asked
-/// (seccomp), it is believed.
+/// Whether the kernel knows a thread of this process by that number: only of such may the clock be
+/// read (kernel/time/posix-cpu-timers.c, pid_for_clock()). Where it may not be asked (seccomp), the
+/// number is believed.
 bool is_own_thread(std::uint32_t native_id) {
-    return native_id != 0 && (syscall(SYS_tgkill, getpid(), native_id, 0) == 0 || errno != ESRCH);
+    timespec used{};
+    return native_id != 0 &&
+           (clock_gettime(thread_cpu_clock(native_id), &used) == 0 || errno != EINVAL);
 }
 
 }  // namespace
