@@ -417,7 +417,8 @@ void Sampling::stop_deserted() {
     // there is, and keep the process from ending.
     for (const auto& agent : agents_) {
         if (agent->session.pid() > 0 &&
-            is_left_to_threads(agent->session.pid(), control::kAgentThreads)) {
+            look_at_other_threads(agent->session.pid(), control::kAgentThreads) ==
+                OtherThreads::kNone) {
             agent->session.request_stop();
         }
     }
