@@ -111,8 +111,8 @@ void unblock_signals() {
 
 /// Ends the process with the status of its first thread, which was the program's last and has not
 /// left by pthread_exit(3): no exit(0) is due. This thread ends behind it, and the kernel tells
-/// the status of the one that ends last.
-[[noreturn]] void end_process_with(int status) {
+/// the status of the one that ends last. Returns where a seccomp filter refuses all that.
+void end_process_with(int status) {
     const int number = WTERMSIG(status);
     // That thread alone was killed: by seccomp's strict mode, or by a filter.
     if (WIFSIGNALED(status) && (number == SIGKILL || number == SIGSYS)) {
@@ -122,9 +122,7 @@ void unblock_signals() {
         unblock_signals();
         kill(getpid(), number);
     }
-    for (;;) {
-        syscall(SYS_exit, WEXITSTATUS(status));
-    }
+    syscall(SYS_exit, WEXITSTATUS(status));
 }
 
 /// The channel of an attachment, or a new one to whoever started the program; none if there is
