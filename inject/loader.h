@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "memory/stall_guard.h"
+#include "platform/program_image.h"
 
 namespace echion::inject {
 
@@ -54,8 +55,9 @@ struct InjectCost {
 };
 
 struct Injection {
-    UniqueFd channel;  ///< our end of the control socket (SOCK_SEQPACKET)
-    UniqueFd pidfd;    ///< of the target; polls readable when it has ended
+    UniqueFd channel;    ///< our end of the control socket (SOCK_SEQPACKET)
+    UniqueFd pidfd;      ///< of the target; polls readable when it has ended
+    ProgramImage image;  ///< that it runs
     bool reused = false;
     InjectCost cost;
 };

@@ -19,6 +19,9 @@ namespace {
 // its file takes the kernel a moment.
 constexpr std::int64_t kExecutingNs = 300'000'000;
 constexpr std::int64_t kNapNs = 1'000'000;
+// How long a process that is ending is waited for: a thread of it may be held meanwhile, and is not
+// to be kept from its end.
+constexpr int kLastMomentsMs = 20;
 
 /// Whether a thread of `parent` waits for a child that it has lent its memory to: such a wait is
 /// uninterruptible, in the call that made the child.
@@ -72,7 +75,7 @@ Result<TargetIdentity> TargetIdentity::hold_once(pid_t pid, StallGuard* guard) {
         return tl::unexpected(again.error());
     }
     if (*again != target.image_) {
-        return fail(ErrorKind::kRefused, "the process has executed another program");
+        return target.explain_loss();
     }
     target.probe_ = Address(target.image_.stack());
     const auto info = read_process_info(pid);
@@ -89,7 +92,7 @@ Result<TargetIdentity> TargetIdentity::hold_once(pid_t pid, StallGuard* guard) {
     }
     // Without a stack it is in the middle of an exec.
     if (target.probe_.is_null() || !target.memory_.is_alive(target.probe_)) {
-        return fail(ErrorKind::kRefused, "the process has executed another program");
+        return target.explain_loss();
     }
     return target;
 }
@@ -97,6 +100,20 @@ Result<TargetIdentity> TargetIdentity::hold_once(pid_t pid, StallGuard* guard) {
 bool TargetIdentity::has_ended(int patience_ms) const {
     pollfd entry{pidfd_.get(), POLLIN, 0};
     return poll(&entry, 1, patience_ms) == 1;
+}
+
+// A process that ends gives its memory back, and its places with it, before it has ended.
+tl::unexpected<Error> TargetIdentity::explain_loss() const {
+    // The first thread is ending also where another one executes a program, for as long as that
+    // takes to end it.
+    for (int i = 0; i < kLastMomentsMs && is_ending(pid_); ++i) {
+        if (has_ended(1)) {
+            break;
+        }
+    }
+    return is_ending(pid_) || has_ended()
+               ? fail(ErrorKind::kSystem, "the process has ended", ESRCH)
+               : fail(ErrorKind::kRefused, "the process has executed another program");
 }
 
 Status TargetIdentity::check() {
@@ -115,7 +132,7 @@ Status TargetIdentity::check() {
         return fail(ErrorKind::kSystem, "the process has ended", ESRCH);
     }
     if (!is_same_image) {
-        return fail(ErrorKind::kRefused, "the process has executed another program");
+        return explain_loss();
     }
     if (has_gained_rights(at_first_, *info)) {
         return fail(ErrorKind::kRefused, "the process has gained rights");

@@ -37,6 +37,8 @@ class TargetIdentity {
 
     /// Whether the process has ended; waits for that up to `patience_ms`.
     [[nodiscard]] bool has_ended(int patience_ms = 0) const;
+    /// What the process runs.
+    [[nodiscard]] const ProgramImage& image() const { return image_; }
     /// kSystem with ESRCH: the process has ended; with another errno: it cannot be looked at for
     /// want of descriptors or memory. kRefused: it has executed another program, or has gained
     /// rights.
@@ -63,6 +65,8 @@ class TargetIdentity {
   private:
     TargetIdentity(pid_t pid, UniqueFd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
     static Result<TargetIdentity> hold_once(pid_t pid, StallGuard* guard);
+    /// kSystem with ESRCH or kRefused: why the memory or the image is not what it was.
+    [[nodiscard]] tl::unexpected<Error> explain_loss() const;
 
     pid_t pid_;
     UniqueFd pidfd_;

@@ -94,7 +94,7 @@ def test_a_target_that_ends_while_a_moment_is_looked_for(
             result = running.finish()
             took_s = time.monotonic() - began
     assert result.returncode == 1
-    assert f"process {target.pid} ended" in result.stderr
+    assert f"process {target.pid} (" in result.stderr and "ended while attaching" in result.stderr
     assert took_s < 2.5, "the end of the target was seen late"
 
 

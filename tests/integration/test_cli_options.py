@@ -187,6 +187,32 @@ def test_an_unwritable_output_keeps_the_command_from_starting(run, tmp_path, nam
     assert not (tmp_path / "started").exists()
 
 
+@pytest.mark.parametrize("option", [["-o", ""], ["--output", ""], ["--output="], ["-vo", ""]])
+@pytest.mark.parametrize("subject", [["touch", "started"], ["-p", "1"]])
+def test_an_empty_name_of_the_output_is_told_as_that(run, tmp_path, option, subject):
+    result = run(*option, *subject)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("echion: -o: the name of the output is empty")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["-i", "--pid", "-w", "--max-output"])
+def test_an_empty_value_is_told_as_that(run, option):
+    result = run(option, "", "true")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"echion: {option}: the value is empty")
+
+
+@pytest.mark.parametrize("option", ["--help", "-V", "--doctor"])
+def test_standard_output_that_takes_nothing_is_told(build_dir, option):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [build_dir / "echion", option], stdout=full, stderr=subprocess.PIPE, timeout=60, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr == "echion: cannot write to standard output: No space left on device\n"
+
+
 def test_no_python_is_said_and_leaves_no_file(run, tmp_path):
     result = run("-o", "out", "true")
     assert result.returncode == 0

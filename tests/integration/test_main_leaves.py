@@ -1,8 +1,13 @@
 """A program whose main thread leaves first: the others are sampled, and its end is its own."""
 
+import resource
+import signal
+import subprocess
+
 import pytest
 
-from runner import TARGETS, why_not
+from attach_support import start_target, target_command
+from runner import TARGETS, TIMEOUT_S, why_not
 
 TARGET = TARGETS / "main_leaves.py"
 AFTER_S = 0.6
@@ -14,6 +19,14 @@ OPTIONS = [
     ("-c", "--engine", "perf"),
     ("-c", "--engine", "bpf"),
 ]
+
+
+@pytest.fixture
+def no_core():
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, before)
 
 
 @pytest.fixture(params=OPTIONS, ids=" ".join)
@@ -46,3 +59,36 @@ def test_also_where_memory_is_read_through_a_file(echion, any_python):
     result = echion.run([*command, str(AFTER_S)], "--engine", "clock", timeout=30).check()
     worked_us = result.report["worked"] * 1e6
     assert result.profile.total_with("work_on", "spin") >= 0.6 * worked_us, result.stderr
+
+
+ENDS = TARGETS / "first_thread_ends.py"
+KINDS = ["raw", "raw_early", "strict", "filter"]
+OF_ITS_OWN = {"raw": 6, "raw_early": 0, "strict": -signal.SIGKILL, "filter": -signal.SIGSYS}
+
+
+def status_without_echion(python, kind):
+    status = subprocess.run([python.path, ENDS, kind], timeout=60).returncode
+    # Before Linux 5.19 it is the first thread's also when others end later.
+    assert status == OF_ITS_OWN[kind] or (kind, status) == ("raw_early", 6)
+    return status
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_status_stays_the_first_threads(echion, any_python, kind, no_core):
+    status = status_without_echion(any_python, kind)
+    result = echion.run([any_python.path, ENDS, kind], "--engine", "clock", timeout=30)
+    assert result.returncode == (status if status >= 0 else 128 - status), result.stderr
+
+
+@pytest.mark.usefixtures("needs_root")
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_parent_sees_that_status_also_where_it_was_attached_to(
+    echion, any_python, tmp_path, kind, no_core
+):
+    status = status_without_echion(any_python, kind)
+    awaits = {"ECHION_TEST_AWAIT_SAMPLER": "1"}
+    command = target_command(any_python, "first_thread_ends", kind)
+    with start_target(tmp_path, command, env=awaits) as target:
+        result = echion.run(["-p", str(target.pid)], timeout=30).check()
+        assert target.process.wait(TIMEOUT_S) == status
+    assert "has ended" in result.stderr and "spin" in result.output.read_text()

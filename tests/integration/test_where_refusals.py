@@ -46,6 +46,33 @@ def test_no_such_process(where):
     assert f"no process {pid}" in refusal(where.run(pid))
 
 
+@pytest.mark.parametrize("options", [[], ["--json"], ["-x", "600"]])
+def test_number_of_a_thread(where, any_python, tmp_path, options):
+    with start_target(any_python, tmp_path, "many", "3") as target:
+        pid = target.wait_ready()
+        thread = max(int(one) for one in os.listdir(f"/proc/{pid}/task"))
+        text = refusal(where.run(thread, *options))
+    assert f"{thread} is a thread, not a process: give the id of its process, {pid}" in text
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["-x", "0.2"], ["--json", "-x", "0.2"]])
+def test_nobody_reads_the_report(where, any_python, tmp_path, options):
+    """Status 1, and no death by a signal."""
+    with start_target(any_python, tmp_path, "sleeping") as target:
+        command = [where.program, *options, "-w", str(target.wait_ready())]
+        reading, writing = os.pipe()
+        os.close(reading)
+        streams = {"stdout" if "--json" in options else "stderr": writing}
+        for name in {"stdout", "stderr"} - set(streams):
+            streams[name] = subprocess.PIPE
+        process = subprocess.Popen(command, **streams)
+        os.close(writing)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    if told is not None:
+        assert b"could not be written: Broken pipe" in told
+
+
 def test_not_python(where):
     with subprocess.Popen(["sleep", "1000"]) as process:
         try:

@@ -103,6 +103,33 @@ TEST(PinnedProcess, IsItselfUntilItEnds) {
     EXPECT_EQ(process->check().error().system_errno, ESRCH);
 }
 
+TEST(PinnedProcess, IsAnotherProgramOnceItHasExecutedOne) {
+    int go[2];
+    int ready[2];
+    ASSERT_EQ(pipe2(go, O_CLOEXEC) | pipe2(ready, O_CLOEXEC), 0);
+    const Child child([&] {
+        char byte = 0;
+        if (read(go[0], &byte, 1) == 1) {
+            execl("/bin/sleep", "sleep", "600", nullptr);
+        }
+    });
+    close(ready[1]);
+    const auto process = AgentProcess::pin(child.pid());
+    ASSERT_TRUE(process);
+    EXPECT_FALSE(process->has_executed());
+    ASSERT_EQ(write(go[1], "g", 1), 1);
+    process->wait_for_change(60'000);
+    EXPECT_TRUE(process->has_executed());
+    EXPECT_TRUE(process->check()) << "no more rights";
+    const auto again = AgentProcess::pin(child.pid());
+    ASSERT_TRUE(again);
+    EXPECT_FALSE(again->has_executed());
+    kill(child.pid(), SIGKILL);
+    again->wait_for_change(60'000);
+    EXPECT_TRUE(again->has_ended());
+    EXPECT_FALSE(process->has_executed()) << "it has ended";
+}
+
 TEST(PinnedProcess, MustHaveANumberHere) {
     for (const pid_t pid : {0, -1, 0x7fffffff}) {
         EXPECT_FALSE(AgentProcess::pin(pid)) << pid;

@@ -59,6 +59,7 @@ TEST(ReadProcessInfo, KnowsThisProcess) {
     const auto info = read_process_info(kOwnProcess);
     ASSERT_TRUE(info);
     EXPECT_EQ(info->pid, getpid());
+    EXPECT_EQ(info->group_pid, getpid());
     EXPECT_EQ(info->state, 'R');
     EXPECT_EQ(info->effective_uid, geteuid());
     EXPECT_TRUE(info->has_memory);

@@ -2,10 +2,12 @@
 #include "platform/program_image.h"
 
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <string>
+#include <thread>
 
 #include "platform/process_info.h"
 
@@ -19,6 +21,49 @@ TEST(ParseProgramPlaces, ReadsThemBehindAnyName) {
     EXPECT_EQ(parse_program_places(text), (std::array<std::uint64_t, 6>{26, 27, 28, 45, 46, 47}));
     EXPECT_EQ(parse_program_places("7 (a) S 4"), (std::array<std::uint64_t, 6>{}));
     EXPECT_EQ(parse_program_places(""), (std::array<std::uint64_t, 6>{}));
+}
+
+TEST(ParseExitStatus, ReadsItBehindAnyName) {
+    std::string text = "7 (a) b ( c) Z";
+    for (int field = 4; field <= 52; ++field) {
+        text += " " + std::to_string(field == 52 ? 6 << 8 : field);
+    }
+    EXPECT_EQ(parse_exit_status(text + "\n"), 6 << 8);
+    EXPECT_EQ(parse_exit_status("7 (a) Z 4"), 0);
+    EXPECT_EQ(parse_exit_status(""), 0);
+}
+
+TEST(FirstThread, IsKnownByItsStatusWhenItHasEndedBeforeOthers) {
+    const pid_t child = fork();
+    if (child == 0) {
+        std::thread([] {
+            while (look_at_other_threads(0, 0) == OtherThreads::kFirst) {
+                std::this_thread::yield();
+            }
+            const bool is_right = look_at_other_threads(0, 0) == OtherThreads::kWithoutFirst &&
+                                  look_at_other_threads(0, 1) == OtherThreads::kNone &&
+                                  read_first_thread_status(0) == 6 << 8;
+            _exit(is_right ? 0 : 1);
+        }).detach();
+        syscall(SYS_exit, 6);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    EXPECT_EQ(status, 0);
+    EXPECT_EQ(read_first_thread_status(getpid()), 0);
+}
+
+TEST(EndingProcess, IsOneThatHasNoMemoryAnyMoreOrIsGone) {
+    EXPECT_FALSE(is_ending(getpid()));
+    const pid_t child = fork();
+    if (child == 0) {
+        _exit(0);
+    }
+    siginfo_t info{};
+    ASSERT_EQ(waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
+    EXPECT_TRUE(is_ending(child));
+    waitpid(child, nullptr, 0);
+    EXPECT_TRUE(is_ending(child));
 }
 
 TEST(ProgramImage, IsTheSameAtEachLook) {

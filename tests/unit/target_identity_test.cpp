@@ -110,6 +110,34 @@ TEST(TargetIdentity, ProcessThatEndsIsNotTakenForOneThatMayNotBeLookedAt) {
     }
 }
 
+TEST(TargetIdentity, ProcessThatEndsIsNotTakenForAnotherProgram) {
+    // Memory that takes the kernel a while to take back: meanwhile the process has none, and lives.
+    constexpr std::size_t kBytes = std::size_t{64} << 20;
+    for (int i = 0; i < 20; ++i) {
+        Pipe go;
+        Pipe ready;
+        Child child([&] {
+            char byte = 0;
+            std::vector<char> memory(kBytes, 'x');
+            return write(ready.writing.get(), "r", 1) == 1 && read(go.reading.get(), &byte, 1) == 1
+                       ? kGood
+                       : 1;
+        });
+        char byte = 0;
+        ASSERT_EQ(read(ready.reading.get(), &byte, 1), 1);
+        auto target = TargetIdentity::hold(child.pid());
+        ASSERT_TRUE(target);
+        ASSERT_EQ(write(go.writing.get(), "x", 1), 1);
+        for (Status status = target->check();; status = target->check()) {
+            if (!status) {
+                ASSERT_EQ(status.error().system_errno, ESRCH) << status.error().what;
+                break;
+            }
+        }
+        EXPECT_EQ(child.wait(), kGood);
+    }
+}
+
 TEST(TargetIdentity, AnotherProgramIsNotTheSame) {
     ExecutingChild child;
     auto target = TargetIdentity::hold(child.pid());

@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -81,7 +83,8 @@ struct Assignment {
     std::atomic<bool> has_own_table{false};
     bool was_told_to_stop = false;
     bool has_hung_up = false;
-    bool is_last = false;  // no other thread of the program is left
+    bool is_last = false;    // no other thread of the program is left
+    int program_status = 0;  // then; as wait(2) tells it
 };
 
 // How long a program that has died may take to close its last descriptor: the kernel first undoes
@@ -104,6 +107,22 @@ void unblock_signals() {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_UNBLOCK, &all, nullptr);
+}
+
+/// Ends the process with the status of its first thread, which was the program's last and has not
+/// left by pthread_exit(3): no exit(0) is due. This thread ends behind it, and the kernel tells
+/// the status of the one that ends last. Returns where a seccomp filter refuses all that.
+void end_process_with(int status) {
+    const int number = WTERMSIG(status);
+    // That thread alone was killed: by seccomp's strict mode, or by a filter.
+    if (WIFSIGNALED(status) && (number == SIGKILL || number == SIGSYS)) {
+        struct sigaction action {};
+        action.sa_handler = SIG_DFL;
+        sigaction(number, &action, nullptr);
+        unblock_signals();
+        kill(getpid(), number);
+    }
+    syscall(SYS_exit, WEXITSTATUS(status));
 }
 
 /// The channel of an attachment, or a new one to whoever started the program; none if there is
@@ -149,11 +168,13 @@ void sample(Assignment& assignment) {
         assignment.io.settle();
     }  // else when all descriptors have come, closed and open
     assignment.facts.io_tid = static_cast<std::uint32_t>(assignment.io.tid());
+    ProgramThreads program;
     run_sampler(channel, assignment.facts, assignment.found ? &*assignment.found : nullptr,
-                assignment.io);
+                assignment.io, program);
     assignment.was_told_to_stop = channel.was_told_to_stop();
     assignment.has_hung_up = channel.has_hung_up();
-    assignment.is_last = has_own_table && is_left_to_threads(kOwnProcess, control::kAgentThreads);
+    assignment.is_last = has_own_table && program.is_over();
+    assignment.program_status = assignment.is_last ? program.read_status() : 0;
     if (!has_own_table) {
         tell_fork_handler(nullptr);  // before its number may be somebody else's
     }
@@ -284,6 +305,7 @@ bool await_sampler(Assignment& assignment) {
 void* io_main(void* argument) {
     prctl(PR_SET_NAME, "echion-io");
     bool is_last = false;
+    int program_status = 0;
     {
         Mapping memory(argument, sizeof(Assignment));
         auto& assignment = *static_cast<Assignment*>(argument);
@@ -298,8 +320,12 @@ void* io_main(void* argument) {
         pthread_join(assignment.sampler, nullptr);
         leave_rendezvous(assignment);
         is_last = assignment.is_last;
+        program_status = assignment.program_status;
     }
     g_agent.is_active.store(false);
+    if (program_status != 0) {
+        end_process_with(program_status);
+    }
     if (is_last) {
         unblock_signals();
     }

@@ -19,6 +19,7 @@
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
 #include "platform/process_reader.h"
+#include "platform/program_image.h"
 #include "stream/ring.h"
 
 namespace echion::agent {
@@ -111,7 +112,7 @@ Result<cpython::LocatedRuntime> wait_for_found(Channel& channel,
     return found;
 }
 
-Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
+Result<cpython::LocatedRuntime> wait_for_python(Channel& channel, ProgramThreads& program) {
     ProcessReader reader;
     if (auto status = open_reader(reader); !status) {
         return tl::unexpected(status.error());
@@ -126,7 +127,7 @@ Result<cpython::LocatedRuntime> wait_for_python(Channel& channel) {
         if (!status && status.error().kind != ErrorKind::kNotReady) {
             return tl::unexpected(name_version(status.error(), located));
         }
-        if (channel.has_own_table() && is_left_to_threads(kOwnProcess, control::kAgentThreads)) {
+        if (channel.has_own_table() && program.is_over()) {
             return fail(ErrorKind::kNotReady, "the program ended before Python had started");
         }
         // Others may be loaded meanwhile, so it is looked for all again from time to time.
@@ -208,7 +209,8 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump
 /// The ends of sampling that the channel does not tell of.
 class OtherEnding {
   public:
-    explicit OtherEnding(std::int64_t now_ns) : heard_ns_(now_ns) {}
+    OtherEnding(ProgramThreads& program, std::int64_t now_ns)
+        : program_(program), heard_ns_(now_ns) {}
 
     /// Whether one has come. To be asked now and then; looks at more than the ring every kLookNs.
     bool has_come(std::int64_t now_ns, const Channel& channel, const stream::RingProducer& ring) {
@@ -229,7 +231,7 @@ class OtherEnding {
         }
         // Looking takes a descriptor. Where that would be one of the program's, the other side
         // looks alone.
-        return channel.has_own_table() && is_left_to_threads(kOwnProcess, control::kAgentThreads);
+        return channel.has_own_table() && program_.is_over();
     }
 
   private:
@@ -238,13 +240,15 @@ class OtherEnding {
     // second, but may be stopped for a while.
     static constexpr std::int64_t kPatienceNs = 10 * kNanosPerSecond;
 
+    ProgramThreads& program_;
     std::int64_t looked_ns_ = kLongAgoNs;
     std::int64_t heard_ns_;
     std::uint64_t consumer_looks_ = 0;
 };
 
 Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
-                            const cpython::LocatedRuntime* found, IoThread& io) {
+                            const cpython::LocatedRuntime* found, IoThread& io,
+                            ProgramThreads& program) {
     // An attachment finds Python running, and the other side busy with what it loads into the
     // kernel: here is time to look.
     const bool is_found = found != nullptr && !channel.has_own_table();
@@ -271,7 +275,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     io.settle();
 
     if (!located) {
-        located = is_found ? wait_for_found(channel, *found) : wait_for_python(channel);
+        located = is_found ? wait_for_found(channel, *found) : wait_for_python(channel, program);
     }
     if (!located) {
         return tl::unexpected(located.error());
@@ -317,7 +321,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
         timer = &*kernel_timer.perf_only;
     }
     std::int64_t published_ns = kLongAgoNs;
-    OtherEnding ending(monotonic_ns());
+    OtherEnding ending(program, monotonic_ns());
     Status refusal;
     while (timer->wait(channel, dump)) {
         const std::int64_t now_ns = monotonic_ns();
@@ -344,12 +348,22 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
 
 }  // namespace
 
+bool ProgramThreads::is_over() {
+    const OtherThreads others = look_at_other_threads(kOwnProcess, control::kAgentThreads);
+    was_first_outlived_ = was_first_outlived_ || others == OtherThreads::kWithoutFirst;
+    return others == OtherThreads::kNone;
+}
+
+int ProgramThreads::read_status() const {
+    return was_first_outlived_ ? 0 : read_first_thread_status(kOwnProcess);
+}
+
 void run_sampler(Channel& channel, const GuestFacts& facts, const cpython::LocatedRuntime* found,
-                 IoThread& io) {
+                 IoThread& io, ProgramThreads& program) {
     if (!channel.send_hello()) {
         return;
     }
-    Status status = sample_until_stopped(channel, facts, found, io);
+    Status status = sample_until_stopped(channel, facts, found, io, program);
     if (channel.cannot_wait()) {
         status = fail(ErrorKind::kRefused, "wait: ppoll and clock_nanosleep are refused", EPERM);
     }

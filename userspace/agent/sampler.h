@@ -8,6 +8,23 @@
 
 namespace echion::agent {
 
+/// The threads that the program has beside the agent's. Each look opens a file.
+class ProgramThreads {
+  public:
+    /// Whether there is none any more. To be asked now and then, too, while there are some.
+    bool is_over();
+    /// Behind that: the status that the process would have had without the agent, as wait(2) tells
+    /// it. 0 also for a program that has left all its threads by pthread_exit(3).
+    ///
+    /// It is that of the thread that ended last (Linux 5.19, kernel/exit.c,
+    /// synchronize_group_exit; before, that of the first thread whatever the others did). The
+    /// kernel keeps the first one's only: another that ended last is taken to have returned.
+    [[nodiscard]] int read_status() const;
+
+  private:
+    bool was_first_outlived_ = false;
+};
+
 /// What the sampler thread does from its first to its last moment: greets the command-line program,
 /// waits for its wishes and for Python, samples until it is told to stop or left alone, and tidies
 /// up. Returns when nothing is left but the thread.
@@ -15,6 +32,6 @@ namespace echion::agent {
 /// `found`: where Python was when the program began; null if that was not looked for or could not
 /// be told. Used where looking would take descriptors of the program.
 void run_sampler(Channel& channel, const GuestFacts& facts, const cpython::LocatedRuntime* found,
-                 IoThread& io);
+                 IoThread& io, ProgramThreads& program);
 
 }  // namespace echion::agent

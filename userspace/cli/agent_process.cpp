@@ -11,7 +11,8 @@
 
 namespace echion::cli {
 
-Result<AgentProcess> AgentProcess::pin(pid_t pid, UniqueFd pidfd) {
+Result<AgentProcess> AgentProcess::pin(pid_t pid, UniqueFd pidfd,
+                                       const std::optional<ProgramImage>& image) {
     if (pid <= 0) {
         return fail(ErrorKind::kSystem, "find the agent's process", ESRCH);
     }
@@ -23,6 +24,7 @@ Result<AgentProcess> AgentProcess::pin(pid_t pid, UniqueFd pidfd) {
     }
     AgentProcess process(pid, std::move(pidfd));
     const auto info = read_process_info(pid);
+    process.image_ = image ? *image : look_at_program(pid).value_or(ProgramImage{});
     // Only now is it sure whose rights were read.
     if (process.has_ended()) {
         return fail(ErrorKind::kSystem, "find the agent's process", ESRCH);
@@ -36,6 +38,21 @@ Result<AgentProcess> AgentProcess::pin(pid_t pid, UniqueFd pidfd) {
 bool AgentProcess::has_ended() const {
     pollfd entry{pidfd_.get(), POLLIN, 0};
     return pidfd_ && poll(&entry, 1, 0) != 0;
+}
+
+bool AgentProcess::has_executed() const {
+    const auto now = look_at_program(pid_);
+    const bool is_known = image_.stack() != 0 && now && now->stack() != 0 && !now->is_hidden;
+    return is_known && now->places != image_.places && !has_ended();
+}
+
+void AgentProcess::wait_for_change(int patience_ms) const {
+    pollfd entry{pidfd_.get(), POLLIN, 0};
+    for (int i = 0; i < patience_ms && !has_executed(); ++i) {
+        if (poll(&entry, 1, 1) != 0) {
+            return;
+        }
+    }
 }
 
 Status AgentProcess::check() const {

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "platform/process_info.h"
+#include "platform/program_image.h"
 
 namespace echion::cli {
 
@@ -16,10 +17,12 @@ namespace echion::cli {
 /// between two calls of check().
 class AgentProcess {
   public:
-    /// `pidfd`: of that process, if there is one already. kSystem ESRCH when there is no such
+    /// `pidfd`: of that process, `image`: the program that it runs, where they are known already.
+    /// kSystem ESRCH when there is no such
     /// process. Where the system has no pidfds (Linux before 5.3, some seccomp filters) the process
     /// is not pinned: it may be sampled, but nothing may be done to it.
-    static Result<AgentProcess> pin(pid_t pid, UniqueFd pidfd = {});
+    static Result<AgentProcess> pin(pid_t pid, UniqueFd pidfd = {},
+                                    const std::optional<ProgramImage>& image = {});
 
     /// In this program's PID namespace.
     [[nodiscard]] pid_t pid() const { return pid_; }
@@ -28,6 +31,13 @@ class AgentProcess {
     [[nodiscard]] int pidfd() const { return pidfd_.get(); }
     /// Whether it has ended, zombies included. False without a pidfd.
     [[nodiscard]] bool has_ended() const;
+
+    /// Whether it runs another program than when it was pinned; for messages only, as a privileged
+    /// process may change what is compared (PR_SET_MM). False when it cannot be told, and in the
+    /// middle of an exec.
+    [[nodiscard]] bool has_executed() const;
+    /// Waits, at most so long, until it has ended or has executed another program.
+    void wait_for_change(int patience_ms) const;
 
     /// Whether the number still means this process, and the process has no more rights than when it
     /// was pinned. Errors: kSystem with ESRCH when it has ended, with another errno when it cannot
@@ -39,6 +49,7 @@ class AgentProcess {
 
     pid_t pid_;
     UniqueFd pidfd_;
+    ProgramImage image_;
     std::optional<ProcessInfo> at_first_;  // nothing where /proc hides it
 };
 

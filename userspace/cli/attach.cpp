@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -21,6 +20,7 @@
 
 #include "base/clock.h"
 #include "cli/agent_file.h"
+#include "cli/agent_process.h"
 #include "cli/aside.h"
 #include "cli/channel.h"
 #include "cli/event_loop.h"
@@ -36,6 +36,7 @@
 #include "cli/where_target.h"
 #include "inject/loader.h"
 #include "inject/refusal.h"
+#include "platform/program_image.h"
 
 namespace echion::cli {
 namespace {
@@ -156,6 +157,8 @@ class Attach {
     [[nodiscard]] bool look();
     void tell_cost(const inject::Injection& injection) const;
     void on_target_gone();
+    void tell_end();
+    [[nodiscard]] std::string explain(const std::string& failure) const;
 
     const Options& options_;
     const pid_t pid_;
@@ -170,7 +173,10 @@ class Attach {
     std::optional<Timer> patience_timer_;
     int signal_ = 0;         // that came before the agent was in
     int ending_signal_ = 0;  // that ended sampling, or kept it from beginning
-    UniqueFd pidfd_;
+    // As it was at first, so that it has a name also behind its end.
+    const std::string who_ = inject::describe_process(pid_);
+    const bool was_alive_ = !is_ending(pid_);
+    std::optional<AgentProcess> process_;
     bool is_good_ = false;
 };
 
@@ -273,7 +279,7 @@ void Attach::on_injected() {
                              : Result<Channel>(tl::unexpected(injection.error().error));
     if (!injection) {
         const inject::InjectFailure& failure = injection.error();
-        say("{}{}", make_printable(failure.text), explain_limit(pid_, failure));
+        say("{}", explain(make_printable(failure.text) + explain_limit(pid_, failure)));
     } else if (!channel) {
         say("process {} handed out something else than its control socket", pid_);
     }
@@ -292,9 +298,22 @@ void Attach::on_injected() {
     }
     kernel_->settle();  // nothing that it does is left to another thread
     keep_rights_only(options_, sampling_->needed_rights());
-    pidfd_ = std::move(injection->pidfd);
-    UniqueFd pidfd(fcntl(pidfd_.get(), F_DUPFD_CLOEXEC, 0));
-    sampling_->add_agent(std::move(*channel), pid_, std::move(pidfd));
+    UniqueFd pidfd(fcntl(injection->pidfd.get(), F_DUPFD_CLOEXEC, 0));
+    auto process = AgentProcess::pin(pid_, std::move(injection->pidfd), injection->image);
+    if (!process) {
+        sampling_->refuse(
+            explain(fmt::format("cannot attach to {}: {}", who_, describe(process.error()))));
+        sampling_->stop();
+        return;
+    }
+    process_.emplace(std::move(*process));
+    sampling_->add_agent(std::move(*channel), pid_, std::move(pidfd), injection->image);
+}
+
+/// What has failed, or, for a process that is there no more, just that: it explains all else.
+std::string Attach::explain(const std::string& failure) const {
+    return was_alive_ && is_ending(pid_) ? make_printable(who_) + " ended while attaching"
+                                         : failure;
 }
 
 /// Whether the process can be looked at; else the user has been told why not.
@@ -305,7 +324,7 @@ bool Attach::look() {
             2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns + kTargetCodeLimits.time_ns));
         const auto target = WhereTarget::open(pid_, &guard);
         if (!target) {
-            say("{}", make_printable(target.error()));
+            say("{}", explain(make_printable(target.error())));
             return kExitFailure;
         }
         inject::read_ahead(pid_, &guard);
@@ -334,12 +353,33 @@ void Attach::on_target_gone() {
     if (sampling_->agents_alive() != 0 || sampling_->is_stopping()) {
         return;
     }
-    // A process closes its channel some moments before it is gone.
-    pollfd entry{pidfd_.get(), POLLIN, 0};
-    if (poll(&entry, 1, kLastMomentsMs) == 1) {
-        say("process {} has ended; what was sampled until then is in the profile", pid_);
+    if (!sampling_->has_complained()) {
+        tell_end();
     }
     sampling_->stop();
+}
+
+/// Tells why the agent has gone, which said nothing of it.
+void Attach::tell_end() {
+    // A process closes its channel some moments before it is gone, or is another program.
+    process_->wait_for_change(kLastMomentsMs);
+    const bool has_executed = process_->has_executed();
+    const bool has_ended = process_->has_ended();
+    if (!sampling_->has_samples()) {
+        const std::string who = make_printable(who_);
+        sampling_->refuse(has_ended ? fmt::format("{} ended while attaching", who)
+                          : has_executed
+                              ? fmt::format("{} executed another program while attaching; if it is "
+                                            "the right one, try again",
+                                            who)
+                              : fmt::format("the agent in {} ended before its first sample", who));
+        return;
+    }
+    say("{}; what was sampled until then is in the profile",
+        has_ended ? fmt::format("process {} has ended", pid_)
+        : has_executed
+            ? fmt::format("process {} has executed another program, which is not sampled", pid_)
+            : fmt::format("the agent in process {} has ended, and it goes on", pid_));
 }
 
 int Attach::run() {
@@ -406,10 +446,13 @@ int Attach::run() {
 int run_attach(const Options& options) {
     // The kernel tells the tracing thread of stops by this signal, which no other thread is to
     // take.
-    sigset_t child;
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &child, nullptr);
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGCHLD);
+    // A message that nobody reads is no reason to end.
+    sigaddset(&signals, SIGPIPE);
+    sigaddset(&signals, SIGXFSZ);
+    sigprocmask(SIG_BLOCK, &signals, nullptr);
     raise_file_limit();
     return Attach(options).run();
 }

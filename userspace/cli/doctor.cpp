@@ -265,10 +265,6 @@ std::string format_findings(const Privileges& privileges, const std::vector<Find
     return text;
 }
 
-int run_doctor() {
-    const std::string text = format_findings(read_privileges(), examine());
-    std::fputs(text.c_str(), stdout);
-    return std::fflush(stdout) == 0 ? 0 : 1;
-}
+std::string run_doctor() { return format_findings(read_privileges(), examine()); }
 
 }  // namespace echion::cli

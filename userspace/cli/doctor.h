@@ -26,8 +26,8 @@ std::vector<Finding> examine();
 /// The findings as text for a terminal, with the facts that explain them.
 std::string format_findings(const Privileges& privileges, const std::vector<Finding>& findings);
 
-/// `echion --doctor`: prints the examination to standard output. The exit status: 0.
-int run_doctor();
+/// `echion --doctor`: the examination of this machine.
+std::string run_doctor();
 
 // Parts that judge by facts alone, for tests.
 

@@ -7,7 +7,7 @@
 #include <array>
 
 #include "cli/follow_summary.h"
-#include "cli/where_follow.h"
+#include "cli/message.h"
 
 namespace echion::cli {
 namespace {

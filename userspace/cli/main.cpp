@@ -42,7 +42,7 @@ int run(const Options& options) {
         return kExitFailure;
     }
     if (options.doctor) {
-        return run_doctor();
+        return print_result(run_doctor()) ? 0 : kExitFailure;
     }
     if (options.native) {
         return refuse_missing("native mode (-n)");
@@ -69,9 +69,8 @@ int main(int argc, char** argv) {
         const std::vector<std::string> arguments(argv + (argc > 0 ? 1 : 0), argv + argc);
         const ParsedOptions parsed = parse_options(arguments);
         if (!parsed.options) {
-            std::fputs(parsed.output.c_str(), stdout);
             std::fputs(parsed.error.c_str(), stderr);
-            return std::fflush(stdout) == 0 ? parsed.exit_status : kExitFailure;
+            return print_result(parsed.output) ? parsed.exit_status : kExitFailure;
         }
         return run(*parsed.options);
     } catch (const std::exception& error) {

@@ -93,6 +93,25 @@ void print_message(std::string_view text) {
     }
 }
 
+bool write_text(int fd, std::string_view text) {
+    while (!text.empty()) {
+        const ssize_t written = ::write(fd, text.data(), text.size());
+        if (written < 0 && errno != EINTR) {
+            return false;
+        }
+        text.remove_prefix(static_cast<std::size_t>(std::max<ssize_t>(written, 0)));
+    }
+    return true;
+}
+
+bool print_result(std::string_view text) {
+    if (write_text(STDOUT_FILENO, text)) {
+        return true;
+    }
+    say("cannot write to standard output: {}", strerror(errno));
+    return false;
+}
+
 std::string describe(const Error& error) {
     if (error.system_errno == 0) {
         return error.what;

@@ -21,6 +21,12 @@ void say(fmt::format_string<Arguments...> format, Arguments&&... arguments) {
     print_message(fmt::format(format, std::forward<Arguments>(arguments)...));
 }
 
+/// Writes all of the text; false, with errno, when the other end takes no more.
+bool write_text(int fd, std::string_view text);
+
+/// Writes to standard output what the user has asked for; false, and says so, when that fails.
+bool print_result(std::string_view text);
+
 /// `what: the system's words for it`.
 std::string describe(const Error& error);
 

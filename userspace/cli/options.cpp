@@ -172,11 +172,22 @@ bool takes_value(const CLI::App& app, const std::string& name) {
 Split split_arguments(const CLI::App& app, const std::vector<std::string>& arguments) {
     Split split;
     std::size_t at = 0;
+    // CLI11 takes an empty value for none, and what follows for it.
+    const auto refuse_empty = [&](const std::string& option) {
+        split.complaint = app.get_option(option)->get_lnames().front() == "output"
+                              ? "-o: the name of the output is empty"
+                              : fmt::format("{}: the value is empty", option);
+    };
     const auto take_value = [&](const std::string& option) {
-        const std::string& long_name = app.get_option(option)->get_lnames().front();
-        // Without a value CLI11 says so.
-        split.own.push_back(at < arguments.size() ? "--" + long_name + "=" + arguments[at++]
-                                                  : option);
+        if (at == arguments.size()) {
+            split.own.push_back(option);  // CLI11 says that the value is missing
+            return;
+        }
+        const std::string& value = arguments[at++];
+        if (value.empty()) {
+            refuse_empty(option);
+        }
+        split.own.push_back("--" + app.get_option(option)->get_lnames().front() + "=" + value);
     };
     while (at < arguments.size()) {
         const std::string& word = arguments[at];
@@ -195,6 +206,8 @@ Split split_arguments(const CLI::App& app, const std::vector<std::string>& argum
             } else if (equals != word.npos && is_flag(app, word.substr(0, equals))) {
                 // CLI11 takes `--flag=false`, for which there is no use here.
                 split.complaint = fmt::format("{} takes no value", word.substr(0, equals));
+            } else if (equals == word.size() - 1 && takes_value(app, word.substr(0, equals))) {
+                refuse_empty(word.substr(0, equals));
             } else {
                 split.own.push_back(word);
             }
@@ -255,9 +268,6 @@ std::string convert(const Words& words, Options& options) {
     if (words.output) {
         options.output = *words.output;
         options.output_is_default = false;
-        if (options.output.empty()) {
-            return "-o: the name of the output is empty";
-        }
     }
     if (words.engine) {
         if (*words.engine == "auto") {

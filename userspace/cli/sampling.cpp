@@ -56,6 +56,9 @@ constexpr std::size_t kMinLineBytes = std::size_t{64} << 10;
 /// Lines about agents at fault: nobody reads more, and a program may make any number of such.
 constexpr std::uint64_t kMaxComplaints = 100;
 
+/// A program's exec ends its threads, the agent's too, before it shows as another one: for so long.
+constexpr int kExecutingMs = 20;
+
 /// Whether all threads of a process are halted from outside, for as long as somebody likes.
 bool does_not_run(pid_t pid) {
     const auto info = read_process_info(pid);
@@ -154,12 +157,13 @@ Status Sampling::open_profile(pid_t pid_for_name) {
     return {};
 }
 
-void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd) {
+void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd,
+                         const std::optional<ProgramImage>& image) {
     ++agents_seen_;
     if (stopping_) {
         return;  // closing the channel tells it
     }
-    auto process = AgentProcess::pin(pid, std::move(pidfd));
+    auto process = AgentProcess::pin(pid, std::move(pidfd), image);
     if (!process) {
         if (process.error().system_errno != ESRCH) {
             complain("process {} cannot be sampled: {}", pid, describe(process.error()));
@@ -216,6 +220,8 @@ void Sampling::miss_agent(const Error& error) {
     ++agents_seen_;
     complain("a Python process is not sampled: {}", describe(error));
 }
+
+void Sampling::refuse(const std::string& why) { complain("{}", why); }
 
 NeededRights Sampling::needed_rights() const {
     NeededRights needed;
@@ -417,7 +423,8 @@ void Sampling::stop_deserted() {
     // there is, and keep the process from ending.
     for (const auto& agent : agents_) {
         if (agent->session.pid() > 0 &&
-            is_left_to_threads(agent->session.pid(), control::kAgentThreads)) {
+            look_at_other_threads(agent->session.pid(), control::kAgentThreads) ==
+                OtherThreads::kNone) {
             agent->session.request_stop();
         }
     }
@@ -503,7 +510,12 @@ void Sampling::detach(Agent& agent) {
 
 void Sampling::remove(Agent& agent) {
     const Session& session = agent.session;
-    if (!session.complaint().empty()) {
+    const bool is_at_fault = !session.complaint().empty();
+    if (is_at_fault && !session.was_sampled() && options_.attach_pid) {
+        agent.process.wait_for_change(kExecutingMs);
+    }
+    // What could not be done with an agent whose program is no more is not its fault.
+    if (is_at_fault && (session.was_sampled() || !agent.process.has_executed())) {
         complain("process {} {}: {}", session.pid(),
                  session.was_sampled() ? "was not sampled to its end" : "cannot be sampled",
                  session.complaint());

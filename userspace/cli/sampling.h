@@ -67,9 +67,15 @@ class Sampling {
     /// there is one already. It takes the place of one that was in that process before, which has
     /// executed another program since. After stop() it is turned away, and so is one whose process
     /// has ended.
-    void add_agent(Channel channel, pid_t pid, UniqueFd pidfd = {});
+    /// `image`: the program that the agent was brought into, where that is known.
+    void add_agent(Channel channel, pid_t pid, UniqueFd pidfd = {},
+                   const std::optional<ProgramImage>& image = {});
     /// Tells of an agent that wanted to be taken in and could not be.
     void miss_agent(const Error& error);
+    /// Tells why there is nothing to sample.
+    void refuse(const std::string& why);
+    /// Whether anything was told that could not be sampled.
+    [[nodiscard]] bool has_complained() const { return complaints_ != 0; }
     /// Begins the end: all agents are told to stop. Once; any number of calls.
     void stop();
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -113,19 +114,11 @@ report::Palette choose_palette(int fd) {
     return has_colours ? report::Palette::colours() : report::Palette::none();
 }
 
-bool write_text(int fd, std::string_view text) {
-    while (!text.empty()) {
-        const ssize_t written = ::write(fd, text.data(), text.size());
-        if (written < 0 && errno != EINTR) {
-            return false;
-        }
-        text.remove_prefix(static_cast<std::size_t>(std::max<ssize_t>(written, 0)));
-    }
-    return true;
-}
-
 int run_where(const Options& options) {
     const pid_t pid = *options.where_pid;
+    // A reader that has gone, and a limit on the output's size, show where it is written.
+    std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGXFSZ, SIG_IGN);
     if (!options.exposure_ns) {
         return run_aside(pid, [&](StallGuard& guard) { return report_once(options, guard); });
     }

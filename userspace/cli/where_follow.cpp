@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -261,7 +262,11 @@ int Follower::write_summary() {
     const std::string text =
         json ? make_json_summary(model_, target_.header(), options_.interval_ns, end_)
              : make_text_summary(model_, target_.header(), choose_palette(STDERR_FILENO));
-    return write_text(json ? STDOUT_FILENO : STDERR_FILENO, text) ? 0 : kExitFailure;
+    if (!write_text(json ? STDOUT_FILENO : STDERR_FILENO, text)) {
+        say("the summary could not be written: {}", strerror(errno));
+        return kExitFailure;
+    }
+    return 0;
 }
 
 }  // namespace

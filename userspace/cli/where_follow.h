@@ -21,7 +21,4 @@ int follow_where(const Options& options, WhereTarget& target, report::ProcessRep
 /// (https://no-color.org).
 report::Palette choose_palette(int fd);
 
-/// Writes all of the text; false when the other end takes no more.
-bool write_text(int fd, std::string_view text);
-
 }  // namespace echion::cli

@@ -15,7 +15,6 @@
 namespace echion::cli {
 namespace {
 
-
 std::string to_text(const cpython::Version& version) {
     return std::to_string(version.major) + "." + std::to_string(version.minor) + "." +
            std::to_string(version.micro);
@@ -111,6 +110,10 @@ tl::expected<std::unique_ptr<WhereTarget>, WhereTarget::Refusal> WhereTarget::op
     if (!info) {
         return refuse("there is no process " + number +
                       " (in a container, take the id that it has there)");
+    }
+    if (info->group_pid != 0 && info->group_pid != pid) {
+        return refuse(number + " is a thread, not a process: give the id of its process, " +
+                      std::to_string(info->group_pid));
     }
     const std::string name = "process " + number + " (" + info->name + ")";
     auto target = std::make_unique<WhereTarget>(guard);

@@ -13,7 +13,9 @@ namespace echion {
 
 /// What /proc/PID/status says of a process or of one of its threads (proc(5)).
 struct ProcessInfo {
-    pid_t pid = 0;       ///< as this process sees it
+    pid_t pid = 0;  ///< as this process sees it
+    pid_t group_pid =
+        0;  ///< of its process, likewise: another one for a thread that is not the first
     pid_t own_pid = 0;   ///< as it sees itself, in its innermost PID namespace
     char name[32] = {};  ///< command name (at most 15 bytes of it are the kernel's), escaped
     /// 'R' running, 'S' sleeping, 'D' uninterruptible, 'T' stopped, 't' traced, 'Z' zombie, 'X'.
@@ -49,10 +51,15 @@ Result<ProcessInfo> read_process_info(pid_t pid);
 /// The same for one thread of a process.
 Result<ProcessInfo> read_thread_info(pid_t pid, pid_t tid);
 
-/// Whether only `count` threads of a process are left, and none is the one that the process started
-/// with: it has left by pthread_exit(3), and its number stays with the process. `pid` 0 is this
-/// process. False when it cannot be told. Opens a file.
-bool is_left_to_threads(pid_t pid, unsigned count);
+/// Which threads a process has beside `count` of them. The first is the one that it started with,
+/// whose number stays with the process when that thread ends before others.
+enum class OtherThreads : std::uint8_t {
+    kFirst,         ///< the first at least; or it cannot be told
+    kWithoutFirst,  ///< some, but the first has ended
+    kNone,
+};
+/// `pid` 0 is this process. Opens a file.
+OtherThreads look_at_other_threads(pid_t pid, unsigned count);
 
 /// Calls `visit` with the id of each thread of a process until it returns false. Threads come and
 /// go meanwhile. Allocates nothing.

@@ -38,6 +38,19 @@ std::array<std::uint64_t, 6> parse_program_places(std::string_view text);
 /// Too little of something that this process needs to look at another one: EMFILE, ENFILE, ENOMEM.
 bool is_shortage(int system_errno);
 
+/// How the first thread of a process has ended before others, as wait(2) would tell it of a process
+/// (WIFEXITED() and so on). 0 when it lives, when it may not be looked at, and when it has left by
+/// pthread_exit(3). `pid` 0 is this process. Opens a file.
+int read_first_thread_status(pid_t pid);
+
+/// The same in the text of a stat file. Pure.
+int parse_exit_status(std::string_view text);
+
+/// Whether a process has ended, or is ending: its first thread has given its memory back for that
+/// (PF_EXITING), or there is no such process. A process whose other thread executes a program looks
+/// like that for some microseconds.
+bool is_ending(pid_t pid);
+
 /// Whether it is a thread of the kernel's (PF_KTHREAD). One that is ending has no memory either,
 /// and is none. False when it cannot be told.
 bool is_kernel_thread(pid_t pid);

@@ -114,6 +114,8 @@ void keep_field(std::string_view key, std::string_view value, ProcessInfo& info)
     } else if (key == "Pid") {
         parse_number(value, info.pid);
         info.own_pid = info.pid;
+    } else if (key == "Tgid") {
+        parse_number(value, info.group_pid);
     } else if (key == "NSpid") {
         for (auto word = take_word(rest); !word.empty(); word = take_word(rest)) {
             parse_number(word, info.own_pid);
@@ -190,9 +192,12 @@ Result<ProcessInfo> read_thread_info(pid_t pid, pid_t tid) {
     return read_status(pid, name);
 }
 
-bool is_left_to_threads(pid_t pid, unsigned count) {
+OtherThreads look_at_other_threads(pid_t pid, unsigned count) {
     const auto info = read_process_info(pid);
-    return info && info->state == 'Z' && info->threads == count + 1;
+    if (!info || info->state != 'Z') {
+        return OtherThreads::kFirst;
+    }
+    return info->threads == count + 1 ? OtherThreads::kNone : OtherThreads::kWithoutFirst;
 }
 
 Status for_each_thread(pid_t pid, FunctionRef<bool(pid_t)> visit) {

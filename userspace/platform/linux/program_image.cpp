@@ -19,6 +19,9 @@ constexpr unsigned kFieldBehindName = 3;
 constexpr unsigned kFlagsField = 9;
 constexpr std::array<unsigned, 6> kPlaceFields = {26, 27, 28, 45, 46, 47};
 
+constexpr unsigned kExitStatusField = 52;
+
+constexpr std::uint64_t kExiting = 0x4;              // PF_EXITING (include/linux/sched.h)
 constexpr std::uint64_t kKernelThread = 0x00200000;  // PF_KTHREAD (include/linux/sched.h)
 
 constexpr std::size_t kStatBytes = 2048;
@@ -41,6 +44,15 @@ std::array<std::uint64_t, count> parse_fields(std::string_view text,
         }
     }
     return values;
+}
+
+Result<std::uint64_t> read_flags(pid_t pid) {
+    std::array<char, kStatBytes> text;
+    const auto size = read_proc_text(pid, "stat", text.data(), text.size());
+    if (!size) {
+        return tl::unexpected(size.error());
+    }
+    return parse_fields(std::string_view(text.data(), *size), std::array{kFlagsField})[0];
 }
 
 }  // namespace
@@ -75,11 +87,22 @@ Result<ProgramImage> look_at_program(pid_t pid) {
     return image;
 }
 
-bool is_kernel_thread(pid_t pid) {
+int parse_exit_status(std::string_view text) {
+    return static_cast<int>(parse_fields(text, std::array{kExitStatusField})[0]);
+}
+
+int read_first_thread_status(pid_t pid) {
     std::array<char, kStatBytes> text;
     const auto size = read_proc_text(pid, "stat", text.data(), text.size());
-    return size && (parse_fields(std::string_view(text.data(), *size), std::array{kFlagsField})[0] &
-                    kKernelThread) != 0;
+    return size ? parse_exit_status({text.data(), *size}) : 0;
 }
+
+bool is_ending(pid_t pid) {
+    const auto flags = read_flags(pid);
+    return flags ? (*flags & kExiting) != 0
+                 : flags.error().system_errno == ENOENT || flags.error().system_errno == ESRCH;
+}
+
+bool is_kernel_thread(pid_t pid) { return (read_flags(pid).value_or(0) & kKernelThread) != 0; }
 
 }  // namespace echion
