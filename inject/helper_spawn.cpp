@@ -65,7 +65,7 @@ class Borrower {
           deadline_ns_(monotonic_ns() + request.limits.safe_point_ns),
           map_(std::move(map)),
           unwinder_(request.reader, request.code),
-          seccomp_(request.target.pid(), request.limits.allow_unknown_seccomp),
+          seccomp_(request.target.pid(), request.limits.allow_unknown_seccomp, find_facts(request)),
           safe_point_(request.reader, request.code, unwinder_, map_) {}
 
     /// Tries one thread after the other. Nothing when a thread cannot be let go: then the calling
@@ -123,6 +123,12 @@ class Borrower {
     }
 
   private:
+    static CallFacts find_facts(const SpawnRequest& request) {
+        CallFacts facts = read_call_facts(request.target.pid(), request.reader, request.code);
+        facts.shares_descriptor_table = request.parameters.wants_own_table == 0;
+        return facts;
+    }
+
     [[nodiscard]] pid_t pid() const { return request_.target.pid(); }
     [[nodiscard]] bool is_over() const {
         return monotonic_ns() >= deadline_ns_ || request_.limits.is_cancelled();

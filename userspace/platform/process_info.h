@@ -32,6 +32,7 @@ struct ProcessInfo {
     std::uint64_t shared_pending_signals = 0;  ///< of the process
     std::uint64_t blocked_signals = 0;
     std::uint64_t ignored_signals = 0;
+    std::uint64_t caught_signals = 0;
     std::uint64_t effective_capabilities = 0;  ///< in its own user namespace, as the next
     std::uint64_t permitted_capabilities = 0;
     std::uint64_t voluntary_switches = 0;

@@ -142,6 +142,8 @@ void keep_field(std::string_view key, std::string_view value, ProcessInfo& info)
         parse_number(value, info.blocked_signals, 16);
     } else if (key == "SigIgn") {
         parse_number(value, info.ignored_signals, 16);
+    } else if (key == "SigCgt") {
+        parse_number(value, info.caught_signals, 16);
     } else if (key == "CapEff") {
         parse_number(value, info.effective_capabilities, 16);
     } else if (key == "CapPrm") {
