@@ -275,3 +275,27 @@ def test_filter_that_may_not_be_read(echion, any_python, tmp_path):
         options = ["-x", "0.2", "--engine", "clock", "--allow-seccomp"]
         echion.run(["-p", str(target.pid)], *options, wrap=without).check()
         finish(target)
+
+
+@pytest.mark.parametrize("call", ["clone3", "madvise"])
+def test_filter_that_was_not_read_is_the_likely_cause(echion, any_python, tmp_path, call):
+    """What it refuses shows only when it is done: then it is named."""
+    without = ["setpriv", "--inh-caps=-sys_admin", "--bounding-set=-sys_admin"]
+    with start_filtered(tmp_path, any_python, [answer(ERRNO | EPERM, call)]) as target:
+        options = ["-x", "0.2", "--engine", "clock", "--allow-seccomp"]
+        result = echion.run(["-p", str(target.pid)], *options, wrap=without)
+        if result.returncode:
+            words = ("Operation not permitted", "its seccomp filter is the likely cause")
+            assert all(word in result.stderr for word in words), result.stderr
+        else:
+            assert call == "clone3", "only a C library that makes threads by clone does without"
+        finish(target)
+
+
+@pytest.mark.parametrize("call", ["clone3", "madvise"])
+def test_filter_that_was_read_is_named_beforehand(echion, any_python, tmp_path, call):
+    with start_filtered(tmp_path, any_python, [answer(ERRNO | EPERM, call)]) as target:
+        result = echion.run(["-p", str(target.pid)], "-x", "0.1")
+        if result.returncode or call != "clone3":
+            assert f"seccomp filter refuses {call} (Operation" in result.stderr, result.stderr
+        finish(target)

@@ -150,6 +150,8 @@ void keep_field(std::string_view key, std::string_view value, ProcessInfo& info)
         parse_number(value, info.permitted_capabilities, 16);
     } else if (key == "voluntary_ctxt_switches") {
         parse_number(value, info.voluntary_switches);
+    } else if (key == "VmLck") {
+        parse_number(take_word(rest), info.locked_kilobytes);
     } else if (key == "VmSize") {
         info.has_memory = true;
     } else if (key == "x86_Thread_features") {
