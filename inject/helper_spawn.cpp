@@ -65,7 +65,7 @@ class Borrower {
           deadline_ns_(monotonic_ns() + request.limits.safe_point_ns),
           map_(std::move(map)),
           unwinder_(request.reader, request.code),
-          seccomp_(request.target.pid(), request.limits.allow_unknown_seccomp),
+          seccomp_(request.target.pid(), request.limits.allow_unknown_seccomp, find_facts(request)),
           safe_point_(request.reader, request.code, unwinder_, map_) {}
 
     /// Tries one thread after the other. Nothing when a thread cannot be let go: then the calling
@@ -123,6 +123,12 @@ class Borrower {
     }
 
   private:
+    static CallFacts find_facts(const SpawnRequest& request) {
+        CallFacts facts = read_call_facts(request.target.pid(), request.reader, request.code);
+        facts.shares_descriptor_table = request.parameters.wants_own_table == 0;
+        return facts;
+    }
+
     [[nodiscard]] pid_t pid() const { return request_.target.pid(); }
     [[nodiscard]] bool is_over() const {
         return monotonic_ns() >= deadline_ns_ || request_.limits.is_cancelled();
@@ -293,7 +299,7 @@ class Borrower {
                                  {0, kRegionBytes, PROT_READ | PROT_EXEC,
                                   MAP_PRIVATE | MAP_ANONYMOUS, ~std::uintptr_t{0}, 0});
         if (!mapped || (*mapped < 0 && *mapped > -4096)) {
-            return tl::unexpected(call_failure(mapped, "could not map memory in "));
+            return tl::unexpected(call_failure(mapped));
         }
         const Address region(static_cast<std::uintptr_t>(*mapped));
         auto result = fill_and_start(session, context, way, region);
@@ -349,7 +355,7 @@ class Borrower {
                                {data.value(), kRegionBytes - kStubCodeBytes,
                                 static_cast<std::uintptr_t>(PROT_READ | PROT_WRITE)});
         if (!made || *made != 0) {
-            return tl::unexpected(call_failure(made, "could not map memory in "));
+            return tl::unexpected(call_failure(made));
         }
         return {};
     }
@@ -389,10 +395,11 @@ class Borrower {
                 const auto error = request_.reader.read_value<std::int32_t>(
                     region + kStubCodeBytes + offsetof(StubParameters, spawn_error));
                 const int cause = error ? *error : EAGAIN;
-                return tl::unexpected(failure({ErrorKind::kSystem, cause, "make a thread"},
-                                              "could not make a thread in " +
-                                                  describe_process(pid()) + ": " +
-                                                  std::strerror(cause)));
+                return tl::unexpected(InjectFailure{{ErrorKind::kSystem, cause, "make a thread"},
+                                                    "could not make a thread in " +
+                                                        describe_process(pid()) + ": " +
+                                                        std::strerror(cause),
+                                                    true});
             }
             default:
                 // It runs, but gets no CPU, or it waits in the allocator or for a page, and for
@@ -443,14 +450,17 @@ class Borrower {
         nanosleep(&pause, nullptr);
     }
 
-    [[nodiscard]] InjectFailure call_failure(const Result<long>& result, const char* what) const {
+    [[nodiscard]] InjectFailure call_failure(const Result<long>& result) const {
         if (!result && result.error().system_errno == ESRCH) {
             return lost_hold(result.error());
         }
-        const Error error =
-            result ? Error{ErrorKind::kSystem, static_cast<int>(-*result), what} : result.error();
-        return failure(error, what + describe_process(pid()) + ": " +
-                                  (result ? std::strerror(error.system_errno) : error.what));
+        const Error error = result
+                                ? Error{ErrorKind::kSystem, static_cast<int>(-*result), kMapMemory}
+                                : result.error();
+        return {error,
+                "could not map memory in " + describe_process(pid()) + ": " +
+                    (result ? std::strerror(error.system_errno) : error.what),
+                result.has_value()};
     }
 
     const SpawnRequest& request_;

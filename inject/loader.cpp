@@ -19,6 +19,7 @@
 #include "inject/target_identity.h"
 #include "inject/thread_descriptors.h"
 #include "memory/read_budget.h"
+#include "platform/linux/proc_file.h"
 #include "platform/process_info.h"
 #include "platform/process_reader.h"
 #include "platform/program_image.h"
@@ -245,6 +246,31 @@ std::string simplify_message(std::string text) {
     return text;
 }
 
+constexpr char kNoProc[] =
+    "; there is no /proc in its root directory (a chroot?), through which the agent is loaded: "
+    "mount one there, or use echion -w";
+constexpr std::uint64_t kMaxMountBytes = std::uint64_t{16} << 20;
+
+/// Whether a process sees no /proc. By the kernel's list of what it can reach, as its files may be
+/// of a server of its own that does not answer. False when it cannot be told.
+bool lacks_proc(pid_t pid) {
+    const auto mounts = open_proc_file(pid, "mounts");
+    if (!mounts) {
+        return false;
+    }
+    bool has_one = false;
+    // "device place kind …"
+    const Status read = for_each_line(
+        mounts->get(),
+        [&](std::string_view line) {
+            const std::size_t place = line.find(' ');
+            has_one = place != line.npos && line.substr(place).starts_with(" /proc proc ");
+            return !has_one;
+        },
+        kMaxMountBytes);
+    return read && !has_one;
+}
+
 /// The conversation with the helper thread through the region and the new channel.
 class Conversation {
   public:
@@ -442,22 +468,27 @@ class Conversation {
         message[sizeof(message) - 1] = '\0';
         switch (static_cast<HelperStep>(state.helper_step)) {
             case HelperStep::kMakeChannel:
-                return {error, "could not make a socket in " + who + ": " + std::strerror(cause)};
+                return {error, "could not make a socket in " + who + ": " + std::strerror(cause),
+                        true};
             case HelperStep::kMakeMemoryFile:
                 return {error,
-                        "could not make a memory file in " + who + ": " + std::strerror(cause)};
+                        "could not make a memory file in " + who + ": " + std::strerror(cause),
+                        true};
             case HelperStep::kWaitForImage:
                 return hung_up();
             case HelperStep::kLoadLibrary:
             case HelperStep::kFindEntry:
-                return {error, "the dynamic loader of " + who +
-                                   " refuses the agent: " + simplify_message(message)};
+                return {error,
+                        "the dynamic loader of " + who + " refuses the agent: " +
+                            simplify_message(message) + (lacks_proc(pid_) ? kNoProc : ""),
+                        true};
             case HelperStep::kCallEntry:
                 if (cause == EBUSY) {
                     return {{ErrorKind::kRefused, EBUSY, "busy"},
                             "another echion is already sampling " + who + "; wait until it ends"};
                 }
-                return {error, "the agent does not start in " + who + ": " + std::strerror(cause)};
+                return {error, "the agent does not start in " + who + ": " + std::strerror(cause),
+                        true};
             default:
                 return {error, "the agent was not loaded into " + who + "; try again"};
         }

@@ -62,11 +62,16 @@ struct Injection {
     InjectCost cost;
 };
 
+/// Error::what of an InjectFailure: the target may map no memory.
+inline constexpr char kMapMemory[] = "map memory";
+
 /// Why it did not work. `text` is one line for the user, without "echion:", and says what to do. It
 /// may hold words of the target (its name, its loader's message): control characters and all.
 struct InjectFailure {
     Error error;
     std::string text;
+    /// The error is what a call gave in the target, whose limits and filters may be behind it.
+    bool is_targets = false;
 };
 
 using InjectResult = tl::expected<Injection, InjectFailure>;

@@ -39,8 +39,9 @@ constexpr NeededCall required(const char* name, long number, std::array<CallArgu
                               CallUse use = CallUse::kAlways) {
     return {name, number, CallNeed::kRequired, use, arguments};
 }
-constexpr NeededCall vital(const char* name, long number, std::array<CallArgument, 6> arguments) {
-    return {name, number, CallNeed::kVital, CallUse::kAlways, arguments};
+constexpr NeededCall vital(const char* name, long number, std::array<CallArgument, 6> arguments,
+                           CallUse use = CallUse::kAlways) {
+    return {name, number, CallNeed::kVital, use, arguments};
 }
 
 constexpr NeededCall optional(const char* name, long number, std::array<CallArgument, 6> arguments,
@@ -64,8 +65,7 @@ constexpr NeededCall kCalls[] = {
                           integer(MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK), integer(-1), kZero}),
     required(CALL(mmap),
              {kAny, kAny, integer(PROT_NONE), integer(MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE),
-              integer(-1), kZero},
-             kSometimes),
+              integer(-1), kZero}),
     required(CALL(mmap),
              {kAny, kAny, integer(PROT_READ), integer(MAP_PRIVATE | MAP_DENYWRITE), kAny, kAny}),
     required(CALL(mmap), {kAny, kAny, integer(PROT_READ | PROT_EXEC),
@@ -96,35 +96,33 @@ constexpr NeededCall kCalls[] = {
     // Of the stacks that glibc no longer keeps: it aborts (nptl/nptl-stack.c).
     vital(CALL(munmap), {kAny, kAny, kAny, kAny, kAny, kAny}),
     optional(CALL(madvise), {kAny, kAny, integer(MADV_DONTNEED), kAny, kAny, kAny}),
-    optional(CALL(madvise), {kAny, kAny, integer(MADV_DONTFORK), kAny, kAny, kAny}),
+    required(CALL(madvise), {kAny, kAny, integer(MADV_DONTFORK), kAny, kAny, kAny}),
     optional(CALL(brk), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(mremap), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(prlimit64), {kZero, integer(RLIMIT_AS), kZero, kAny, kAny, kAny}),
-    optional(CALL(prlimit64), {kZero, integer(RLIMIT_DATA), kZero, kAny, kAny, kAny}, kSometimes),
+    optional(CALL(prlimit64), {kZero, integer(RLIMIT_DATA), kZero, kAny, kAny, kAny}),
     optional(CALL(prlimit64), {kZero, integer(RLIMIT_STACK), kZero, kAny, kAny, kAny}, kSometimes),
     optional(CALL(prlimit64), {kZero, integer(RLIMIT_NOFILE), kZero, kAny, kAny, kAny}, kSometimes),
 
-    // Threads: made, begun, ended. glibc since 2.34 makes them by clone3, before that by clone; for
-    // want of one (ENOSYS) it takes the other. See judge_filters().
-    optional(CALL(clone3), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
-    optional(CALL(clone),
+    // Threads: made, begun, ended. glibc since 2.34 makes them by clone3, and by clone only where
+    // that says ENOSYS (sysdeps/unix/sysv/linux/clone-internal.c); other C libraries by clone.
+    required(CALL(clone3), {kAny, kAny, kAny, kAny, kAny, kAny}, CallUse::kByClone3),
+    required(CALL(clone),
              {word(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
                    CLONE_SYSVSEM | CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID),
               kAny, kAny, kAny, kAny, kAny},
-             kSometimes),
+             CallUse::kByClone),
     optional(CALL(set_robust_list), {kAny, word(24), kAny, kAny, kAny, kAny}),
     // "rseq registration failed" (glibc nptl/pthread_create.c, start_thread()).
-    vital(CALL(rseq), {kAny, kAny, kZero, kAny, kAny, kAny}),
+    vital(CALL(rseq), {kAny, kAny, kZero, kAny, kAny, kAny}, CallUse::kByRseq),
     optional(CALL(rt_sigprocmask), {integer(SIG_BLOCK), kAny, kAny, kSignalSetBytes, kAny, kAny}),
     optional(CALL(rt_sigprocmask), {integer(SIG_SETMASK), kAny, kAny, kSignalSetBytes, kAny, kAny}),
-    optional(CALL(rt_sigprocmask), {integer(SIG_UNBLOCK), kAny, kAny, kSignalSetBytes, kAny, kAny},
-             kSometimes),
+    optional(CALL(rt_sigprocmask), {integer(SIG_UNBLOCK), kAny, kAny, kSignalSetBytes, kAny, kAny}),
     // glibc's own signals, 32 (cancellation) and 33 (setuid), with a process's second thread.
     optional(CALL(rt_sigaction), {integer(32), kAny, kAny, kSignalSetBytes, kAny, kAny},
              kSometimes),
     optional(CALL(rt_sigaction), {integer(33), kAny, kAny, kSignalSetBytes, kAny, kAny},
-             kSometimes),
-    optional(CALL(sched_getaffinity), {kZero, kAny, kAny, kAny, kAny, kAny}, kSometimes),
+             CallUse::kByFirstThread),
     // "The futex facility returned an unexpected error code" (glibc nptl/futex-internal.h).
     vital(CALL(futex), {kAny, integer(FUTEX_WAIT_PRIVATE), kAny, kAny, kAny, kAny}),
     vital(CALL(futex), {kAny, integer(FUTEX_WAKE_PRIVATE), kAny, kAny, kAny, kAny}),
@@ -165,16 +163,18 @@ constexpr NeededCall kCalls[] = {
               kAny, kAny, kAny},
              kSometimes),
     required(CALL(read), {kAny, kAny, kAny, kAny, kAny, kAny}),
-    optional(CALL(pread64), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
-    optional(CALL(newfstatat), {kAny, kAny, kAny, integer(AT_EMPTY_PATH), kAny, kAny}, kSometimes),
-    optional(CALL(fstat), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
+    required(CALL(pread64), {kAny, kAny, kAny, kAny, kAny, kAny}),
+    // fstat(3): by newfstatat in glibc 2.33 to 2.38, else by fstat.
+    required(CALL(newfstatat), {kAny, kAny, kAny, integer(AT_EMPTY_PATH), kAny, kAny},
+             CallUse::kByFstatat),
+    required(CALL(fstat), {kAny, kAny, kAny, kAny, kAny, kAny}, CallUse::kByFstat),
     optional(CALL(statx), {kAny, kAny, integer(AT_EMPTY_PATH), kAny, kAny, kAny}, kSometimes),
     optional(CALL(getdents64), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
 
     // A descriptor table of the second helper's or the sampler's own, by the one call or the other.
-    optional(CALL(close_range), {kAny, kAny, integer(CLOSE_RANGE_UNSHARE), kAny, kAny, kAny},
-             kSometimes),
-    optional(CALL(close_range), {kAny, kAny, integer(0), kAny, kAny, kAny}, kSometimes),
+    optional(CALL(close_range), {kAny, kAny, integer(CLOSE_RANGE_UNSHARE), kAny, kAny, kAny}),
+    optional(CALL(close_range), {kAny, kAny, integer(0), kAny, kAny, kAny},
+             CallUse::kBySharedTable),
     optional(CALL(unshare), {integer(CLONE_FILES), kAny, kAny, kAny, kAny, kAny}, kSometimes),
 
     // The sampler's channel.
@@ -183,6 +183,7 @@ constexpr NeededCall kCalls[] = {
              kSometimes),
     required(CALL(recvmsg), {kAny, kAny, integer(MSG_CMSG_CLOEXEC), kAny, kAny, kAny}),
     optional(CALL(recvfrom), {kAny, kAny, kAny, integer(0), kZero, kZero}),
+    optional(CALL(poll), {kAny, word(1), kAny, kAny, kAny, kAny}),
     optional(CALL(fcntl), {kAny, integer(F_GET_SEALS), kAny, kAny, kAny, kAny}),
     optional(CALL(fcntl), {kAny, integer(F_GETFL), kAny, kAny, kAny, kAny}),
     optional(CALL(fcntl), {kAny, integer(F_SETFL), kAny, kAny, kAny, kAny}),
@@ -192,6 +193,8 @@ constexpr NeededCall kCalls[] = {
     // The sampler: who it is, memory, clocks, waiting, scheduling.
     optional(CALL(getpid), {kAny, kAny, kAny, kAny, kAny, kAny}),
     required(CALL(gettid), {kAny, kAny, kAny, kAny, kAny, kAny}),
+    // Whether a thread's number is one of the process's.
+    optional(CALL(tgkill), {kAny, kAny, integer(0), kAny, kAny, kAny}),
     optional(CALL(process_vm_writev), {kAny, kAny, kAny, kAny, kAny, kZero}),
     optional(CALL(process_vm_readv), {kAny, kAny, kAny, kAny, kAny, kZero}, kSometimes),
     optional(CALL(clock_gettime), {integer(CLOCK_THREAD_CPUTIME_ID), kAny, kAny, kAny, kAny, kAny}),
@@ -205,6 +208,7 @@ constexpr NeededCall kCalls[] = {
     optional(CALL(rt_sigtimedwait), {kAny, kAny, kAny, kSignalSetBytes, kAny, kAny}),
     optional(CALL(sched_getattr), {kZero, kAny, kAny, kZero, kAny, kAny}),
     optional(CALL(sched_setattr), {kZero, kAny, kZero, kAny, kAny, kAny}),
+    optional(CALL(sched_getaffinity), {kZero, kAny, kAny, kAny, kAny, kAny}),
     optional(CALL(sched_setaffinity), {kZero, kAny, kAny, kAny, kAny, kAny}),
     optional(CALL(prctl), {integer(PR_SET_TIMERSLACK), kAny, kAny, kAny, kAny, kAny}),
     optional(CALL(getrusage), {integer(RUSAGE_THREAD), kAny, kAny, kAny, kAny, kAny}, kSometimes),
@@ -216,7 +220,6 @@ constexpr NeededCall kCalls[] = {
     optional(CALL(rt_sigaction), {integer(SIGINT), kAny, kAny, kSignalSetBytes, kAny, kAny},
              kSometimes),
     optional(CALL(tgkill), {kAny, kAny, integer(SIGIO), kAny, kAny, kAny}, kSometimes),
-    optional(CALL(poll), {kAny, word(1), kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(write), {integer(STDERR_FILENO), kAny, kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(ioctl), {integer(STDERR_FILENO), integer(TCGETS), kAny, kAny, kAny, kAny},
              kSometimes),
@@ -236,15 +239,48 @@ int errno_of(std::uint32_t value) {
     return is_errno ? static_cast<int>(value & SECCOMP_RET_DATA) : ENOSYS;
 }
 
+/// How often a call is made in a process of which this is known.
+enum class Frequency : std::uint8_t { kNever, kPerhaps, kSurely };
+
+Frequency find_frequency(CallUse use, const CallFacts& facts) {
+    const auto surely_if = [](bool is_so) {
+        return is_so ? Frequency::kSurely : Frequency::kPerhaps;
+    };
+    switch (use) {
+        case CallUse::kAlways:
+            return Frequency::kSurely;
+        case CallUse::kByRseq:
+            return facts.has_rseq ? Frequency::kSurely : Frequency::kNever;
+        case CallUse::kByClone3:
+            return surely_if(facts.makes_threads_by_clone3);
+        case CallUse::kByClone:
+            return surely_if(!facts.makes_threads_by_clone3);
+        case CallUse::kByFstatat:
+            return surely_if(facts.has_fstat_by_fstatat);
+        case CallUse::kByFstat:
+            return surely_if(!facts.has_fstat_by_fstatat);
+        case CallUse::kByFirstThread:
+            return surely_if(facts.has_to_prepare_for_threads);
+        case CallUse::kBySharedTable:
+            return surely_if(facts.shares_descriptor_table);
+        case CallUse::kSometimes:
+            break;
+    }
+    return Frequency::kPerhaps;
+}
+
 /// What one call's outcome gives to object to.
-CallObjection object_to(const NeededCall& call, const FilterOutcome& outcome) {
+CallObjection object_to(const NeededCall& call, const FilterOutcome& outcome, Frequency frequency) {
     const FilterEffect worst = effect_of(outcome.worst);
     const FilterEffect best = effect_of(outcome.best);
+    const bool is_sure = frequency == Frequency::kSurely;
     if (is_harmful(worst)) {
-        return {&call, worst, 0, is_harmful(best) && call.use == CallUse::kAlways};
+        return {&call, worst, 0, is_harmful(best) && is_sure};
     }
-    if (best == FilterEffect::kRefuses && call.need != CallNeed::kOptional) {
-        return {&call, best, errno_of(outcome.best), call.use == CallUse::kAlways};
+    // Of a call that may not be made it is to be seen what the refusal does.
+    const bool is_no_way = is_sure || call.use == CallUse::kSometimes;
+    if (best == FilterEffect::kRefuses && call.need != CallNeed::kOptional && is_no_way) {
+        return {&call, best, errno_of(outcome.best), is_sure};
     }
     return {};
 }
@@ -287,30 +323,33 @@ Result<FilterOutcome> evaluate_call(std::span<const SeccompFilter> filters, cons
         {static_cast<std::uint32_t>(call.number), arch::kAuditArchitecture, call.arguments}, steps);
 }
 
-Result<CallObjection> judge_filters(std::span<const SeccompFilter> filters, bool has_rseq) {
+Result<CallObjection> judge_filters(std::span<const SeccompFilter> filters,
+                                    const CallFacts& facts) {
     std::size_t steps = kMaxSteps;
     CallObjection gravest;
-    const NeededCall* thread_call = nullptr;  // the last way to make a thread
-    int thread_errno = 0;
-    bool can_make_thread = false;
+    CallFacts known = facts;
     for (const NeededCall& call : kCalls) {
         const auto outcome = evaluate_call(filters, call, steps);
         if (!outcome) {
             return tl::unexpected(outcome.error());
         }
-        const bool is_made = call.number != SYS_rseq || has_rseq;
-        const CallObjection objection = is_made ? object_to(call, *outcome) : CallObjection();
+        const Frequency frequency = find_frequency(call.use, known);
+        const bool is_harmless = !is_harmful(effect_of(outcome->worst));
+        if (call.use == CallUse::kByClone3 && is_harmless &&
+            effect_of(outcome->best) == FilterEffect::kRefuses &&
+            errno_of(outcome->best) == ENOSYS) {
+            known.makes_threads_by_clone3 = false;  // clone comes behind it in the table
+            continue;
+        }
+        if (frequency == Frequency::kNever) {
+            continue;
+        }
+        const CallObjection objection = object_to(call, *outcome, frequency);
         if (rank(objection) > rank(gravest)) {
             gravest = objection;
         }
-        if (call.number == SYS_clone || call.number == SYS_clone3) {
-            thread_call = &call;
-            thread_errno = errno_of(outcome->best);
-            can_make_thread |= effect_of(outcome->best) != FilterEffect::kRefuses;
-        }
     }
-    const CallObjection no_threads{thread_call, FilterEffect::kRefuses, thread_errno, true};
-    return !can_make_thread && rank(no_threads) > rank(gravest) ? no_threads : gravest;
+    return gravest;
 }
 
 }  // namespace echion::inject

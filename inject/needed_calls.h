@@ -22,6 +22,28 @@ enum class CallUse : std::uint8_t {
     kAlways,
     /// Only with some C libraries, on some ways through the program, or when something else fails.
     kSometimes,
+    // Those that hinge on what is known of the process: CallFacts.
+    kByRseq,         ///< Never without has_rseq.
+    kByClone3,       ///< makes_threads_by_clone3
+    kByClone,        ///< Not makes_threads_by_clone3, or where that call is refused with ENOSYS.
+    kByFstatat,      ///< has_fstat_by_fstatat
+    kByFstat,        ///< Not has_fstat_by_fstatat.
+    kByFirstThread,  ///< has_to_prepare_for_threads
+    kBySharedTable,  ///< shares_descriptor_table
+};
+
+/// What decides which calls are made in a process; see read_call_facts() in seccomp_gate.h..
+struct CallFacts {
+    /// The thread has an area of rseq(2), and so its C library insists on one for each new thread.
+    bool has_rseq = false;
+    bool makes_threads_by_clone3 = false;
+    bool has_fstat_by_fstatat = false;
+    /// There has been no second thread: the C library makes ready for one.
+    bool has_to_prepare_for_threads = false;
+    /// The helper cannot have a descriptor table of its own: see StubParameters::wants_own_table.
+    bool shares_descriptor_table = false;
+
+    bool operator==(const CallFacts&) const = default;
 };
 
 struct NeededCall {
@@ -63,9 +85,7 @@ struct CallObjection {
     bool is_certain = false;
 };
 
-/// The gravest objection to all the calls: what is certain first. `has_rseq`: the thread has an
-/// area of rseq(2), and so its C library insists on one for each new thread. Errors as
-/// evaluate_filters().
-Result<CallObjection> judge_filters(std::span<const SeccompFilter> filters, bool has_rseq);
+/// The gravest objection to all the calls: what is certain first. Errors as evaluate_filters().
+Result<CallObjection> judge_filters(std::span<const SeccompFilter> filters, const CallFacts& facts);
 
 }  // namespace echion::inject

@@ -14,6 +14,7 @@ namespace {
 
 constexpr unsigned kCapSysAdmin = 21;                        // capabilities(7)
 constexpr std::uint64_t kInitialUserNamespace = 0xeffffffd;  // PROC_USER_INIT_INO
+constexpr unsigned kGlibcBroadcast = 33;                     // SIGSETXID (internal-signals.h)
 constexpr unsigned kStrictMode = 1;                          // SECCOMP_MODE_STRICT
 // One word each at least, and four that the kernel adds: see kMaxThreadInstructions.
 constexpr unsigned kMaxFilters = kMaxThreadInstructions / 5;
@@ -42,8 +43,23 @@ std::string describe(const CallObjection& objection) {
 
 }  // namespace
 
-SeccompGate::SeccompGate(pid_t pid, bool allow_unknown)
-    : pid_(pid), allow_unknown_(allow_unknown), readable_(Readable::kYes) {
+CallFacts read_call_facts(pid_t pid, MemoryReader& reader, const TargetCode& code) {
+    const auto has = [&](const char* name) {
+        return code.find_libc_function(reader, name).has_value();
+    };
+    const bool is_glibc = has("gnu_get_libc_version");
+    CallFacts facts;
+    facts.makes_threads_by_clone3 = is_glibc && has("closefrom");                  // 2.34
+    facts.has_fstat_by_fstatat = is_glibc && has("fstat") && !has("pidfd_spawn");  // 2.33, 2.39
+    // glibc from 2.34 on makes ready with the first thread (nptl/pthread_create.c, late_init()).
+    const auto info = read_process_info(pid);
+    facts.has_to_prepare_for_threads = facts.makes_threads_by_clone3 && info &&
+                                       (info->caught_signals >> (kGlibcBroadcast - 1) & 1) == 0;
+    return facts;
+}
+
+SeccompGate::SeccompGate(pid_t pid, bool allow_unknown, const CallFacts& facts)
+    : pid_(pid), allow_unknown_(allow_unknown), readable_(Readable::kYes), facts_(facts) {
     const auto self = read_process_info(kOwnProcess);
     const std::uint64_t space = read_namespace(kOwnProcess, "user");
     if (self && self->seccomp != 0) {
@@ -123,18 +139,18 @@ Result<std::vector<SeccompFilter>> SeccompGate::read_filters(PtraceSession& sess
     return fail(ErrorKind::kBoundExceeded, "too many seccomp filters");
 }
 
-void SeccompGate::judge(std::vector<SeccompFilter> filters, bool has_rseq) {
+void SeccompGate::judge(std::vector<SeccompFilter> filters, const CallFacts& facts) {
     const auto is_same = [](const SeccompFilter& one, const SeccompFilter& other) {
         return one.size() == other.size() &&
                std::memcmp(one.data(), other.data(), one.size() * sizeof(sock_filter)) == 0;
     };
-    if (filters.size() == filters_.size() && has_rseq == has_rseq_ &&
+    if (filters.size() == filters_.size() && facts == facts_ &&
         std::equal(filters.begin(), filters.end(), filters_.begin(), is_same)) {
         return;
     }
     filters_ = std::move(filters);
-    has_rseq_ = has_rseq;
-    objection_ = judge_filters(filters_, has_rseq);
+    facts_ = facts;
+    objection_ = judge_filters(filters_, facts_);
     std::size_t steps = kMaxThreadInstructions;
     const auto restart = evaluate_call(filters_, restart_call(), steps);
     may_restart_ = restart && effect_of(restart->worst) == FilterEffect::kAllows;
@@ -156,7 +172,9 @@ bool SeccompGate::may_borrow(PtraceSession& session) {
                                   ")");
     }
     const auto rseq_area = session.read_rseq_area();
-    judge(std::move(*filters), rseq_area && !rseq_area->is_null());
+    CallFacts facts = facts_;
+    facts.has_rseq = rseq_area && !rseq_area->is_null();
+    judge(std::move(*filters), facts);
     if (filters_.empty()) {
         return true;
     }

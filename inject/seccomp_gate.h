@@ -10,8 +10,14 @@
 #include "inject/loader.h"
 #include "inject/needed_calls.h"
 #include "inject/ptrace_session.h"
+#include "inject/target_code.h"
+#include "memory/reader.h"
 
 namespace echion::inject {
+
+/// What is known of a process before it is stopped, of a thread's calls: has_rseq and
+/// shares_descriptor_table are left false. A C library's version is told by names that it exports.
+CallFacts read_call_facts(pid_t pid, MemoryReader& reader, const TargetCode& code);
 
 /// Keeps threads from being borrowed that have a seccomp filter which would end the process for
 /// what attaching and sampling do in it. Filters belong to threads: the helper thread inherits the
@@ -22,8 +28,9 @@ namespace echion::inject {
 /// not seen.
 class SeccompGate {
   public:
-    /// `allow_unknown`: let threads pass of whose filters it is not known what they do.
-    SeccompGate(pid_t pid, bool allow_unknown);
+    /// `allow_unknown`: let threads pass of whose filters it is not known what they do. `facts`: of
+    /// the process; has_rseq is looked up for each thread.
+    SeccompGate(pid_t pid, bool allow_unknown, const CallFacts& facts);
 
     /// Whether the thread may be stopped at all: not in strict mode, nor with filters that cannot
     /// be read, as the stop itself may make it call what they kill on.
@@ -39,7 +46,7 @@ class SeccompGate {
     enum class Readable : std::uint8_t { kYes, kNoCapability, kOwnFilter };
 
     Result<std::vector<SeccompFilter>> read_filters(PtraceSession& session) const;
-    void judge(std::vector<SeccompFilter> filters, bool has_rseq);
+    void judge(std::vector<SeccompFilter> filters, const CallFacts& facts);
     bool refuse(pid_t tid, std::string text);
     bool refuse_unknown(pid_t tid, const std::string& why);
 
@@ -50,7 +57,7 @@ class SeccompGate {
     // The last filters that were judged, as most threads have the same.
     std::vector<SeccompFilter> filters_;
     Result<CallObjection> objection_;
-    bool has_rseq_ = false;
+    CallFacts facts_;
     bool may_restart_ = true;
 };
 

@@ -122,6 +122,39 @@ def test_the_option_does_not_make_a_deadly_filter_pass(echion, any_python, tmp_p
         finish(target)
 
 
+# Calls that are made in every process, and those by which this C library makes threads and sees
+# what a file is: to kill on them is the end, which the option does not allow. Where there is another
+# way for them, that is for an errno alone.
+@pytest.mark.parametrize("value", [KILL, TRAP], ids=["kill", "trap"])
+@pytest.mark.parametrize(
+    "call", ["clone3", "close_range", "pread64", "poll", "sched_getaffinity", "newfstatat", "fstat"]
+)
+def test_the_option_does_not_make_calls_pass_that_have_another_way(
+    echion, any_python, tmp_path, value, call
+):
+    with start_filtered(tmp_path, any_python, [answer(value, call)]) as target:
+        result = echion.run(["-p", str(target.pid)], "-x", "0.1", "--allow-seccomp")
+        if result.returncode:
+            word = "kills on" if value == KILL else "answers"
+            assert f"seccomp filter {word} {call}" in result.stderr, result.stderr
+        else:  # another C library has no need of it
+            assert call in ("clone3", "newfstatat", "fstat")
+        finish(target)
+
+
+def test_each_call_of_the_table_kills_nobody(echion, any_python, tmp_path, needed_calls):
+    """What --allow-seccomp lets pass is not made in a process like this one: no filter that kills
+    on one set of arguments of the table's ends it."""
+    for place, rule in enumerate(needed_calls):
+        if rule[0] == NUMBERS["read"]:  # the target's own
+            continue
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        with start_filtered(folder, any_python, [match([rule], KILL, ALLOW)]) as target:
+            echion.run(["-p", str(target.pid)], "-x", "0.05", "--allow-seccomp")
+            assert target.is_alive(), rule
+
+
 def test_only_the_borrowed_threads_filters_count(echion, any_python, tmp_path):
     """A thread that has locked up itself alone is no obstacle, nor is it borrowed."""
     filters = [answer(KILL, "socketpair")]
@@ -173,8 +206,8 @@ def test_container_runtimes_filter(echion, any_python, tmp_path, kind):
 
 
 @pytest.fixture(scope="module")
-def allow_list(build_dir):
-    """A filter that kills on all calls but those of the table in inject/needed_calls.cpp."""
+def needed_calls(build_dir):
+    """The table in inject/needed_calls.cpp, as rules."""
     printed = subprocess.run(
         [build_dir / "tests/tools/needed_calls"], capture_output=True, text=True, check=True
     ).stdout
@@ -187,7 +220,14 @@ def allow_list(build_dir):
                 {ARGUMENTS + 4 * i: int(word) for i, word in enumerate(words) if word != "-"},
             )
         )
+    return rules
+
+
+@pytest.fixture(scope="module")
+def allow_list(needed_calls):
+    """A filter that kills on all calls but those of the table."""
     # And what the target does by itself. No more, or it would cover what is missing.
+    rules = list(needed_calls)
     rules.append((NUMBERS["read"], {ARGUMENTS: 0}))
     rules += [(NUMBERS[call], {}) for call in ("write", "exit_group", "fcntl", "ioctl")]
     return match(rules, ALLOW, KILL)
@@ -234,4 +274,28 @@ def test_filter_that_may_not_be_read(echion, any_python, tmp_path):
         refused(echion, target.pid, "seccomp", "CAP_SYS_ADMIN", "--allow-seccomp", wrap=without)
         options = ["-x", "0.2", "--engine", "clock", "--allow-seccomp"]
         echion.run(["-p", str(target.pid)], *options, wrap=without).check()
+        finish(target)
+
+
+@pytest.mark.parametrize("call", ["clone3", "madvise"])
+def test_filter_that_was_not_read_is_the_likely_cause(echion, any_python, tmp_path, call):
+    """What it refuses shows only when it is done: then it is named."""
+    without = ["setpriv", "--inh-caps=-sys_admin", "--bounding-set=-sys_admin"]
+    with start_filtered(tmp_path, any_python, [answer(ERRNO | EPERM, call)]) as target:
+        options = ["-x", "0.2", "--engine", "clock", "--allow-seccomp"]
+        result = echion.run(["-p", str(target.pid)], *options, wrap=without)
+        if result.returncode:
+            words = ("Operation not permitted", "its seccomp filter is the likely cause")
+            assert all(word in result.stderr for word in words), result.stderr
+        else:
+            assert call == "clone3", "only a C library that makes threads by clone does without"
+        finish(target)
+
+
+@pytest.mark.parametrize("call", ["clone3", "madvise"])
+def test_filter_that_was_read_is_named_beforehand(echion, any_python, tmp_path, call):
+    with start_filtered(tmp_path, any_python, [answer(ERRNO | EPERM, call)]) as target:
+        result = echion.run(["-p", str(target.pid)], "-x", "0.1")
+        if result.returncode or call != "clone3":
+            assert f"seccomp filter refuses {call} (Operation" in result.stderr, result.stderr
         finish(target)

@@ -197,3 +197,112 @@ def test_standard_output_is_the_commands(run, tmp_path):
 def test_a_file_may_have_that_name(run, any_python, tmp_path):
     assert run("-o", "./-", any_python.path, "-c", "pass").returncode == 0
     check_profile((tmp_path / "-").read_text())
+
+
+# --- limits and surroundings of the target ---
+
+WAIT = """
+with open(os.environ["ECHION_TEST_FIFO"], "w") as ready: print("ready", os.getpid(), file=ready)
+os.read(0, 1)
+with open(os.environ["ECHION_TEST_REPORT"], "w") as report: report.write('{"got": "end"}')
+"""
+# Of a user to whom the limits apply, which root's do not.
+NOBODY = """
+open(os.environ["ECHION_TEST_REPORT"], "w").close()
+os.chmod(os.environ["ECHION_TEST_REPORT"], 0o666)
+ready, report = (os.open(os.environ["ECHION_TEST_" + name], os.O_WRONLY) for name in ("FIFO", "REPORT"))
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+"""
+NOBODY_WAITS = """
+os.write(ready, b"ready %d\\n" % os.getpid())
+os.read(0, 1)
+os.write(report, b'{"got": "end"}')
+"""
+LOCK = "assert ctypes.CDLL(None).mlockall(2) == 0\n"  # MCL_FUTURE
+LIMIT = "resource.setrlimit(resource.RLIMIT_{0}, ({1}, {1}))\n"
+
+LIMITED_TARGETS = {
+    "nproc": (
+        NOBODY + LIMIT.format("NPROC", 0) + NOBODY_WAITS,
+        ("threads of its user are limited to 0 (ulimit -u)", "--nproc=unlimited"),
+    ),
+    "nofile": (
+        # Of the three that are open one serves the words.
+        "os.close(2)\n" + LIMIT.format("NOFILE", 3) + WAIT,
+        ("open files are limited to 3 (ulimit -n)", "--nofile=1024"),
+    ),
+    "memlock-8K": (
+        NOBODY + LIMIT.format("MEMLOCK", 8 << 10) + LOCK + NOBODY_WAITS,
+        ("locked memory is limited to 8 KiB (ulimit -l)", "--memlock=unlimited"),
+    ),
+    "memlock-1M": (
+        NOBODY + LIMIT.format("MEMLOCK", 1 << 20) + LOCK + NOBODY_WAITS,
+        ("locked memory is limited to 1 MiB (ulimit -l)", "--memlock=unlimited"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIMITED_TARGETS)
+def test_limit_of_the_target(run, needs_root, any_python, tmp_path, name):
+    code, words = LIMITED_TARGETS[name]
+    command = [any_python.path, "-c", "import ctypes, os, resource\n" + code]
+    with start_target(tmp_path, command) as target:
+        result = run("-x", "0.1", "-o", "out", "-p", str(target.pid))
+        check_refusal(result, *words)
+        assert target.finish()["got"] == "end"
+
+
+@pytest.mark.parametrize("kilobytes", [64, 128, 192, 256, 320, 384, 448, 512, 768])
+def test_limit_on_locked_memory_wherever_it_is_reached(
+    run, needs_root, any_python, tmp_path, kilobytes
+):
+    """Also by what is no more when the reason is looked for, such as a thread's stack."""
+    code = NOBODY + LIMIT.format("MEMLOCK", kilobytes << 10) + LOCK + NOBODY_WAITS
+    command = [any_python.path, "-c", "import ctypes, os, resource\n" + code]
+    with start_target(tmp_path, command) as target:
+        check_refusal(run("-x", "0.1", "-o", "out", "-p", str(target.pid)), "(ulimit -l)")
+        assert target.finish()["got"] == "end"
+
+
+def test_target_in_a_root_without_proc(run, needs_root, any_python, tmp_path):
+    (tmp_path / "root").mkdir()
+    code = f"""
+import os
+ready, report = os.open(os.environ["ECHION_TEST_FIFO"], os.O_WRONLY), os.open(
+    os.environ["ECHION_TEST_REPORT"], os.O_WRONLY | os.O_CREAT)
+os.chroot({str(tmp_path / "root")!r})
+os.chdir("/")
+"""
+    with start_target(tmp_path, [any_python.path, "-c", code + NOBODY_WAITS]) as target:
+        result = run("-x", "0.1", "-o", "out", "-p", str(target.pid))
+        check_refusal(result, "there is no /proc in its root directory", "echion -w")
+        assert target.finish()["got"] == "end"
+
+
+def test_first_thread_that_has_ended_is_named_with_perf_too(run, needs_root, any_python, tmp_path):
+    code = """
+import ctypes, os, threading
+def work():
+    with open("/proc/self/stat") as stat:
+        while stat.read().rpartition(")")[2].split()[0] != "Z": stat.seek(0)
+    with open(os.environ["ECHION_TEST_FIFO"], "w") as ready: print("ready", os.getpid(), file=ready)
+    os.read(0, 1)
+    with open(os.environ["ECHION_TEST_REPORT"], "w") as report: report.write('{"got": "end"}')
+    os._exit(0)
+threading.Thread(target=work).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+    with start_target(tmp_path, [any_python.path, "-c", code]) as target:
+        result = run("-x", "0.1", "-o", "out", "-c", "--engine", "perf", "-p", str(target.pid))
+        if "perf_event" in result.stderr and "No such process" not in result.stderr:
+            pytest.skip(result.stderr)
+        check_refusal(result, "the main thread of process", "has ended", "echion -w")
+        assert target.finish()["got"] == "end"
+
+
+@pytest.mark.parametrize("kilobytes", [1024, 2048, 4096])
+def test_echions_own_limit_on_data_blames_no_descriptors(run, any_python, kilobytes):
+    wrap = ["sh", "-c", f'ulimit -d {kilobytes}; exec "$@"', "sh"]
+    result = run("-o", "out", any_python.path, "-c", "pass", wrap=wrap)
+    check_refusal(result, "-d")
+    assert "descriptors" not in result.stderr

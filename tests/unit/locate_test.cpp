@@ -37,8 +37,9 @@ TEST(ParseVersionText, KnowsSuffixes) {
 }
 
 TEST(ParseVersionText, RefusesWhatOnlyLooksLikeIt) {
-    for (const char* text : {"", "3.", "3.8", "3.8.18", "3.8.18(", "3.8 (x)", "3.999.1 (x)",
-                             "3.1000.1 (x)", "python/3.8.18 (x)", "3.8.18; (x)", "2.6.9 (x)", ".8.18 (x)"}) {
+    for (const char* text :
+         {"", "3.", "3.8", "3.8.18", "3.8.18(", "3.8 (x)", "3.999.1 (x)", "3.1000.1 (x)",
+          "python/3.8.18 (x)", "3.8.18; (x)", "2.6.9 (x)", ".8.18 (x)"}) {
         EXPECT_FALSE(parse(text)) << text;
     }
 }

@@ -30,6 +30,16 @@ TEST(MemoryLimits, EachIsNamedWithItsRemedy) {
               "(ulimit -d); remedy: prlimit --pid 7 --as=unlimited --data=unlimited");
 }
 
+TEST(MemoryLimits, WhatMayBeLockedCountsWhereMemoryIsLocked) {
+    const std::string limits =
+        std::string(kHead) +
+        "Max locked memory         8388608              8388608              bytes\n";
+    EXPECT_EQ(describe_memory_limits(limits, 7), "");
+    EXPECT_EQ(describe_memory_limits(limits, 7, true),
+              "its locked memory is limited to 8 MiB (ulimit -l); remedy: prlimit --pid 7 "
+              "--memlock=unlimited");
+}
+
 TEST(MemoryLimits, OfWhatIsCutNothingIsMadeUp) {
     EXPECT_EQ(describe_memory_limits("Max data size", 7), "");
     EXPECT_EQ(describe_memory_limits("Max data size        ", 7), "");

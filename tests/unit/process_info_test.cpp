@@ -16,7 +16,8 @@ TEST(ParseProcessStatus, KeepsTheFieldsThatAreThere) {
     const auto info = parse_process_status(
         "Name:\tpy thon: x\nState:\tS (sleeping)\nPid:\t812\nTracerPid:\t77\n"
         "Uid:\t1000\t1001\t1002\t1003\nNSpid:\t812\t31\t7\nVmSize:\t 100 kB\nThreads:\t3\n"
-        "SigPnd:\t0000000000000200\nSeccomp:\t2\nx86_Thread_features:\tshstk wrss\n");
+        "SigPnd:\t0000000000000200\nSigCgt:\t0000000100000002\nVmLck:\t      12 kB\n"
+        "Seccomp:\t2\nx86_Thread_features:\tshstk wrss\n");
     ASSERT_TRUE(info);
     EXPECT_STREQ(info->name, "py thon: x");
     EXPECT_EQ(info->state, 'S');
@@ -26,6 +27,8 @@ TEST(ParseProcessStatus, KeepsTheFieldsThatAreThere) {
     EXPECT_EQ(info->real_uid, 1000U);
     EXPECT_EQ(info->effective_uid, 1001U);
     EXPECT_EQ(info->threads, 3U);
+    EXPECT_EQ(info->caught_signals, 0x100000002U);
+    EXPECT_EQ(info->locked_kilobytes, 12U);
     EXPECT_EQ(info->pending_signals, 0x200U);
     EXPECT_EQ(info->seccomp, 2U);
     EXPECT_TRUE(info->has_memory);

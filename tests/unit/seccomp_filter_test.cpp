@@ -265,8 +265,11 @@ TEST(SeccompFilter, ManyBranchesOnTheUnknownAreBounded) {
     EXPECT_EQ(evaluate(branching, make_call(1), 1000).error().kind, ErrorKind::kBoundExceeded);
 }
 
-CallObjection judge(const std::vector<SeccompFilter>& filters) {
-    const auto objection = judge_filters(filters, true);
+// A process with a C library of today, which has had threads.
+constexpr CallFacts kFacts = {.has_rseq = true, .makes_threads_by_clone3 = true};
+
+CallObjection judge(const std::vector<SeccompFilter>& filters, const CallFacts& facts = kFacts) {
+    const auto objection = judge_filters(filters, facts);
     EXPECT_TRUE(objection);
     return *objection;
 }
@@ -300,7 +303,57 @@ TEST(NeededCalls, ARefusalCountsOnlyWhereThereIsNoOtherWay) {
     EXPECT_EQ(judge({on_call(SYS_clone, refuse)}).call, nullptr);
     const auto no_thread = judge({on_call(SYS_clone, refuse), on_call(SYS_clone3, refuse)});
     ASSERT_NE(no_thread.call, nullptr);
-    EXPECT_STREQ(no_thread.call->name, "clone");
+    EXPECT_STREQ(no_thread.call->name, "clone3");
+}
+
+/// Whether a filter that kills on a call surely ends a process of which this is known.
+bool surely_kills(long number, const CallFacts& facts, std::uint32_t answer = kKill) {
+    const auto objection = judge({on_call(static_cast<std::uint32_t>(number), answer)}, facts);
+    EXPECT_NE(objection.call, nullptr);
+    return objection.is_certain;
+}
+
+TEST(NeededCalls, WhatIsSurelyMadeKillsForCertain) {
+    for (const std::uint32_t answer : {kKill, std::uint32_t{SECCOMP_RET_TRAP}}) {
+        for (const long number : {SYS_close_range, SYS_pread64, SYS_poll, SYS_sched_getaffinity}) {
+            EXPECT_TRUE(surely_kills(number, kFacts, answer)) << number;
+        }
+    }
+    EXPECT_TRUE(surely_kills(SYS_rseq, {.has_rseq = true}));
+    EXPECT_EQ(judge({on_call(SYS_rseq, kKill)}, {}).call, nullptr);
+}
+
+TEST(NeededCalls, TheCLibraryDecidesByWhichCallThreadsAreMade) {
+    const CallFacts old = {.makes_threads_by_clone3 = false};
+    EXPECT_TRUE(surely_kills(SYS_clone3, kFacts));
+    EXPECT_TRUE(surely_kills(SYS_clone3, kFacts, SECCOMP_RET_TRAP));
+    EXPECT_FALSE(surely_kills(SYS_clone3, old));
+    EXPECT_FALSE(surely_kills(SYS_clone, kFacts));
+    EXPECT_TRUE(surely_kills(SYS_clone, old));
+    // It takes the other one for ENOSYS alone.
+    const auto no_clone3 = on_call(SYS_clone3, SECCOMP_RET_ERRNO | ENOSYS);
+    EXPECT_TRUE(judge({no_clone3, on_call(SYS_clone, kKill)}).is_certain);
+    EXPECT_STREQ(judge({no_clone3, on_call(SYS_clone, kKill)}).call->name, "clone");
+    const auto refused = judge({on_call(SYS_clone3, SECCOMP_RET_ERRNO | EPERM)});
+    ASSERT_NE(refused.call, nullptr);
+    EXPECT_TRUE(refused.is_certain);
+    EXPECT_EQ(refused.system_errno, EPERM);
+    EXPECT_EQ(judge({on_call(SYS_clone3, SECCOMP_RET_ERRNO | EPERM)}, old).call, nullptr);
+}
+
+TEST(NeededCalls, OtherCallsThatHingeOnTheProcess) {
+    EXPECT_TRUE(surely_kills(SYS_fstat, {.has_fstat_by_fstatat = false}));
+    EXPECT_FALSE(surely_kills(SYS_fstat, {.has_fstat_by_fstatat = true}));
+    EXPECT_TRUE(surely_kills(SYS_newfstatat, {.has_fstat_by_fstatat = true}));
+    EXPECT_FALSE(surely_kills(SYS_newfstatat, {.has_fstat_by_fstatat = false}));
+    const auto on_first_argument = [](std::uint32_t number, std::uint32_t value) {
+        return SeccompFilter{one(kLoad, kNumber),     one(kIfEqual, number, 0, 2),
+                             one(kLoad, low_half(0)), one(kIfEqual, value, 1, 0),
+                             one(kReturn, kAllow),    one(kReturn, kKill)};
+    };
+    const std::vector<SeccompFilter> broadcast = {on_first_argument(SYS_rt_sigaction, 33)};
+    EXPECT_TRUE(judge(broadcast, {.has_to_prepare_for_threads = true}).is_certain);
+    EXPECT_FALSE(judge(broadcast, {.has_to_prepare_for_threads = false}).is_certain);
 }
 
 TEST(NeededCalls, KnowsArgumentsThatAreConstant) {
@@ -339,12 +392,12 @@ TEST(NeededCalls, AJudgementIsBounded) {
         filter.push_back(one(kReturn, kAllow));
         filters.push_back(filter);
     }
-    const auto objection = judge_filters(filters, true);
+    const auto objection = judge_filters(filters, kFacts);
     if (!objection) {
         EXPECT_EQ(objection.error().kind, ErrorKind::kBoundExceeded);
     }
     filters = {{one(kReturn, kAllow), one(BPF_ST, 99)}, {one(BPF_ST, 99)}};
-    EXPECT_EQ(judge_filters(filters, true).error().kind, ErrorKind::kInvalid);
+    EXPECT_EQ(judge_filters(filters, kFacts).error().kind, ErrorKind::kInvalid);
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
@@ -27,11 +28,11 @@
 #include "cli/injecting.h"
 #include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
-#include "cli/memory_limits.h"
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/sampling.h"
 #include "cli/stall_watch.h"
+#include "cli/target_shortage.h"
 #include "cli/tick_timers.h"
 #include "cli/where_target.h"
 #include "inject/loader.h"
@@ -121,21 +122,27 @@ std::string name_agent(const std::vector<std::byte>& bytes) {
     return fmt::format("echion-agent-{}-{:016x}", ECHION_VERSION, hash);
 }
 
-/// Whether the target may map no more. pthread_create() says EAGAIN, the dynamic loader says it in
-/// words.
-bool lacks_memory(const inject::InjectFailure& failure) {
-    const int cause = failure.error.system_errno;
-    return cause == ENOMEM || cause == EAGAIN ||
-           failure.text.find("annot allocate memory") != failure.text.npos ||
-           failure.text.find("failed to map segment") != failure.text.npos;
+/// What the errno of a failure in the target is. The dynamic loader says it in words.
+int find_errno(const inject::InjectFailure& failure) {
+    const auto says = [&](const char* words) {
+        return failure.text.find(words) != failure.text.npos;
+    };
+    if (says("annot allocate memory") || says("failed to map segment")) {
+        return ENOMEM;
+    }
+    return says("Too many open files") ? EMFILE : failure.error.system_errno;
 }
 
-/// The limit that is behind a failure, with what to do; empty when none is.
-std::string explain_limit(pid_t pid, const inject::InjectFailure& failure) {
+/// The limit or filter that is behind a failure, with what to do; empty when none is.
+std::string explain_cause(pid_t pid, const inject::InjectFailure& failure) {
     if (failure.error.system_errno == EFBIG) {
         return " (echion's own limit on file sizes: see ulimit -f)";
     }
-    return lacks_memory(failure) ? explain_memory_limits(pid) : "";
+    const bool is_mapping = std::string_view(failure.error.what) == inject::kMapMemory;
+    return failure.is_targets
+               ? explain_target_errno(pid, find_errno(failure),
+                                      is_mapping ? TargetCall::kMap : TargetCall::kOther)
+               : "";
 }
 
 /// How long an injection that has been cancelled may take to end.
@@ -279,7 +286,7 @@ void Attach::on_injected() {
                              : Result<Channel>(tl::unexpected(injection.error().error));
     if (!injection) {
         const inject::InjectFailure& failure = injection.error();
-        say("{}", explain(make_printable(failure.text) + explain_limit(pid_, failure)));
+        say("{}", explain(make_printable(failure.text) + explain_cause(pid_, failure)));
     } else if (!channel) {
         say("process {} handed out something else than its control socket", pid_);
     }

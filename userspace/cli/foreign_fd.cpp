@@ -82,6 +82,13 @@ class Closers {
 
     /// What there is to say of descriptors that are not being closed; null: they soon will be.
     [[nodiscard]] const char* find_complaint() const {
+        // A few harm nobody, and may be all that there are before this program ends.
+        const bool has_threads =
+            std::any_of(since_ns_.begin(), since_ns_.end(),
+                        [](std::int64_t since_ns) { return since_ns != kIdle; });
+        if (!has_threads && waiting_.size() <= kMaxClosing) {
+            return nullptr;
+        }
         const std::int64_t stuck_since_ns = monotonic_ns() - kStuckNs;
         const bool are_all_stuck = std::none_of(
             since_ns_.begin(), since_ns_.end(),
@@ -92,8 +99,8 @@ class Closers {
         return std::count(since_ns_.begin(), since_ns_.end(), kIdle) == 0
                    ? "many descriptors that processes have handed over do not come to close (a "
                      "hostile process?); further ones stay open until they do"
-                   : "descriptors that processes have handed over stay open: no thread can be made "
-                     "to close them (see ulimit -u)";
+                   : "many descriptors that processes have handed over stay open: no thread can be "
+                     "made to close them (see ulimit -u, -v and -d)";
     }
 
     static constexpr std::int64_t kIdle = -1;

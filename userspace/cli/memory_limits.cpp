@@ -9,6 +9,7 @@
 
 #include "cli/options.h"
 #include "platform/linux/proc_file.h"
+#include "platform/process_info.h"
 
 namespace echion::cli {
 namespace {
@@ -20,13 +21,18 @@ struct Limit {
     std::string_view programs;  // option of prlimit(1)
 };
 
-constexpr std::array<Limit, 2> kLimits = {{
+constexpr std::string_view kLockedMemory = "Max locked memory";
+constexpr unsigned kCapIpcLock = 14;  // capabilities(7)
+
+constexpr std::array<Limit, 3> kLimits = {{
     {"Max address space", "address space", "-v", "--as"},
     {"Max data size", "data", "-d", "--data"},
+    {kLockedMemory, "locked memory", "-l", "--memlock"},
 }};
 
-/// The soft limit that the line `key` states; nothing when it is unlimited or not there.
-std::optional<std::uint64_t> find_limit(std::string_view limits, std::string_view key) {
+}  // namespace
+
+std::optional<std::uint64_t> find_soft_limit(std::string_view limits, std::string_view key) {
     const std::size_t at = limits.find(key);
     if (at == limits.npos) {
         return std::nullopt;
@@ -38,13 +44,14 @@ std::optional<std::uint64_t> find_limit(std::string_view limits, std::string_vie
     return error == std::errc() ? std::optional(value) : std::nullopt;
 }
 
-}  // namespace
-
-std::string describe_memory_limits(std::string_view limits, pid_t pid) {
+std::string describe_memory_limits(std::string_view limits, pid_t pid, bool locks_memory) {
     std::string found;
     std::string remedy;
     for (const Limit& limit : kLimits) {
-        if (const auto bytes = find_limit(limits, limit.key)) {
+        if (limit.key == kLockedMemory && !locks_memory) {
+            continue;
+        }
+        if (const auto bytes = find_soft_limit(limits, limit.key)) {
             found += fmt::format("{}its {} is limited to {} (ulimit {})", found.empty() ? "" : ", ",
                                  limit.what, format_size(*bytes), limit.shells);
             remedy += fmt::format(" {}=unlimited", limit.programs);
@@ -53,10 +60,14 @@ std::string describe_memory_limits(std::string_view limits, pid_t pid) {
     return found.empty() ? "" : fmt::format("{}; remedy: prlimit --pid {}{}", found, pid, remedy);
 }
 
-std::string explain_memory_limits(pid_t pid) {
+std::string explain_memory_limits(pid_t pid, bool locks_memory) {
     std::array<char, 4096> text;
     const auto size = read_proc_text(pid, "limits", text.data(), text.size());
-    const std::string told = size ? describe_memory_limits({text.data(), *size}, pid) : "";
+    const auto info = read_process_info(pid);
+    const bool is_limited = info && (info->effective_capabilities >> kCapIpcLock & 1) == 0;
+    const bool may_lack = is_limited && (locks_memory || info->locked_kilobytes != 0);
+    const std::string told =
+        size ? describe_memory_limits({text.data(), *size}, pid, may_lack) : "";
     return told.empty() ? "" : "; " + told;
 }
 

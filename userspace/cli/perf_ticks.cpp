@@ -96,13 +96,23 @@ std::optional<Unavailable> PerfTicks::why_not(pid_t pid) const {
     if (!may_signal(pid)) {
         return explain_signal(pid);
     }
-    const auto event =
-        perf::open_task_timer(pid, perf::Inherit::kThreads, {.user_only = user_only_});
-    if (event) {
-        return std::nullopt;
+    // Of the first thread there is none when it has left and others go on.
+    int system_errno = ESRCH;
+    std::vector<pid_t> threads = list_threads(pid);
+    threads.insert(threads.begin(), pid);
+    for (const pid_t tid : threads) {
+        const auto event =
+            perf::open_task_timer(tid, perf::Inherit::kThreads, {.user_only = user_only_});
+        if (event) {
+            return std::nullopt;
+        }
+        system_errno = event.error().system_errno;
+        if (system_errno != ESRCH) {
+            break;
+        }
     }
-    return explain_perf("open a perf event of process " + std::to_string(pid),
-                        event.error().system_errno, read_privileges());
+    return explain_perf("open a perf event of process " + std::to_string(pid), system_errno,
+                        read_privileges());
 }
 
 Result<PerfTicks::Report> PerfTicks::start(pid_t pid, std::uint32_t sampler_tid, int signal,

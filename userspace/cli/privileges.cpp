@@ -278,6 +278,8 @@ Unavailable explain_perf(std::string what, int system_errno, const Privileges& p
     } else if (system_errno == EMFILE || system_errno == ENFILE) {
         result.why = "too many open files: one is needed for each thread of the target";
         result.remedy = "ulimit -n 65536";
+    } else if (system_errno == ESRCH) {
+        result.why = "it has ended";
     } else {
         result.why = "the kernel refuses it";
     }

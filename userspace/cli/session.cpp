@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "cli/memory_limits.h"
 #include "cli/message.h"
+#include "cli/target_shortage.h"
 #include "cpython/line_table.h"
 #include "platform/process_info.h"
 #include "stream/record.h"
@@ -258,10 +258,8 @@ void Session::handle_failed(const Packet& packet) {
     if (failed->system_errno > 0) {
         why += fmt::format(": {}", strerror(failed->system_errno));
     }
-    if (failed->system_errno == ENOMEM || failed->system_errno == EAGAIN ||
-        static_cast<ErrorKind>(failed->error_kind) == ErrorKind::kNoSpace) {
-        why += explain_memory_limits(pid_);
-    }
+    const bool lacks_memory = static_cast<ErrorKind>(failed->error_kind) == ErrorKind::kNoSpace;
+    why += explain_target_errno(pid_, lacks_memory ? ENOMEM : failed->system_errno);
     end_with(std::move(why));
 }
 

@@ -28,14 +28,15 @@ bool take_number(std::string_view text, std::size_t& at, unsigned& value) {
     return at > begin && value <= 255;
 }
 
-/// Whether the version text starts here: "3.N.M" or "2.7.M", perhaps a suffix such as "rc1+", then " (".
+/// Whether the version text starts here: "3.N.M" or "2.7.M", perhaps a suffix such as "rc1+", then
+/// " (".
 bool starts_version(std::string_view text, Version& version) {
     std::size_t at = 2;
     unsigned minor = 0;
     unsigned micro = 0;
     const bool is_known = text.starts_with("3.") || text.starts_with("2.7.");
-    if (!is_known || !take_number(text, at, minor) || at >= text.size() ||
-        text[at++] != '.' || !take_number(text, at, micro)) {
+    if (!is_known || !take_number(text, at, minor) || at >= text.size() || text[at++] != '.' ||
+        !take_number(text, at, micro)) {
         return false;
     }
     while (at < text.size() &&
@@ -46,7 +47,8 @@ bool starts_version(std::string_view text, Version& version) {
     if (!text.substr(std::min(at, text.size())).starts_with(" (")) {
         return false;
     }
-    version = {static_cast<std::uint8_t>(text[0] - '0'), static_cast<std::uint8_t>(minor), static_cast<std::uint8_t>(micro)};
+    version = {static_cast<std::uint8_t>(text[0] - '0'), static_cast<std::uint8_t>(minor),
+               static_cast<std::uint8_t>(micro)};
     return true;
 }
 

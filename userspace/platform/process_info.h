@@ -34,9 +34,11 @@ struct ProcessInfo {
     std::uint64_t shared_pending_signals = 0;  ///< of the process
     std::uint64_t blocked_signals = 0;
     std::uint64_t ignored_signals = 0;
+    std::uint64_t caught_signals = 0;
     std::uint64_t effective_capabilities = 0;  ///< in its own user namespace, as the next
     std::uint64_t permitted_capabilities = 0;
     std::uint64_t voluntary_switches = 0;
+    std::uint64_t locked_kilobytes = 0;  ///< mlock(2), mlockall(2)
     bool has_memory = false;        ///< false: a kernel thread, a zombie, or one that is ending
     bool has_shadow_stack = false;  ///< x86 user shadow stacks are on
 };

@@ -144,12 +144,16 @@ void keep_field(std::string_view key, std::string_view value, ProcessInfo& info)
         parse_number(value, info.blocked_signals, 16);
     } else if (key == "SigIgn") {
         parse_number(value, info.ignored_signals, 16);
+    } else if (key == "SigCgt") {
+        parse_number(value, info.caught_signals, 16);
     } else if (key == "CapEff") {
         parse_number(value, info.effective_capabilities, 16);
     } else if (key == "CapPrm") {
         parse_number(value, info.permitted_capabilities, 16);
     } else if (key == "voluntary_ctxt_switches") {
         parse_number(value, info.voluntary_switches);
+    } else if (key == "VmLck") {
+        parse_number(take_word(rest), info.locked_kilobytes);
     } else if (key == "VmSize") {
         info.has_memory = true;
     } else if (key == "x86_Thread_features") {
