@@ -193,15 +193,14 @@ constexpr NeededCall kCalls[] = {
     // The sampler: who it is, memory, clocks, waiting, scheduling.
     optional(CALL(getpid), {kAny, kAny, kAny, kAny, kAny, kAny}),
     required(CALL(gettid), {kAny, kAny, kAny, kAny, kAny, kAny}),
-    // Whether a thread's number is one of the process's.
-    optional(CALL(tgkill), {kAny, kAny, integer(0), kAny, kAny, kAny}),
     optional(CALL(process_vm_writev), {kAny, kAny, kAny, kAny, kAny, kZero}),
     optional(CALL(process_vm_readv), {kAny, kAny, kAny, kAny, kAny, kZero}, kSometimes),
     optional(CALL(clock_gettime), {integer(CLOCK_THREAD_CPUTIME_ID), kAny, kAny, kAny, kAny, kAny}),
     optional(CALL(clock_gettime),
              {integer(CLOCK_PROCESS_CPUTIME_ID), kAny, kAny, kAny, kAny, kAny}),
-    // A thread's own clock, by its number; the clocks of the time where the vDSO has none.
-    optional(CALL(clock_gettime), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
+    // A thread's own clock, by its number: each thread's when it is met. The clocks of the time
+    // where the vDSO has none.
+    optional(CALL(clock_gettime), {kAny, kAny, kAny, kAny, kAny, kAny}),
     optional(CALL(clock_nanosleep),
              {integer(CLOCK_MONOTONIC), integer(TIMER_ABSTIME), kAny, kAny, kAny, kAny}),
     optional(CALL(clock_nanosleep), {integer(CLOCK_MONOTONIC), integer(0), kAny, kAny, kAny, kAny}),
