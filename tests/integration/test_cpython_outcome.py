@@ -95,4 +95,5 @@ def test_an_attachment_that_does_not_come_back_is_a_failure_and_is_described(
 def test_what_is_wrapped_and_chosen(fake):
     outcome = fake("exit 9\n", wrap=["sh", "-c", 'echo "$@" >&2; exit 0', "sh"], only=["test_a"])
     assert outcome.bad() == {ENDED}  # the wrapper ran in its place
-    assert "-m test -v" in outcome.reasons[ENDED] and "-m test_a test_x" in outcome.reasons[ENDED]
+    command = outcome.reasons[ENDED]
+    assert "-m test -v" in command and "-m test_a " in command and command.endswith(" test_x")

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from runner import why_not
 
 # Beginning so long before the program under test.
 AGE_S = 1
@@ -15,7 +16,6 @@ AGE_S = 1
 # Burns CPU time in a thread with a name; tells the process's.
 PROGRAM = """
 import threading, time
-from runner import why_not
 def burn():
     while time.thread_time() < 0.3: pass
 thread = threading.Thread(target=burn, name="burner")

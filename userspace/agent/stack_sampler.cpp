@@ -136,7 +136,8 @@ void StackSampler::finish(std::int64_t began_ns) {
     commit();
     publish_counts();
     ring_->count(Counter::kTicks);
-    ring_->count(Counter::kSamplerTickNs, static_cast<std::uint64_t>(monotonic_ns() - began_ns));
+    looked_ns_ = monotonic_ns();
+    ring_->count(Counter::kSamplerTickNs, static_cast<std::uint64_t>(looked_ns_ - began_ns));
 }
 
 void StackSampler::tick(std::int64_t now_ns) {
@@ -150,7 +151,8 @@ void StackSampler::tick(std::int64_t now_ns) {
         tick_for_events(now_ns);
         return;
     }
-    is_gap_ = has_ticked_ && !options_.cpu_mode && now_ns - previous_ns_ > longest_gap_ns();
+    // Not from the tick before: one that takes long has the thread that it reads stand still.
+    is_gap_ = has_ticked_ && !options_.cpu_mode && now_ns - looked_ns_ > longest_gap_ns();
     begin(now_ns);
     if (watch_.is_open()) {
         look_at_cpus();

@@ -260,6 +260,7 @@ class StackSampler {
     std::optional<stream::Encoder> encoder_;
     std::int64_t now_ns_ = 0;
     std::int64_t previous_ns_ = 0;
+    std::int64_t looked_ns_ = 0;  // when the last tick ended
     std::int64_t lists_walked_ns_ = kLongAgoNs;
     std::int64_t read_ns_ = 0;
     bool can_follow_ = false;
@@ -281,7 +282,7 @@ class StackSampler {
     std::int64_t used_before_ns_ = 0;  // by the main thread, before this program
     std::uint32_t io_tid_ = 0;         // the agent's other thread
     bool has_ticked_ = false;
-    bool is_gap_ = false;  // the tick before is so long ago that what ran since is not known
+    bool is_gap_ = false;  // the last look is so long ago that what ran since is not known
     bool is_stopping_ = false;
     bool must_pause_ = false;
 
