@@ -14,7 +14,6 @@
 namespace echion::agent {
 namespace {
 
-using cpython::has;
 using cpython::Offset;
 
 // How far into a struct pthread the thread's number is looked for (glibc 2.36, x86-64: 720).

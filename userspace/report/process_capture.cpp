@@ -14,7 +14,6 @@
 namespace echion::report {
 namespace {
 
-using cpython::has;
 using cpython::Offset;
 
 constexpr std::size_t kMaxStateBytes = 1024;
