@@ -14,6 +14,7 @@ from typing import Iterator
 
 import pytest
 
+from attach_support import Target, start_target, target_command
 from interpreters import Interpreter, find_interpreters
 from places import PROGRAMS, SEPARATORS, copy_for_all, is_reachable, mirror_preloadable
 from runner import Echion, why_not
@@ -113,6 +114,16 @@ def cpu_engine(request: pytest.FixtureRequest, build_dir: pathlib.Path) -> str:
 def echion(build_dir: pathlib.Path, tmp_path: pathlib.Path) -> Echion:
     """Runs echion with its output below the test's own folder."""
     return Echion(build_dir / "echion", tmp_path)
+
+
+@pytest.fixture
+def waiting(any_python: Interpreter, tmp_path: pathlib.Path) -> Iterator[Target]:
+    """A target that waits, and has to have waited undisturbed at the end."""
+    with start_target(tmp_path, target_command(any_python, "waits", "raw_read")) as target:
+        target.wait_for_call(0)
+        yield target
+        report = target.finish()
+        assert report["got"] == report["wanted"]
 
 
 @pytest.fixture

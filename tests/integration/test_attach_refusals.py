@@ -15,7 +15,7 @@ import time
 import pytest
 
 import whereabouts
-from attach_support import start_target, target_command
+from attach_support import start_target
 from runner import TARGETS
 
 pytestmark = pytest.mark.usefixtures("needs_root")
@@ -31,16 +31,6 @@ def refused(echion, pid, *words, **keywords):
         assert word in result.stderr
     assert not result.output.exists(), "a file has been left"
     return result
-
-
-@pytest.fixture
-def waiting(any_python, tmp_path):
-    """A target that waits, and has to have waited undisturbed at the end."""
-    with start_target(tmp_path, target_command(any_python, "waits", "raw_read")) as target:
-        target.wait_for_call(0)
-        yield target
-        report = target.finish()
-        assert report["got"] == report["wanted"]
 
 
 def test_process_that_does_not_exist(echion):

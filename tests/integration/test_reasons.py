@@ -9,21 +9,11 @@ import subprocess
 
 import pytest
 
-from attach_support import start_target, target_command
+from attach_support import start_target
 from austin_format import check_profile
 from runner import TIMEOUT_S
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def waiting(any_python, tmp_path):
-    """A target that waits, and has to have waited undisturbed at the end."""
-    with start_target(tmp_path, target_command(any_python, "waits", "raw_read")) as target:
-        target.wait_for_call(0)
-        yield target
-        report = target.finish()
-        assert report["got"] == report["wanted"]
 
 
 @pytest.fixture

@@ -302,7 +302,8 @@ void StackSampler::describe_thread(TrackedThread& thread) {
 void StackSampler::complete(TrackedThread& thread, const cpython::ThreadHead& head) {
     // In event mode a thread is read only when the kernel knows whose CPU time it counts: a thread
     // that was met before it had its numbers is described here.
-    if (!thread.has_begun || thread.native_id == 0 || head.thread_id != thread.head.thread_id) {
+    const bool has_new_number = thread.native_id == 0 && find_native_id(head) != 0;
+    if (!thread.has_begun || has_new_number || head.thread_id != thread.head.thread_id) {
         thread.head.thread_id = head.thread_id;
         thread.head.native_id = head.native_id;
         describe_thread(thread);

@@ -58,7 +58,7 @@ class PageSet {
 };
 
 /// One round of reading: ranges are requested, copied together in as few system calls as possible,
-/// then looked up by address. All memory is reserved by make(); nothing allocates after it.
+/// then looked up by address. All memory is reserved by make(), and becomes usable as rounds grow.
 class PageBatch {
   public:
     static constexpr std::size_t kMaxRequests = 1024;
