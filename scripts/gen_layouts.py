@@ -55,7 +55,12 @@ def row_text(interpreter, abi):
     )
     for struct in STRUCTS:
         cover = max(
-            [end for name, (_, end) in values.items() if name.split(".")[0] == struct.member] + [0]
+            [
+                end
+                for name, (_, end) in values.items()
+                if name.split(".")[0] == struct.member and name != "interpreter.next_version"
+            ]
+            + [0]
         )
         if struct.member == "type":
             # ht_cached_keys is printed as a value: the type's own fields are read far more often.

@@ -75,6 +75,7 @@ STRUCTS = [
             ("modules", {(8, 11): "modules", (12, 99): "imports.modules"}),
             ("ceval_gil", since(12, "ceval.gil")),
             ("gc_collecting", since(9, "gc.collecting")),
+            ("next_version", since(13, "func_state.next_version")),
         ],
     ),
     Struct(

@@ -25,7 +25,8 @@ def test_a_command_that_waits_is_not_what_started_it(run, echion, engine, every_
         lambda sample: sample.frames
         and (sample.frames[-1].file, sample.frames[-1].function) == ("<string>", "<module>")
     )
-    assert waiting > 0.9 * SLEEP_US, [(one.names, one.metric) for one in profile.samples]
+    missed = profile.figure("missed_us")  # on a machine that is busy with other work
+    assert waiting + missed > 0.9 * SLEEP_US, [(one.names, one.metric) for one in profile.samples]
 
 
 @pytest.mark.parametrize("run", range(RUNS))
@@ -49,8 +50,10 @@ def test_generated_code_has_its_own_time(run, echion, engine, every_python):
     result = echion.run_target(every_python, "dropped_code", options=options).check()
     spent = result.report["spent"]
     assert len(spent) == 12
+    missed = result.profile.figure("missed_us")
     for name, seconds in spent.items():
         seen = result.profile.total(
             lambda sample: any(frame.file == f"{name}.html" for frame in sample.frames)
         )
-        assert seen == pytest.approx(seconds * 1e6, abs=APART_US), (name, seconds)
+        assert seen <= seconds * 1e6 + APART_US, (name, seconds)
+        assert seen + missed >= seconds * 1e6 - APART_US, (name, seconds)

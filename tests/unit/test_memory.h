@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -34,7 +35,14 @@ class TestMemory final : public MemoryReader {
         return at;
     }
 
-    void unmap(Address at) { regions_.erase(at.value()); }
+    void unmap(Address at) {
+        unmapped_[at.value()] = regions_[at.value()].size();
+        regions_.erase(at.value());
+    }
+
+    /// From now on what lies between the regions can be read along with them, as what shares a page
+    /// with them can.
+    void fill_gaps() { has_gaps_ = false; }
 
     /// Writes into mapped memory; returns false (and changes nothing) if it is not all mapped.
     bool write_bytes(Address at, const void* from, std::size_t size_bytes) {
@@ -60,10 +68,11 @@ class TestMemory final : public MemoryReader {
         for (const ReadRequest& request : requests) {
             if (request.size_bytes != 0) {
                 const std::byte* place = find(request.from, request.size_bytes);
-                if (place == nullptr) {
+                if (place != nullptr) {
+                    std::memcpy(request.into, place, request.size_bytes);
+                } else if (has_gaps_ || !copy_with_gaps(request)) {
                     break;
                 }
-                std::memcpy(request.into, place, request.size_bytes);
             }
             bytes += request.size_bytes;
             ++done;
@@ -77,6 +86,28 @@ class TestMemory final : public MemoryReader {
 
   private:
     static constexpr std::size_t kGapBytes = 64;
+
+    bool copy_with_gaps(const ReadRequest& request) {
+        const std::uintptr_t from = request.from.value();
+        const std::uintptr_t end = from + request.size_bytes;
+        for (const auto& [at, size_bytes] : unmapped_) {
+            if (at < end && from < at + size_bytes) {
+                return false;
+            }
+        }
+        auto* into = static_cast<std::byte*>(request.into);
+        std::memset(into, 0, request.size_bytes);
+        bool has_any = false;
+        for (const auto& [at, content] : regions_) {
+            const std::uintptr_t low = std::max(from, at);
+            const std::uintptr_t high = std::min(end, at + content.size());
+            if (low < high) {
+                std::memcpy(into + (low - from), content.data() + (low - at), high - low);
+                has_any = true;
+            }
+        }
+        return has_any;
+    }
 
     std::byte* find(Address at, std::size_t size_bytes) {
         auto region = regions_.upper_bound(at.value());
@@ -93,6 +124,8 @@ class TestMemory final : public MemoryReader {
     }
 
     std::map<std::uintptr_t, std::vector<std::byte>> regions_;
+    std::map<std::uintptr_t, std::size_t> unmapped_;
+    bool has_gaps_ = true;
     std::uintptr_t next_ = 0x10000;
 };
 

@@ -28,18 +28,21 @@ bool is_alive(const std::byte* object_copy) {
 
 // Mixes bytes into a running hash. Not for tables with hostile keys: a target that forges a
 // collision gets a wrong name for its own function.
-std::uint64_t mix(std::uint64_t hash, const void* bytes, std::size_t size) {
-    const auto* p = static_cast<const std::byte*>(bytes);
-    while (size > 0) {
-        std::uint64_t word = 0;
-        const std::size_t part = std::min(size, sizeof(word));
-        std::memcpy(&word, p, part);
-        hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
-        hash ^= hash >> 29;
-        p += part;
-        size -= part;
+std::uint64_t mix_word(std::uint64_t hash, std::uint64_t word) {
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+    return hash ^ hash >> 29;
+}
+
+std::uint64_t mix(std::uint64_t hash, const std::byte* bytes, std::size_t size) {
+    for (; size >= sizeof(std::uint64_t); size -= sizeof(std::uint64_t)) {
+        hash = mix_word(hash, load<std::uint64_t>(bytes, 0));
+        bytes += sizeof(std::uint64_t);
     }
-    return hash;
+    std::uint64_t rest = 0;
+    for (std::size_t i = 0; i < size; ++i) {
+        rest = rest << 8 | std::to_integer<std::uint64_t>(bytes[i]);
+    }
+    return mix_word(hash, rest);
 }
 
 }  // namespace
@@ -47,23 +50,40 @@ std::uint64_t mix(std::uint64_t hash, const void* bytes, std::size_t size) {
 Result<CodeRegistry> CodeRegistry::make(const cpython::RuntimeView& view) {
     CodeRegistry registry;
     registry.view_ = view;
+    const cpython::CodeLayout& code = view.layout->code;
+    const auto end_of = [](Offset offset, std::size_t size_bytes) {
+        return has(offset) ? at(offset) + size_bytes : 0;
+    };
+    const std::size_t pointer_bytes = view.layout->pointer_bytes;
+    registry.versioned_bytes_ = std::max(end_of(view.layout->object.ob_type, pointer_bytes),
+                                         end_of(code.version, sizeof(std::uint32_t)));
+    registry.head_bytes_ = std::max(
+        {registry.versioned_bytes_, end_of(code.name, pointer_bytes),
+         end_of(code.filename, pointer_bytes), end_of(code.linetable, pointer_bytes),
+         end_of(code.qualname, pointer_bytes), end_of(code.firstlineno, sizeof(std::int32_t))});
     auto index = AddressMap::make(kCapacity);
     auto entries = FixedArray<Entry>::make(kEntries);
     auto text_index = AddressMap::make(kTextCapacity);
     auto texts = FixedArray<Text>::make(kTextEntries);
+    auto page_index = AddressMap::make(kTextCapacity);
+    auto pages = FixedArray<Page>::make(kTextEntries);
+    auto asked = FixedArray<std::uint32_t>::make(PageBatch::kMaxRequests);
     auto scratch =
         FixedArray<std::byte>::make(stream::kMaxLineTableBytes + 3 * (stream::kMaxTextBytes + 8));
     auto compared = FixedArray<std::byte>::make(kTexts * (kMaxObjectHeadBytes + kComparedBytes));
     auto pending = FixedArray<std::uint32_t>::make(kEntries);
     auto defined = FixedArray<std::uint32_t>::make(kEntries);
-    if (!index || !entries || !text_index || !texts || !scratch || !compared || !pending ||
-        !defined) {
+    if (!page_index || !pages || !asked || !index || !entries || !text_index || !texts ||
+        !scratch || !compared || !pending || !defined) {
         return fail(ErrorKind::kNoSpace, "reserve memory for code objects");
     }
     registry.index_ = std::move(*index);
     registry.entries_ = std::move(*entries);
     registry.text_index_ = std::move(*text_index);
     registry.texts_ = std::move(*texts);
+    registry.page_index_ = std::move(*page_index);
+    registry.pages_ = std::move(*pages);
+    registry.asked_ = std::move(*asked);
     registry.scratch_ = std::move(*scratch);
     registry.compared_ = std::move(*compared);
     registry.pending_ = std::move(*pending);
@@ -72,9 +92,9 @@ Result<CodeRegistry> CodeRegistry::make(const cpython::RuntimeView& view) {
 }
 
 std::uint32_t CodeRegistry::find_id(MemoryReader& reader, stream::Encoder& encoder, Address code) {
-    const std::uint32_t known = index_.find(code);
+    const std::uint32_t known = find_entry(code);
     Entry* entry = known == AddressMap::kNone ? insert(code) : &entries_[known];
-    if (entry->is_defined && entry->look != look_) {
+    if (entry->is_defined && !is_checked(*entry)) {
         Identity now{};
         settle(*entry, read_identity(reader, *entry, &now) && now == entry->identity
                            ? Comparison::kSame
@@ -91,6 +111,7 @@ std::uint32_t CodeRegistry::find_id(MemoryReader& reader, stream::Encoder& encod
     if (!define(reader, encoder, *entry)) {
         ++counts_.names_failed;
         index_.erase(code);
+        lookup_of(code) = {};
         if (entry == &entries_[entry_count_ - 1]) {
             --entry_count_;
         }
@@ -99,48 +120,140 @@ std::uint32_t CodeRegistry::find_id(MemoryReader& reader, stream::Encoder& encod
     return entry->id;
 }
 
+std::uint32_t CodeRegistry::find_entry(Address code) const {
+    Lookup& lookup = lookup_of(code);
+    if (lookup.code != code.value() || lookup.code == 0) {
+        lookup = {code.value(), index_.find(code)};
+    }
+    return lookup.entry;
+}
+
 void CodeRegistry::request(PageBatch& batch, std::span<const Address> codes) {
     for (std::size_t i = 0; i < codes.size(); ++i) {
         if (i > 0 && codes[i] == codes[i - 1]) {
             continue;  // recursion
         }
-        const std::uint32_t known = index_.find(codes[i]);
-        if (known != AddressMap::kNone && !request_entry(batch, entries_[known])) {
+        const std::uint32_t known = find_entry(codes[i]);
+        if (known != AddressMap::kNone && !is_covered(entries_[known]) &&
+            !ask(batch, entries_[known])) {
             return;
         }
     }
 }
 
-bool CodeRegistry::request_entry(PageBatch& batch, Entry& entry) {
-    if (!entry.is_defined || batch.is_of_this_round(entry.copy)) {
+CodeRegistry::Place CodeRegistry::place_of(Address from, std::size_t size_bytes) {
+    const std::uintptr_t page = from.value() & ~(kPageBytes - 1);
+    if (from.value() + size_bytes > page + kPageBytes) {
+        return {kNoPage, PageBatch::kNone};
+    }
+    std::uint32_t index = page_index_.find(Address(page));
+    if (index == AddressMap::kNone) {
+        if (page_count_ == pages_.capacity()) {
+            return {kNoPage, PageBatch::kNone};
+        }
+        index = page_count_++;
+        pages_[index] = {page, 0, 0, 0, PageBatch::kNone};
+        page_index_.set(Address(page), index);
+    }
+    return {index, PageBatch::kNone};
+}
+
+std::size_t CodeRegistry::compared_bytes(const Entry& entry) const {
+    return entry.is_versioned ? versioned_bytes_ : head_bytes_;
+}
+
+void CodeRegistry::begin_asking() {
+    ++asking_;
+    asked_count_ = 0;
+}
+
+bool CodeRegistry::ask(PageBatch& batch, Entry& entry) {
+    if (!entry.is_defined || entry.asking == asking_) {
         return true;
     }
     if (is_static(Address(entry.code))) {
         entry.look = look_;
         return true;
     }
-    if (batch.free_requests() <= PageBatch::kKeptRequests + kTexts) {
+    if (asked_count_ + kTexts + 1 > asked_.capacity() ||
+        batch.free_requests() <= PageBatch::kKeptRequests + asked_count_ + kTexts) {
         return false;
     }
-    for (const std::uint32_t place : entry.texts) {
-        if (place != kNoText && !batch.is_of_this_round(texts_[place].copy)) {
-            Text& text = texts_[place];
-            text.copy = batch.add(text.from(), text.bytes());
+    for (const std::uint32_t index : entry.texts) {
+        if (index != kNoText) {
+            Text& text = texts_[index];
+            ask_for(batch, text.place, text.from(), text.bytes());
         }
     }
-    entry.copy = batch.add(Address(entry.code), at(view_.layout->code.size));
-    return entry.copy != PageBatch::kNone;
+    ask_for(batch, entry.place, Address(entry.code), compared_bytes(entry));
+    entry.asking = asking_;
+    return true;
 }
 
-CodeRegistry::Comparison CodeRegistry::compare(const PageBatch& batch, Entry& entry) {
-    if (!batch.is_of_this_round(entry.copy)) {
+void CodeRegistry::ask_for(PageBatch& batch, Place& place, Address from, std::size_t size_bytes) {
+    if (place.page == kNoPage) {
+        if (!batch.is_of_this_round(place.own)) {
+            place.own = batch.add(from, size_bytes);
+        }
+        return;
+    }
+    Page& page = pages_[place.page];
+    const auto begin = static_cast<std::uint16_t>(from.value() - page.address);
+    const auto end = static_cast<std::uint16_t>(begin + size_bytes);
+    if (page.asking != asking_) {
+        page.asking = asking_;
+        page.from = begin;
+        page.end = end;
+        asked_[asked_count_++] = place.page;
+    } else {
+        page.from = std::min(page.from, begin);
+        page.end = std::max(page.end, end);
+    }
+}
+
+void CodeRegistry::add_requested(PageBatch& batch) {
+    for (std::size_t i = 0; i < asked_count_; ++i) {
+        Page& page = pages_[asked_[i]];
+        page.copy = batch.add(Address(page.address + page.from),
+                              static_cast<std::size_t>(page.end - page.from));
+    }
+}
+
+bool CodeRegistry::find_copy(const PageBatch& batch, const Place& place, Address from,
+                             std::size_t size_bytes, const std::byte** copy) const {
+    if (place.page == kNoPage) {
+        *copy = batch.copy(place.own);
+        return batch.is_of_this_round(place.own);
+    }
+    const Page& page = pages_[place.page];
+    const std::size_t offset = from.value() - page.address;
+    if (page.asking != asking_ || !batch.is_of_this_round(page.copy) || offset < page.from ||
+        offset + size_bytes > page.end) {
+        return false;
+    }
+    const std::byte* part = batch.copy(page.copy);
+    *copy = part == nullptr ? nullptr : part + (offset - page.from);
+    return true;
+}
+
+CodeRegistry::Comparison CodeRegistry::compare(const PageBatch& batch, const Entry& entry) {
+    const std::byte* copy = nullptr;
+    if (entry.asking != asking_ ||
+        !find_copy(batch, entry.place, Address(entry.code), compared_bytes(entry), &copy)) {
         return Comparison::kNoCopy;
     }
-    const std::byte* copy = batch.copy(entry.copy);
-    if (copy == nullptr || !is_alive(copy) || hash_head(parse_code(copy)) != entry.identity.head) {
+    if (copy == nullptr || !is_alive(copy)) {
         return Comparison::kDifferent;
     }
-    return entry.is_versioned ? Comparison::kSame : compare_texts(batch, entry);
+    if (entry.is_versioned) {
+        const auto version = load<std::uint32_t>(copy, at(view_.layout->code.version));
+        const Address type = load_address(copy, at(view_.layout->object.ob_type));
+        return version == entry.identity.head.version && type == entry.identity.head.type
+                   ? Comparison::kSame
+                   : Comparison::kDifferent;
+    }
+    return parse_code(copy) == entry.identity.head ? compare_texts(batch, entry)
+                                                   : Comparison::kDifferent;
 }
 
 CodeRegistry::Comparison CodeRegistry::compare_texts(const PageBatch& batch, const Entry& entry) {
@@ -150,10 +263,10 @@ CodeRegistry::Comparison CodeRegistry::compare_texts(const PageBatch& batch, con
         }
         Text& text = texts_[entry.texts[i]];
         if (text.look != look_) {
-            if (!batch.is_of_this_round(text.copy)) {
+            const std::byte* copy = nullptr;
+            if (!find_copy(batch, text.place, text.from(), text.bytes(), &copy)) {
                 return Comparison::kNoCopy;
             }
-            const std::byte* copy = batch.copy(text.copy);
             text.hash = copy == nullptr ? 0 : hash_text(copy, text);
             text.look = look_;
         }
@@ -176,18 +289,25 @@ void CodeRegistry::settle(Entry& entry, Comparison comparison) {
 }
 
 void CodeRegistry::check(MemoryReader& reader, PageBatch& batch,
-                         std::span<const cpython::RawFrame> frames) {
+                         std::span<const cpython::RawFrame> frames, std::span<const Address> held,
+                         std::uint64_t held_look) {
     std::size_t count = 0;
+    counter_stays_ = counter_.stays(reader);
+    const std::size_t held_count = holds_since(held_look) ? held.size() : 0;
     for (std::size_t i = 0; i < frames.size(); ++i) {
         if (i > 0 && frames[i].code == frames[i - 1].code) {
             continue;  // recursion
         }
-        const std::uint32_t known = index_.find(frames[i].code);
+        const std::size_t from_root = frames.size() - 1 - i;
+        if (from_root < held_count && held[from_root] == frames[i].code) {
+            continue;
+        }
+        const std::uint32_t known = find_entry(frames[i].code);
         if (known == AddressMap::kNone) {
             continue;
         }
         Entry& entry = entries_[known];
-        if (!entry.is_defined || entry.look == look_) {
+        if (!entry.is_defined || is_checked(entry)) {
             continue;
         }
         if (is_static(frames[i].code)) {
@@ -202,8 +322,9 @@ void CodeRegistry::check(MemoryReader& reader, PageBatch& batch,
         }
     }
     for (std::size_t next = 0; next < count;) {
+        begin_asking();
         std::size_t end = next;
-        while (end < count && request_entry(batch, entries_[pending_[end]])) {
+        while (end < count && ask(batch, entries_[pending_[end]])) {
             ++end;
         }
         if (end == next) {
@@ -213,10 +334,11 @@ void CodeRegistry::check(MemoryReader& reader, PageBatch& batch,
             batch.reset();
             continue;
         }
+        add_requested(batch);
         batch.run(reader);
         for (; next < end; ++next) {
             Entry& entry = entries_[pending_[next]];
-            if (entry.is_defined && entry.look != look_) {
+            if (entry.is_defined && !is_checked(entry)) {
                 const Comparison comparison = compare(batch, entry);
                 if (comparison != Comparison::kNoCopy) {
                     settle(entry, comparison);
@@ -228,12 +350,12 @@ void CodeRegistry::check(MemoryReader& reader, PageBatch& batch,
 
 bool CodeRegistry::were_known(std::span<const cpython::RawFrame> frames, std::int64_t at_ns) const {
     for (const cpython::RawFrame& frame : frames) {
-        const std::uint32_t known = index_.find(frame.code);
+        const std::uint32_t known = find_entry(frame.code);
         if (known == AddressMap::kNone) {
             return false;
         }
         const Entry& entry = entries_[known];
-        if (!entry.is_defined || entry.look != look_ || entry.known_since_ns > at_ns) {
+        if (!entry.is_defined || !is_checked(entry) || entry.known_since_ns > at_ns) {
             return false;
         }
         // The same before and after: without a number of its own, another one may have been here
@@ -243,19 +365,6 @@ bool CodeRegistry::were_known(std::span<const cpython::RawFrame> frames, std::in
         }
     }
     return true;
-}
-
-std::uint64_t CodeRegistry::hash_head(const CodeFields& code) {
-    const std::uintptr_t fields[] = {
-        code.type.value(),
-        code.texts[kName].value(),
-        code.texts[kFilename].value(),
-        code.texts[kLineTable].value(),
-        code.texts[kQualname].value(),
-        static_cast<std::uintptr_t>(code.first_line),
-        code.version,
-    };
-    return mix(1, fields, sizeof(fields));
 }
 
 std::uint64_t CodeRegistry::hash_text(const std::byte* copy, const Text& text) {
@@ -272,13 +381,19 @@ CodeRegistry::Entry* CodeRegistry::insert(Address code) {
     entry = {};
     entry.code = code.value();
     index_.set(code, entry_count_);
+    lookup_of(code) = {code.value(), entry_count_};
     ++entry_count_;
     return &entry;
 }
 
 void CodeRegistry::clear() {
     index_.clear();
+    lookups_ = {};
     text_index_.clear();
+    page_index_.clear();
+    page_count_ = 0;
+    asked_count_ = 0;
+    ++asking_;
     entry_count_ = 0;
     text_count_ = 0;
     defined_count_ = 0;
@@ -298,6 +413,7 @@ void CodeRegistry::forget_batch() {
         entries_[defined_[i]].is_defined = false;
     }
     defined_count_ = 0;
+    counter_.restart(look_ + 1);
 }
 
 CodeRegistry::CodeFields CodeRegistry::parse_code(const std::byte* copy) const {
@@ -349,6 +465,7 @@ std::uint32_t CodeRegistry::place_text(const Text& text) {
         text_index_.set(Address(text.object), place);
     }
     texts_[place] = text;
+    texts_[place].place = place_of(text.from(), text.bytes());
     return place;
 }
 
@@ -406,7 +523,7 @@ bool CodeRegistry::read_identity(MemoryReader& reader, const Entry& entry, Ident
     }
     const CodeFields code = parse_code(code_copy.data());
     *out = {};
-    out->head = hash_head(code);
+    out->head = code;
     next = compared_.data();
     for (std::size_t i = 0; i < kTexts; ++i) {
         if (entry.texts[i] != kNoText) {
@@ -489,7 +606,12 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
     entry.known_since_ns = since_ns;
     entry.identity = before;
     entry.is_versioned = code.version != 0;
+    if (entry.is_versioned && !is_static(Address(entry.code))) {
+        counter_.note(reader, code.version);
+    }
     entry.look = look_;
+    entry.asking = 0;
+    entry.place = place_of(Address(entry.code), compared_bytes(entry));
     entry.is_defined = true;
     for (std::size_t i = 0; i < kTexts; ++i) {
         if (entry.texts[i] != kNoText) {

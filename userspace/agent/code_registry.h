@@ -1,10 +1,12 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
 
+#include "agent/version_counter.h"
 #include "cpython/frame_walker.h"
 #include "cpython/runtime_view.h"
 #include "memory/address_map.h"
@@ -23,6 +25,7 @@ namespace echion::agent {
 ///     3.12 and later  their heads. Each has a number of its own (co_version; CPython
 ///                     Objects/codeobject.c, init_code), but for those that are never freed
 ///     before          their heads, and the texts behind the pointers
+/// Where no code object has been made since the last comparison, that one holds.
 /// The caller asks for the copies along with the stack's own (request()), compares after the walk
 /// (check()), and proves that the thread stood still over all of it.
 ///
@@ -52,15 +55,34 @@ class CodeRegistry {
     /// Begins a tick: a batch of the stream.
     void begin_tick() { defined_count_ = 0; }
 
+    /// Where the interpreter counts its code objects, if it is the only one: see VersionCounter.
+    void set_version_counter(Address counter) { counter_.watch(counter); }
+
     /// What has been compared before counts no more: to be called before the copies of stacks are
     /// made that check() is then asked about.
-    void begin_look() { ++look_; }
-    /// Requests what check() compares for `codes`, as far as they are known: each once a look, in
-    /// the round of `batch` that begins this look. Where the round is full, check() reads the rest.
+    void begin_look(MemoryReader& reader) {
+        counter_.begin_look(reader, ++look_);
+        counter_stays_ = true;
+        begin_asking();
+    }
+    /// Asks for what check() compares for `codes`, as far as they are known, in the round of
+    /// `batch` that begins this look. Where the round is full, check() reads the rest.
     void request(PageBatch& batch, std::span<const Address> codes);
-    /// Compares the code objects of `frames` that are known, by copies of this look or else by new
-    /// ones. Those that are other ones by now are unknown again. May start the batch over.
-    void check(MemoryReader& reader, PageBatch& batch, std::span<const cpython::RawFrame> frames);
+    /// To be called after the last request(): what has been asked for becomes part of the round.
+    void add_requested(PageBatch& batch);
+    /// Compares the code objects of `frames` (innermost first) that are known, by copies of this
+    /// look or else by new ones. Those that are other ones by now are unknown again. Leaves out
+    /// what is the same as in `held` (outermost first), which is a stack that found its ids in look
+    /// number `held_look`, if what was found then still holds. May start the batch over.
+    void check(MemoryReader& reader, PageBatch& batch, std::span<const cpython::RawFrame> frames,
+               std::span<const Address> held, std::uint64_t held_look);
+    /// The number of the look that is open.
+    [[nodiscard]] std::uint64_t look() const { return look_; }
+    /// Whether the ids that were found in look number `look` are still those of the same code
+    /// objects, if their numbering is. Before check(): as far as is known then.
+    [[nodiscard]] bool holds_since(std::uint64_t look) const {
+        return counter_stays_ && counter_.has_stayed_since(look);
+    }
     /// Whether all code objects of `frames`, which check() has compared, were known at `at_ns`
     /// (monotonic), and none of them can have been another one in between.
     [[nodiscard]] bool were_known(std::span<const cpython::RawFrame> frames,
@@ -105,6 +127,30 @@ class CodeRegistry {
     static constexpr std::size_t kComparedBytes = 4096;
     enum { kName, kFilename, kLineTable, kQualname, kTexts };
     static constexpr std::uint32_t kNoText = ~0U;
+    static constexpr std::uint32_t kNoPage = ~0U;  // across two, or the table of pages is full
+
+    // The last lookups, by address: a stack is mostly the same codes again, and lookups in the
+    // large table are misses of the CPU's caches.
+    struct Lookup {
+        std::uintptr_t code;
+        std::uint32_t entry;
+    };
+    static constexpr std::size_t kLookups = 256;
+
+    // Where the copy of something comes from that is to be compared: as part of a page, or, across
+    // two pages, by itself.
+    struct Place {
+        std::uint32_t page;
+        PageBatch::Handle own;
+    };
+    // A page on which such things lie: what of it has been asked for, together. Code objects and
+    // texts of one module lie close together, and a range costs more than its bytes.
+    struct Page {
+        std::uintptr_t address;
+        std::uint64_t asking;     // when that was
+        std::uint16_t from, end;  // of it
+        PageBatch::Handle copy;
+    };
 
     // A str or bytes object behind a code object, which may share it with others: its length and
     // leading data are compared. What lies around them changes by itself (count of references,
@@ -112,19 +158,27 @@ class CodeRegistry {
     struct Text {
         std::uintptr_t object;
         std::uint64_t hash;  // as last compared
-        std::uint32_t look;  // when that was
+        std::uint64_t look;  // when that was
         std::uint16_t length_at;
         std::uint16_t data_at;
         std::uint32_t data_bytes;
-        PageBatch::Handle copy;
+        Place place;
 
         [[nodiscard]] Address from() const { return Address(object + length_at); }
         [[nodiscard]] std::size_t bytes() const { return data_at - length_at + data_bytes; }
     };
-    // Hashes of what identifies a code object, by one reading.
+    struct CodeFields {
+        Address type;
+        Address texts[kTexts];  // null: this version has none
+        std::int32_t first_line;
+        std::uint32_t version;  // 0: none
+
+        [[nodiscard]] bool operator==(const CodeFields&) const = default;
+    };
+    // What identifies a code object, by one reading.
     struct Identity {
-        std::uint64_t head;
-        std::uint64_t texts[kTexts];
+        CodeFields head;
+        std::uint64_t texts[kTexts];  // hashes
 
         [[nodiscard]] bool operator==(const Identity&) const = default;
     };
@@ -133,27 +187,45 @@ class CodeRegistry {
         Identity identity;  // as defined
         std::uintptr_t code;
         std::uint32_t id;
-        std::uint32_t look;     // when it was last compared
+        std::uint64_t look;     // when it was last compared
+        std::uint64_t asking;   // when its copy was last asked for
         bool is_defined;        // in the stream, by a batch that was written
         bool is_versioned;      // its head holds a number that no other code object has
         bool has_been_another;  // another code object was here before
-        PageBatch::Handle copy;
+        Place place;
         std::uint32_t texts[kTexts];  // places in texts_, or kNoText
-    };
-    struct CodeFields {
-        Address type;
-        Address texts[kTexts];  // null: this version has none
-        std::int32_t first_line;
-        std::uint32_t version;  // 0: none
     };
     enum class Comparison { kSame, kDifferent, kNoCopy };
 
     [[nodiscard]] bool is_static(Address object) const {
         return object.value() - static_from_.value() < static_bytes_;
     }
+    // A copy of what index_ says, by address.
+    [[nodiscard]] Lookup& lookup_of(Address code) const {
+        return lookups_[(code.value() >> 4 ^ code.value() >> 12) % kLookups];
+    }
+    [[nodiscard]] std::uint32_t find_entry(Address code) const;
     Entry* insert(Address code);
-    bool request_entry(PageBatch& batch, Entry& entry);
-    Comparison compare(const PageBatch& batch, Entry& entry);
+    // Whether no code object can have come since this one was compared.
+    [[nodiscard]] bool is_covered(const Entry& entry) const {
+        return entry.is_versioned && holds_since(entry.look);
+    }
+    // Whether what is known of a code object is true in this look.
+    [[nodiscard]] bool is_checked(const Entry& entry) const {
+        return entry.look == look_ || is_covered(entry);
+    }
+    Place place_of(Address from, std::size_t size_bytes);
+    [[nodiscard]] std::size_t compared_bytes(const Entry& entry) const;
+    // Asks for what compare() needs: begin_asking(), ask() for each entry, add_requested(). What
+    // was asked for before has no copies any more.
+    void begin_asking();
+    bool ask(PageBatch& batch, Entry& entry);
+    void ask_for(PageBatch& batch, Place& place, Address from, std::size_t size_bytes);
+    // Whether it has been asked for, in the round of `batch` that is open; its copy, or null where
+    // it cannot be read.
+    bool find_copy(const PageBatch& batch, const Place& place, Address from, std::size_t size_bytes,
+                   const std::byte** copy) const;
+    Comparison compare(const PageBatch& batch, const Entry& entry);
     Comparison compare_texts(const PageBatch& batch, const Entry& entry);
     void settle(Entry& entry, Comparison comparison);
     bool define(MemoryReader& reader, stream::Encoder& encoder, Entry& entry);
@@ -163,7 +235,6 @@ class CodeRegistry {
     [[nodiscard]] Text describe_str(const std::byte* head, Address object) const;
     [[nodiscard]] Text describe_bytes(std::uintptr_t size, Address object) const;
     [[nodiscard]] CodeFields parse_code(const std::byte* copy) const;
-    static std::uint64_t hash_head(const CodeFields& code);
     static std::uint64_t hash_text(const std::byte* copy, const Text& text);
     // False when it cannot be read, is no longer alive or has other texts.
     bool read_identity(MemoryReader& reader, const Entry& entry, Identity* out);
@@ -175,9 +246,13 @@ class CodeRegistry {
     Address static_from_;
     std::size_t static_bytes_ = 0;
     AddressMap index_;  // code object → index into entries_
+    mutable std::array<Lookup, kLookups> lookups_{};
     FixedArray<Entry> entries_;
     AddressMap text_index_;  // str or bytes object → index into texts_
     FixedArray<Text> texts_;
+    AddressMap page_index_;  // page → index into pages_
+    FixedArray<Page> pages_;
+    FixedArray<std::uint32_t> asked_;    // pages that have been asked for
     FixedArray<std::byte> scratch_;      // line tables and names on their way
     FixedArray<std::byte> compared_;     // what is read to identify a code object
     FixedArray<std::uint32_t> pending_;  // entries that check() has no copies of
@@ -185,8 +260,15 @@ class CodeRegistry {
     std::size_t defined_count_ = 0;
     std::uint32_t entry_count_ = 0;
     std::uint32_t text_count_ = 0;
+    std::uint32_t page_count_ = 0;
+    std::size_t asked_count_ = 0;
+    std::uint64_t asking_ = 1;
+    std::size_t head_bytes_ = 0;       // of a code object, that hold its CodeFields
+    std::size_t versioned_bytes_ = 0;  // the same, of one that has a number of its own
     std::uint32_t next_id_ = kUnknownCode + 1;
-    std::uint32_t look_ = 1;
+    std::uint64_t look_ = 1;
+    VersionCounter counter_;
+    bool counter_stays_ = false;  // since this look began
     std::uint32_t numbering_ = 1;
     Address trampoline_;
     std::uint64_t reads_ = 0;

@@ -82,13 +82,15 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
         ++fits;
     }
     round.group = round.group.first(std::max<std::size_t>(fits, 1));
-    codes_.begin_look();
+    codes_.begin_look(reader_);
     batch_.begin_unsearched();
     for (TrackedThread* thread : round.group) {
         const std::size_t count =
             std::min<std::size_t>(thread->frame_count + kRecentCodes, options_.max_frames);
-        codes_.request(batch_, {thread->codes, count});
+        const std::size_t held = codes_.holds_since(thread->refs_look) ? thread->refs_count : 0;
+        codes_.request(batch_, std::span(thread->codes, count).subspan(std::min(held, count)));
     }
+    codes_.add_requested(batch_);
     batch_.end_unsearched();
     round.holder_cpu = round.holder_state_after = round.holder_cframe_after = PageBatch::kNone;
     if (round.holder != nullptr) {
@@ -294,7 +296,9 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
     const std::uint64_t code_reads = codes_.reads();
     for (std::size_t i = 0; i < walked; ++i) {
         if (stacks[i].is_readable) {
-            codes_.check(reader_, batch_, {raw_.data() + stacks[i].first, stacks[i].walk.count});
+            const TrackedThread& thread = *round.group[i];
+            codes_.check(reader_, batch_, {raw_.data() + stacks[i].first, stacks[i].walk.count},
+                         {thread.codes, thread.refs_count}, thread.refs_look);
         }
     }
 

@@ -79,9 +79,10 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
         !status) {
         return status;
     }
-    const std::size_t static_bytes = facts.static_bytes_from(view.runtime);
-    reader_.set_direct_range(view.runtime, static_bytes);
-    codes_.set_static_range(view.runtime, static_bytes);
+    static_from_ = view.runtime;
+    static_bytes_ = facts.static_bytes_from(view.runtime);
+    reader_.set_direct_range(static_from_, static_bytes_);
+    codes_.set_static_range(static_from_, static_bytes_);
     same_cpu_.open(facts.rseq_offset);
     can_follow_ = options_.follow && same_cpu_.has_cpu_numbers();
     native_id_offset_ = find_native_id_offset();

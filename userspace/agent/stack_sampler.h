@@ -145,6 +145,7 @@ class StackSampler {
     std::uint32_t find_native_id(const cpython::ThreadHead& head);
     void refresh_interpreters(std::int64_t now_ns);
     void replace_interpreters(std::span<const cpython::InterpreterHead> heads);
+    void watch_version_counter();
     void walk_thread_list(std::uint32_t interpreter);
     bool is_intact(const TrackedThread& thread);
     TrackedThread* meet_thread(std::uint32_t interpreter, Address state,
@@ -224,6 +225,8 @@ class StackSampler {
     cpython::RuntimeView view_;
     SamplerOptions options_;
     ProcessReader reader_;
+    Address static_from_;  // static data of the interpreter: see CodeRegistry
+    std::size_t static_bytes_ = 0;
     SameCpu same_cpu_;
     PageBatch batch_;
     ThreadTable threads_;

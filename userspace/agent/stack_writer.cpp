@@ -64,12 +64,17 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
     const std::size_t count = raw.size();
     const bool has_same_ids = thread.codes_numbering == numbering;
     const std::size_t common = has_same_ids ? std::min<std::size_t>(count, thread.frame_count) : 0;
+    const std::size_t held =
+        has_same_ids && codes_.holds_since(thread.refs_look) ? thread.refs_count : 0;
     *kept = 0;
     for (std::size_t i = 0; i < count; ++i) {
         const cpython::RawFrame& frame = raw[count - 1 - i];
         stream::FrameRef ref{0, frame.offset};
         if (i > 0 && thread.codes[i - 1] == frame.code) {
             ref.code_id = thread.refs[i - 1].code_id;  // recursion
+        } else if (i < held && thread.codes[i] == frame.code &&
+                   thread.refs[i].code_id != CodeRegistry::kUnknownCode) {
+            ref.code_id = thread.refs[i].code_id;
         } else {
             ref.code_id = codes_.find_id(reader_, *encoder_, frame.code);
         }
@@ -81,6 +86,8 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
         split_batch();
     }
     thread.codes_numbering = codes_.numbering();
+    thread.refs_look = codes_.look();
+    thread.refs_count = static_cast<std::uint32_t>(count);
     // Else what has been assigned may be outdated: once more.
     return codes_.numbering() == numbering && codes_.trampoline() == trampoline;
 }
@@ -133,9 +140,9 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
 
 bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw,
                                   std::int64_t at_ns) {
-    codes_.begin_look();
+    codes_.begin_look(reader_);
     batch_.reset();
-    codes_.check(reader_, batch_, raw);
+    codes_.check(reader_, batch_, raw, {thread.codes, thread.refs_count}, thread.refs_look);
     // The thread has run on since: what was not known before may have been another code object.
     if (!codes_.were_known(raw, at_ns)) {
         ++tally_.snapshots_unused;

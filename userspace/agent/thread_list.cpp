@@ -14,6 +14,7 @@
 namespace echion::agent {
 namespace {
 
+using cpython::has;
 using cpython::Offset;
 
 // How far into a struct pthread the thread's number is looked for (glibc 2.36, x86-64: 720).
@@ -128,6 +129,20 @@ void StackSampler::replace_interpreters(std::span<const cpython::InterpreterHead
         interpreters_[i].head = heads[i];
         interpreters_[i].gil = gil;
     }
+    watch_version_counter();
+}
+
+void StackSampler::watch_version_counter() {
+    // With several interpreters there are several counters.
+    Address counter;
+    const Offset offset = view_.layout->interpreter.next_version;
+    if (interpreter_count_ == 1 && has(offset)) {
+        counter = interpreters_[0].head.interpreter + at(offset);
+        if (counter - static_from_ >= static_bytes_) {
+            counter = Address();  // it may be unmapped
+        }
+    }
+    codes_.set_version_counter(counter);
 }
 
 void StackSampler::walk_thread_list(std::uint32_t index) {

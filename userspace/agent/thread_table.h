@@ -49,6 +49,8 @@ struct TrackedThread {
     std::uint8_t flags;             ///< stream::StackFlag of the last stack
     std::uint32_t walk;             ///< number of the last walk, the age of `pages`
     std::uint32_t codes_numbering;  ///< CodeRegistry::numbering() that `refs` belong to
+    std::uint64_t refs_look;        ///< CodeRegistry::look() that found `refs`…
+    std::uint32_t refs_count;       ///< …so many of them, from the root
     std::int64_t cpu_ns;            ///< CPU clock when last read
     std::uint32_t frame_count;
     std::uint32_t name_bytes;

@@ -88,6 +88,13 @@ void apply_states(const DebugOffsets313& stated, Layout& layout, bool& sane) {
                                  layout.interpreter.modules, layout.interpreter.ceval_gil}),
                  cover(8, {layout.interpreter.id, layout.interpreter.gc_collecting}));
 
+    // Not stated: where the row says, if the row is right in all else.
+    if (layout.interpreter.ceval_gil != row.interpreter.ceval_gil ||
+        layout.interpreter.modules != row.interpreter.modules ||
+        layout.interpreter.threads_head != row.interpreter.threads_head) {
+        layout.interpreter.next_version = kAbsent;
+    }
+
     // The fields of the GIL are stated as fields of the interpreter that contains it.
     Structure gil(row.gil.size, kMaxObjectBytes, word, sane);
     sane = sane && from.gil_runtime_state <= from.gil_runtime_state_holder &&

@@ -55,6 +55,8 @@ struct InterpreterLayout {  // PyInterpreterState
     Offset modules;         // PyObject*: sys.modules
     Offset ceval_gil;       // struct _gil_runtime_state* (3.12 and later)
     Offset gc_collecting;   // int (3.9 and later)
+    Offset next_version;    // uint32_t: of the next code object; not covered by `size` (3.13 and
+                            // later)
 };
 
 struct GilLayout {         // struct _gil_runtime_state
