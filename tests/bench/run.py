@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the sampler costs and what it achieves, in one run, beside what it is compared with.
 
-    scripts/bench                                 all sections, newest interpreter; work: all of them
+    scripts/bench                                 all sections, newest interpreter; work, codes: all
     scripts/bench work rate --pythons 3.11,3.13   some sections, some interpreters
 
 Absolute times on a shared or virtual machine say little; read the ratios and the differences
@@ -74,6 +74,30 @@ def work(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
             print(f"  {python.name:14} {threads:7} {depth:5} {row['read']:7.2f} {row['rest']:7.2f}"
                   f" {row['own']:7.2f} {aim:5.0f} {row['thread']:7.2f}"
                   f" {row['bare']:7.2f} {row['thread'] - row['bare']:7.2f}", flush=True)
+    return figures
+
+
+def codes(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
+    """What it costs that every code object of a stack is compared at every look."""
+    heading(f"own work a tick in µs, one thread asleep, -i {FAST_US}, no BPF, median of {repeats}")
+    print(f"  one: {DEPTH} frames of one function; own: {DEPTH} functions")
+    print(f"  {'python':14} {'one':>7} {'own':>7} {'ratio':>7}")
+    figures = {}
+    for python in pythons:
+        rows = []
+        for _ in range(repeats):
+            row = {}
+            for name, words in (("one", ()), ("own", ("of-their-own",))):
+                result = bench.sampled(
+                    python, "still", "1", str(DEPTH), "1", *words,
+                    options=["-i", str(FAST_US), "--engine", "clock"],
+                )
+                row[name] = per_tick_us(result, "sampler_tick_ns")
+            rows.append(row)
+        row = {key: median(one[key] for one in rows) for key in rows[0]}
+        row["ratio"] = median(one["own"] / one["one"] for one in rows)
+        figures[python.name] = row
+        print(f"  {python.name:14} {row['one']:7.2f} {row['own']:7.2f} {row['ratio']:7.2f}", flush=True)
     return figures
 
 
@@ -165,6 +189,7 @@ def find_sampler(pid: int) -> str:
 
 SECTIONS = {
     "work": work,
+    "codes": codes,
     "ticks": ticks,
     "rate": rate,
     "calls": calls,
@@ -178,7 +203,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What the sampler costs and what it achieves.")
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; default: all")
     parser.add_argument("--pythons", default="", help="versions, such as 3.11,3.13; default: all"
-                        " for `work`, the newest for the rest")
+                        " for `work` and `codes`, the newest for the rest")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
@@ -196,7 +221,7 @@ def main() -> int:
     begin = time.monotonic()
     try:
         for name in options.sections or SECTIONS:
-            pythons = chosen or (found if name == "work" else found[-1:])
+            pythons = chosen or (found if name in ("work", "codes") else found[-1:])
             figures[name] = SECTIONS[name](bench, pythons, options.repeats)
     finally:
         bench.close()
