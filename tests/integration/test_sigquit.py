@@ -110,6 +110,19 @@ def test_a_program_shows_its_stacks_and_goes_on(echion, python, options):
         assert running.process.poll() is None
 
 
+def test_who_runs_is_told_from_who_is_runnable(echion, any_python):
+    cpu = str(max(os.sched_getaffinity(0)))
+    with sampled(echion, any_python, "scheduled", cpu) as (_, pid, output):
+
+        def has_both(threads) -> bool:
+            states = [set(thread.details) & {"on CPU", "runnable"} for thread in threads.values()]
+            is_there = "sleeping" in threads["MainThread"].details
+            return is_there and {"on CPU"} in states and {"runnable"} in states
+
+        ask_until(pid, output, has_both)
+        assert "on CPU or runnable" not in output.text
+
+
 def test_a_deadlock(echion, python):
     with sampled(echion, python, "deadlocked") as (_, pid, output):
         threads = ask_until(

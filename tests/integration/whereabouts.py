@@ -98,6 +98,19 @@ def wait_until(holds: Callable[[], Any], what: str, timeout: float = TIMEOUT_S) 
     return answer
 
 
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What the scheduler counts of a thread (/proc/PID/task/TID/schedstat)."""
+
+    run_ns: int
+    wait_ns: int
+    slices: int
+
+    @classmethod
+    def read(cls, pid: int, tid: int) -> Counts:
+        return cls(*map(int, pathlib.Path(f"/proc/{pid}/task/{tid}/schedstat").read_text().split()))
+
+
 class Where:
     """Runs `echion -w`."""
 
