@@ -13,7 +13,15 @@ import time
 import pytest
 
 from runner import TARGETS
-from whereabouts import Counts, Where, parse_report, start_target, wait_until
+from whereabouts import (
+    COMPUTING,
+    Counts,
+    Where,
+    parse_report,
+    start_target,
+    wait_until,
+    without_counts,
+)
 
 FIRST_LINES = {
     line.split("(")[0][4:]: number
@@ -124,24 +132,13 @@ def waited(pid: int, tid: int, before: Counts, after: Counts) -> bool:
     return after.wait_ns != before.wait_ns
 
 
-COMPUTING = ("first", "second", "last", "free")
-
-
 def test_who_runs_and_who_is_runnable_is_told(where, python, tmp_path):
     """Of threads that only compute. On a busy machine nobody can say who gets a CPU: so what is said
     of a thread is held against what the kernel has counted around the look."""
     cpu = str(max(os.sched_getaffinity(0)))
     with start_target(python, tmp_path, "scheduled", cpu) as target:
         pid = target.wait_ready()
-        found = where.threads_when(
-            pid,
-            lambda threads: "sleeping" in threads["MainThread"].details
-            and all(
-                name in threads and threads[name].functions[-1] == "compute" for name in COMPUTING
-            ),
-            "all threads compute",
-        )
-        tids = {name: found[name].native_id for name in COMPUTING}
+        tids = where.computing(pid)
 
         def count() -> dict[str, Counts]:
             return {name: Counts.read(pid, tid) for name, tid in tids.items()}
@@ -194,14 +191,9 @@ def test_an_uninterruptible_wait_is_none_for_a_cpu(where, any_python, tmp_path):
 
 def test_without_the_scheduler_s_counts_it_says_so(where, any_python, tmp_path):
     """As under a kernel without CONFIG_SCHED_INFO."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: to put a file over one below /proc")
-    zeros = tmp_path / "zeros"
-    zeros.write_text("0 0 0\n")
     with start_target(any_python, tmp_path, "busy") as target:
         pid = target.wait_ready()
-        hide = f'mount --bind {zeros} /proc/{pid}/task/{pid}/schedstat && exec "$@"'
-        wrap = ["unshare", "--mount", "sh", "-c", hide, "sh"]
+        wrap = without_counts(pid, tmp_path)
         done = where.run(pid, wrap=wrap)
         assert done.returncode == 0
         (main,) = parse_report(done.stderr)

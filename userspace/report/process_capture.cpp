@@ -338,6 +338,7 @@ void ProcessCapture::describe_state(CapturedThread& thread, const cpython::GilSt
     }
     if (const auto stat = read_thread_stat(pid_, thread.tid)) {
         thread.kernel_state = stat->state;
+        thread.cpu_ticks = stat->cpu_ticks;
         watch(thread, *stat);
         if (!is_running(stat->state) && !has_ended(stat->state)) {
             thread.scheduling = Scheduling::kWaiting;

@@ -44,6 +44,7 @@ struct CapturedThread {
     pid_t tid = 0;                 ///< the same, as we see it; 0 unknown, or ended
     bool is_main = false;          ///< the thread that started Python
     char kernel_state = '?';       ///< as in ThreadStat; '?' unknown
+    std::int64_t cpu_ticks = 0;    ///< likewise; 0 unknown
     Scheduling scheduling = Scheduling::kUnknown;
     GilRole gil_role = GilRole::kUnknown;
     Consistency consistency = Consistency::kProved;
