@@ -110,6 +110,19 @@ def test_a_program_shows_its_stacks_and_goes_on(echion, python, options):
         assert running.process.poll() is None
 
 
+def test_who_runs_is_told_from_who_is_runnable(echion, any_python):
+    cpu = str(max(os.sched_getaffinity(0)))
+    with sampled(echion, any_python, "scheduled", cpu) as (_, pid, output):
+
+        def has_both(threads) -> bool:
+            states = [set(thread.details) & {"on CPU", "runnable"} for thread in threads.values()]
+            is_there = "sleeping" in threads["MainThread"].details
+            return is_there and {"on CPU"} in states and {"runnable"} in states
+
+        ask_until(pid, output, has_both)
+        assert "on CPU or runnable" not in output.text
+
+
 def test_a_deadlock(echion, python):
     with sampled(echion, python, "deadlocked") as (_, pid, output):
         threads = ask_until(
@@ -194,7 +207,10 @@ def test_a_later_attachment_answers_where_the_signal_was_ignored(echion, any_pyt
         for is_ignored in (True, False):
             with echion.start(["-p", str(target.pid)]) as running:
                 target.wait_until_sampled()
-                assert catches(target.pid, signal.SIGQUIT) == (not is_ignored)
+                if is_ignored:
+                    assert not catches(target.pid, signal.SIGQUIT)
+                else:
+                    wait_until(lambda: catches(target.pid, signal.SIGQUIT), "it is taken")
                 os.kill(running.process.pid, signal.SIGINT)
                 running.finish().check()
             if is_ignored:

@@ -1,6 +1,7 @@
 """Where mode shows the threads of processes in every state."""
 
 import contextlib
+import json
 import os
 import pathlib
 import pty
@@ -12,7 +13,15 @@ import time
 import pytest
 
 from runner import TARGETS
-from whereabouts import Where, parse_report, start_target, wait_until
+from whereabouts import (
+    COMPUTING,
+    Counts,
+    Where,
+    parse_report,
+    start_target,
+    wait_until,
+    without_counts,
+)
 
 FIRST_LINES = {
     line.split("(")[0][4:]: number
@@ -77,7 +86,7 @@ def test_json_says_the_same(where, python, tmp_path):
         (main,) = document["threads"]
         assert (main["name"], main["main"], main["interpreter"]) == ("MainThread", True, 0)
         assert main["native_id"] == main["own_native_id"] == pid
-        assert (main["state"], main["gil"]) == ("sleeping", None)
+        assert (main["state"], main["scheduling"], main["gil"]) == ("sleeping", "waiting", None)
         assert main["consistency"] == "proved"
         assert main["truncated"] is main["broken"] is False
         assert main["frames"][-1] == {
@@ -106,6 +115,93 @@ def test_the_holder_of_the_gil_is_told(where, python, tmp_path):
         )
         (main,) = where.json(pid)["threads"]
         assert (main["state"], main["gil"]) == ("running", "holding")
+        assert main["scheduling"] in ("on_cpu", "runnable")
+
+
+def waited(pid: int, tid: int, before: Counts, after: Counts) -> bool:
+    """Whether a computing thread has waited for a CPU between two counts. A wait is counted at its end."""
+
+    def count_next() -> Counts | None:
+        counts = Counts.read(pid, tid)
+        return counts if counts != after else None
+
+    if after == before:
+        return True  # a thread on a CPU has been counted for at each tick of the scheduler's clock
+    if after.wait_ns == before.wait_ns:
+        after = wait_until(count_next, "the thread runs, or has run")
+    return after.wait_ns != before.wait_ns
+
+
+def test_who_runs_and_who_is_runnable_is_told(where, python, tmp_path):
+    """Of threads that only compute. On a busy machine nobody can say who gets a CPU: so what is said
+    of a thread is held against what the kernel has counted around the look."""
+    cpu = str(max(os.sched_getaffinity(0)))
+    with start_target(python, tmp_path, "scheduled", cpu) as target:
+        pid = target.wait_ready()
+        tids = where.computing(pid)
+
+        def count() -> dict[str, Counts]:
+            return {name: Counts.read(pid, tid) for name, tid in tids.items()}
+
+        said = set()
+
+        def look() -> bool:
+            before = count()
+            threads = {thread["name"]: thread for thread in where.json(pid)["threads"]}
+            after = count()
+            assert threads["MainThread"]["scheduling"] == "waiting"
+            for name in COMPUTING:
+                scheduling = threads[name]["scheduling"]
+                assert threads[name]["state"] == "running"
+                assert scheduling in ("on_cpu", "runnable"), name
+                if scheduling == "on_cpu":
+                    assert after[name] != before[name], name
+                else:
+                    assert waited(pid, tids[name], before[name], after[name]), name
+                said.add((name, scheduling))
+            return ("last", "runnable") in said and {"on_cpu", "runnable"} == {s for _, s in said}
+
+        wait_until(look, "threads of both kinds")
+        for _ in range(5):
+            look()
+
+
+def test_the_text_tells_who_runs_from_who_is_runnable(where, any_python, tmp_path):
+    cpu = str(max(os.sched_getaffinity(0)))
+    with start_target(any_python, tmp_path, "scheduled", cpu) as target:
+        pid = target.wait_ready()
+
+        def has_both(threads) -> bool:
+            states = [set(thread.details) & {"on CPU", "runnable"} for thread in threads.values()]
+            is_there = "sleeping" in threads["MainThread"].details
+            return is_there and {"on CPU"} in states and {"runnable"} in states
+
+        threads = where.threads_when(pid, has_both, "a thread on a CPU, and one that is runnable")
+        assert not any("running" in thread.details for thread in threads.values())
+
+
+def test_an_uninterruptible_wait_is_none_for_a_cpu(where, any_python, tmp_path):
+    with start_target(any_python, tmp_path, "uninterruptible", str(tmp_path / "nobody")) as target:
+        pid = target.wait_ready()
+        wait_for_state(pid, pid, "D")
+        (main,) = where.json(pid)["threads"]
+        assert (main["state"], main["scheduling"]) == ("disk sleep", "waiting")
+        assert main["frames"][-1]["function"] == "spawn"
+
+
+def test_without_the_scheduler_s_counts_it_says_so(where, any_python, tmp_path):
+    """As under a kernel without CONFIG_SCHED_INFO."""
+    with start_target(any_python, tmp_path, "busy") as target:
+        pid = target.wait_ready()
+        wrap = without_counts(pid, tmp_path)
+        done = where.run(pid, wrap=wrap)
+        assert done.returncode == 0
+        (main,) = parse_report(done.stderr)
+        assert "on CPU or runnable" in main.details
+        assert "CONFIG_SCHED_INFO" in done.stderr.splitlines()[-1]
+        done = where.run(pid, "--json", wrap=wrap)
+        (main,) = json.loads(done.stdout)["threads"]
+        assert (main["state"], main["scheduling"]) == ("running", None)
 
 
 def test_who_waits_for_the_gil_is_told(where, python, tmp_path):
@@ -148,6 +244,7 @@ def test_a_stopped_program(where, python, tmp_path):
         wait_for_state(pid, pid, "T")
         (main,) = where.threads(pid).values()
         assert "stopped" in main.details
+        assert where.json(pid)["threads"][0]["scheduling"] == "waiting"
         assert main.functions[:2] == ["<module>", "busy"]
         assert state_of(pid, pid) == "T"
 

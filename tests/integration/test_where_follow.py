@@ -17,12 +17,18 @@ import pytest
 
 from conftest import LONG
 from runner import TIMEOUT_S
-from whereabouts import Where, start_target, wait_until
+from whereabouts import COMPUTING, Counts, Where, start_target, wait_until, without_counts
 
 SECONDS = 2.0 if LONG else 1.0
 # By how much a place that uses no CPU time has less of it than one that does: on a busy machine the
 # program is looked at late, when it has left the place where it was.
 MUCH_LESS = 5 if LONG else 2
+# What a thread that only computes may seem to wait, as a share: its last wait for a CPU, which the
+# kernel has not counted yet, may be seen late; an interrupt or a hypervisor takes time from it.
+MOST_WAITED = 0.25
+# The scheduler's clock: a thread's run time is so old at most.
+CLOCK_MONOTONIC_COARSE = 6
+TICK_NS = int(time.clock_getres(CLOCK_MONOTONIC_COARSE) * 1e9)
 
 
 @pytest.fixture
@@ -73,6 +79,7 @@ def test_cpu_time_leaves_out_who_sleeps(where, python, tmp_path):
         assert document["mode"] == "cpu"
         assert 0 < main["cpu_ns"] < main["seen_ns"]
         assert sum(stack["time_ns"] for stack in main["stacks"]) == main["cpu_ns"]
+        assert all(stack["time_ns"] == stack["on_cpu_ns"] for stack in main["stacks"])
         assert time_in(main, "long_part") > MUCH_LESS * time_in(main, "short_part")
 
 
@@ -89,6 +96,50 @@ def test_cpu_time_is_the_kernel_s(where, any_python, tmp_path):
         used = cpu_ns() - before
         # The program itself starts and ends around the time that it measures.
         assert 0.3 * used <= main_thread(document)["cpu_ns"] <= used
+
+
+PARTS = ("on_cpu_ns", "runnable_ns", "waiting_ns")
+
+
+def test_time_is_on_a_cpu_runnable_or_waiting(where, python, tmp_path):
+    """As the kernel has counted it: nobody can say who gets a CPU on a busy machine."""
+    cpu = str(max(os.sched_getaffinity(0)))
+    with start_target(python, tmp_path, "scheduled", cpu) as target:
+        pid = target.wait_ready()
+        tids = where.computing(pid)
+        before = {name: Counts.read(pid, tid) for name, tid in tids.items()}
+        begin_ns = time.monotonic_ns()
+        document = follow(where, pid)
+        around_ns = time.monotonic_ns() - begin_ns - document["duration_ns"]
+        after = {name: Counts.read(pid, tid) for name, tid in tids.items()}
+        threads = {thread["name"]: thread for thread in document["threads"]}
+        for name, thread in threads.items():
+            assert thread["cpu_ns"] == thread["on_cpu_ns"]
+            assert sum(thread[part] for part in PARTS) == thread["seen_ns"]
+            assert all(thread[part] >= 0 for part in PARTS)
+            for part in PARTS:
+                assert sum(stack[part] for stack in thread["stacks"]) == thread[part]
+            for stack in thread["stacks"]:
+                assert sum(stack[part] for part in PARTS) == stack["time_ns"]
+            ran_ns = after[name].run_ns - before[name].run_ns
+            assert ran_ns - around_ns - 2 * TICK_NS <= thread["on_cpu_ns"] <= ran_ns
+        for name in COMPUTING:
+            assert threads[name]["waiting_ns"] <= MOST_WAITED * threads[name]["seen_ns"], name
+        assert threads["last"]["runnable_ns"] > 0.5 * threads["last"]["seen_ns"]
+        main = threads["MainThread"]
+        assert main["runnable_ns"] <= after["MainThread"].wait_ns - before["MainThread"].wait_ns
+        assert main["waiting_ns"] > 0.9 * main["seen_ns"]
+
+
+def test_without_the_scheduler_s_counts_cpu_time_is_coarse(where, any_python, tmp_path):
+    with start_target(any_python, tmp_path, "busy") as target:
+        pid = target.wait_ready()
+        wrap = without_counts(pid, tmp_path)
+        done = where.run(pid, "--json", "-x", str(SECONDS), wrap=wrap)
+        main = main_thread(json.loads(done.stdout))
+        assert 0 < main["on_cpu_ns"] <= main["seen_ns"]
+        assert main["runnable_ns"] is main["waiting_ns"] is None
+        assert done.returncode == 0 and "CONFIG_SCHED_INFO" in done.stderr
 
 
 def test_threads_that_sleep_cost_nothing_and_keep_their_stack(where, python, tmp_path):
@@ -114,6 +165,9 @@ def test_a_summary_in_words(where, python, tmp_path):
             done.stderr,
         )
         assert re.search(rf"    🧵 MainThread: thread {pid}, \d+\.\d % CPU\n", done.stderr)
+        times = re.findall(r"(\d+\.\d+) s on CPU, (\d+\.\d+) s runnable, (\d+\.\d+) s waiting", done.stderr)
+        seen, *stacks = [sum(map(float, parts)) for parts in times]
+        assert seen >= 1 and sum(stacks) == pytest.approx(seen, abs=0.002 * (1 + len(stacks)))
         shares = [float(one) for one in re.findall(r"^ +(\d+\.\d) %  ", done.stderr, re.M)]
         assert shares == sorted(shares, reverse=True)
         assert 90 < sum(shares) < 110

@@ -13,6 +13,8 @@ import subprocess
 import time
 from typing import Any, Callable, Iterator, Sequence
 
+import pytest
+
 from interpreters import Interpreter
 from runner import TARGETS, TIMEOUT_S, Result, Running
 
@@ -98,6 +100,34 @@ def wait_until(holds: Callable[[], Any], what: str, timeout: float = TIMEOUT_S) 
     return answer
 
 
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What the scheduler counts of a thread (/proc/PID/task/TID/schedstat)."""
+
+    run_ns: int
+    wait_ns: int
+    slices: int
+
+    @classmethod
+    def read(cls, pid: int, tid: int) -> Counts:
+        return cls(*map(int, pathlib.Path(f"/proc/{pid}/task/{tid}/schedstat").read_text().split()))
+
+
+def without_counts(pid: int, folder: pathlib.Path) -> list[str]:
+    """In front of a command: it finds that the kernel counts nothing of the process's first thread, as
+    it is without CONFIG_SCHED_INFO. Needs root, to put a file over one below /proc."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: to put a file over one below /proc")
+    zeros = folder / "zeros"
+    zeros.write_text("0 0 0\n")
+    hide = f'mount --bind {zeros} /proc/{pid}/task/{pid}/schedstat && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", hide, "sh"]
+
+
+# The threads of tests/targets/whereabouts.py's scene `scheduled` that compute.
+COMPUTING = ("first", "second", "last", "free")
+
+
 class Where:
     """Runs `echion -w`."""
 
@@ -134,6 +164,17 @@ class Where:
             return found if holds(found) else None
 
         return wait_until(look, what)
+
+    def computing(self, pid: int) -> dict[str, int]:
+        """The ids of the threads of the scene `scheduled`, as soon as all are where they stay."""
+
+        def are_there(found: dict[str, Thread]) -> bool:
+            return "sleeping" in found["MainThread"].details and all(
+                name in found and found[name].functions[-1] == "compute" for name in COMPUTING
+            )
+
+        found = self.threads_when(pid, are_there, "all threads compute")
+        return {name: thread.native_id for name, thread in found.items()}
 
     def json(self, pid: int, *options: str, **keywords: Any) -> dict[str, Any]:
         done = self.run(pid, "--json", *options, **keywords)

@@ -6,6 +6,7 @@ Each says `ready` when it is there, or just before it goes there where it cannot
 """
 
 import ctypes
+import hashlib
 import os
 import signal
 import sys
@@ -250,6 +251,45 @@ def long_part():
 
 def short_part():
     time.sleep(0.01)
+
+
+def scheduled():
+    """Four threads beside the main one. On the CPU whose number is the argument: `first` and `second`,
+    which share it, and `last`, which only gets what they leave. On any CPU: `free`."""
+    cpu = {int(sys.argv[2])}
+    for name, cpus, policy in (
+        ("first", cpu, os.SCHED_OTHER),
+        ("second", cpu, os.SCHED_OTHER),
+        ("last", cpu, os.SCHED_IDLE),
+        ("free", os.sched_getaffinity(0), os.SCHED_OTHER),
+    ):
+        threading.Thread(target=compute_here, args=(cpus, policy), name=name, daemon=True).start()
+    ready()
+    time.sleep(FOREVER)
+
+
+def compute_here(cpus, policy):
+    os.sched_setaffinity(0, cpus)
+    os.sched_setscheduler(0, policy, os.sched_param(0))
+    compute()
+
+
+def compute():
+    # Without the GIL, and without an end.
+    hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 2**31 - 1)
+
+
+def uninterruptible():
+    """In posix_spawn(3), which waits for its child to be another program: uninterruptibly, as the
+    child has the parent's memory (vfork(2)). The child waits for somebody to write to a FIFO."""
+    os.mkfifo(sys.argv[2])
+    ready()
+    spawn()
+
+
+def spawn():
+    file = (os.POSIX_SPAWN_OPEN, 0, sys.argv[2], os.O_RDONLY, 0)
+    os.posix_spawn(sys.executable, [sys.executable, "-c", ""], {}, file_actions=[file])
 
 
 def ending():

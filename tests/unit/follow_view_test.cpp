@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <string>
 
@@ -55,8 +56,8 @@ class Followed : public ::testing::Test {
 TEST_F(Followed, TheFirstSampleIsAStart) {
     const auto stack = make_stack({"main"});
     sample(make_thread(8), 0, 500, &stack);
-    EXPECT_EQ(model_.threads()[0].seen_ns, 0);
-    EXPECT_EQ(model_.threads()[0].cpu_ns, 0);
+    EXPECT_EQ(model_.threads()[0].spent.seen_ns, 0);
+    EXPECT_EQ(model_.threads()[0].spent.on_cpu_ns, 0);
     EXPECT_TRUE(rank_stacks(model_.threads()[0]).stacks.empty());
 }
 
@@ -74,7 +75,7 @@ TEST_F(Followed, TimeGoesToTheStackThatIsSeen) {
     EXPECT_EQ(ranked.stacks[0]->time_ns, 80);
     EXPECT_EQ(ranked.stacks[1]->time_ns, 10);
     EXPECT_EQ(ranked.total_ns, 90);
-    EXPECT_EQ(thread.cpu_ns, 25);
+    EXPECT_EQ(thread.spent.on_cpu_ns, 25);
 }
 
 TEST_F(Followed, AThreadThatHasRestedStaysInItsStack) {
@@ -102,6 +103,108 @@ TEST_F(Followed, CpuModeCountsWhatTheThreadHasRun) {
     EXPECT_EQ(model_.threads()[0].stacks[0].time_ns, 3);
 }
 
+/// What each stack of the only thread has, as "on CPU, runnable, waiting".
+class Accounted : public Followed {
+  protected:
+    Accounted() { model_ = FollowModel(false, /*tick_ns=*/4); }
+    void sample_counts(char state, std::int64_t elapsed_ns, const ThreadRun& run,
+                       const std::vector<FrameId>& stack) {
+        auto captured = make_thread(8);
+        captured.kernel_state = state;
+        model_.begin_sample(elapsed_ns);
+        model_.add(*model_.find(captured), captured, run, &stack);
+    }
+    static std::vector<std::int64_t> parts(const SpentTime& spent) {
+        return {spent.on_cpu_ns, spent.runnable_ns, spent.waiting_ns()};
+    }
+    std::vector<std::int64_t> whole() { return parts(model_.threads()[0].spent); }
+    std::vector<std::int64_t> of_stack(std::size_t index) {
+        return parts(model_.threads()[0].stacks[index].spent);
+    }
+
+    const std::vector<FrameId> here_ = {0};
+    const std::vector<FrameId> there_ = {1};
+};
+
+using Parts = std::vector<std::int64_t>;
+
+TEST_F(Accounted, AThreadIsOnACpuRunnableOrWaiting) {
+    sample_counts('S', 0, {100, 50, 1}, here_);
+    sample_counts('S', 10, {103, 52, 2}, here_);
+    EXPECT_EQ(whole(), (Parts{3, 2, 5}));
+}
+
+TEST_F(Accounted, ARunThatIsCountedLateIsThatOfTheTimeBefore) {
+    sample_counts('R', 0, {100, 50, 1}, here_);
+    sample_counts('R', 3, {100, 50, 1}, here_);
+    sample_counts('R', 3, {104, 50, 1}, there_);
+    EXPECT_EQ(of_stack(0), (Parts{1, 0, 2}));
+    EXPECT_EQ(of_stack(1), (Parts{3, 0, 0}));
+    sample_counts('R', 2, {108, 50, 1}, there_);
+    EXPECT_EQ(whole(), (Parts{8, 0, 0}));
+}
+
+TEST_F(Accounted, AWaitThatIsCountedAtItsEndIsThatOfTheStackThatItWasIn) {
+    sample_counts('R', 0, {100, 50, 1}, here_);
+    sample_counts('R', 5, {100, 50, 1}, here_);
+    sample_counts('R', 5, {102, 57, 2}, there_);
+    EXPECT_EQ(of_stack(0), (Parts{0, 4, 1}));
+    EXPECT_EQ(of_stack(1), (Parts{2, 3, 0}));
+}
+
+TEST_F(Accounted, AWaitThatGoesOnIsSeen) {
+    sample_counts('R', 0, {100, 50, 1}, here_);
+    sample_counts('R', 5, {100, 50, 1}, here_);
+    EXPECT_EQ(whole(), (Parts{0, 0, 5}));  // a tick may yet come
+    sample_counts('R', 5, {100, 50, 1}, here_);
+    EXPECT_EQ(whole(), (Parts{0, 10, 0}));
+    // Its end is counted once, without what it lasted before.
+    sample_counts('R', 5, {101, 150, 2}, here_);
+    EXPECT_EQ(whole(), (Parts{1, 14, 0}));
+}
+
+TEST_F(Accounted, AThreadOnACpuWithoutTicksIsNotRunnableAfterAll) {
+    sample_counts('R', 0, {100, 50, 1}, here_);
+    sample_counts('R', 10, {100, 50, 1}, here_);
+    EXPECT_EQ(whole(), (Parts{0, 10, 0}));
+    sample_counts('R', 10, {120, 50, 1}, there_);
+    EXPECT_EQ(whole(), (Parts{20, 0, 0}));
+    EXPECT_EQ(of_stack(0), (Parts{10, 0, 0}));
+}
+
+TEST_F(Accounted, ASleepIsNoWaitForACpu) {
+    sample_counts('S', 0, {100, 50, 1}, here_);
+    sample_counts('S', 1000, {100, 50, 1}, here_);
+    sample_counts('R', 10, {100, 50, 1}, here_);
+    EXPECT_EQ(whole(), (Parts{0, 0, 1010}));
+}
+
+TEST_F(Accounted, NoMoreIsToldThanTheTimeThatWasSeen) {
+    sample_counts('R', 0, {100, 50, 1}, here_);
+    sample_counts('R', 10, {5000, 7000, 9}, here_);
+    EXPECT_EQ(whole(), (Parts{10, 0, 0}));
+    sample_counts('R', 10, {100, 50, 3}, here_);  // counts that go back make no sense
+    EXPECT_EQ(whole(), (Parts{10, 0, 10}));
+}
+
+TEST_F(Accounted, WithoutCountsTheCpuTimeIsTheClockTicks) {
+    auto captured = make_thread(8);
+    captured.kernel_state = 'R';
+    for (const auto& [elapsed_ns, ticks] : {std::pair{std::int64_t{0}, 7}, {kSecond, 57}}) {
+        captured.cpu_ticks = ticks;
+        model_.begin_sample(elapsed_ns);
+        model_.add(*model_.find(captured), captured, std::nullopt, &here_);
+    }
+    const FollowThread& thread = model_.threads()[0];
+    EXPECT_FALSE(thread.has_counts());
+    EXPECT_EQ(thread.spent.on_cpu_ns, 50 * kSecond / sysconf(_SC_CLK_TCK));
+    (void)make_stack({"main"});
+    EXPECT_THAT(make_text_summary(model_, header_, report::Palette::none()),
+                HasSubstr("0.500 s on CPU, 0.500 s runnable or waiting\n"));
+    EXPECT_THAT(make_json_summary(model_, header_, 1000, FollowEnd::kTime),
+                HasSubstr(R"("runnable_ns":null,"waiting_ns":null)"));
+}
+
 TEST_F(Followed, AnotherThreadInTheSamePlaceIsAnother) {
     const auto stack = make_stack({"main"});
     sample(make_thread(8), 0, 100, &stack);
@@ -110,7 +213,7 @@ TEST_F(Followed, AnotherThreadInTheSamePlaceIsAnother) {
     sample(other, 40, 5, &stack);
     ASSERT_EQ(model_.threads().size(), 2U);
     EXPECT_FALSE(model_.threads()[0].is_present);
-    EXPECT_EQ(model_.threads()[1].seen_ns, 0);
+    EXPECT_EQ(model_.threads()[1].spent.seen_ns, 0);
 }
 
 TEST_F(Followed, StacksBeyondTheBoundAreCountedTogether) {
@@ -142,10 +245,11 @@ TEST_F(Followed, TheSummaryHasSharesInOrder) {
               "Process 4711 (python3), Python 3.12.1: 1.000 s, 3 samples, wall time\n"
               "\n"
               "    🧵 worker: thread 8, 50.0 % CPU\n"
-              "       75.0 %  0.750 s\n"
+              "      0.500 s on CPU, 0.000 s runnable, 0.500 s waiting\n"
+              "       75.0 %  0.750 s: 0.500 s on CPU, 0.000 s runnable, 0.250 s waiting\n"
               "        main (/src/app.py:7)\n"
               "        often (/src/app.py:7)\n"
-              "       25.0 %  0.250 s\n"
+              "       25.0 %  0.250 s: 0.000 s on CPU, 0.000 s runnable, 0.250 s waiting\n"
               "        main (/src/app.py:7)\n"
               "        rare (/src/app.py:7)\n"
               "\n");
@@ -153,8 +257,11 @@ TEST_F(Followed, TheSummaryHasSharesInOrder) {
     EXPECT_THAT(json, HasSubstr(R"("kind":"follow")"));
     EXPECT_THAT(json, HasSubstr(R"("mode":"wall","interval_ns":1000,"duration_ns":1000000000,)"
                                 R"("samples":3,"ended_by":"signal")"));
-    EXPECT_THAT(json, HasSubstr(R"("stacks":[{"share":0.750000,"time_ns":750000000,"samples":1,)"
-                                R"("whole":true,"frames":[{"function":"main")"));
+    EXPECT_THAT(json, HasSubstr(R"("seen_ns":1000000000,"cpu_ns":500000000,)"
+                                R"("on_cpu_ns":500000000,"runnable_ns":0,"waiting_ns":500000000,)"
+                                R"("stacks":[{"share":0.750000,"time_ns":750000000,)"
+                                R"("on_cpu_ns":500000000,"runnable_ns":0,"waiting_ns":250000000,)"
+                                R"("samples":1,"whole":true,"frames":[{"function":"main")"));
 }
 
 TEST_F(Followed, TheSummaryMarksStacksThatAreNotWhole) {
@@ -233,6 +340,12 @@ INSTANTIATE_TEST_SUITE_P(Sizes, View,
 
 TEST_F(View, ShowsThreadsTheirStacksAndWhatTookMost) {
     fill(2, 3);
+    auto captured = make_thread(11);
+    captured.kernel_state = 'R';
+    FollowThread* thread = model_.find(captured);
+    thread->name = "worker 🧶 2";
+    thread->recent = {10 * kSecond, 0, 4 * kSecond};
+    model_.add(*thread, captured, ThreadRun{1, 0, 1}, nullptr);
     std::string text;
     for (const ViewLine& line :
          draw_view(model_, header_, 2 * kSecond, {160, 40}, report::Palette::none())) {
@@ -240,6 +353,7 @@ TEST_F(View, ShowsThreadsTheirStacksAndWhatTookMost) {
     }
     EXPECT_THAT(text, HasSubstr("Process 4711 (python3), Python 3.12.1: 1.0 s, 2.0 s left"));
     EXPECT_THAT(text, HasSubstr("🧵 worker 🧶 1 100.0 % CPU, sleeping\n"));
+    EXPECT_THAT(text, HasSubstr("🧵 worker 🧶 2   0.0 % CPU, 40.0 % runnable\n"));
     EXPECT_THAT(text, HasSubstr("    Größe_世界.function_0\\x1b[2J (/a/rather"));
     EXPECT_THAT(text, HasSubstr("Most time so far\n   1.0 s 100.0 % worker 🧶 0  "));
     EXPECT_THAT(text, HasSubstr("function_2\\x1b[2J (program.py:3)\n"));

@@ -143,6 +143,17 @@ TEST(TextReport, TellsAllThatIsKnownOfAThread) {
     EXPECT_THAT(text_of(thread, "w"), HasSubstr("w: \n"));
 }
 
+TEST(TextReport, TellsAThreadOnACpuFromARunnableOne) {
+    CapturedThread thread = make_thread();
+    thread.kernel_state = 'R';
+    thread.scheduling = Scheduling::kOnCpu;
+    EXPECT_THAT(text_of(thread, "w"), HasSubstr("w: thread 12, on CPU\n"));
+    thread.scheduling = Scheduling::kRunnable;
+    EXPECT_THAT(text_of(thread, "w"), HasSubstr("w: thread 12, runnable\n"));
+    thread.scheduling = Scheduling::kUnknown;
+    EXPECT_THAT(text_of(thread, "w"), HasSubstr("w: thread 12, on CPU or runnable\n"));
+}
+
 TEST(TextReport, MarksStacksThatAreNotWhole) {
     CapturedThread thread = make_thread();
     thread.consistency = Consistency::kTorn;
@@ -174,6 +185,7 @@ TEST(TextReport, SaysSoWhenAThreadHasNoFrames) {
 TEST(JsonReport, WritesOneDocument) {
     CapturedThread main = make_thread();
     main.is_main = true;
+    main.scheduling = Scheduling::kWaiting;
     CapturedThread other = make_thread();
     other.tid = 0;
     other.native_id = 0;
@@ -197,11 +209,11 @@ TEST(JsonReport, WritesOneDocument) {
         R"({"echion":")" ECHION_VERSION
         R"(","format":1,"kind":"where","pid":7,"own_pid":1,"command":"py\"","python":"3.8.18","threads":[)"
         R"({"interpreter":0,"name":"Main\"Thread","main":true,"native_id":12,)"
-        R"("own_native_id":12,"ident":4096,"state":"sleeping","gil":null,)"
+        R"("own_native_id":12,"ident":4096,"state":"sleeping","scheduling":"waiting","gil":null,)"
         R"("consistency":"proved","truncated":false,"broken":false,"frames":[)"
         R"({"function":"a","file":"/f.py","line":3},{"function":"b","file":"/f.py","line":null}]},)"
         R"({"interpreter":0,"name":"o","main":false,"native_id":null,"own_native_id":null,)"
-        R"("ident":null,"state":null,"gil":"waiting","consistency":"torn","truncated":false,)"
+        R"("ident":null,"state":null,"scheduling":null,"gil":"waiting","consistency":"torn","truncated":false,)"
         R"("broken":false,"frames":[]}],"complete":true})"
         "\n");
 }

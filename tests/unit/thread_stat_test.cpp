@@ -91,5 +91,11 @@ TEST(ThreadRunTime, GrowsWhenTheThreadHasRunAndLeft) {
     EXPECT_GT(after->slices, before->slices);
 }
 
+TEST(SchedulerTick, IsOneOfTheKernelsPeriods) {
+    const std::int64_t tick_ns = scheduler_tick_ns();
+    EXPECT_GE(tick_ns, 999'000);  // CONFIG_HZ=1000
+    EXPECT_LE(tick_ns, 10'000'000);
+}
+
 }  // namespace
 }  // namespace echion

@@ -12,10 +12,10 @@
 #include <cstdio>
 #include <cstring>
 
-#include "agent/thread_clock.h"
 #include "base/clock.h"
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
+#include "platform/thread_clock.h"
 
 namespace echion::agent {
 namespace {

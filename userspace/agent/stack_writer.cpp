@@ -6,8 +6,8 @@
 #include <cstring>
 
 #include "agent/stack_sampler.h"
-#include "agent/thread_clock.h"
 #include "base/clock.h"
+#include "platform/thread_clock.h"
 
 namespace echion::agent {
 namespace {

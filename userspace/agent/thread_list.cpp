@@ -9,7 +9,7 @@
 #include <cerrno>
 
 #include "agent/stack_sampler.h"
-#include "agent/thread_clock.h"
+#include "platform/thread_clock.h"
 
 namespace echion::agent {
 namespace {

@@ -17,6 +17,29 @@ constexpr std::size_t kMaxStacks = 40;
 
 double to_seconds(std::int64_t ns) { return static_cast<double>(ns) / 1e9; }
 
+/// `0.500 s on CPU, 0.100 s runnable, 0.400 s waiting`: a thread's time, or that in one of its
+/// stacks.
+std::string name_times(const FollowThread& thread, const SpentTime& spent) {
+    if (!thread.has_counts()) {
+        return fmt::format("{:.3f} s on CPU, {:.3f} s runnable or waiting",
+                           to_seconds(spent.on_cpu_ns),
+                           to_seconds(spent.seen_ns - spent.on_cpu_ns));
+    }
+    return fmt::format("{:.3f} s on CPU, {:.3f} s runnable, {:.3f} s waiting",
+                       to_seconds(spent.on_cpu_ns), to_seconds(spent.runnable_ns),
+                       to_seconds(spent.waiting_ns()));
+}
+
+/// The same as members of a JSON object.
+std::string name_json_times(const FollowThread& thread, const SpentTime& spent) {
+    if (!thread.has_counts()) {
+        return fmt::format(R"("on_cpu_ns":{},"runnable_ns":null,"waiting_ns":null)",
+                           spent.on_cpu_ns);
+    }
+    return fmt::format(R"("on_cpu_ns":{},"runnable_ns":{},"waiting_ns":{})", spent.on_cpu_ns,
+                       spent.runnable_ns, spent.waiting_ns());
+}
+
 template <typename Write>
 std::string collect(Write write) {
     std::string text;
@@ -42,12 +65,12 @@ void put_thread(TextSink& sink, const report::Palette& palette, const FollowMode
     identity.gil_role = report::GilRole::kUnknown;
     identity.tid = identity.tid != 0 ? identity.tid : static_cast<pid_t>(identity.native_id);
     report::put_thread_details(sink, identity);
-    sink.put(fmt::format(", {:.1f} % CPU", percent(thread.cpu_ns, thread.seen_ns)));
+    sink.put(fmt::format(", {:.1f} % CPU", percent(thread.spent.on_cpu_ns, thread.spent.seen_ns)));
     if (!thread.is_present) {
         sink.put(", ended");
     }
     sink.put(palette.plain);
-    sink.put('\n');
+    sink.put(fmt::format("\n      {}\n", name_times(thread, thread.spent)));
 
     const RankedStacks ranked = rank_stacks(thread);
     std::int64_t shown_ns = 0;
@@ -58,7 +81,11 @@ void put_thread(TextSink& sink, const report::Palette& palette, const FollowMode
         sink.put(palette.title);
         sink.put(fmt::format("{:5.1f} %", percent(stack.time_ns, ranked.total_ns)));
         sink.put(palette.plain);
-        sink.put(fmt::format("  {:.3f} s\n", to_seconds(stack.time_ns)));
+        sink.put(fmt::format("  {:.3f} s", to_seconds(stack.time_ns)));
+        if (!model.counts_cpu()) {
+            sink.put(fmt::format(": {}", name_times(thread, stack.spent)));
+        }
+        sink.put('\n');
         if (!stack.is_whole) {
             sink.put("        (not the whole stack)\n");
         }
@@ -129,15 +156,16 @@ std::string make_json_summary(const FollowModel& model, const report::ReportHead
             sink.put(is_first ? "{" : ",{");
             is_first = false;
             report::put_json_thread(sink, thread.captured, thread.name);
-            sink.put(fmt::format(R"(,"ended":{},"seen_ns":{},"cpu_ns":{},"stacks":[)",
-                                 !thread.is_present, thread.seen_ns, thread.cpu_ns));
+            sink.put(fmt::format(R"(,"ended":{},"seen_ns":{},"cpu_ns":{},{},"stacks":[)",
+                                 !thread.is_present, thread.spent.seen_ns, thread.spent.on_cpu_ns,
+                                 name_json_times(thread, thread.spent)));
             const RankedStacks ranked = rank_stacks(thread);
             for (std::size_t i = 0; i < ranked.stacks.size(); ++i) {
                 const FollowStack& stack = *ranked.stacks[i];
                 sink.put(fmt::format(
-                    R"({}{{"share":{:.6f},"time_ns":{},"samples":{},"whole":{},"frames":[)",
+                    R"({}{{"share":{:.6f},"time_ns":{},{},"samples":{},"whole":{},"frames":[)",
                     i == 0 ? "" : ",", percent(stack.time_ns, ranked.total_ns) / 100, stack.time_ns,
-                    stack.samples, stack.is_whole));
+                    name_json_times(thread, stack.spent), stack.samples, stack.is_whole));
                 for (std::size_t frame = 0; frame < stack.frames.size(); ++frame) {
                     if (frame > 0) {
                         sink.put(',');

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kLeastColumns = 20;
 constexpr int kLeastRows = 4;
+constexpr double kLeastShown = 0.05;  // percent, with one digit behind the point
 constexpr std::string_view kArrow = " › ";
 
 TerminalSize measure(int fd) {
@@ -141,9 +142,18 @@ void Drawing::put_path(LineBuilder& line, const FollowStack& stack) const {
 void Drawing::draw_thread(const FollowThread& thread, std::size_t frames, bool has_place) {
     LineBuilder line(width_);
     line.put("🧵 ").put(printable(thread.name), palette_.thread, palette_.plain);
-    line.put(fmt::format(" {:5.1f} % CPU", percent(thread.recent_cpu_ns, thread.recent_seen_ns)));
-    const std::string_view state = report::name_state(thread.captured.kernel_state);
-    line.put(state.empty() ? "" : ", ").put(state);
+    line.put(
+        fmt::format(" {:5.1f} % CPU", percent(thread.recent.on_cpu_ns, thread.recent.seen_ns)));
+    // What was waited before is counted when the wait ends.
+    const double runnable =
+        std::min(percent(thread.recent.runnable_ns, thread.recent.seen_ns), 100.0);
+    if (runnable >= kLeastShown) {
+        line.put(fmt::format(", {:.1f} % runnable", runnable));
+    }
+    // Of a thread that is on a CPU or runnable the shares say more.
+    const char state = thread.captured.kernel_state;
+    const std::string_view name = state == 'R' ? "" : report::name_state(state);
+    line.put(name.empty() ? "" : ", ").put(name);
     if (thread.captured.gil_role == report::GilRole::kHolds) {
         line.put(", holding the GIL");
     } else if (thread.captured.gil_role == report::GilRole::kWaits) {
@@ -192,7 +202,7 @@ void Drawing::draw_threads(std::size_t rows) {
     if (shown > rows) {
         // The busiest first, then as they came.
         std::stable_sort(threads.begin(), threads.end(), [](const auto* a, const auto* b) {
-            return a->recent_cpu_ns > b->recent_cpu_ns;
+            return a->recent.on_cpu_ns > b->recent.on_cpu_ns;
         });
         shown = rows > 0 ? rows - 1 : 0;
     }
@@ -232,7 +242,7 @@ void Drawing::draw_top(const std::vector<TopStack>& top) {
     for (const TopStack& one : top) {
         LineBuilder line(width_);
         line.put(fmt::format("{:6.1f} s {:5.1f} % ", static_cast<double>(one.stack->time_ns) / 1e9,
-                             percent(one.stack->time_ns, one.thread->seen_ns)));
+                             percent(one.stack->time_ns, one.thread->spent.seen_ns)));
         line.put(printable(one.thread->name), palette_.thread, palette_.plain).put("  ");
         put_path(line, *one.stack);
         lines_.push_back(line.take());

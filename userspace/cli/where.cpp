@@ -99,6 +99,9 @@ int report_once(const Options& options, StallGuard& guard) {
     if (!write_text(options.json ? STDOUT_FILENO : STDERR_FILENO, text)) {
         return complain(std::string("the report could not be written: ") + strerror(errno));
     }
+    if (subject->report.capture().lacks_counts()) {
+        print_message(kLacksCounts);
+    }
     return is_complete ? 0
                        : complain("the report is not complete: process " + std::to_string(pid) +
                                   " holds more than Echion reads (a damaged or hostile process?)");

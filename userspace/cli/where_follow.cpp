@@ -27,6 +27,9 @@ constexpr std::int64_t kViewPeriodNs = 250'000'000;
 // A process that can be read no more, though it has not ended, is given up after this: it runs
 // another program by now.
 constexpr std::int64_t kPatienceNs = 1'000'000'000;
+// A thread that rests is asked once in so many samples whether it has work to do by now: one that
+// waits for a CPU does not run either.
+constexpr std::uint64_t kSamplesBetweenStates = 10;
 // For a part of a sample that looks at /proc as well. Longer than its budget.
 constexpr std::int64_t kStalledPartNs = 2 * kReportLimits.time_ns;
 
@@ -67,7 +70,11 @@ class Follower {
   public:
     Follower(const Options& options, WhereTarget& target, report::ProcessReport& report,
              StallGuard& guard)
-        : options_(options), target_(target), report_(report), guard_(guard), model_(options.cpu) {
+        : options_(options),
+          target_(target),
+          report_(report),
+          guard_(guard),
+          model_(options.cpu, scheduler_tick_ns()) {
         same_cpu_.open(SameCpu::find_rseq_offset());
     }
 
@@ -97,6 +104,7 @@ class Follower {
     std::vector<std::optional<ThreadRun>> runs_;
     std::vector<LastRun> last_runs_;
     std::uint64_t cut_samples_ = 0;
+    bool lacks_counts_ = false;
     FollowEnd end_ = FollowEnd::kTime;
     std::int64_t sampled_ns_ = kLongAgoNs;
     std::int64_t names_ns_ = kLongAgoNs;
@@ -157,6 +165,9 @@ int Follower::run(std::function<void()>& on_stall) {
             "hostile process?)",
             cut_samples_, target_.pid());
     }
+    if (lacks_counts_) {
+        print_message(kLacksCounts);
+    }
     if (end_ == FollowEnd::kProcess) {
         say("{}", target_.is_alive()
                       ? fmt::format("process {} does not run that Python any more", target_.pid())
@@ -174,7 +185,14 @@ bool Follower::has_rested(const report::CapturedThread& captured) {
         }
     }
     const LastRun& last = last_runs_[index];
-    return !last.was_running && last.run && runs_[index] == last.run;
+    if (last.was_running || !last.run || runs_[index] != last.run) {
+        return false;
+    }
+    if ((index + model_.samples()) % kSamplesBetweenStates != 0) {
+        return true;
+    }
+    const auto stat = read_thread_stat(target_.pid(), captured.tid);
+    return stat && stat->state != 'R';
 }
 
 void Follower::note_last_runs() {
@@ -219,6 +237,7 @@ Status Follower::sample(std::int64_t now_ns) {
         }
     }
     cut_samples_ += target_.budget().is_over();
+    lacks_counts_ = lacks_counts_ || capture.lacks_counts();
     // Between samples nobody has to share a CPU with us.
     same_cpu_.release();
     return {};

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <tl/expected.hpp>
 
 #include "cpython/locate.h"
@@ -14,6 +15,12 @@
 #include "report/process_report.h"
 
 namespace echion::cli {
+
+/// Why threads on a CPU cannot be told from runnable ones.
+constexpr std::string_view kLacksCounts =
+    "this kernel counts no run times of threads (CONFIG_SCHED_INFO): which threads are on a CPU, "
+    "and "
+    "which are runnable, cannot be told";
 
 /// A Python process that is looked at from outside. Nothing in it is stopped or changed.
 class WhereTarget {

@@ -46,4 +46,7 @@ Result<ThreadRun> parse_thread_run(std::string_view text);
 /// Reads it; `pid` 0 is this process. Any user may. One file opened, nothing allocated.
 Result<ThreadRun> read_thread_run(pid_t pid, pid_t tid);
 
+/// The period of the scheduler's clock, 1 to 10 ms: so old `run_ns` of a thread on a CPU can be.
+std::int64_t scheduler_tick_ns();
+
 }  // namespace echion

@@ -30,6 +30,20 @@ std::string_view name_consistency(Consistency consistency) {
     return "\"torn\"";
 }
 
+std::string_view name_scheduling(Scheduling scheduling) {
+    switch (scheduling) {
+        case Scheduling::kOnCpu:
+            return "\"on_cpu\"";
+        case Scheduling::kRunnable:
+            return "\"runnable\"";
+        case Scheduling::kWaiting:
+            return "\"waiting\"";
+        case Scheduling::kUnknown:
+            break;
+    }
+    return "null";
+}
+
 void put_bool(TextSink& sink, bool value) { sink.put(value ? "true" : "false"); }
 
 void put_id(TextSink& sink, std::int64_t id) {
@@ -112,6 +126,8 @@ void JsonReport::begin_thread(const CapturedThread& thread, std::string_view nam
     } else {
         sink_.put("null");
     }
+    sink_.put(R"(,"scheduling":)");
+    sink_.put(name_scheduling(thread.scheduling));
     sink_.put(R"(,"gil":)");
     sink_.put(name_role(thread.gil_role));
     sink_.put(R"(,"consistency":)");

@@ -15,6 +15,7 @@
 #include "memory/reader.h"
 #include "platform/same_cpu.h"
 #include "report/native_ids.h"
+#include "report/run_watch.h"
 
 namespace echion::report {
 
@@ -43,6 +44,8 @@ struct CapturedThread {
     pid_t tid = 0;                 ///< the same, as we see it; 0 unknown, or ended
     bool is_main = false;          ///< the thread that started Python
     char kernel_state = '?';       ///< as in ThreadStat; '?' unknown
+    std::int64_t cpu_ticks = 0;    ///< likewise; 0 unknown
+    Scheduling scheduling = Scheduling::kUnknown;
     GilRole gil_role = GilRole::kUnknown;
     Consistency consistency = Consistency::kProved;
     bool is_truncated = false;  ///< there are more frames than the limit
@@ -59,6 +62,7 @@ struct CapturedThread {
 ///     list_threads()                            every thread of every interpreter, without stacks
 ///     for (at = 0; at < threads().size();)
 ///         next = read_stacks(at)                as many stacks as the pool of frames holds
+///         settle_scheduling(at, next)           where it matters: takes some ms
 ///         … threads()[at … next), frames() …
 ///         at = next
 ///
@@ -101,6 +105,15 @@ class ProcessCapture {
     /// The same for those threads only that `wants` says.
     std::size_t read_stacks(MemoryReader& reader, SameCpu& same_cpu, std::size_t from,
                             FunctionRef<bool(const CapturedThread&)> wants);
+    /// Finds out whether those threads of the last read_stacks(), from the one at `from` up to
+    /// `end`, whose state is 'R' were on a CPU or runnable (RunWatch). In this process the threads'
+    /// CPU clocks tell at once. In another one the scheduler's counts do, within one and a half
+    /// ticks of its clock (2 to 15 ms). A thread whose counts have not changed by then is visited
+    /// on its CPU, as read_stacks() does: if it did not run there before either, it is runnable.
+    void settle_scheduling(SameCpu& same_cpu, std::size_t from, std::size_t end);
+    /// Whether that cannot be told of threads read since list_threads(), as the kernel does not
+    /// count when they run (CONFIG_SCHED_INFO).
+    [[nodiscard]] bool lacks_counts() const { return lacks_counts_; }
     /// The frames of a thread read by the last read_stacks(), newest first.
     [[nodiscard]] std::span<const cpython::RawFrame> frames(const CapturedThread& thread) const {
         return {frames_.data() + thread.first_frame, thread.frame_count};
@@ -134,7 +147,15 @@ class ProcessCapture {
     bool copy_stack(MemoryReader& reader, const CapturedThread& thread, unsigned attempt,
                     Copy* copy);
     bool read_head(MemoryReader& reader, const CapturedThread& thread, Head* head);
-    void describe_state(CapturedThread& thread, const cpython::GilState& gil) const;
+    void describe_state(CapturedThread& thread, const cpython::GilState& gil);
+    [[nodiscard]] Result<ThreadRun> read_counts(pid_t tid) const;
+    void watch(const CapturedThread& thread, const ThreadStat& stat);
+    [[nodiscard]] bool is_unsettled(const CapturedThread& thread);
+    void look_again(CapturedThread& thread);
+    void visit(SameCpu& same_cpu, CapturedThread& thread);
+    [[nodiscard]] RunWatch& watch_of(const CapturedThread& thread) {
+        return watches_[static_cast<std::size_t>(&thread - threads_.data())];
+    }
     [[nodiscard]] bool waits_for_gil(const CapturedThread& thread) const;
     [[nodiscard]] bool has_not_begun(const CapturedThread& thread) const;
 
@@ -146,6 +167,7 @@ class ProcessCapture {
     FixedArray<PageSet> pages_;  // one: those of the thread that is being read
     FixedArray<cpython::RawFrame> frames_;
     FixedArray<CapturedThread> threads_;
+    FixedArray<RunWatch> watches_;  // of the thread at the same index
     FixedArray<cpython::InterpreterHead> interpreters_;
     FixedArray<std::uintptr_t> thread_ids_;
     std::size_t frames_used_ = 0;
@@ -154,6 +176,7 @@ class ProcessCapture {
     std::size_t native_id_offset_ = 0;
     std::uintptr_t main_thread_ = 0;
     bool is_cut_ = false;
+    bool lacks_counts_ = false;
 };
 
 }  // namespace echion::report

@@ -30,6 +30,20 @@ std::string_view name_state(char kernel_state) {
     }
 }
 
+std::string_view name_state(const CapturedThread& thread) {
+    if (thread.kernel_state != 'R') {
+        return name_state(thread.kernel_state);
+    }
+    switch (thread.scheduling) {
+        case Scheduling::kOnCpu:
+            return "on CPU";
+        case Scheduling::kRunnable:
+            return "runnable";
+        default:
+            return "on CPU or runnable";
+    }
+}
+
 Result<ProcessReport> ProcessReport::make(const cpython::RuntimeView& view,
                                           const ProcessCapture::Limits& limits) {
     auto capture = ProcessCapture::make(view, limits);
@@ -85,6 +99,7 @@ Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
     bool goes_on = may_go_on();
     for (std::size_t from = 0; from < count && goes_on;) {
         const std::size_t end = capture_.read_stacks(reader, same_cpu, from);
+        capture_.settle_scheduling(same_cpu, from, end);
         // Names are read when all stacks have been copied: these should be of one moment.
         goes_on = may_go_on();
         for (; from < end && goes_on; ++from) {

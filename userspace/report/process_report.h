@@ -40,6 +40,9 @@ class ReportWriter {
 
 /// Words for ThreadStat::state. Pure.
 std::string_view name_state(char kernel_state);
+/// Words for a thread's state: the kernel's, but for 'R', where it is told whether the thread is on
+/// a CPU. Pure.
+std::string_view name_state(const CapturedThread& thread);
 
 /// Reads all threads of a process and writes them down. All memory is taken by make(); write()
 /// allocates nothing. One thread at a time.

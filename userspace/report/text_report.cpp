@@ -43,7 +43,7 @@ void put_thread_details(TextSink& sink, const CapturedThread& thread) {
         put("interpreter ");
         sink.put_number(thread.interpreter);
     }
-    put(thread.native_id != 0 && thread.tid == 0 ? "ended" : name_state(thread.kernel_state));
+    put(thread.native_id != 0 && thread.tid == 0 ? "ended" : name_state(thread));
     if (thread.gil_role == GilRole::kHolds) {
         put("holding the GIL");
     } else if (thread.gil_role == GilRole::kWaits) {

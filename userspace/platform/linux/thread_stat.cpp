@@ -1,5 +1,7 @@
 #include "platform/thread_stat.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstring>
@@ -13,6 +15,9 @@ namespace {
 constexpr int kUserTicks = 11;
 constexpr int kSystemTicks = 12;
 constexpr int kProcessor = 36;
+
+// CONFIG_HZ=100: the longest there is.
+constexpr std::int64_t kLongestTickNs = 10'000'000;
 
 template <typename T>
 bool parse_field(std::string_view word, T& value) {
@@ -81,6 +86,15 @@ Result<ThreadRun> parse_thread_run(std::string_view text) {
 
 Result<ThreadRun> read_thread_run(pid_t pid, pid_t tid) {
     return parse_task_file<96>(pid, tid, "schedstat", parse_thread_run);
+}
+
+std::int64_t scheduler_tick_ns() {
+    // The coarse clocks go on with the tick (kernel/time/posix-timers.c, KTIME_LOW_RES).
+    timespec tick{};
+    if (clock_getres(CLOCK_MONOTONIC_COARSE, &tick) != 0 || tick.tv_sec != 0 || tick.tv_nsec <= 0) {
+        return kLongestTickNs;
+    }
+    return std::min<std::int64_t>(tick.tv_nsec, kLongestTickNs);
 }
 
 }  // namespace echion
