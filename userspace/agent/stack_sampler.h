@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -144,6 +145,7 @@ class StackSampler {
     std::size_t find_native_id_offset();
     std::uint32_t find_native_id(const cpython::ThreadHead& head);
     void refresh_interpreters(std::int64_t now_ns);
+    void forget_python();
     void replace_interpreters(std::span<const cpython::InterpreterHead> heads);
     void walk_thread_list(std::uint32_t interpreter);
     bool is_intact(const TrackedThread& thread);
@@ -158,7 +160,6 @@ class StackSampler {
     void adopt_stranger(TrackedThread& thread);
     void scan_names();
     void refresh_names();
-    void end_all_threads();
 
     void begin(std::int64_t at_ns);
     void finish(std::int64_t began_ns);
@@ -252,6 +253,8 @@ class StackSampler {
     std::uint32_t interpreter_count_ = 0;
     std::uint32_t gil_count_ = 0;
     Address interpreters_head_;
+    const std::atomic<std::uint32_t>* python_starts_ = nullptr;
+    std::uint32_t known_starts_ = 0;
     std::uint32_t visit_ = 0;
     std::uintptr_t main_thread_id_ = 0;
     std::size_t native_id_offset_ = 0;

@@ -58,11 +58,33 @@ std::size_t StackSampler::find_native_id_offset() {
 }
 
 void StackSampler::refresh_interpreters(std::int64_t now_ns) {
+    if (python_starts_ != nullptr) {
+        if (const std::uint32_t starts = python_starts_->load(); starts != known_starts_) {
+            known_starts_ = starts;
+            forget_python();
+        }
+    }
     const Address head_at = view_.runtime + at(view_.layout->runtime.interpreters_head);
     const auto head = reader_.read_pointer(head_at);
     const bool is_due = now_ns - lists_walked_ns_ >= kListPeriodNs;
-    if (!head || (*head == interpreters_head_ && !is_due)) {
+    if (!head || head->is_null()) {
+        if (interpreter_count_ > 0) {
+            tally_.read_failures += !head;
+            forget_python();  // finalised; the library may have been closed, too
+        }
         return;
+    }
+    if (*head == interpreters_head_ && !is_due) {
+        return;
+    }
+    if (interpreter_count_ == 0) {
+        // The first start, or another one after Py_Finalize().
+        const auto main = reader_.read_value<std::uintptr_t>(
+            view_.runtime + at(view_.layout->runtime.main_thread));
+        if (!main || !cpython::check_ready(reader_, view_)) {
+            return;
+        }
+        main_thread_id_ = *main;
     }
     lists_walked_ns_ = now_ns;
     interpreters_head_ = *head;
@@ -70,7 +92,7 @@ void StackSampler::refresh_interpreters(std::int64_t now_ns) {
     const auto count = cpython::read_interpreters(reader_, view_, heads);
     if (!count) {
         if (count.error().kind == ErrorKind::kNotReady) {
-            end_all_threads();  // finalised
+            forget_python();
         } else {
             ++tally_.read_failures;
         }
@@ -369,7 +391,9 @@ void StackSampler::refresh_names() {
     }
 }
 
-void StackSampler::end_all_threads() {
+/// Python has been finalised, or has started anew: nothing that was known of it counts any more, be
+/// it at the same place.
+void StackSampler::forget_python() {
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         TrackedThread& thread = threads_.slot(i);
         if (thread.in_use && !thread.has_left) {
@@ -379,6 +403,8 @@ void StackSampler::end_all_threads() {
     interpreter_count_ = 0;
     gil_count_ = 0;
     interpreters_head_ = Address();
+    names_.clear();
+    codes_.forget();
 }
 
 }  // namespace echion::agent
