@@ -72,7 +72,7 @@ void CpuWatch::attach(TrackedThread& thread) {
     }
     thread.slot = *slot;
     thread.slot_generation = state->generation;
-    thread.cpu_ns = static_cast<std::int64_t>(state->first_cpu_ns());
+    thread.cpu_ns = std::max(thread.cpu_ns, static_cast<std::int64_t>(state->first_cpu_ns()));
     thread.has_run = true;
     owners_[*slot] = &thread;
     if (has_snapshots_) {

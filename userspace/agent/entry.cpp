@@ -47,8 +47,9 @@ constexpr std::size_t kStackBytes = 256 * 1024;
 constexpr std::int64_t kSettlingNs = kNanosPerSecond;
 
 struct Assignment;
+void start_late();
 
-/// Stands for an object that holds CPython and is not known.
+/// Stands for a CPython runtime whose place is not known.
 constexpr std::uintptr_t kSomewhere = 1;
 
 /// The state of the agent in this process. The one global there is: constructors, fork handlers and
@@ -68,9 +69,11 @@ struct Agent {
     // Of a preloaded agent.
     Rendezvous rendezvous;           // written before is_listening
     std::atomic<bool> is_listening{false};  // to starts of Python
-    // The first byte of the object with the CPython that a sampler has been made for in this
-    // process, also if it has ended since; kSomewhere; 0 for none.
+    // The CPython runtime (_PyRuntime) that a sampler has been made for in this process, also if
+    // it has ended since; kSomewhere; 0 for none.
     std::atomic<std::uintptr_t> python{0};
+    // Another one has started meanwhile, and waits for that sampler to end; for GuestFacts.
+    std::atomic<bool> has_next_python{false};
     std::atomic<std::uint32_t> python_starts{0};  // noticed; for GuestFacts
     std::atomic<int (*)(pthread_condattr_t*, clockid_t)> set_clock{nullptr};  // the C library's
 };
@@ -344,6 +347,8 @@ void* io_main(void* argument) {
     }
     if (is_last) {
         unblock_signals();
+    } else if (g_agent.has_next_python.exchange(false)) {
+        start_late();
     }
     return nullptr;
 }
@@ -359,6 +364,7 @@ void handle_fork_in_child() {
     StackDump::forget_after_fork();
     g_agent.waiting.store(nullptr);
     g_agent.is_active.store(false);
+    g_agent.has_next_python.store(false);
     if (g_agent.python_starts.load() == 0) {
         g_agent.python.store(0);  // that it starts here is noticed
     }
@@ -404,6 +410,7 @@ int start_threads(const Fill& fill) {
     fill(*assignment);
     assignment->facts.is_launch = assignment->rendezvous.is_there() && !assignment->is_late;
     assignment->facts.python_starts = &g_agent.python_starts;
+    assignment->facts.has_next_python = &g_agent.has_next_python;
     if (assignment->control_fd >= 0) {
         g_agent.channel_id = identify(assignment->control_fd);
         g_agent.channel_fd.store(assignment->control_fd);
@@ -427,6 +434,25 @@ int start_threads(const Fill& fill) {
         forget_start();
     }
     return result;
+}
+
+/// Makes the agent's threads for a Python that has come when the program was running already.
+void start_late() {
+    Rendezvous rendezvous = g_agent.rendezvous;
+    if (rendezvous.is_abandoned(0)) {
+        g_agent.is_listening.store(false);
+        rendezvous.close();
+    }
+    if (!rendezvous.is_there()) {
+        return;
+    }
+    const int error = start_threads([&](Assignment& assignment) {
+        assignment.rendezvous = rendezvous;
+        assignment.is_late = true;
+    });
+    if (error != 0 && error != EBUSY) {
+        report_failure(rendezvous, error);
+    }
 }
 
 /// The IoThread of an attachment, in the program's descriptor table. 0 or an errno; with 0,
@@ -462,8 +488,8 @@ bool is_preloaded() {
            info.dli_fname != nullptr && std::strstr(preload, info.dli_fname) != nullptr;
 }
 
-/// Looks for Python: the first byte of the object that holds it, kSomewhere if that is not known, 0
-/// when this is another program. `found` only if its runtime is known.
+/// Looks for Python: its runtime, kSomewhere if it is not known where that is, 0 when this is another
+/// program. `found` only if its runtime is known.
 std::uintptr_t find_python(std::optional<cpython::LocatedRuntime>& found) {
     ProcessReader reader;
     cpython::LocatedRuntime located;
@@ -477,7 +503,7 @@ std::uintptr_t find_python(std::optional<cpython::LocatedRuntime>& found) {
     if (status) {
         found.emplace(located);
     }
-    return located.module_base ? located.module_base.value() : kSomewhere;
+    return located.view.runtime ? located.view.runtime.value() : kSomewhere;
 }
 
 using SetClock = int (*)(pthread_condattr_t*, clockid_t);
@@ -519,7 +545,7 @@ __attribute__((constructor)) void on_load() {
     }
 }
 
-/// The CPython in the object at `python` is about to start, on the calling thread.
+/// The CPython runtime at `python` is about to start, on the calling thread.
 void on_python_start(std::uintptr_t python) {
     g_agent.python_starts.fetch_add(1);
     std::uintptr_t known = g_agent.python.load();
@@ -527,20 +553,11 @@ void on_python_start(std::uintptr_t python) {
         !g_agent.python.compare_exchange_strong(known, python)) {
         return;
     }
-    Rendezvous rendezvous = g_agent.rendezvous;
-    if (rendezvous.is_abandoned(0)) {
-        g_agent.is_listening.store(false);
-        rendezvous.close();
-    }
-    if (!rendezvous.is_there()) {
-        return;
-    }
-    const int error = start_threads([&](Assignment& assignment) {
-        assignment.rendezvous = rendezvous;
-        assignment.is_late = true;
-    });
-    if (error != 0 && error != EBUSY) {
-        report_failure(rendezvous, error);
+    if (g_agent.is_active.load()) {
+        // The library with the one that is sampled has been closed; or there are two.
+        g_agent.has_next_python.store(true);
+    } else {
+        start_late();
     }
 }
 
@@ -592,8 +609,8 @@ int echion_condattr_setclock(pthread_condattr_t* attributes, clockid_t clock) {
     using namespace echion::agent;
     if (g_agent.is_listening.load()) {
         const UnseenWork unseen;
-        if (const auto python = find_calling_python(__builtin_return_address(0))) {
-            on_python_start(python.value());
+        if (const auto runtime = find_calling_python(__builtin_return_address(0))) {
+            on_python_start(runtime.value());
         }
     }
     const SetClock set_clock = find_set_clock();

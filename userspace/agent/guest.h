@@ -32,6 +32,8 @@ struct GuestFacts {
     std::uint32_t io_tid = 0;       ///< the agent's IoThread; set when that exists
     /// How often Python's start has been noticed (python_start.h): never in an attachment.
     const std::atomic<std::uint32_t>* python_starts = nullptr;
+    /// Another CPython has started, which is sampled as soon as this sampler has ended.
+    const std::atomic<bool>* has_next_python = nullptr;
 
     /// The static data from `address` to the end of its segment; 0 when it is in none.
     [[nodiscard]] std::size_t static_bytes_from(Address address) const;

@@ -190,7 +190,11 @@ void StackSampler::catch_up() {
     // pages that the program could not read. They are read the plain way.
     for (std::size_t i = 0; i < ran_count_; ++i) {
         TrackedThread& thread = *ran_[i];
-        if (!thread.in_use || thread.has_left || thread.slot == TrackedThread::kNoSlot) {
+        if (!thread.in_use || thread.slot == TrackedThread::kNoSlot) {
+            continue;
+        }
+        if (thread.has_left) {
+            write_cpu_after_leaving(thread);
             continue;
         }
         const auto state = watch_.read(thread.slot);

@@ -81,7 +81,11 @@ Address find_calling_python(const void* code) {
     LoadedObject object(search.bias, search.headers);
     const auto image = ElfImage::from_program_headers(object, search.bias, search.headers.data(),
                                                       search.headers.size());
-    return image && image->find_symbol(object, "_PyRuntime") ? image->base() : Address();
+    if (!image) {
+        return {};
+    }
+    const auto runtime = image->find_symbol(object, "_PyRuntime");
+    return runtime ? runtime->address : Address();
 }
 
 }  // namespace echion::agent

@@ -13,7 +13,7 @@ namespace echion::agent {
 /// C library, also for an object that was opened with RTLD_LOCAL. Not for one that was opened with
 /// RTLD_DEEPBIND or by dlmopen(3): those are not noticed.
 
-/// The first byte of the object that `code` lies in, if that object exports a CPython runtime; else
+/// The CPython runtime (_PyRuntime) of the object that `code` lies in, if that exports one; else
 /// null. `code` has to be an address that the calling thread will return to, so that its object
 /// stays loaded. Makes no system call, opens nothing, allocates nothing and leaves errno and what
 /// dlerror(3) would say as they are; takes the loader's lock for as long as it looks for the object.

@@ -334,7 +334,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
             publish_timing(ring, timer->counts());
             dump.keep_signal(now_ns);
             refusal = sampler.check_access();
-            if (!refusal || ending.has_come(now_ns, channel, ring)) {
+            const bool is_for_next = !sampler.has_python() && facts.has_next_python->load();
+            if (!refusal || is_for_next || ending.has_come(now_ns, channel, ring)) {
                 break;
             }
         }

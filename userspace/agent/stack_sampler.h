@@ -84,6 +84,8 @@ class StackSampler {
     /// most.
     [[nodiscard]] Status check_access() const;
 
+    /// Whether there is a Python: none before it starts and after Py_Finalize().
+    [[nodiscard]] bool has_python() const { return interpreter_count_ > 0; }
     [[nodiscard]] std::size_t thread_count() const { return threads_.size(); }
 
   private:
@@ -158,6 +160,7 @@ class StackSampler {
     void end_thread(TrackedThread& thread);
     void forget_thread(TrackedThread& thread);
     void adopt_stranger(TrackedThread& thread);
+    void succeed_former_state(TrackedThread& thread);
     void scan_names();
     void refresh_names();
 
@@ -211,6 +214,8 @@ class StackSampler {
                      std::size_t* kept);
     std::int64_t read_thread_cpu_ns(const TrackedThread& thread);
     void write_cpu(TrackedThread& thread);
+    bool lives_on(const TrackedThread& thread);
+    void write_cpu_after_leaving(TrackedThread& thread);
     void write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns);
     void write_stranger_cpu(std::uint32_t slot, const CpuState& state);
     void write_all_cpu(bool is_last);

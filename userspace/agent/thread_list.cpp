@@ -313,12 +313,32 @@ void StackSampler::describe_thread(TrackedThread& thread) {
     if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
         watch_.attach(thread);
         adopt_stranger(thread);
+        succeed_former_state(thread);
     }
     if (thread.slot == TrackedThread::kNoSlot && thread.cpu_ns == 0 && counts_from_birth_ &&
         thread.native_id == static_cast<std::uint32_t>(getpid())) {
         thread.cpu_ns = used_before_ns_;
     }
     names_.forget(interpreters_[thread.interpreter].head.id, thread.head.thread_id);
+}
+
+/// A thread that had another state before: a C thread that enters Python again, or any that
+/// initialises it again. What has been told of its CPU time is not told again.
+void StackSampler::succeed_former_state(TrackedThread& thread) {
+    for (std::size_t i = 0; i < threads_.slots() && thread.native_id != 0; ++i) {
+        TrackedThread& former = threads_.slot(i);
+        const bool is_same = &former != &thread && former.in_use && former.has_left &&
+                             former.native_id == thread.native_id && former.slot == thread.slot &&
+                             (thread.slot != TrackedThread::kNoSlot
+                                  ? former.slot_generation == thread.slot_generation
+                                  : lives_on(former));
+        if (is_same) {
+            write_cpu_after_leaving(former);
+            thread.cpu_ns = former.cpu_ns;
+            former.slot = TrackedThread::kNoSlot;  // not its own any more
+            forget_thread(former);
+        }
+    }
 }
 
 void StackSampler::complete(TrackedThread& thread, const cpython::ThreadHead& head) {
