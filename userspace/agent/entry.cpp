@@ -409,6 +409,7 @@ int start_threads(const Fill& fill) {
     assignment->facts = collect_guest_facts();
     fill(*assignment);
     assignment->facts.is_launch = assignment->rendezvous.is_there() && !assignment->is_late;
+    assignment->facts.is_late = assignment->is_late;
     assignment->facts.python_starts = &g_agent.python_starts;
     assignment->facts.has_next_python = &g_agent.has_next_python;
     if (assignment->control_fd >= 0) {

@@ -36,8 +36,7 @@ void StackSampler::meet_stranger(std::uint32_t slot) {
         return;
     }
     if (state->generation != stranger.generation) {
-        stranger = {state->generation, now_ns_, false,
-                    static_cast<std::int64_t>(state->first_cpu_ns())};
+        stranger = {state->generation, now_ns_, false, watch_.first_cpu_ns(slot, *state)};
     }
     if (now_ns_ - stranger.met_ns < kBeginningNs) {
         // A thread that has just begun: Python's own, most likely, which has to enter its numbers.

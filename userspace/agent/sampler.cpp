@@ -166,7 +166,7 @@ CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
         clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
         (void)watch.open(state_fd, configure.kernel_target,
                          channel.find_fd(configure, control::FdKind::kBpfSnapshots), own_tid(),
-                         facts.io_tid);
+                         facts.io_tid, facts.is_late);
     }
     return watch;
 }
