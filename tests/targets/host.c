@@ -7,6 +7,7 @@
        p     starts Python, runs run_1() (then run_2() and so on), finalises
        t     the same on another thread
        i     starts Python, runs, and leaves it as it is
+       e     finalises it then
        d     closes the library
        c     uses a little CPU time in C code
        s     starts a thread, which makes the attributes of condition variables as others than Python do
@@ -55,13 +56,17 @@ static void *find(const char *name) {
     return function;
 }
 
+static void finalise(void) {
+    if (((int (*)(void))find("Py_FinalizeEx"))() != 0) exit(1);
+}
+
 static void run(int finalises) {
     char text[2 * sizeof(code)];
     ++runs;
     snprintf(text, sizeof(text), code, runs, runs, runs, runs, runs);
     ((void (*)(int))find("Py_InitializeEx"))(0);
     if (((int (*)(const char *))find("PyRun_SimpleString"))(text) != 0) exit(1);
-    if (finalises && ((int (*)(void))find("Py_FinalizeEx"))() != 0) exit(1);
+    if (finalises) finalise();
 }
 
 static void *run_in_thread(void *argument) {
@@ -131,6 +136,9 @@ static void go_on(const char *steps) {
                 break;
             case 'i':
                 run(0);
+                break;
+            case 'e':
+                finalise();
                 break;
             case 't':
                 in_thread(run_in_thread, NULL);

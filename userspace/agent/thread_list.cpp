@@ -64,30 +64,32 @@ void StackSampler::refresh_interpreters(std::int64_t now_ns) {
             forget_python();
         }
     }
-    const Address head_at = view_.runtime + at(view_.layout->runtime.interpreters_head);
-    const auto head = reader_.read_pointer(head_at);
-    const bool is_due = now_ns - lists_walked_ns_ >= kListPeriodNs;
-    if (!head || head->is_null()) {
-        if (interpreter_count_ > 0) {
-            tally_.read_failures += !head;
-            forget_python();  // finalised; the library may have been closed, too
-        }
-        return;
+    const cpython::RuntimeLayout& runtime = view_.layout->runtime;
+    std::uintptr_t head_now = 0;
+    std::uintptr_t main_thread = 0;
+    const std::array<ReadRequest, 2> requests{
+        {{view_.runtime + at(runtime.interpreters_head), &head_now, sizeof(head_now)},
+         {view_.runtime + at(runtime.main_thread), &main_thread, sizeof(main_thread)}}};
+    const bool is_readable = reader_.read(requests) == requests.size();
+    const Address head(is_readable ? head_now : 0);
+    // Finalised (the library may have been closed, too), or started again by another thread.
+    const bool has_ended = !head || main_thread != main_thread_id_;
+    if (has_ended && interpreter_count_ > 0) {
+        tally_.read_failures += !is_readable;
+        forget_python();
     }
-    if (*head == interpreters_head_ && !is_due) {
+    const bool is_due = now_ns - lists_walked_ns_ >= kListPeriodNs;
+    if (!head || (head == interpreters_head_ && !is_due)) {
         return;
     }
     if (interpreter_count_ == 0) {
-        // The first start, or another one after Py_Finalize().
-        const auto main = reader_.read_value<std::uintptr_t>(
-            view_.runtime + at(view_.layout->runtime.main_thread));
-        if (!main || !cpython::check_ready(reader_, view_)) {
+        if (!cpython::check_ready(reader_, view_)) {
             return;
         }
-        main_thread_id_ = *main;
+        main_thread_id_ = main_thread;
     }
     lists_walked_ns_ = now_ns;
-    interpreters_head_ = *head;
+    interpreters_head_ = head;
     std::array<cpython::InterpreterHead, cpython::kMaxInterpreters> heads;
     const auto count = cpython::read_interpreters(reader_, view_, heads);
     if (!count) {
