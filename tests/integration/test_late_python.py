@@ -110,7 +110,7 @@ def check_cpu(profile, runs: dict[int, tuple[float, float, float]]) -> None:
 def test_it_is_sampled_from_its_start(echion, program, steps):
     result = echion.run(program.command(steps), env=program.env, timeout=60)
     assert result.returncode == (STATUS_OF_THREAD if "x" in steps else STATUS), result.stderr
-    assert result.stderr.count("\n") <= 1, result.stderr
+    assert not result.stderr
     runs = measured(result.stdout)
     assert len(runs) == steps.count("p") + steps.count("t") + steps.count("i")
     check_wall(result.profile, runs)

@@ -72,8 +72,8 @@ struct Agent {
     // The CPython runtime (_PyRuntime) that a sampler has been made for in this process, also if
     // it has ended since; kSomewhere; 0 for none.
     std::atomic<std::uintptr_t> python{0};
-    // Another one has started meanwhile, and waits for that sampler to end; for GuestFacts.
-    std::atomic<bool> has_next_python{false};
+    FutexWord next_python{kNoNextPython};  // NextPython; for GuestFacts
+    std::atomic<pid_t> sampler_tid{0};
     std::atomic<std::uint32_t> python_starts{0};  // noticed; for GuestFacts
     std::atomic<int (*)(pthread_condattr_t*, clockid_t)> set_clock{nullptr};  // the C library's
 };
@@ -202,7 +202,9 @@ void sample(Assignment& assignment) {
 void* sampler_main(void* argument) {
     prctl(PR_SET_NAME, "echion");
     auto& assignment = *static_cast<Assignment*>(argument);
+    g_agent.sampler_tid.store(static_cast<pid_t>(syscall(SYS_gettid)));
     sample(assignment);
+    g_agent.sampler_tid.store(0);
     assignment.io.end();
     return nullptr;
 }
@@ -347,8 +349,9 @@ void* io_main(void* argument) {
     }
     if (is_last) {
         unblock_signals();
-    } else if (g_agent.has_next_python.exchange(false)) {
+    } else if (g_agent.next_python.load() == kNextPythonWaits) {
         start_late();
+        set_and_wake(g_agent.next_python, kNoNextPython);
     }
     return nullptr;
 }
@@ -364,7 +367,7 @@ void handle_fork_in_child() {
     StackDump::forget_after_fork();
     g_agent.waiting.store(nullptr);
     g_agent.is_active.store(false);
-    g_agent.has_next_python.store(false);
+    g_agent.next_python.store(kNoNextPython);
     if (g_agent.python_starts.load() == 0) {
         g_agent.python.store(0);  // that it starts here is noticed
     }
@@ -411,7 +414,7 @@ int start_threads(const Fill& fill) {
     assignment->facts.is_launch = assignment->rendezvous.is_there() && !assignment->is_late;
     assignment->facts.is_late = assignment->is_late;
     assignment->facts.python_starts = &g_agent.python_starts;
-    assignment->facts.has_next_python = &g_agent.has_next_python;
+    assignment->facts.next_python = &g_agent.next_python;
     if (assignment->control_fd >= 0) {
         g_agent.channel_id = identify(assignment->control_fd);
         g_agent.channel_fd.store(assignment->control_fd);
@@ -555,8 +558,15 @@ void on_python_start(std::uintptr_t python) {
         return;
     }
     if (g_agent.is_active.load()) {
-        // The library with the one that is sampled has been closed; or there are two.
-        g_agent.has_next_python.store(true);
+        g_agent.next_python.store(kNextPythonWaits);
+        if (is_loaded(Address(known))) {
+            return;  // there are two: this one is sampled when the other has ended
+        }
+        // A sampler that the kernel wakes for CPU time may wait for long.
+        if (const pid_t tid = g_agent.sampler_tid.load(); tid != 0) {
+            syscall(SYS_tgkill, getpid(), tid, SIGIO);
+        }
+        wait_while(g_agent.next_python, kNextPythonWaits, kSettlingNs);
     } else {
         start_late();
     }

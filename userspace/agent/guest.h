@@ -5,9 +5,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "agent/futex.h"
 #include "memory/address.h"
 
 namespace echion::agent {
+
+/// Whether another CPython than the one that is sampled has started in this process: the library
+/// with that one has been closed, or there are two. A new sampler begins when the other has ended.
+enum NextPython : std::uint32_t { kNoNextPython, kNextPythonWaits };
 
 /// What the agent learns from the dynamic loader about the process that it is a guest of. Asked
 /// once, on a thread of the target and before the sampler exists: the sampler itself never takes
@@ -33,8 +38,7 @@ struct GuestFacts {
     std::uint32_t io_tid = 0;       ///< the agent's IoThread; set when that exists
     /// How often Python's start has been noticed (python_start.h): never in an attachment.
     const std::atomic<std::uint32_t>* python_starts = nullptr;
-    /// Another CPython has started, which is sampled as soon as this sampler has ended.
-    const std::atomic<bool>* has_next_python = nullptr;
+    FutexWord* next_python = nullptr;  ///< NextPython
 
     /// The static data from `address` to the end of its segment; 0 when it is in none.
     [[nodiscard]] std::size_t static_bytes_from(Address address) const;

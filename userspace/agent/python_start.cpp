@@ -51,31 +51,40 @@ class LoadedObject final : public MemoryReader {
 };
 
 struct Search {
-    std::uintptr_t code;
+    std::uintptr_t address;
     std::uintptr_t bias = 0;
     Headers headers;
 };
 
+/// Finds the object that is loaded at an address.
+bool find_object(Search& search) {
+    return dl_iterate_phdr(
+               [](dl_phdr_info* info, std::size_t, void* argument) {
+                   auto& wanted = *static_cast<Search*>(argument);
+                   const Headers headers(info->dlpi_phdr, info->dlpi_phnum);
+                   for (const auto& header : headers) {
+                       if (header.p_type == PT_LOAD &&
+                           wanted.address - (info->dlpi_addr + header.p_vaddr) < header.p_memsz) {
+                           wanted.bias = info->dlpi_addr;
+                           wanted.headers = headers;
+                           return 1;
+                       }
+                   }
+                   return 0;
+               },
+               &search) != 0;
+}
+
 }  // namespace
+
+bool is_loaded(Address address) {
+    Search search{address.value(), 0, {}};
+    return find_object(search);
+}
 
 Address find_calling_python(const void* code) {
     Search search{reinterpret_cast<std::uintptr_t>(code), 0, {}};
-    const int is_found = dl_iterate_phdr(
-        [](dl_phdr_info* info, std::size_t, void* argument) {
-            auto& wanted = *static_cast<Search*>(argument);
-            const Headers headers(info->dlpi_phdr, info->dlpi_phnum);
-            for (const auto& header : headers) {
-                if (header.p_type == PT_LOAD &&
-                    wanted.code - (info->dlpi_addr + header.p_vaddr) < header.p_memsz) {
-                    wanted.bias = info->dlpi_addr;
-                    wanted.headers = headers;
-                    return 1;
-                }
-            }
-            return 0;
-        },
-        &search);
-    if (is_found == 0) {
+    if (!find_object(search)) {
         return {};
     }
     LoadedObject object(search.bias, search.headers);

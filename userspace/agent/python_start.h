@@ -19,4 +19,7 @@ namespace echion::agent {
 /// dlerror(3) would say as they are; takes the loader's lock for as long as it looks for the object.
 Address find_calling_python(const void* code);
 
+/// Whether an object that is loaded has this address. Likewise.
+bool is_loaded(Address address);
+
 }  // namespace echion::agent

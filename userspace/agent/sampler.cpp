@@ -280,6 +280,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     if (!located) {
         return tl::unexpected(located.error());
     }
+    set_and_wake(*facts.next_python, kNoNextPython);  // this is the one
     SamplerOptions options;
     options.interval_ns = configure->interval_ns;
     options.max_frames = configure->max_frames;
@@ -334,7 +335,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
             publish_timing(ring, timer->counts());
             dump.keep_signal(now_ns);
             refusal = sampler.check_access();
-            const bool is_for_next = !sampler.has_python() && facts.has_next_python->load();
+            const bool is_for_next = 
+                !sampler.has_python() && facts.next_python->load() == kNextPythonWaits;
             if (!refusal || is_for_next || ending.has_come(now_ns, channel, ring)) {
                 break;
             }

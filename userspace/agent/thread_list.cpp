@@ -374,6 +374,9 @@ void StackSampler::forget_thread(TrackedThread& thread) {
     second_count_ -= thread.is_second;
     watch_.detach(thread);
     if (thread.is_announced) {
+        if (is_gap_ && !thread.has_left) {
+            encoder_->missed(thread.id, 0);  // it has run to its end since
+        }
         encoder_->thread_end(thread.id);
     }
     threads_.remove(thread);
