@@ -97,6 +97,12 @@ class CodeRegistry {
     /// when they were read is another question.
     [[nodiscard]] std::uint64_t reads() const { return reads_; }
 
+    /// All code objects are gone: others may have their places and, from 3.12 on, their numbers.
+    void forget() {
+        clear();
+        trampoline_ = Address();
+    }
+
     /// The batch that was open has been dropped: its definitions are given again when needed.
     void forget_batch();
 

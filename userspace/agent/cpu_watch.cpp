@@ -2,11 +2,14 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "agent/snapshot_layout.h"
+#include "base/clock.h"
 
 namespace echion::agent {
 Status CpuWatch::open(int state_fd, std::uint32_t target, int snapshots_fd,
-                      std::uint32_t sampler_tid, std::uint32_t io_tid) {
+                      std::uint32_t sampler_tid, std::uint32_t io_tid, bool is_late) {
     pid_ = static_cast<std::uint32_t>(getpid());
     target_ = target;
     auto states = CpuStateMap::open(state_fd);
@@ -41,7 +44,30 @@ Status CpuWatch::open(int state_fd, std::uint32_t target, int snapshots_fd,
         }
     }
     is_open_ = true;
+    return is_late ? note_starts() : Status();
+}
+
+/// An earlier session may have had the process under watch.
+Status CpuWatch::note_starts() {
+    auto starts = FixedArray<Start>::make(states_.capacity());
+    if (!starts) {
+        is_open_ = false;
+        return fail(ErrorKind::kNoSpace, "reserve memory for the threads' CPU state");
+    }
+    starts_ = std::move(*starts);
+    for (std::uint32_t slot = 0; slot < states_.used() && slot < starts_.capacity(); ++slot) {
+        if (const auto state = read_own(slot)) {
+            starts_[slot] = {state->generation,
+                             state->cpu_ns_at(static_cast<std::uint64_t>(monotonic_ns()))};
+        }
+    }
     return {};
+}
+
+std::int64_t CpuWatch::first_cpu_ns(std::uint32_t slot, const CpuState& state) const {
+    const bool has_start = slot < starts_.capacity() && starts_[slot].generation == state.generation;
+    return static_cast<std::int64_t>(
+        std::max(state.first_cpu_ns(), has_start ? starts_[slot].cpu_ns : 0));
 }
 
 echion_snapshot_layout CpuWatch::snapshot_layout(const cpython::Layout& layout) const {
@@ -72,7 +98,7 @@ void CpuWatch::attach(TrackedThread& thread) {
     }
     thread.slot = *slot;
     thread.slot_generation = state->generation;
-    thread.cpu_ns = static_cast<std::int64_t>(state->first_cpu_ns());
+    thread.cpu_ns = std::max(thread.cpu_ns, first_cpu_ns(*slot, *state));
     thread.has_run = true;
     owners_[*slot] = &thread;
     if (has_snapshots_) {

@@ -18,9 +18,10 @@ namespace echion::agent {
 class CpuWatch {
   public:
     /// `target`: this process's number among the session's. `snapshots_fd`: -1 for none.
-    /// `sampler_tid`, `io_tid`: the agent's threads, whose slots are nobody's.
+    /// `sampler_tid`, `io_tid`: the agent's threads, whose slots are nobody's. `is_late`: what has
+    /// been used by now does not count.
     Status open(int state_fd, std::uint32_t target, int snapshots_fd, std::uint32_t sampler_tid,
-                std::uint32_t io_tid);
+                std::uint32_t io_tid, bool is_late);
     [[nodiscard]] bool is_open() const { return is_open_; }
 
     /// The layout of this version for the tick's program; all zero when there are no snapshots.
@@ -80,9 +81,12 @@ class CpuWatch {
     /// The same, of a slot of this process; kInvalid for another's, and for a thread that ended
     /// with the program that this process ran before (exec).
     [[nodiscard]] Result<CpuState> read_own(std::uint32_t slot) const;
+    /// CPU time that the slot's thread had used when it came under watch, or at open().
+    [[nodiscard]] std::int64_t first_cpu_ns(std::uint32_t slot, const CpuState& state) const;
     [[nodiscard]] std::uint64_t lost_snapshots() const { return lost_; }
 
   private:
+    Status note_starts();
     std::span<CpuStateMap::Stamp> stamps() { return {stamps_.data(), stamps_.capacity()}; }
 
     bool is_open_ = false;
@@ -97,6 +101,11 @@ class CpuWatch {
     ThreadRefTable refs_;
     FixedArray<CpuStateMap::Stamp> stamps_;
     FixedArray<TrackedThread*> owners_;  // by slot
+    struct Start {
+        std::uint32_t generation;
+        std::uint64_t cpu_ns;
+    };
+    FixedArray<Start> starts_;  // by slot, of a late session
     std::uint64_t lost_ = 0;
 };
 

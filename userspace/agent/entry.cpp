@@ -1,4 +1,5 @@
-// How the agent comes into a process: preloaded (the constructor), or injected (echion_attach).
+// How the agent comes into a process: preloaded (the constructor; where Python is loaded later, its
+// start), or injected (echion_attach).
 
 #include <dlfcn.h>
 #include <limits.h>
@@ -23,6 +24,7 @@
 #include "agent/futex.h"
 #include "agent/guest.h"
 #include "agent/io_thread.h"
+#include "agent/python_start.h"
 #include "agent/sampler.h"
 #include "base/attach_part.h"
 #include "base/clock.h"
@@ -45,6 +47,10 @@ constexpr std::size_t kStackBytes = 256 * 1024;
 constexpr std::int64_t kSettlingNs = kNanosPerSecond;
 
 struct Assignment;
+void start_late();
+
+/// Stands for a CPython runtime whose place is not known.
+constexpr std::uintptr_t kSomewhere = 1;
 
 /// The state of the agent in this process. The one global there is: constructors, fork handlers and
 /// entry points have nowhere else to find it.
@@ -59,8 +65,20 @@ struct Agent {
     std::atomic<int> start_error{0};
     // Of an IoThread that waits for its sampler, which is made apart.
     std::atomic<Assignment*> waiting{nullptr};
+
+    // Of a preloaded agent.
+    Rendezvous rendezvous;           // written before is_listening
+    std::atomic<bool> is_listening{false};  // to starts of Python
+    // The CPython runtime (_PyRuntime) that a sampler has been made for in this process, also if
+    // it has ended since; kSomewhere; 0 for none.
+    std::atomic<std::uintptr_t> python{0};
+    FutexWord next_python{kNoNextPython};  // NextPython; for GuestFacts
+    std::atomic<pid_t> sampler_tid{0};
+    std::atomic<std::uint32_t> python_starts{0};  // noticed; for GuestFacts
+    std::atomic<int (*)(pthread_condattr_t*, clockid_t)> set_clock{nullptr};  // the C library's
 };
-Agent g_agent;
+// Initialised by the compiler: calls of pthread_condattr_setclock() may come before constructors.
+constinit Agent g_agent;
 
 /// Who says last how a start has gone: the IoThread, to the thread that waits for it, or that
 /// thread, which waits no longer. Only from kStarting to another one.
@@ -72,6 +90,7 @@ struct Assignment {
     GuestFacts facts;
     int control_fd = -1;    // of an attachment
     Rendezvous rendezvous;  // of a launch
+    bool is_late = false;   // of a launch: Python came when the program was running already
     // The sampler is not made by the IoThread, but by a thread that has a descriptor table of its
     // own already.
     bool is_apart = false;
@@ -153,7 +172,7 @@ void sample(Assignment& assignment) {
     const bool has_own_table =
         assignment.is_apart ||
         leave_descriptor_table(is_launch ? assignment.rendezvous.fd() : assignment.control_fd,
-                               is_launch);
+                               is_launch && !assignment.is_late);
     assignment.has_own_table.store(has_own_table);
     assignment.io.set_own_table(has_own_table);
     auto socket = open_channel(assignment, has_own_table);
@@ -183,7 +202,9 @@ void sample(Assignment& assignment) {
 void* sampler_main(void* argument) {
     prctl(PR_SET_NAME, "echion");
     auto& assignment = *static_cast<Assignment*>(argument);
+    g_agent.sampler_tid.store(static_cast<pid_t>(syscall(SYS_gettid)));
     sample(assignment);
+    g_agent.sampler_tid.store(0);
     assignment.io.end();
     return nullptr;
 }
@@ -328,6 +349,9 @@ void* io_main(void* argument) {
     }
     if (is_last) {
         unblock_signals();
+    } else if (g_agent.next_python.load() == kNextPythonWaits) {
+        start_late();
+        set_and_wake(g_agent.next_python, kNoNextPython);
     }
     return nullptr;
 }
@@ -343,6 +367,10 @@ void handle_fork_in_child() {
     StackDump::forget_after_fork();
     g_agent.waiting.store(nullptr);
     g_agent.is_active.store(false);
+    g_agent.next_python.store(kNoNextPython);
+    if (g_agent.python_starts.load() == 0) {
+        g_agent.python.store(0);  // that it starts here is noticed
+    }
 }
 
 /// The agent's threads are born with all signals blocked: none that is meant for the target's
@@ -383,7 +411,10 @@ int start_threads(const Fill& fill) {
     auto* assignment = new (memory->data()) Assignment;
     assignment->facts = collect_guest_facts();
     fill(*assignment);
-    assignment->facts.is_launch = assignment->rendezvous.is_there();
+    assignment->facts.is_launch = assignment->rendezvous.is_there() && !assignment->is_late;
+    assignment->facts.is_late = assignment->is_late;
+    assignment->facts.python_starts = &g_agent.python_starts;
+    assignment->facts.next_python = &g_agent.next_python;
     if (assignment->control_fd >= 0) {
         g_agent.channel_id = identify(assignment->control_fd);
         g_agent.channel_fd.store(assignment->control_fd);
@@ -407,6 +438,25 @@ int start_threads(const Fill& fill) {
         forget_start();
     }
     return result;
+}
+
+/// Makes the agent's threads for a Python that has come when the program was running already.
+void start_late() {
+    Rendezvous rendezvous = g_agent.rendezvous;
+    if (rendezvous.is_abandoned(0)) {
+        g_agent.is_listening.store(false);
+        rendezvous.close();
+    }
+    if (!rendezvous.is_there()) {
+        return;
+    }
+    const int error = start_threads([&](Assignment& assignment) {
+        assignment.rendezvous = rendezvous;
+        assignment.is_late = true;
+    });
+    if (error != 0 && error != EBUSY) {
+        report_failure(rendezvous, error);
+    }
 }
 
 /// The IoThread of an attachment, in the program's descriptor table. 0 or an errno; with 0,
@@ -442,28 +492,52 @@ bool is_preloaded() {
            info.dli_fname != nullptr && std::strstr(preload, info.dli_fname) != nullptr;
 }
 
-/// Looks for Python. False when this is another program; `found` only if it is known where it is.
-bool is_python(std::optional<cpython::LocatedRuntime>& found) {
+/// Looks for Python: its runtime, kSomewhere if it is not known where that is, 0 when this is another
+/// program. `found` only if its runtime is known.
+std::uintptr_t find_python(std::optional<cpython::LocatedRuntime>& found) {
     ProcessReader reader;
     cpython::LocatedRuntime located;
     if (!reader.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&located)))) {
-        return true;  // the sampler will say what is wrong
+        return kSomewhere;  // the sampler will say what is wrong
     }
     const Status status = cpython::locate_runtime(reader, kOwnProcess, located);
+    if (!status && status.error().kind == ErrorKind::kNotPython) {
+        return 0;
+    }
     if (status) {
         found.emplace(located);
     }
-    return status || status.error().kind != ErrorKind::kNotPython;
+    return located.view.runtime ? located.view.runtime.value() : kSomewhere;
+}
+
+using SetClock = int (*)(pthread_condattr_t*, clockid_t);
+
+/// The function that the agent's stands in front of; null if there is none.
+SetClock find_set_clock() {
+    SetClock function = g_agent.set_clock.load(std::memory_order_relaxed);
+    if (function == nullptr) {
+        function = reinterpret_cast<SetClock>(dlsym(RTLD_NEXT, "pthread_condattr_setclock"));
+        g_agent.set_clock.store(function, std::memory_order_relaxed);
+    }
+    return function;
 }
 
 __attribute__((constructor)) void on_load() {
+    (void)find_set_clock();  // now, as it changes what dlerror(3) says
     Rendezvous rendezvous = Rendezvous::find();
     if (rendezvous.is_abandoned(0)) {
         rendezvous.close();  // of a run that was over before this program was started
     }
+    if (!rendezvous.is_there() || !is_preloaded()) {
+        return;
+    }
     // In a program that is not Python the agent does nothing, and is inherited by what it starts.
     std::optional<cpython::LocatedRuntime> found;
-    if (!rendezvous.is_there() || !is_preloaded() || !is_python(found)) {
+    const std::uintptr_t python = find_python(found);
+    g_agent.python.store(python);
+    g_agent.rendezvous = rendezvous;
+    g_agent.is_listening.store(true);
+    if (python == 0) {
         return;
     }
     const int error = start_threads([&](Assignment& assignment) {
@@ -474,6 +548,45 @@ __attribute__((constructor)) void on_load() {
         report_failure(rendezvous, error);
     }
 }
+
+/// The CPython runtime at `python` is about to start, on the calling thread.
+void on_python_start(std::uintptr_t python) {
+    g_agent.python_starts.fetch_add(1);
+    std::uintptr_t known = g_agent.python.load();
+    if (known == python || known == kSomewhere ||
+        !g_agent.python.compare_exchange_strong(known, python)) {
+        return;
+    }
+    if (g_agent.is_active.load()) {
+        g_agent.next_python.store(kNextPythonWaits);
+        if (is_loaded(Address(known))) {
+            return;  // there are two: this one is sampled when the other has ended
+        }
+        // A sampler that the kernel wakes for CPU time may wait for long.
+        if (const pid_t tid = g_agent.sampler_tid.load(); tid != 0) {
+            syscall(SYS_tgkill, getpid(), tid, SIGIO);
+        }
+        wait_while(g_agent.next_python, kNextPythonWaits, kSettlingNs);
+    } else {
+        start_late();
+    }
+}
+
+/// The calling thread does not see what the agent does on it.
+class UnseenWork {
+  public:
+    UnseenWork() : errno_(errno) { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state_); }
+    UnseenWork(const UnseenWork&) = delete;
+    UnseenWork& operator=(const UnseenWork&) = delete;
+    ~UnseenWork() {
+        pthread_setcancelstate(cancel_state_, nullptr);
+        errno = errno_;
+    }
+
+  private:
+    int errno_;
+    int cancel_state_ = PTHREAD_CANCEL_ENABLE;
+};
 
 }  // namespace
 }  // namespace echion::agent
@@ -497,4 +610,20 @@ extern "C" __attribute__((visibility("default"))) int echion_attach(int control_
         (void)control.release();
     }
     return error;
+}
+
+/// In front of the C library's pthread_condattr_setclock(): see python_start.h.
+extern "C" __attribute__((visibility("default"))) int echion_condattr_setclock(
+    pthread_condattr_t* attributes, clockid_t clock) __asm__("pthread_condattr_setclock");
+
+int echion_condattr_setclock(pthread_condattr_t* attributes, clockid_t clock) {
+    using namespace echion::agent;
+    if (g_agent.is_listening.load()) {
+        const UnseenWork unseen;
+        if (const auto runtime = find_calling_python(__builtin_return_address(0))) {
+            on_python_start(runtime.value());
+        }
+    }
+    const SetClock set_clock = find_set_clock();
+    return set_clock != nullptr ? set_clock(attributes, clock) : ENOSYS;
 }

@@ -1,12 +1,18 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
+#include "agent/futex.h"
 #include "memory/address.h"
 
 namespace echion::agent {
+
+/// Whether another CPython than the one that is sampled has started in this process: the library
+/// with that one has been closed, or there are two. A new sampler begins when the other has ended.
+enum NextPython : std::uint32_t { kNoNextPython, kNextPythonWaits };
 
 /// What the agent learns from the dynamic loader about the process that it is a guest of. Asked
 /// once, on a thread of the target and before the sampler exists: the sampler itself never takes
@@ -16,18 +22,23 @@ struct GuestFacts {
         Address begin;
         std::size_t size_bytes;
     };
-    /// Writable segments of the objects that were loaded then: static data, mapped as long as the
-    /// object is.
+    /// Writable segments of the program and of the objects that it is linked with: static data,
+    /// mapped as long as the process lives. (What was opened by dlopen(3), and what only such an
+    /// object is linked with, may be closed.)
     std::array<Segment, 256> segments{};
     std::size_t segment_count = 0;
     bool wants_colours = false;  ///< the environment does not forbid them (NO_COLOR, TERM)
-    std::size_t tls_bytes = 0;   ///< thread-local data of those objects, in each thread's stack
+    std::size_t tls_bytes = 0;   ///< thread-local data of all objects, in each thread's stack
     bool is_launch = false;      ///< the agent was there from the program's first moment
+    bool is_late = false;        ///< preloaded, but Python came when the program was running
     /// CPU time of the asking thread until now. At a launch that is what the process used before
     /// this program began: an exec keeps the clock.
     std::int64_t used_cpu_ns = 0;
     std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
     std::uint32_t io_tid = 0;       ///< the agent's IoThread; set when that exists
+    /// How often Python's start has been noticed (python_start.h): never in an attachment.
+    const std::atomic<std::uint32_t>* python_starts = nullptr;
+    FutexWord* next_python = nullptr;  ///< NextPython
 
     /// The static data from `address` to the end of its segment; 0 when it is in none.
     [[nodiscard]] std::size_t static_bytes_from(Address address) const;

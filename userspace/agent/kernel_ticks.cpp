@@ -36,8 +36,7 @@ void StackSampler::meet_stranger(std::uint32_t slot) {
         return;
     }
     if (state->generation != stranger.generation) {
-        stranger = {state->generation, now_ns_, false,
-                    static_cast<std::int64_t>(state->first_cpu_ns())};
+        stranger = {state->generation, now_ns_, false, watch_.first_cpu_ns(slot, *state)};
     }
     if (now_ns_ - stranger.met_ns < kBeginningNs) {
         // A thread that has just begun: Python's own, most likely, which has to enter its numbers.
@@ -190,7 +189,11 @@ void StackSampler::catch_up() {
     // pages that the program could not read. They are read the plain way.
     for (std::size_t i = 0; i < ran_count_; ++i) {
         TrackedThread& thread = *ran_[i];
-        if (!thread.in_use || thread.has_left || thread.slot == TrackedThread::kNoSlot) {
+        if (!thread.in_use || thread.slot == TrackedThread::kNoSlot) {
+            continue;
+        }
+        if (thread.has_left) {
+            write_cpu_after_leaving(thread);
             continue;
         }
         const auto state = watch_.read(thread.slot);

@@ -166,7 +166,7 @@ CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
         clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
         (void)watch.open(state_fd, configure.kernel_target,
                          channel.find_fd(configure, control::FdKind::kBpfSnapshots), own_tid(),
-                         facts.io_tid);
+                         facts.io_tid, facts.is_late);
     }
     return watch;
 }
@@ -280,6 +280,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     if (!located) {
         return tl::unexpected(located.error());
     }
+    set_and_wake(*facts.next_python, kNoNextPython);  // this is the one
     SamplerOptions options;
     options.interval_ns = configure->interval_ns;
     options.max_frames = configure->max_frames;
@@ -334,7 +335,9 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
             publish_timing(ring, timer->counts());
             dump.keep_signal(now_ns);
             refusal = sampler.check_access();
-            if (!refusal || ending.has_come(now_ns, channel, ring)) {
+            const bool is_for_next = 
+                !sampler.has_python() && facts.next_python->load() == kNextPythonWaits;
+            if (!refusal || is_for_next || ending.has_come(now_ns, channel, ring)) {
                 break;
             }
         }

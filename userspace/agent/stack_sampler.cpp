@@ -12,7 +12,6 @@ namespace echion::agent {
 namespace {
 
 using cpython::GilState;
-using cpython::Offset;
 using stream::Counter;
 
 // Frames of one round, before they are compared with the last ones.
@@ -27,8 +26,6 @@ constexpr std::int64_t kFollowAgainNs = 100'000'000;
 // what is short on any machine that does something else, too.
 constexpr std::int64_t kLongestGap = 10;
 constexpr std::int64_t kLeastGapNs = 10'000'000;
-
-std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
 }  // namespace
 
@@ -86,10 +83,8 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     same_cpu_.open(facts.rseq_offset);
     can_follow_ = options_.follow && same_cpu_.has_cpu_numbers();
     native_id_offset_ = find_native_id_offset();
-    if (const auto main = reader_.read_value<std::uintptr_t>(
-            view_.runtime + at(view_.layout->runtime.main_thread))) {
-        main_thread_id_ = *main;
-    }
+    python_starts_ = facts.python_starts;
+    known_starts_ = python_starts_ != nullptr ? python_starts_->load() : 0;
     counts_from_birth_ = facts.is_launch;
     used_before_ns_ = facts.used_cpu_ns;
     io_tid_ = facts.io_tid;

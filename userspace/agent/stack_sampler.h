@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -83,6 +84,8 @@ class StackSampler {
     /// most.
     [[nodiscard]] Status check_access() const;
 
+    /// Whether there is a Python: none before it starts and after Py_Finalize().
+    [[nodiscard]] bool has_python() const { return interpreter_count_ > 0; }
     [[nodiscard]] std::size_t thread_count() const { return threads_.size(); }
 
   private:
@@ -144,6 +147,7 @@ class StackSampler {
     std::size_t find_native_id_offset();
     std::uint32_t find_native_id(const cpython::ThreadHead& head);
     void refresh_interpreters(std::int64_t now_ns);
+    void forget_python();
     void replace_interpreters(std::span<const cpython::InterpreterHead> heads);
     void watch_version_counter();
     void walk_thread_list(std::uint32_t interpreter);
@@ -157,9 +161,9 @@ class StackSampler {
     void end_thread(TrackedThread& thread);
     void forget_thread(TrackedThread& thread);
     void adopt_stranger(TrackedThread& thread);
+    void succeed_former_state(TrackedThread& thread);
     void scan_names();
     void refresh_names();
-    void end_all_threads();
 
     void begin(std::int64_t at_ns);
     void finish(std::int64_t began_ns);
@@ -211,6 +215,8 @@ class StackSampler {
                      std::size_t* kept);
     std::int64_t read_thread_cpu_ns(const TrackedThread& thread);
     void write_cpu(TrackedThread& thread);
+    bool lives_on(const TrackedThread& thread);
+    void write_cpu_after_leaving(TrackedThread& thread);
     void write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns);
     void write_stranger_cpu(std::uint32_t slot, const CpuState& state);
     void write_all_cpu(bool is_last);
@@ -255,6 +261,8 @@ class StackSampler {
     std::uint32_t interpreter_count_ = 0;
     std::uint32_t gil_count_ = 0;
     Address interpreters_head_;
+    const std::atomic<std::uint32_t>* python_starts_ = nullptr;
+    std::uint32_t known_starts_ = 0;
     std::uint32_t visit_ = 0;
     std::uintptr_t main_thread_id_ = 0;
     std::size_t native_id_offset_ = 0;

@@ -205,6 +205,23 @@ void StackSampler::write_cpu(TrackedThread& thread) {
     write_cpu_up_to(thread, cpu_ns);
 }
 
+/// Whether the kernel's thread is still there, of a state that has left.
+bool StackSampler::lives_on(const TrackedThread& thread) {
+    const std::int64_t cpu_ns = read_thread_cpu_ns(thread);
+    return cpu_ns != 0 && cpu_ns >= thread.cpu_ns;  // else the number is another thread's
+}
+
+/// Of a thread that goes on without Python: up to now to its last stack, then to none.
+void StackSampler::write_cpu_after_leaving(TrackedThread& thread) {
+    write_cpu(thread);
+    if (thread.is_announced && (thread.frame_count > 0 || thread.must_resend)) {
+        encoder_->stack(thread.id, 0, 0, {});
+        thread.frame_count = 0;
+        thread.flags = 0;
+        thread.must_resend = false;
+    }
+}
+
 void StackSampler::write_all_cpu(bool is_last) {
     std::int64_t living_ns = 0;
     std::size_t left_count = 0;
@@ -213,13 +230,19 @@ void StackSampler::write_all_cpu(bool is_last) {
         if (!thread.in_use) {
             continue;
         }
-        if (thread.has_left && thread.slot == TrackedThread::kNoSlot) {
+        thread.lives_on =
+            thread.has_left && thread.slot == TrackedThread::kNoSlot && lives_on(thread);
+        if (thread.has_left && thread.slot == TrackedThread::kNoSlot && !thread.lives_on) {
             ++left_count;  // its clock is gone
             settled_ns_ += thread.cpu_ns;
+            continue;
+        }
+        if (thread.has_left) {
+            write_cpu_after_leaving(thread);
         } else {
             write_cpu(thread);
-            living_ns += thread.cpu_ns;
         }
+        living_ns += thread.cpu_ns;
     }
     const bool is_due = now_ns_ - last_settled_ns_ >= kSettlePeriodNs;
     if (!watch_.is_open() && (left_count > 0 || is_due || is_last || !has_ticked_)) {
@@ -245,7 +268,7 @@ void StackSampler::settle_unclaimed(std::int64_t living_ns, std::size_t left_cou
         count == 0 ? 0 : std::clamp<std::int64_t>(unclaimed_ns / count, 0, 2 * tick_interval_ns_);
     for (std::size_t i = 0; i < threads_.slots() && left_count > 0; ++i) {
         TrackedThread& thread = threads_.slot(i);
-        if (!thread.in_use || !thread.has_left) {
+        if (!thread.in_use || !thread.has_left || thread.lives_on) {
             continue;
         }
         if (thread.has_begun) {

@@ -59,19 +59,43 @@ std::size_t StackSampler::find_native_id_offset() {
 }
 
 void StackSampler::refresh_interpreters(std::int64_t now_ns) {
-    const Address head_at = view_.runtime + at(view_.layout->runtime.interpreters_head);
-    const auto head = reader_.read_pointer(head_at);
+    if (python_starts_ != nullptr) {
+        if (const std::uint32_t starts = python_starts_->load(); starts != known_starts_) {
+            known_starts_ = starts;
+            forget_python();
+        }
+    }
+    const cpython::RuntimeLayout& runtime = view_.layout->runtime;
+    std::uintptr_t head_now = 0;
+    std::uintptr_t main_thread = 0;
+    const std::array<ReadRequest, 2> requests{
+        {{view_.runtime + at(runtime.interpreters_head), &head_now, sizeof(head_now)},
+         {view_.runtime + at(runtime.main_thread), &main_thread, sizeof(main_thread)}}};
+    const bool is_readable = reader_.read(requests) == requests.size();
+    const Address head(is_readable ? head_now : 0);
+    // Finalised (the library may have been closed, too), or started again by another thread.
+    const bool has_ended = !head || main_thread != main_thread_id_;
+    if (has_ended && interpreter_count_ > 0) {
+        tally_.read_failures += !is_readable;
+        forget_python();
+    }
     const bool is_due = now_ns - lists_walked_ns_ >= kListPeriodNs;
-    if (!head || (*head == interpreters_head_ && !is_due)) {
+    if (!head || (head == interpreters_head_ && !is_due)) {
         return;
     }
+    if (interpreter_count_ == 0) {
+        if (!cpython::check_ready(reader_, view_)) {
+            return;
+        }
+        main_thread_id_ = main_thread;
+    }
     lists_walked_ns_ = now_ns;
-    interpreters_head_ = *head;
+    interpreters_head_ = head;
     std::array<cpython::InterpreterHead, cpython::kMaxInterpreters> heads;
     const auto count = cpython::read_interpreters(reader_, view_, heads);
     if (!count) {
         if (count.error().kind == ErrorKind::kNotReady) {
-            end_all_threads();  // finalised
+            forget_python();
         } else {
             ++tally_.read_failures;
         }
@@ -306,12 +330,32 @@ void StackSampler::describe_thread(TrackedThread& thread) {
     if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
         watch_.attach(thread);
         adopt_stranger(thread);
+        succeed_former_state(thread);
     }
     if (thread.slot == TrackedThread::kNoSlot && thread.cpu_ns == 0 && counts_from_birth_ &&
         thread.native_id == static_cast<std::uint32_t>(getpid())) {
         thread.cpu_ns = used_before_ns_;
     }
     names_.forget(interpreters_[thread.interpreter].head.id, thread.head.thread_id);
+}
+
+/// A thread that had another state before: a C thread that enters Python again, or any that
+/// initialises it again. What has been told of its CPU time is not told again.
+void StackSampler::succeed_former_state(TrackedThread& thread) {
+    for (std::size_t i = 0; i < threads_.slots() && thread.native_id != 0; ++i) {
+        TrackedThread& former = threads_.slot(i);
+        const bool is_same = &former != &thread && former.in_use && former.has_left &&
+                             former.native_id == thread.native_id && former.slot == thread.slot &&
+                             (thread.slot != TrackedThread::kNoSlot
+                                  ? former.slot_generation == thread.slot_generation
+                                  : lives_on(former));
+        if (is_same) {
+            write_cpu_after_leaving(former);
+            thread.cpu_ns = former.cpu_ns;
+            former.slot = TrackedThread::kNoSlot;  // not its own any more
+            forget_thread(former);
+        }
+    }
 }
 
 void StackSampler::complete(TrackedThread& thread, const cpython::ThreadHead& head) {
@@ -345,6 +389,9 @@ void StackSampler::forget_thread(TrackedThread& thread) {
     second_count_ -= thread.is_second;
     watch_.detach(thread);
     if (thread.is_announced) {
+        if (is_gap_ && !thread.has_left) {
+            encoder_->missed(thread.id, 0);  // it has run to its end since
+        }
         encoder_->thread_end(thread.id);
     }
     threads_.remove(thread);
@@ -384,7 +431,9 @@ void StackSampler::refresh_names() {
     }
 }
 
-void StackSampler::end_all_threads() {
+/// Python has been finalised, or has started anew: nothing that was known of it counts any more, be
+/// it at the same place.
+void StackSampler::forget_python() {
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         TrackedThread& thread = threads_.slot(i);
         if (thread.in_use && !thread.has_left) {
@@ -394,6 +443,8 @@ void StackSampler::end_all_threads() {
     interpreter_count_ = 0;
     gil_count_ = 0;
     interpreters_head_ = Address();
+    names_.clear();
+    codes_.forget();
 }
 
 }  // namespace echion::agent

@@ -37,6 +37,7 @@ struct TrackedThread {
     bool has_run;            ///< on a CPU since its stack was last read (CpuWatch)
     bool is_on_cpu;          ///< when CpuWatch last looked
     bool has_left;           ///< its thread state is gone; CPU time may still come
+    bool lives_on;           ///< likewise, but its thread goes on without Python (no CpuWatch)
     bool began_under_watch;  ///< after the sampler: all its CPU time counts
     bool has_snapshot;       ///< a stack from the kernel, of this tick
     std::uint32_t slot;      ///< in the kernel's table, or kNoSlot

@@ -38,10 +38,14 @@ void CpuBook::note_ended(const CpuStateMap& states) {
         }
         const std::uint64_t first_ns =
             state->tid == account.main_tid ? account.main_first_cpu_ns : state->first_cpu_ns();
+        const ThreadCpu used =
+            take_off(account, {slot, state->generation},
+                     {state->tid, since(first_ns, state->on_cpu_ns),
+                      state->runnable_ns_at(state->ended_ns)});
         ThreadCpu& ended = account.ended[state->tid];
         ended.target_tid = state->tid;
-        ended.cpu_ns += since(first_ns, state->on_cpu_ns);
-        ended.runnable_ns += state->runnable_ns_at(state->ended_ns);
+        ended.cpu_ns += used.cpu_ns;
+        ended.runnable_ns += used.runnable_ns;
     });
 }
 
@@ -54,7 +58,30 @@ void CpuBook::begin(std::uint32_t target, std::uint32_t main_tid, const CpuState
         const auto state = states.read(*slot);
         account.main_first_cpu_ns = state ? state->first_cpu_ns() : 0;
     }
+    begun_.resize(states.capacity());
+    for (std::uint32_t slot = 0; slot < states.used(); ++slot) {
+        const auto state = states.read(slot);
+        if (!state || state->ended || state->target != target) {
+            continue;
+        }
+        Begun& begun = begun_[slot];
+        if (begun.at_ns != 0 && begun.generation == state->generation &&
+            state->program_ns < begun.at_ns) {
+            account.before[{slot, state->generation}] = {
+                state->tid, since(state->first_cpu_ns(), state->cpu_ns_at(account.begun_ns)),
+                state->runnable_ns_at(account.begun_ns)};
+        }
+        begun = {state->generation, account.begun_ns};
+    }
     targets_[target] = std::move(account);
+}
+
+ThreadCpu CpuBook::take_off(const Account& account, Holder holder, ThreadCpu used) {
+    if (const auto before = account.before.find(holder); before != account.before.end()) {
+        used.cpu_ns = since(before->second.cpu_ns, used.cpu_ns);
+        used.runnable_ns = since(before->second.runnable_ns, used.runnable_ns);
+    }
+    return used;
 }
 
 void CpuBook::leave_out(std::uint32_t target, Holder thread) {
@@ -98,8 +125,9 @@ std::vector<ThreadCpu> CpuBook::count(std::uint32_t target, const CpuStateMap& s
                 }
             }
             if (is_main || state->started_ns < program_ns) {
-                result.push_back(
-                    {state->tid, since(first_ns, last_ns), state->runnable_ns_at(now_ns)});
+                result.push_back(take_off(
+                    account, {slot, state->generation},
+                    {state->tid, since(first_ns, last_ns), state->runnable_ns_at(now_ns)}));
             }
         }
     }

@@ -36,6 +36,8 @@ class CpuBook {
     void note_ended(const CpuStateMap& states);
 
     /// From here on counts for the target, whose main thread has this number as the target sees it.
+    /// A thread that has been counted before since its program began (an earlier agent's, in the
+    /// same process) begins anew; others count from when they came under watch.
     void begin(std::uint32_t target, std::uint32_t main_tid, const CpuStateMap& states);
     /// A thread of the target's agent: its time is nobody's.
     void leave_out(std::uint32_t target, Holder thread);
@@ -55,10 +57,19 @@ class CpuBook {
         std::uint32_t main_tid = 0;
         std::uint64_t main_first_cpu_ns = 0;
         std::set<Holder> left_out;
+        std::map<Holder, ThreadCpu> before;  // what they had used at begin()
         std::unordered_map<std::uint32_t, ThreadCpu> ended;  // by the target's thread number
     };
 
+    struct Begun {
+        std::uint32_t generation;
+        std::uint64_t at_ns;  // CLOCK_MONOTONIC of the last begin()
+    };
+
+    [[nodiscard]] static ThreadCpu take_off(const Account& account, Holder holder, ThreadCpu used);
+
     std::unordered_map<std::uint32_t, Account> targets_;
+    std::vector<Begun> begun_;                // by slot
     std::vector<CpuStateMap::Stamp> stamps_;  // by slot
     std::vector<std::uint32_t> generations_;  // by slot: the last that was noted to have ended
     std::uint64_t missed_ = 0;

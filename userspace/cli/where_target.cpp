@@ -174,7 +174,7 @@ std::string WhereTarget::explain(const Error& error) const {
     }
     switch (error.kind) {
         case ErrorKind::kNotPython:
-            return name + " does not run CPython (or has only just started: then try again)";
+            return name + " does not run CPython (or has not loaded it yet: then try again)";
         case ErrorKind::kUnsupportedVersion:
             return name + " runs CPython " +
                    (located_.view.version.major == 0 ? "of an unknown version"

@@ -51,6 +51,10 @@ class ElfImage {
     /// `base`. kInvalid when there is no such object or its headers contradict each other;
     /// kUnsupportedVersion when it is one of another class or machine.
     static Result<ElfImage> read(MemoryReader& reader, Address base);
+    /// The same from program headers that are known (as dl_iterate_phdr(3) tells them), where they
+    /// can be trusted. Takes little stack. kInvalid as above.
+    static Result<ElfImage> from_program_headers(MemoryReader& reader, std::uintptr_t bias,
+                                                 const void* headers, std::size_t count);
 
     /// What has to be added to an address of the file to get the one in memory.
     [[nodiscard]] std::uintptr_t bias() const { return bias_; }
@@ -77,6 +81,7 @@ class ElfImage {
                                       std::size_t capacity) const;
 
   private:
+    Status take_segments(MemoryReader& reader, const void* headers, std::size_t count);
     Status read_dynamic(MemoryReader& reader, ElfRange dynamic);
     Address relocated(std::uintptr_t pointer) const;
     Result<ElfSymbol> find_by_gnu_hash(MemoryReader& reader, std::string_view name) const;

@@ -129,13 +129,30 @@ Result<ElfImage> ElfImage::read(MemoryReader& reader, Address base) {
         return fail(ErrorKind::kInvalid, "an ELF object without a first segment");
     }
     image.entry_ = Address(header->e_entry + image.bias_);
+    if (auto status = image.take_segments(reader, headers.data(), count); !status) {
+        return tl::unexpected(status.error());
+    }
+    return image;
+}
 
+Result<ElfImage> ElfImage::from_program_headers(MemoryReader& reader, std::uintptr_t bias,
+                                                const void* headers, std::size_t count) {
+    ElfImage image;
+    image.bias_ = bias;
+    if (auto status = image.take_segments(reader, headers, count); !status) {
+        return tl::unexpected(status.error());
+    }
+    image.base_ = image.range_.start;
+    return image;
+}
+
+Status ElfImage::take_segments(MemoryReader& reader, const void* headers, std::size_t count) {
     ElfRange dynamic;
     std::uintptr_t lowest = UINTPTR_MAX;
     std::uintptr_t highest = 0;
     for (std::size_t i = 0; i < count; ++i) {
-        const Phdr& segment = headers[i];
-        const std::uintptr_t start = segment.p_vaddr + image.bias_;
+        const auto segment = load<Phdr>(headers, i * sizeof(Phdr));
+        const std::uintptr_t start = segment.p_vaddr + bias_;
         if (segment.p_memsz > UINTPTR_MAX - start) {
             return fail(ErrorKind::kInvalid, "an ELF segment that wraps around");
         }
@@ -145,35 +162,33 @@ Result<ElfImage> ElfImage::read(MemoryReader& reader, Address base) {
                 lowest = std::min(lowest, start);
                 highest = std::max(highest, start + segment.p_memsz);
                 if ((segment.p_flags & PF_X) != 0) {
-                    widen(image.text_, place);
+                    widen(text_, place);
                 } else if ((segment.p_flags & PF_W) != 0) {
-                    widen(image.data_, place);
+                    widen(data_, place);
                 }
                 break;
             case PT_DYNAMIC:
                 dynamic = place;
                 break;
             case PT_GNU_EH_FRAME:
-                image.eh_frame_header_ = place;
+                eh_frame_header_ = place;
                 break;
             case PT_INTERP:
-                image.has_interpreter_ = true;
+                has_interpreter_ = true;
                 break;
             case PT_NOTE:
-                widen(image.notes_, place);
+                widen(notes_, place);
                 break;
             default:
                 break;
         }
     }
-    image.range_ = {Address(lowest), highest - lowest};
+    range_ = {Address(lowest), highest - lowest};
     // An object without a dynamic section (a static executable) has an image but no symbols.
     if (dynamic.size_bytes != 0) {
-        if (auto status = image.read_dynamic(reader, dynamic); !status) {
-            return tl::unexpected(status.error());
-        }
+        return read_dynamic(reader, dynamic);
     }
-    return image;
+    return {};
 }
 
 /// Pointers in a dynamic section are addresses of the file; glibc's loader turns them into
