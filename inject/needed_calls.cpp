@@ -164,10 +164,11 @@ constexpr NeededCall kCalls[] = {
              kSometimes),
     required(CALL(read), {kAny, kAny, kAny, kAny, kAny, kAny}),
     required(CALL(pread64), {kAny, kAny, kAny, kAny, kAny, kAny}),
-    // fstat(3): by newfstatat in glibc 2.33 to 2.38, else by fstat.
+    // The loader's fstat(3): by newfstatat in glibc 2.33 to 2.38, else by fstat. The agent's: by
+    // fstat.
     required(CALL(newfstatat), {kAny, kAny, kAny, integer(AT_EMPTY_PATH), kAny, kAny},
              CallUse::kByFstatat),
-    required(CALL(fstat), {kAny, kAny, kAny, kAny, kAny, kAny}, CallUse::kByFstat),
+    required(CALL(fstat), {kAny, kAny, kAny, kAny, kAny, kAny}),
     optional(CALL(statx), {kAny, kAny, integer(AT_EMPTY_PATH), kAny, kAny, kAny}, kSometimes),
     optional(CALL(getdents64), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
 
@@ -256,8 +257,6 @@ Frequency find_frequency(CallUse use, const CallFacts& facts) {
             return surely_if(!facts.makes_threads_by_clone3);
         case CallUse::kByFstatat:
             return surely_if(facts.has_fstat_by_fstatat);
-        case CallUse::kByFstat:
-            return surely_if(!facts.has_fstat_by_fstatat);
         case CallUse::kByFirstThread:
             return surely_if(facts.has_to_prepare_for_threads);
         case CallUse::kBySharedTable:

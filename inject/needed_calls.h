@@ -27,7 +27,6 @@ enum class CallUse : std::uint8_t {
     kByClone3,       ///< makes_threads_by_clone3
     kByClone,        ///< Not makes_threads_by_clone3, or where that call is refused with ENOSYS.
     kByFstatat,      ///< has_fstat_by_fstatat
-    kByFstat,        ///< Not has_fstat_by_fstatat.
     kByFirstThread,  ///< has_to_prepare_for_threads
     kBySharedTable,  ///< shares_descriptor_table
 };

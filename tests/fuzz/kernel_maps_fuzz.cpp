@@ -125,7 +125,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 sizeof(ring_bytes));
     agent::CpuWatch watch;
     const int ring_fd = ring_bytes <= kRingBytes ? ring.fd() : -1;
-    if (!watch.open(table.fd(), kTarget, ring_fd, own_pid + 1, own_pid + 2)) {
+    const std::int64_t clock_ahead_ns = steps % 2 == 0 ? 0 : INT64_MIN;
+    if (!watch.open(table.fd(), kTarget, clock_ahead_ns, ring_fd, own_pid + 1, own_pid + 2)) {
         return 0;
     }
     static const auto thread = std::make_unique<agent::TrackedThread>();

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from runner import why_not
+from attach_support import start_target
+from runner import TARGETS, why_not
 
 # Beginning so long before the program under test.
 AGE_S = 1
@@ -82,19 +83,126 @@ def test_looking_at_a_process(build_dir, any_python, young):
     assert "MainThread" in shown.stderr
 
 
-def test_the_kernels_clock_is_not_mixed_with_the_programs(echion, any_python, young):
-    """BPF programs know no time namespace. They do not account for a process that reads another
-    clock: its profile had the kernel's uptime for its duration."""
+# How far another clock is ahead of the machine's, in seconds; a run takes some.
+AHEAD_S = 900
+# Time by the kernel's clock and by the program's, told of in one profile, would differ by that.
+MOST_DURATION_US = AHEAD_S * 1e6 / 10
+
+
+@pytest.fixture(params=["ahead", "behind"])
+def other_clock(request, young):
+    """What runs a command whose clock is not the machine's."""
+    if request.param == "behind":
+        return young
+    return ["unshare", "--time", f"--monotonic={AHEAD_S}", f"--boottime={AHEAD_S}"]
+
+
+@pytest.fixture(params=["wall", "cpu"])
+def mode(request):
+    return ["-c"] if request.param == "cpu" else []
+
+
+def check_times(result, used_us):
+    """One clock: no time of the kernel's is compared with one of the program's."""
+    assert "without BPF" not in result.stderr
+    profile = result.profile
+    assert profile.figure("duration") < MOST_DURATION_US
+    burnt = sum(sample.metric for sample in profile.samples if "burner" in sample.thread)
+    assert burnt > 0
+    if profile.header["mode"] == "cpu":
+        assert sum(sample.metric for sample in profile.samples) == pytest.approx(used_us, rel=0.15)
+    else:
+        figures = [profile.figure(key) for key in ("on_cpu", "runnable", "waiting")]
+        assert max(figures) < MOST_DURATION_US
+        # What was used after the last tick, and by the agent, is not in it.
+        assert figures[0] == pytest.approx(used_us, rel=0.25)
+
+
+def skip_without_bpf(echion):
     if reason := why_not("bpf", echion.program):
         pytest.skip(reason)
-    program = [*young, any_python.path, "-c", PROGRAM]
-    result = echion.run(program, "-c").check()
-    assert "is sampled without BPF: it is in a time namespace" in result.stderr
-    told, used = cpu_us(result)
-    assert told == pytest.approx(used, rel=0.1)
-    assert result.profile.figure("duration") < 60e6
-    refused = echion.run(program, "-c", "--engine", "bpf")
-    assert "the clock is" in refused.stderr and "the kernel's" in refused.stderr
-    refused = echion.run([any_python.path, "-c", PROGRAM], "-c", "--engine", "bpf", wrap=young)
-    assert refused.returncode != 0
-    assert "echion's own clock is another" in refused.stderr
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+def test_bpf_with_a_clock_that_is_not_the_kernels(echion, any_python, other_clock, mode, place):
+    """BPF programs know no time namespace: their times are the machine's, the sampler's the
+    program's. echion is in the namespace, too, or outside of it."""
+    skip_without_bpf(echion)
+    program = [any_python.path, "-c", PROGRAM]
+    command = program if place == "inside" else [*other_clock, *program]
+    wrap = other_clock if place == "inside" else ()
+    result = echion.run(command, *mode, "-i", "1ms", "--engine", "bpf", wrap=wrap).check()
+    check_times(result, float(result.stdout) * 1e6)
+
+
+BURNS_WHEN_ATTACHED = """
+import sys; sys.path.insert(0, sys.argv[1])
+import ctypes, os, threading, time
+if sys.argv[2:]:
+    if ctypes.CDLL(None, use_errno=True).unshare(0x80) != 0:  # CLONE_NEWTIME
+        raise SystemExit(f"unshare: {ctypes.get_errno()}")
+    with open("/proc/self/timens_offsets", "w") as offsets:
+        offsets.write(f"monotonic {sys.argv[2]} 0")
+import _support
+_support.ready()
+begin = time.process_time()
+def burn():
+    while time.thread_time() < 0.3: pass
+thread = threading.Thread(target=burn, name="burner")
+thread.start()
+thread.join()
+_support.report(used_us=(time.process_time() - begin) * 1e6)
+"""
+
+
+def attach_and_burn(echion, python, tmp_path, options, wrap=(), children_ahead=()):
+    command = [*wrap, python.path, "-c", BURNS_WHEN_ATTACHED, TARGETS, *children_ahead]
+    env = {"ECHION_TEST_AWAIT_SAMPLER": "1"}
+    with start_target(tmp_path, command, env=env) as target:
+        result = echion.run(["-p", str(target.pid)], "-i", "1ms", *options)
+        return result, target.finish()["used_us"] if result.returncode == 0 else 0
+
+
+def test_attaching_with_bpf_to_another_clock(echion, any_python, tmp_path, other_clock, mode):
+    skip_without_bpf(echion)
+    options = [*mode, "--engine", "bpf"]
+    result, used_us = attach_and_burn(echion, any_python, tmp_path, options, other_clock)
+    check_times(result.check(), used_us)
+
+
+BUSY = "import sys; sys.path.insert(0, sys.argv[1]); import _support; _support.ready()\nwhile True: pass"
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+def test_what_echion_itself_reads_in_the_kernels_table(
+    echion, any_python, tmp_path, other_clock, place
+):
+    """At the end of a run echion asks it for each living thread's time on a CPU and without one: this
+    thread has one of the two at any moment, and what is of it since the last switch is added."""
+    skip_without_bpf(echion)
+    with start_target(tmp_path, [any_python.path, "-c", BUSY, TARGETS]) as target:
+        options = ["-i", "1ms", "-x", "0.3", "--engine", "bpf"]
+        wrap = other_clock if place == "inside" else ()
+        profile = echion.run(["-p", str(target.pid)], *options, wrap=wrap).check().profile
+        assert profile.figure("on_cpu") > 0
+        assert max(profile.figure(key) for key in ("on_cpu", "runnable")) < MOST_DURATION_US
+
+
+def test_a_clock_for_children_is_not_the_programs_own(echion, any_python, tmp_path, young):
+    """/proc tells of the one that the children will have; the program's own is echion's."""
+    skip_without_bpf(echion)
+    options = ["-c", "--engine", "bpf"]
+    ahead = [str(AHEAD_S)]
+    result, used_us = attach_and_burn(echion, any_python, tmp_path, options, (), ahead)
+    check_times(result.check(), used_us)
+
+
+def test_a_clock_that_cannot_be_known_is_not_the_kernels(echion, any_python, tmp_path, young):
+    """The program's own is not echion's, and /proc tells of its children's alone."""
+    skip_without_bpf(echion)
+    ahead = [str(AHEAD_S)]
+    result, _ = attach_and_burn(echion, any_python, tmp_path, ["--engine", "bpf"], young, ahead)
+    assert result.returncode != 0 and "cannot be read" in result.stderr
+    result, _ = attach_and_burn(echion, any_python, tmp_path, [], young, ahead)
+    assert "is sampled without BPF: it has made a time namespace" in result.check().stderr
+    assert result.profile.figure("duration") < MOST_DURATION_US

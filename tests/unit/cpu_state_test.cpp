@@ -90,6 +90,45 @@ TEST(CpuStateMap, FindsALivingThreadByItsNumbers) {
     EXPECT_FALSE(map->find_slot(10, 11));
 }
 
+TEST(CpuStateMap, TellsTimesByTheClockOfWhoReads) {
+    Table table;
+    table.add_thread(10, 10);
+    echion_thread& thread = table.thread(0);
+    thread.started_ns = 100;
+    thread.program_ns = 150;
+    thread.on_cpu_since_ns = 300;
+    thread.off_cpu_since_ns = 250;
+    thread.on_cpu_ns = 7;  // no time of a clock
+    for (const std::int64_t ahead_ns : {0, 900, -90}) {
+        const auto map = CpuStateMap::open(table.fd(), ahead_ns);
+        ASSERT_TRUE(map);
+        const auto state = map->read(0);
+        ASSERT_TRUE(state);
+        EXPECT_EQ(state->started_ns, 100 + ahead_ns);
+        EXPECT_EQ(state->program_ns, 150 + ahead_ns);
+        EXPECT_EQ(state->on_cpu_since_ns, 300 + ahead_ns);
+        EXPECT_EQ(state->off_cpu_since_ns, 250 + ahead_ns);
+        EXPECT_EQ(state->ended_ns, 0U) << "it lives";
+        EXPECT_EQ(state->on_cpu_ns, 7U);
+        EXPECT_EQ(state->cpu_ns_at(static_cast<std::uint64_t>(310 + ahead_ns)), 17U);
+    }
+}
+
+TEST(CpuStateMap, WhatWasBeforeTheReadersClockIsItsBeginning) {
+    Table table;
+    table.add_thread(10, 10);
+    table.thread(0).started_ns = 100;
+    table.thread(0).program_ns = 200;
+    table.thread(0).on_cpu_since_ns = ECHION_SINCE_UNKNOWN;
+    const auto map = CpuStateMap::open(table.fd(), -200);
+    ASSERT_TRUE(map);
+    const auto state = map->read(0);
+    ASSERT_TRUE(state);
+    EXPECT_EQ(state->started_ns, 1U);
+    EXPECT_EQ(state->program_ns, 1U);
+    EXPECT_FALSE(state->is_on_cpu());
+}
+
 TEST(CpuStateMap, VisitsChangedAndRunningSlotsOnly) {
     Table table;
     for (std::uint32_t i = 0; i < 4; ++i) {
@@ -209,6 +248,18 @@ TEST(SnapshotRing, HandsOutRecordsInOrderAcrossTheWrap) {
         EXPECT_EQ(file.consumer(), file.producer());
     }
     EXPECT_EQ(read, written);
+}
+
+TEST(SnapshotRing, TellsTimesByTheClockOfWhoReads) {
+    RingFile file;
+    auto ring = SnapshotRing::open(file.fd(), RingFile::kDataBytes, -90);
+    ASSERT_TRUE(ring);
+    echion_snapshot head = make_snapshot(1, 0);
+    head.time_ns = 100;
+    file.append(0, head, sizeof(head));
+    std::int64_t time_ns = 0;
+    ASSERT_EQ(ring->drain([&](const SnapshotView& view) { time_ns = view.time_ns; }).value(), 1U);
+    EXPECT_EQ(time_ns, 10);
 }
 
 TEST(SnapshotRing, LeavesARecordThatIsStillBeingWritten) {

@@ -8,11 +8,12 @@
 #include "base/clock.h"
 
 namespace echion::agent {
-Status CpuWatch::open(int state_fd, std::uint32_t target, int snapshots_fd,
-                      std::uint32_t sampler_tid, std::uint32_t io_tid, bool is_late) {
+Status CpuWatch::open(int state_fd, std::uint32_t target, std::int64_t clock_ahead_ns,
+                      int snapshots_fd, std::uint32_t sampler_tid, std::uint32_t io_tid,
+                      bool is_late) {
     pid_ = static_cast<std::uint32_t>(getpid());
     target_ = target;
-    auto states = CpuStateMap::open(state_fd);
+    auto states = CpuStateMap::open(state_fd, clock_ahead_ns);
     if (!states) {
         return tl::unexpected(states.error());
     }
@@ -35,7 +36,7 @@ Status CpuWatch::open(int state_fd, std::uint32_t target, int snapshots_fd,
         program_ns_ = main_thread ? main_thread->program_ns : 0;
     }
     if (snapshots_fd >= 0) {
-        auto ring = SnapshotRing::open(snapshots_fd, states_.snapshot_ring_bytes());
+        auto ring = SnapshotRing::open(snapshots_fd, states_.snapshot_ring_bytes(), clock_ahead_ns);
         auto refs = ThreadRefTable::make(states_.capacity());
         if (ring && refs) {
             ring_ = std::move(*ring);

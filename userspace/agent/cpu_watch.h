@@ -17,11 +17,11 @@ namespace echion::agent {
 /// found by it. Sampler thread only; nothing allocates after open().
 class CpuWatch {
   public:
-    /// `target`: this process's number among the session's. `snapshots_fd`: -1 for none.
-    /// `sampler_tid`, `io_tid`: the agent's threads, whose slots are nobody's. `is_late`: what has
-    /// been used by now does not count.
-    Status open(int state_fd, std::uint32_t target, int snapshots_fd, std::uint32_t sampler_tid,
-                std::uint32_t io_tid, bool is_late);
+    /// `target`: this process's number among the session's. `clock_ahead_ns`: its clock less the
+    /// kernel's. `snapshots_fd`: -1 for none. `sampler_tid`, `io_tid`: the agent's threads, whose
+    /// slots are nobody's. `is_late`: what has been used by now does not count.
+    Status open(int state_fd, std::uint32_t target, std::int64_t clock_ahead_ns, int snapshots_fd,
+                std::uint32_t sampler_tid, std::uint32_t io_tid, bool is_late);
     [[nodiscard]] bool is_open() const { return is_open_; }
 
     /// The layout of this version for the tick's program; all zero when there are no snapshots.

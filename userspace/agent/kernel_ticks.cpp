@@ -134,7 +134,7 @@ void StackSampler::keep_snapshots() {
         thread.has_snapshot = convert(thread, snapshot, out, &count);
         thread.snapshot_first = snapshot_raw_used_;
         thread.snapshot_count = count;
-        thread.snapshot_ns = static_cast<std::int64_t>(snapshot.head.time_ns);
+        thread.snapshot_ns = snapshot.time_ns;
         thread.snapshot_tick_ns = now_ns_;
         snapshot_raw_used_ += count;
     });
@@ -165,7 +165,7 @@ void StackSampler::tick_for_events(std::int64_t now_ns) {
         if (!convert(thread, snapshot, {snapshot_raw_.data(), snapshot_raw_.capacity()}, &count)) {
             return;  // its CPU time is still to be accounted for: see catch_up()
         }
-        const auto at_ns = static_cast<std::int64_t>(snapshot.head.time_ns);
+        const std::int64_t at_ns = snapshot.time_ns;
         begin(at_ns);
         if (!write_snapshot(thread, {snapshot_raw_.data(), count}, at_ns)) {
             mark(thread);

@@ -164,7 +164,7 @@ CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
         // run without a pause since the process was put under watch.
         const timespec moment = make_timespec(1);
         clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
-        (void)watch.open(state_fd, configure.kernel_target,
+        (void)watch.open(state_fd, configure.kernel_target, configure.clock_ahead_ns,
                          channel.find_fd(configure, control::FdKind::kBpfSnapshots), own_tid(),
                          facts.io_tid, facts.is_late);
     }

@@ -76,7 +76,7 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
         }
         // Room for what closes the round, and for pages that a walk needs besides.
         if (thread->state_copy == PageBatch::kNone || !batch_.add_pages(thread->pages) ||
-            batch_.free_bytes() < kArenaBytes / 4 || batch_.free_requests() < 64) {
+            batch_.free_bytes() < batch_.capacity_bytes() / 4 || batch_.free_requests() < 64) {
             break;
         }
         ++fits;

@@ -26,6 +26,8 @@ struct BpfOptions {
     /// Of each target's ring: a power of two, at least a page.
     std::uint32_t snapshot_ring_bytes = ECHION_SNAPSHOT_RING_BYTES;
     std::uint64_t quarantine_ns = ECHION_SLOT_QUARANTINE_NS;
+    /// This process's CLOCK_MONOTONIC less the kernel's, by which the programs keep time.
+    std::int64_t clock_ahead_ns = 0;
     /// Behave as on kernels before 5.13, which have no task storage for tracing programs: for
     /// tests.
     bool without_task_storage = false;

@@ -123,7 +123,7 @@ tl::expected<std::unique_ptr<BpfSession>, Unavailable> BpfSession::open(const Bp
     if (const int status = seal_table(skeleton, options); status != 0) {
         return refuse("seal the CPU state table", status);
     }
-    auto states = CpuStateMap::open(bpf_map__fd(skeleton.maps.state));
+    auto states = CpuStateMap::open(bpf_map__fd(skeleton.maps.state), options.clock_ahead_ns);
     if (!states) {
         return refuse(states.error().what, -states.error().system_errno);
     }

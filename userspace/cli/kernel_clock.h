@@ -6,17 +6,20 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tl/expected.hpp>
 
 namespace echion::cli {
 
 /// BPF programs keep time by the kernel's own monotonic clock; a process in a time namespace
-/// (time_namespaces(7)) reads CLOCK_MONOTONIC with an offset. Times of the two cannot be compared.
+/// (time_namespaces(7)) reads CLOCK_MONOTONIC with an offset. Who reads the programs' times has to
+/// know it (platform/linux/kernel_time.h).
 
-/// Why the clock of process `pid` is not known to be the kernel's; empty if it is. Reads /proc.
-std::string why_other_clock(pid_t pid);
+/// By how much the clock of process `pid` is ahead of the kernel's, in nanoseconds; or why that
+/// cannot be known. Reads /proc. 0 also for a process that is not there.
+tl::expected<std::int64_t, std::string> find_clock_ahead_ns(pid_t pid);
 
-/// Seconds by which a process's clock is ahead of the kernel's, rounded away from 0, of the text of
-/// its /proc/PID/timens_offsets; nothing when that has no line for CLOCK_MONOTONIC.
-std::optional<std::int64_t> parse_monotonic_offset_s(std::string_view text);
+/// The same of the text of a /proc/PID/timens_offsets; nothing when that has no line for
+/// CLOCK_MONOTONIC, or one that the kernel would not take.
+std::optional<std::int64_t> parse_monotonic_offset_ns(std::string_view text);
 
 }  // namespace echion::cli

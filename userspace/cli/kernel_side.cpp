@@ -106,8 +106,9 @@ KernelSide::KernelSide(const Options& options) : options_(options) {
             kLeastWallIntervalNs / 1000);
         return;
     }
-    if (std::string why = why_other_clock(getpid()); !why.empty()) {
-        why_no_bpf_ = "echion's own clock is another: " + why + "; run echion outside of it";
+    const auto ahead_ns = find_clock_ahead_ns(getpid());
+    if (!ahead_ns) {
+        why_no_bpf_ = "of echion itself: " + ahead_ns.error();
         if (options.engine == Engine::kAuto && options.cpu) {
             try_perf();
         }
@@ -118,7 +119,7 @@ KernelSide::KernelSide(const Options& options) : options_(options) {
     sigset_t before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    loading_ = std::async([] { return BpfSession::open({}); });
+    loading_ = std::async([ahead_ns] { return BpfSession::open({.clock_ahead_ns = *ahead_ns}); });
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
@@ -164,7 +165,8 @@ std::string KernelSide::why_refused(std::optional<pid_t> target) const {
         if (target && !may_signal(*target)) {
             why = explain_signal(*target);
         } else if (target) {
-            return why_other_clock(*target);
+            const auto ahead_ns = find_clock_ahead_ns(*target);
+            return ahead_ns ? "" : ahead_ns.error();
         }
     } else if (options_.engine == Engine::kPerf) {
         if (!perf_) {
@@ -196,11 +198,12 @@ tl::expected<std::vector<ExtraFd>, std::string> KernelSide::watch(const AgentPro
     if (!process.is_pinned()) {
         return {};
     }
-    if (const std::string why = why_other_clock(pid); !why.empty()) {
+    const auto ahead_ns = find_clock_ahead_ns(pid);
+    if (!ahead_ns) {
         if (is_insisted_on()) {
-            return refuse(why);
+            return refuse(ahead_ns.error());
         }
-        say("process {} is sampled without BPF: {}", pid, why);
+        say("process {} is sampled without BPF: {}", pid, ahead_ns.error());
         return {};
     }
     auto target = bpf_->add_target(pid);
@@ -221,7 +224,7 @@ tl::expected<std::vector<ExtraFd>, std::string> KernelSide::watch(const AgentPro
         say("process {} is sampled without BPF: {}", pid, why);
         return {};
     }
-    std::vector<ExtraFd> fds = {{control::FdKind::kBpfState, bpf_->state_fd(), *target}};
+    std::vector<ExtraFd> fds = {{control::FdKind::kBpfState, bpf_->state_fd(), *target, *ahead_ns}};
     if (const auto ring = bpf_->snapshot_fd(*target)) {
         fds.push_back({control::FdKind::kBpfSnapshots, *ring});
     } else if (options_.verbose) {

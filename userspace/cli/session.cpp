@@ -218,6 +218,7 @@ Status Session::configure(const std::vector<ExtraFd>& extra_fds) {
             message.fd_kinds[fds.size()] = extra.kind;
             if (extra.kind == control::FdKind::kBpfState) {
                 message.kernel_target = extra.target;
+                message.clock_ahead_ns = extra.clock_ahead_ns;
             }
             fds.push_back(extra.fd);
         }

@@ -36,7 +36,8 @@ struct SessionSettings {
 struct ExtraFd {
     control::FdKind kind;
     int fd;
-    std::uint32_t target = 0;  ///< Of kBpfState: the process's number in it.
+    std::uint32_t target = 0;         ///< Of kBpfState: the process's number in it.
+    std::int64_t clock_ahead_ns = 0;  ///< Likewise: its clock less the kernel's.
 };
 
 /// One agent: its control channel, its ring, and the part of the profile that comes from it. The

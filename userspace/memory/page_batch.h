@@ -110,6 +110,8 @@ class PageBatch {
     const std::byte* fetch(MemoryReader& reader, Address from, std::size_t size_bytes);
 
     [[nodiscard]] bool is_empty() const { return count_ == 0; }
+    /// Room for the copies of one round, full or empty.
+    [[nodiscard]] std::size_t capacity_bytes() const { return arena_.capacity_bytes(); }
     [[nodiscard]] std::size_t free_bytes() const { return arena_.capacity_bytes() - used_; }
     [[nodiscard]] std::size_t free_requests() const { return kMaxRequests - count_; }
 

@@ -26,7 +26,7 @@
 namespace echion::control {
 
 constexpr std::uint32_t kMagic = 0x4e484345;  // "ECHN"
-constexpr std::uint32_t kVersion = 3;
+constexpr std::uint32_t kVersion = 4;
 
 /// Threads that an agent adds to its process while it samples.
 constexpr unsigned kAgentThreads = 2;
@@ -105,6 +105,7 @@ struct Configure {
     FdKind fd_kinds[kMaxFds];
     std::uint32_t kernel_target;  // this process's number in the CPU state map, if that comes along
     std::uint32_t reserved;
+    std::int64_t clock_ahead_ns;  // this process's CLOCK_MONOTONIC less the kernel's, likewise
 };
 
 /// The signal of the kernel's ticks, SIGRTMAX - 1: a real-time one, whose arrivals queue, and that
@@ -165,7 +166,7 @@ struct Stopped {
 static_assert(sizeof(Header) == 16);
 static_assert(sizeof(Connect) == 16);
 static_assert(sizeof(Hello) == 56);
-static_assert(sizeof(Configure) == 304);
+static_assert(sizeof(Configure) == 312);
 static_assert(sizeof(Arm) == 96);
 static_assert(sizeof(Armed) == 40);
 static_assert(sizeof(Started) == 32);

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "platform/linux/kernel_time.h"
+
 namespace echion {
 namespace {
 
@@ -38,7 +40,7 @@ bool is_plausible(const echion_table& table) {
 
 }  // namespace
 
-Result<CpuStateMap> CpuStateMap::open(int fd) {
+Result<CpuStateMap> CpuStateMap::open(int fd, std::int64_t clock_ahead_ns) {
     const auto page_bytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     // The header first: it says how large the whole is.
     auto first_page = map_read_only(fd, page_bytes);
@@ -57,6 +59,7 @@ Result<CpuStateMap> CpuStateMap::open(int fd) {
     }
     CpuStateMap map;
     map.capacity_ = header.thread_capacity;
+    map.clock_ahead_ns_ = clock_ahead_ns;
     map.snapshot_ring_bytes_ = static_cast<std::size_t>(header.snapshot_ring_bytes);
     const std::size_t entries = header.first_thread_entry + header.thread_capacity;
     auto whole =
@@ -122,6 +125,10 @@ Result<CpuState> CpuStateMap::read(std::uint32_t slot) const {
         }
         if (state.on_cpu_since_ns == ECHION_SINCE_UNKNOWN) {
             state.on_cpu_since_ns = 0;
+        }
+        for (std::uint64_t* time : {&state.on_cpu_since_ns, &state.off_cpu_since_ns,
+                                    &state.started_ns, &state.ended_ns, &state.program_ns}) {
+            *time = to_own_time(*time, clock_ahead_ns_);
         }
         return state;
     }

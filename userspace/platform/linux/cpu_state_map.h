@@ -10,7 +10,8 @@
 
 namespace echion {
 
-/// What the kernel knows of one thread of the target, copied in one piece.
+/// What the kernel knows of one thread of the target, copied in one piece. Times are by the reading
+/// process's CLOCK_MONOTONIC.
 struct CpuState {
     std::uint32_t generation = 0;   ///< of the slot: another one is another thread
     std::uint32_t tid = 0;          ///< as the thread sees itself (gettid)
@@ -67,9 +68,10 @@ class CpuStateMap {
   public:
     using Stamp = std::uint32_t;
 
-    /// Maps the table behind the descriptor, which may be closed afterwards. kSystem when it cannot
-    /// be mapped, kInvalid when it is not such a table, kProtocol when it is of another version.
-    static Result<CpuStateMap> open(int fd);
+    /// Maps the table behind the descriptor, which may be closed afterwards. `clock_ahead_ns`: this
+    /// process's CLOCK_MONOTONIC less the kernel's. kSystem when it cannot be mapped, kInvalid when
+    /// it is not such a table, kProtocol when it is of another version.
+    static Result<CpuStateMap> open(int fd, std::int64_t clock_ahead_ns = 0);
 
     /// Slots that there can be: what a table with one entry a slot needs.
     [[nodiscard]] std::uint32_t capacity() const { return capacity_; }
@@ -122,6 +124,7 @@ class CpuStateMap {
     const echion_thread* threads_ = nullptr;
     std::uint32_t capacity_ = 0;
     std::size_t snapshot_ring_bytes_ = 0;
+    std::int64_t clock_ahead_ns_ = 0;
 };
 
 }  // namespace echion

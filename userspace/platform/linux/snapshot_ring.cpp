@@ -22,12 +22,14 @@ constexpr std::size_t round_up(std::size_t value, std::size_t to) {
 
 }  // namespace
 
-Result<SnapshotRing> SnapshotRing::open(int fd, std::size_t data_bytes) {
+Result<SnapshotRing> SnapshotRing::open(int fd, std::size_t data_bytes,
+                                        std::int64_t clock_ahead_ns) {
     const auto page_bytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     if (data_bytes < page_bytes || (data_bytes & (data_bytes - 1)) != 0) {
         return fail(ErrorKind::kInvalid, "snapshot ring: bad size");
     }
     SnapshotRing ring;
+    ring.clock_ahead_ns_ = clock_ahead_ns;
     void* page = ::mmap(nullptr, page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (page == MAP_FAILED) {
         return fail(ErrorKind::kSystem, "map the snapshot ring", errno);

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/mapping.h"
 #include "bpf/abi.h"
+#include "platform/linux/kernel_time.h"
 
 namespace echion {
 
@@ -15,6 +16,7 @@ namespace echion {
 struct SnapshotView {
     const echion_snapshot& head;
     std::span<const echion_frame> frames;  ///< newest first
+    std::int64_t time_ns;                  ///< of the tick, by this process's CLOCK_MONOTONIC
 };
 
 /// Reader of the BPF ring buffer into which ticks write the stacks of the threads that they
@@ -22,8 +24,10 @@ struct SnapshotView {
 class SnapshotRing {
   public:
     /// Maps the ring behind the descriptor, which may be closed afterwards. `data_bytes`: the size
-    /// of its data part, from CpuStateMap::snapshot_ring_bytes(). kSystem when it cannot be mapped.
-    static Result<SnapshotRing> open(int fd, std::size_t data_bytes);
+    /// of its data part, from CpuStateMap::snapshot_ring_bytes(). `clock_ahead_ns`: as there.
+    /// kSystem when it cannot be mapped.
+    static Result<SnapshotRing> open(int fd, std::size_t data_bytes,
+                                     std::int64_t clock_ahead_ns = 0);
 
     /// Calls visit(const SnapshotView&) for each snapshot written since the last call, oldest
     /// first, and frees its room. At most as many as were there at the start, so that it ends.
@@ -43,7 +47,9 @@ class SnapshotRing {
                 return fail(ErrorKind::kInvalid, "snapshot ring: broken record");
             }
             if (record.kind == Record::kSnapshot) {
-                visit(SnapshotView{*record.head, record.frames});
+                const std::uint64_t time_ns = to_own_time(record.head->time_ns, clock_ahead_ns_);
+                visit(
+                    SnapshotView{*record.head, record.frames, static_cast<std::int64_t>(time_ns)});
                 ++visited;
             }
             release(record.end);
@@ -73,6 +79,7 @@ class SnapshotRing {
     const std::byte* data_ = nullptr;
     std::size_t mask_ = 0;
     std::uint64_t position_ = 0;
+    std::int64_t clock_ahead_ns_ = 0;
 };
 
 /// Where the agent says which thread has which Python thread state: read by the tick's program, in
