@@ -147,7 +147,7 @@ void StackSampler::use_snapshots() {
         const bool is_current = thread.has_snapshot && thread.snapshot_tick_ns == now_ns_;
         // Of a thread that has left its CPU since, the stack can be read as it is now.
         if (thread.in_use && !thread.has_left && thread.may_have_changed && is_current &&
-            thread.is_on_cpu) {
+            thread.is_on_cpu && now_ns_ - thread.snapshot_ns <= longest_gap_ns()) {
             const std::span raw(snapshot_raw_.data() + thread.snapshot_first,
                                 thread.snapshot_count);
             if (write_snapshot(thread, raw, thread.snapshot_ns)) {
@@ -182,7 +182,7 @@ void StackSampler::tick_for_events(std::int64_t now_ns) {
     refresh_interpreters(now_ns);
     catch_up();
     refresh_names();
-    finish(now_ns);
+    finish();
 }
 
 void StackSampler::catch_up() {

@@ -59,8 +59,9 @@ class StackSampler {
     /// Reserves all memory and starts the stream. `view`'s layout must outlive this object. To be
     /// called by the thread that will call tick(), as ticks are proved by where that thread runs.
     /// `watch`: closed where there is no BPF.
+    /// `since_ns`: from when on the profile tells of the program; nobody has looked since.
     Status start(const cpython::RuntimeView& view, const SamplerOptions& options, CpuWatch watch,
-                 const GuestFacts& facts, stream::RingProducer& ring, std::int64_t now_ns);
+                 const GuestFacts& facts, stream::RingProducer& ring, std::int64_t since_ns);
     /// Ticks come from the kernel, `interval_ns` apart: in CPU mode each for a thread that has used
     /// so much CPU time, and with BPF only those threads are looked at.
     void use_kernel_ticks(std::int64_t interval_ns);
@@ -93,6 +94,10 @@ class StackSampler {
         cpython::GilState sampled;  // when the stacks were last read
         bool is_known;              // `sampled` holds something
         Address unknown_holder;     // a last holder that no list had: a thread that has ended
+        // CLOCK_MONOTONIC up to which `sampled` is known to have held: in this tick, and when the
+        // tick before ended.
+        std::int64_t held_ns;
+        std::int64_t held_before_ns;
     };
     struct Interpreter {
         cpython::InterpreterHead head;
@@ -161,7 +166,8 @@ class StackSampler {
     void end_all_threads();
 
     void begin(std::int64_t at_ns);
-    void finish(std::int64_t began_ns);
+    void catch_up_with(std::int64_t at_ns);
+    void finish();
     void look_at_cpus();
     void meet_stranger(std::uint32_t slot);
     void end_slot(TrackedThread& thread, const CpuState& state);
@@ -203,7 +209,8 @@ class StackSampler {
     void announce(TrackedThread& thread);
     AssignedStack assign_stack(TrackedThread& thread, std::span<cpython::RawFrame> raw);
     void write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags,
-                     bool may_have_run);
+                     bool may_have_run, std::int64_t at_ns);
+    [[nodiscard]] std::int64_t known_until_ns(const TrackedThread& thread) const;
     bool write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw,
                         std::int64_t at_ns);
     bool assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
@@ -260,7 +267,8 @@ class StackSampler {
     std::optional<stream::Encoder> encoder_;
     std::int64_t now_ns_ = 0;
     std::int64_t previous_ns_ = 0;
-    std::int64_t looked_ns_ = 0;  // when the last tick ended
+    std::int64_t last_look_ns_ = 0;  // when the last tick began to look
+    std::int64_t armed_ns_ = 0;      // when the round that is being read began
     std::int64_t lists_walked_ns_ = kLongAgoNs;
     std::int64_t read_ns_ = 0;
     bool can_follow_ = false;
@@ -282,7 +290,6 @@ class StackSampler {
     std::int64_t used_before_ns_ = 0;  // by the main thread, before this program
     std::uint32_t io_tid_ = 0;         // the agent's other thread
     bool has_ticked_ = false;
-    bool is_gap_ = false;  // the last look is so long ago that what ran since is not known
     bool is_stopping_ = false;
     bool must_pause_ = false;
 

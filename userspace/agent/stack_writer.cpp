@@ -105,8 +105,23 @@ StackSampler::AssignedStack StackSampler::assign_stack(TrackedThread& thread,
     return {raw.size(), least_kept};
 }
 
+/// Until when it is known what the thread did. From then on, or from its beginning if that was
+/// later, nobody has looked.
+std::int64_t StackSampler::known_until_ns(const TrackedThread& thread) const {
+    const std::int64_t looked_ns =
+        std::max(last_look_ns_, gils_[interpreters_[thread.interpreter].gil].held_before_ns);
+    if (thread.seen_ns == 0 && has_ticked_ && thread.slot != TrackedThread::kNoSlot) {
+        if (const auto state = watch_.read(thread.slot);
+            state && state->generation == thread.slot_generation) {
+            return static_cast<std::int64_t>(state->started_ns);
+        }
+    }
+    return std::max(looked_ns, thread.seen_ns);
+}
+
+/// `at_ns`: when it had this stack.
 void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack,
-                               std::uint8_t flags, bool may_have_run) {
+                               std::uint8_t flags, bool may_have_run, std::int64_t at_ns) {
     if (!thread.has_begun) {
         return;  // it will hold the GIL when it does
     }
@@ -119,8 +134,11 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
                          flags == thread.flags && !thread.must_resend;
     thread.frame_count = static_cast<std::uint32_t>(stack.frame_count);
     thread.flags = flags;
-    if (is_gap_ && (may_have_run || !is_same)) {
-        encoder_->missed(thread.id, 0);
+    if (!options_.cpu_mode && (may_have_run || !is_same)) {
+        const std::int64_t known_ns = known_until_ns(thread);
+        if (at_ns - known_ns > longest_gap_ns()) {
+            encoder_->missed(thread.id, static_cast<std::uint64_t>(previous_ns_ - known_ns));
+        }
     }
     if (is_same) {
         return;
@@ -141,8 +159,9 @@ bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawF
         ++tally_.snapshots_unused;
         return false;
     }
-    write_stack(thread, assign_stack(thread, raw), gc_flag(thread), true);
+    write_stack(thread, assign_stack(thread, raw), gc_flag(thread), true, at_ns);
     thread.times_between = 0;
+    thread.seen_ns = at_ns;
     return true;
 }
 

@@ -122,7 +122,7 @@ void StackSampler::replace_interpreters(std::span<const cpython::InterpreterHead
             ++gil;
         }
         if (gil == gil_count_) {
-            gils_[gil_count_++] = Gil{heads[i].gil, {}, false, Address()};
+            gils_[gil_count_++] = Gil{heads[i].gil, {}, false, Address(), 0, 0};
         }
         interpreters_[i] = Interpreter{};
         interpreters_[i].head = heads[i];

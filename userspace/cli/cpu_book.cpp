@@ -42,6 +42,7 @@ void CpuBook::note_ended(const CpuStateMap& states) {
         ended.target_tid = state->tid;
         ended.cpu_ns += since(first_ns, state->on_cpu_ns);
         ended.runnable_ns += state->runnable_ns_at(state->ended_ns);
+        ended.ended_ns = std::max(ended.ended_ns, state->ended_ns);
     });
 }
 
@@ -99,7 +100,7 @@ std::vector<ThreadCpu> CpuBook::count(std::uint32_t target, const CpuStateMap& s
             }
             if (is_main || state->started_ns < program_ns) {
                 result.push_back(
-                    {state->tid, since(first_ns, last_ns), state->runnable_ns_at(now_ns)});
+                    {state->tid, since(first_ns, last_ns), state->runnable_ns_at(now_ns), 0});
             }
         }
     }

@@ -16,6 +16,7 @@ struct ThreadCpu {
     std::uint32_t target_tid = 0;  ///< as the target sees it
     std::uint64_t cpu_ns = 0;
     std::uint64_t runnable_ns = 0;  ///< waited for a CPU; 0 too where the kernel keeps no count
+    std::uint64_t ended_ns = 0;     ///< CLOCK_MONOTONIC of the last one's end; 0: it lives
 };
 
 /// The books on the CPU time of the targets' threads. A slot of the kernel's table keeps a thread's

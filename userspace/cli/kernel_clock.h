@@ -15,6 +15,9 @@ namespace echion::cli {
 /// Why the clock of process `pid` is not known to be the kernel's; empty if it is. Reads /proc.
 std::string why_other_clock(pid_t pid);
 
+/// Whether process `pid` has this process's clock for certain: it is in the same time namespace.
+bool shares_clock(pid_t pid);
+
 /// Seconds by which a process's clock is ahead of the kernel's, rounded away from 0, of the text of
 /// its /proc/PID/timens_offsets; nothing when that has no line for CLOCK_MONOTONIC.
 std::optional<std::int64_t> parse_monotonic_offset_s(std::string_view text);

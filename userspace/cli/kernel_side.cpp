@@ -315,7 +315,7 @@ std::vector<model::CountedCpu> KernelSide::count_cpu(pid_t pid, bool with_living
     std::vector<model::CountedCpu> counted;
     if (target) {
         for (const ThreadCpu& one : bpf_->count_cpu(*target, with_living)) {
-            counted.push_back({one.target_tid, one.cpu_ns, one.runnable_ns});
+            counted.push_back({one.target_tid, one.cpu_ns, one.runnable_ns, one.ended_ns});
         }
     }
     return counted;

@@ -124,6 +124,7 @@ class Session {
     Result<bool> take_rest(FunctionRef<bool()> goes_on);
     void go_on_emptying(std::int64_t until_ns);
     void settle_cpu();
+    void settle_end();
     void close_books();
     [[nodiscard]] bool is_first(control::MessageType type);
     /// Ends after a failure of the channel: quietly if the process has hung up.
@@ -149,6 +150,11 @@ class Session {
     bool is_cut_off_ = false;
     std::uint32_t sampler_tid_ = 0;  // as the process sees it
     bool is_armed_ = false;
+    std::uint64_t tick_interval_ns_ = 0;
+    // CLOCK_MONOTONIC, of when it was configured and of its end; 0: not yet.
+    std::int64_t configured_ns_ = 0;
+    std::int64_t ended_ns_ = 0;
+    bool shares_clock_ = false;  // the agent reads this program's clock
     std::string complaint_;
     std::size_t to_empty_ = 0;          // bytes of the ring that still count, when emptying
     std::int64_t emptying_cpu_ns_ = 0;  // of this program, for that
