@@ -2,11 +2,16 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "agent/snapshot_layout.h"
+#include "base/clock.h"
 
 namespace echion::agent {
 Status CpuWatch::open(int state_fd, std::uint32_t target, int snapshots_fd,
-                      std::uint32_t sampler_tid, std::uint32_t io_tid) {
+                      std::uint32_t sampler_tid, const GuestFacts& facts) {
+    helper_tids_ = facts.helper_tids;
+    opened_ns_ = static_cast<std::uint64_t>(monotonic_ns());
     pid_ = static_cast<std::uint32_t>(getpid());
     target_ = target;
     auto states = CpuStateMap::open(state_fd);
@@ -24,7 +29,7 @@ Status CpuWatch::open(int state_fd, std::uint32_t target, int snapshots_fd,
     if (const auto slot = states_.find_slot(pid_, sampler_tid, target_)) {
         own_slot_ = *slot;
     }
-    if (const auto slot = states_.find_slot(pid_, io_tid, target_)) {
+    if (const auto slot = states_.find_slot(pid_, facts.io_tid, target_)) {
         io_slot_ = *slot;
     }
     if (const auto slot = states_.find_slot(pid_, pid_, target_)) {
@@ -56,6 +61,11 @@ Result<CpuState> CpuWatch::read_own(std::uint32_t slot) const {
     }
     if (state && state->started_ns < program_ns_ && state->program_ns != program_ns_) {
         return fail(ErrorKind::kInvalid, "a slot of the program before this one");
+    }
+    // A number that is another thread's by now was given to that one later.
+    if (state && state->started_ns < opened_ns_ && state->tid != 0 &&
+        std::find(helper_tids_.begin(), helper_tids_.end(), state->tid) != helper_tids_.end()) {
+        return fail(ErrorKind::kInvalid, "a slot of a thread of the agent's");
     }
     return state;
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "memory/address.h"
+#include "stream/control.h"
 
 namespace echion::agent {
 
@@ -28,6 +29,8 @@ struct GuestFacts {
     std::int64_t used_cpu_ns = 0;
     std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
     std::uint32_t io_tid = 0;       ///< the agent's IoThread; set when that exists
+    /// The threads by which an injection brought the agent in; they end as soon as it runs.
+    std::array<std::uint32_t, control::kHelperThreads> helper_tids{};
 
     /// The static data from `address` to the end of its segment; 0 when it is in none.
     [[nodiscard]] std::size_t static_bytes_from(Address address) const;

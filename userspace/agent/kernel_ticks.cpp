@@ -35,8 +35,9 @@ void StackSampler::meet_stranger(std::uint32_t slot) {
     if (!state) {
         return;
     }
-    if (state->generation != stranger.generation) {
-        stranger = {state->generation, now_ns_, false,
+    const bool is_new = state->generation != stranger.generation;
+    if (is_new) {
+        stranger = {state->generation, now_ns_, false, false,
                     static_cast<std::int64_t>(state->first_cpu_ns())};
     }
     if (now_ns_ - stranger.met_ns < kBeginningNs) {
@@ -46,12 +47,14 @@ void StackSampler::meet_stranger(std::uint32_t slot) {
         }
     }
     // Not at once: a walk of the lists may tell whose thread it is.
-    if (options_.cpu_mode && (state->ended || now_ns_ - stranger.met_ns > kStrangerNs)) {
-        write_stranger_cpu(slot, *state);
+    const bool is_old = now_ns_ - stranger.met_ns > kStrangerNs;
+    if (options_.cpu_mode && (state->ended || is_old)) {
+        write_stranger_cpu(slot, *state, is_new && state->ended);
         if (state->ended && stranger.is_announced) {
             encoder_->thread_end(static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot));
             stranger.is_announced = false;
         }
+        stranger.is_foreign = is_old && !state->ended;
     }
 }
 

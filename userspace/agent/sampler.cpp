@@ -177,7 +177,7 @@ CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
         clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
         (void)watch.open(state_fd, configure.kernel_target,
                          channel.find_fd(configure, control::FdKind::kBpfSnapshots), own_tid(),
-                         facts.io_tid);
+                         facts);
     }
     return watch;
 }
@@ -196,7 +196,7 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump
     }
     const int signal = SignalTimer::may_wait() ? SignalTimer::pick_signal() : control::kNoSignal;
     const echion_snapshot_layout layout = sampler.watch_layout();
-    const auto armed = channel.arm(own_tid(), facts.io_tid, signal, &layout, sizeof(layout));
+    const auto armed = channel.arm(own_tid(), facts, signal, &layout, sizeof(layout));
     if (!armed) {
         return tl::unexpected(armed.error());
     }

@@ -144,6 +144,9 @@ class StackSampler {
     static constexpr std::size_t kArenaBytes = std::size_t{sizeof(void*) == 8 ? 64 : 16} << 20;
     static constexpr std::size_t kGroup = 64;
     static constexpr int kAttempts = 4;
+    // Of names, after a thread without one has appeared. Their number counts, not the time: a
+    // sampler that gets no CPU makes none in it.
+    static constexpr int kNamelessScans = 20;
     static constexpr std::int64_t kListPeriodNs = 250'000'000;
 
     std::size_t find_native_id_offset();
@@ -218,7 +221,7 @@ class StackSampler {
     std::int64_t read_thread_cpu_ns(const TrackedThread& thread);
     void write_cpu(TrackedThread& thread);
     void write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns);
-    void write_stranger_cpu(std::uint32_t slot, const CpuState& state);
+    void write_stranger_cpu(std::uint32_t slot, const CpuState& state, bool is_unseen);
     void write_all_cpu(bool is_last);
     void settle_unclaimed(std::int64_t living_ns, std::size_t left_count, bool is_last);
     void write_unseen_cpu(std::int64_t cpu_ns);
@@ -245,6 +248,7 @@ class StackSampler {
         std::uint32_t generation;
         std::int64_t met_ns;
         bool is_announced;
+        bool is_foreign;      // has lived for long, and Python's lists have not had it
         std::int64_t cpu_ns;  // accounted for
     };
     FixedArray<Stranger> strangers_;
@@ -276,7 +280,7 @@ class StackSampler {
     std::optional<std::int64_t> refused_ns_;
 
     std::int64_t names_scanned_ns_ = kLongAgoNs;
-    std::int64_t nameless_ns_ = kLongAgoNs;  // when a thread without a name last appeared
+    int nameless_scans_ = 0;  // that are still to be made soon, for threads without a name
     std::int64_t tick_interval_ns_ = 0;
     // Without BPF: CPU time of the process that is accounted for, or was used before the start, and
     // is of no living thread's clock.

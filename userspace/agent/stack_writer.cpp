@@ -42,7 +42,7 @@ void StackSampler::announce(TrackedThread& thread) {
         name = names_.find(interpreter_id, thread.head.thread_id);
     }
     if (name.empty()) {
-        nameless_ns_ = thread.is_announced ? nameless_ns_ : now_ns_;
+        nameless_scans_ = thread.is_announced ? nameless_scans_ : kNamelessScans;
         // Not known to `threading`: the main thread before its import, or a thread from C, which
         // has no name (yet).
         name = thread.is_main ? "MainThread" : thread.is_announced ? thread.name_view() : "";
@@ -296,7 +296,9 @@ void StackSampler::skip_told_as_unseen(TrackedThread& thread, std::int64_t cpu_n
     settled_ns_ -= thread.cpu_ns;
 }
 
-void StackSampler::write_stranger_cpu(std::uint32_t slot, const CpuState& state) {
+/// What a thread did that may have been Python's is not known where nobody looked: for long, or
+/// (`is_unseen`) while it lived.
+void StackSampler::write_stranger_cpu(std::uint32_t slot, const CpuState& state, bool is_unseen) {
     // Numbers behind those of the threads that Python knows.
     const auto id = static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot);
     Stranger& stranger = strangers_[slot];
@@ -309,7 +311,12 @@ void StackSampler::write_stranger_cpu(std::uint32_t slot, const CpuState& state)
         encoder_->thread(id, 0, state.tid, "");
         stranger.is_announced = true;
     }
-    encoder_->cpu(id, static_cast<std::uint64_t>(cpu_ns - stranger.cpu_ns));
+    const std::int64_t used_ns = cpu_ns - stranger.cpu_ns;
+    if (!stranger.is_foreign && (is_unseen || used_ns > longest_gap_ns())) {
+        encoder_->missed(id, static_cast<std::uint64_t>(used_ns));
+    } else {
+        encoder_->cpu(id, static_cast<std::uint64_t>(used_ns));
+    }
     stranger.cpu_ns = cpu_ns;
 }
 

@@ -11,6 +11,19 @@ std::uint64_t since(std::uint64_t from, std::uint64_t to) { return to - std::min
 
 }  // namespace
 
+bool CpuBook::Account::leaves_out(std::uint32_t slot, const CpuState& state) const {
+    const auto before = left_out_before.find(state.tid);
+    return left_out.count({slot, state.generation}) != 0 ||
+           (before != left_out_before.end() && state.started_ns < before->second);
+}
+
+void CpuBook::leave_out_so_far(std::uint32_t target, std::uint32_t tid) {
+    if (const auto known = targets_.find(target); known != targets_.end() && tid != 0) {
+        known->second.left_out_before[tid] = static_cast<std::uint64_t>(monotonic_ns());
+        known->second.ended.erase(tid);
+    }
+}
+
 void CpuBook::note_ended(const CpuStateMap& states) {
     stamps_.resize(states.capacity());
     generations_.resize(states.capacity());
@@ -33,7 +46,7 @@ void CpuBook::note_ended(const CpuStateMap& states) {
             return;
         }
         Account& account = target->second;
-        if (account.left_out.count({slot, state->generation}) != 0) {
+        if (account.leaves_out(slot, *state)) {
             return;
         }
         const std::uint64_t first_ns =
@@ -85,8 +98,7 @@ std::vector<ThreadCpu> CpuBook::count(std::uint32_t target, const CpuStateMap& s
         for (std::uint32_t slot = 0; slot < states.used(); ++slot) {
             const auto state = states.read(slot);
             if (!state || state->ended || state->target != target ||
-                (state->tid == account.main_tid) != is_main ||
-                account.left_out.count({slot, state->generation}) != 0) {
+                (state->tid == account.main_tid) != is_main || account.leaves_out(slot, *state)) {
                 continue;
             }
             std::uint64_t first_ns = state->first_cpu_ns();

@@ -40,6 +40,8 @@ class CpuBook {
     void begin(std::uint32_t target, std::uint32_t main_tid, const CpuStateMap& states);
     /// A thread of the target's agent: its time is nobody's.
     void leave_out(std::uint32_t target, Holder thread);
+    /// The same of a thread, as the target numbers it, that may have ended by now.
+    void leave_out_so_far(std::uint32_t target, std::uint32_t tid);
     void forget(std::uint32_t target) { targets_.erase(target); }
 
     /// What the target's threads have used since begin(), or until it ran another program (exec).
@@ -56,6 +58,10 @@ class CpuBook {
         std::uint32_t main_tid = 0;
         std::uint64_t main_first_cpu_ns = 0;
         std::set<Holder> left_out;
+        // By the target's thread number: those that began before then (CLOCK_MONOTONIC).
+        std::unordered_map<std::uint32_t, std::uint64_t> left_out_before;
+
+        [[nodiscard]] bool leaves_out(std::uint32_t slot, const CpuState& state) const;
         std::unordered_map<std::uint32_t, ThreadCpu> ended;  // by the target's thread number
     };
 

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
 
 #include "base/clock.h"
 #include "cli/kernel_clock.h"
@@ -283,6 +284,8 @@ Result<control::Armed> KernelSide::arm_bpf(pid_t pid, const control::Arm& reques
     timer.interval_ns = static_cast<std::int64_t>(options_.interval_ns);
     timer.sampler_tid = request.sampler_tid;
     timer.io_tid = request.io_tid;
+    std::copy(std::begin(request.helper_tids), std::end(request.helper_tids),
+              timer.helper_tids.begin());
     timer.signal = request.signal;
     static_assert(sizeof(timer.snapshot) == sizeof(request.snapshot_layout));
     std::memcpy(&timer.snapshot, request.snapshot_layout, sizeof(timer.snapshot));
