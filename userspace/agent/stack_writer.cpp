@@ -136,8 +136,13 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
     thread.flags = flags;
     if (!options_.cpu_mode && (may_have_run || !is_same)) {
         const std::int64_t known_ns = known_until_ns(thread);
-        if (at_ns - known_ns > longest_gap_ns()) {
-            encoder_->missed(thread.id, static_cast<std::uint64_t>(previous_ns_ - known_ns));
+        // A thread's first stack is given the time since the tick before: not that of a gap in
+        // which the thread began.
+        const bool began_in_gap = thread.seen_ns == 0 && known_ns > last_look_ns_ &&
+                                  previous_ns_ - last_look_ns_ > longest_gap_ns();
+        if (at_ns - known_ns > longest_gap_ns() || began_in_gap) {
+            encoder_->missed(thread.id, static_cast<std::uint64_t>(
+                                            std::max<std::int64_t>(previous_ns_ - known_ns, 0)));
         }
     }
     if (is_same) {
