@@ -222,11 +222,13 @@ Status Channel::signal_arrivals(int signal, pid_t tid) {
     return {};
 }
 
-void Channel::send_started(std::uint32_t python_version, std::uint32_t sampler_tid) {
+void Channel::send_started(std::uint32_t python_version, std::uint32_t sampler_tid,
+                           std::int32_t raised_by) {
     control::Started message{};
     message.python_version = python_version;
     message.sampler_tid = sampler_tid;
     message.shares_table = has_own_table_ ? 0 : 1;
+    message.raised_by = raised_by;
     (void)send(message, control::MessageType::kStarted);
 }
 

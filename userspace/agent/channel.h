@@ -79,7 +79,8 @@ class Channel {
     /// From now on also tells of a message, or a hang-up, by `signal` to the thread `tid`, with the
     /// channel's descriptor as its si_fd.
     Status signal_arrivals(int signal, pid_t tid);
-    void send_started(std::uint32_t python_version, std::uint32_t sampler_tid);
+    void send_started(std::uint32_t python_version, std::uint32_t sampler_tid,
+                      std::int32_t raised_by);
     /// At any time, also without a Hello.
     void send_failed(const Error& error);
     void send_stopped();

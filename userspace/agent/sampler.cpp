@@ -264,6 +264,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     // kernel: here is time to look.
     const bool is_found = found != nullptr && !channel.has_own_table();
     std::int64_t unstarted_ns = monotonic_ns();
+    const std::int32_t raised_by = become_prompt();
     auto located = is_found ? Result<cpython::LocatedRuntime>(
                                   fail(ErrorKind::kNotReady, "Python has not started yet"))
                             : find_python();
@@ -307,7 +308,6 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     if (options.cpu_mode && !watch.is_open() && read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) == 0) {
         return fail(ErrorKind::kRefused, "read CPU time: clock_gettime is refused", EPERM);
     }
-    become_prompt();
     StackSampler sampler;
     if (auto status =
             sampler.start(located->view, options, std::move(watch), facts, ring, unstarted_ns);
@@ -327,7 +327,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     const cpython::Version version = located->view.version;
     channel.send_started(
         static_cast<std::uint32_t>(version.major << 16 | version.minor << 8 | version.micro),
-        own_tid());
+        own_tid(), raised_by);
 
     ClockTimer clock_timer(interval_ns, monotonic_ns());
     TickTimer* timer = &clock_timer;

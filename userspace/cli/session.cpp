@@ -147,6 +147,7 @@ void Session::handle(const Packet& packet) {
         was_sampled_ = true;
         shares_table_ = packet.as<control::Started>(*type)->shares_table != 0;
         sampler_tid_ = packet.as<control::Started>(*type)->sampler_tid;
+        raised_by_ = packet.as<control::Started>(*type)->raised_by;
     } else if (type == control::MessageType::kStarted && state_ == State::kStopping) {
         was_sampled_ = true;  // crossed our Stop
     } else if (type == control::MessageType::kFailed) {

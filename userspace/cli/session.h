@@ -108,6 +108,8 @@ class Session {
     [[nodiscard]] bool was_sampled() const { return was_sampled_; }
     /// Whether its sampler uses the program's descriptor table.
     [[nodiscard]] bool shares_table() const { return shares_table_; }
+    /// By how much its sampler's nice value is lower than the program's, as it says.
+    [[nodiscard]] std::int32_t raised_by() const { return raised_by_; }
     /// Whether its ticks come from the kernel.
     [[nodiscard]] bool is_armed() const { return is_armed_; }
     [[nodiscard]] pid_t pid() const { return pid_; }
@@ -149,6 +151,7 @@ class Session {
     bool is_end_told_ = false;
     bool is_cut_off_ = false;
     std::uint32_t sampler_tid_ = 0;  // as the process sees it
+    std::int32_t raised_by_ = 0;
     bool is_armed_ = false;
     std::uint64_t tick_interval_ns_ = 0;
     // CLOCK_MONOTONIC, of when it was configured and of its end; 0: not yet.

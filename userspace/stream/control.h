@@ -146,7 +146,7 @@ struct Started {
     std::uint32_t python_version;  // major << 16 | minor << 8 | micro
     std::uint32_t sampler_tid;     // as the target sees it
     std::uint32_t shares_table;    // 1: the sampler has no descriptor table of its own
-    std::uint32_t reserved;
+    std::int32_t raised_by;        // so much lower than the program's is the sampler's nice value
 };
 
 /// Agent → CLI: it will not sample; the channel closes after this.
