@@ -258,7 +258,7 @@ void drive_agent(fuzz::Input& input, UniqueFd socket, Peer& peer) {
         }
     }
     const std::array<std::byte, 64> layout{};
-    (void)channel.arm(1, 2, control::kTickSignal, layout.data(), layout.size());
+    (void)channel.arm(1, {}, control::kTickSignal, layout.data(), layout.size());
     (void)channel.wait_for_stop(0);
     (void)channel.has_hung_up();
     channel.close_received();

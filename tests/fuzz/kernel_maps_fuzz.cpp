@@ -126,7 +126,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     agent::CpuWatch watch;
     const int ring_fd = ring_bytes <= kRingBytes ? ring.fd() : -1;
     const std::int64_t clock_ahead_ns = steps % 2 == 0 ? 0 : INT64_MIN;
-    if (!watch.open(table.fd(), kTarget, clock_ahead_ns, ring_fd, own_pid + 1, own_pid + 2)) {
+    agent::GuestFacts facts;
+    facts.io_tid = own_pid + 2;
+    facts.helper_tids = {own_pid + 3, own_pid};
+    facts.is_late = steps % 2 != 0;
+    if (!watch.open(table.fd(), kTarget, clock_ahead_ns, ring_fd, own_pid + 1, facts)) {
         return 0;
     }
     static const auto thread = std::make_unique<agent::TrackedThread>();

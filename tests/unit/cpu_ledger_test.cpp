@@ -12,6 +12,8 @@ namespace {
 using testing::ElementsAre;
 using testing::Pair;
 
+constexpr std::uint64_t kLongestGapNs = 10'000'000;
+
 /// Sums up CPU time by thread name.
 class Sums final : public ProfileEvents {
   public:
@@ -54,21 +56,21 @@ TEST_F(Ledger, BoundsTheNamesThatItKeeps) {
         ledger_.thread_end(0);
     }
     EXPECT_LT(ledger_.memory_bytes(), std::size_t{36} << 20);
-    ledger_.settle(std::vector<CountedCpu>{{20'000, 5'000'000}});
+    ledger_.settle(std::vector<CountedCpu>{{20'000, 5'000'000}}, kLongestGapNs);
     EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("number 20000", 5'000'000U)));
 }
 
 TEST_F(Ledger, GivesALivingThreadWhatIsMissing) {
     ledger_.thread(3, 0, 100, "worker");
     ledger_.cpu(3, 7'000'000);
-    ledger_.settle(std::vector<CountedCpu>{{100, 9'000'000}});
+    ledger_.settle(std::vector<CountedCpu>{{100, 9'000'000}}, kLongestGapNs);
     EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("worker", 9'000'000U)));
 }
 
 TEST_F(Ledger, AddsNothingToWhatIsComplete) {
     ledger_.thread(3, 0, 100, "worker");
     ledger_.cpu(3, 7'000'000);
-    ledger_.settle(std::vector<CountedCpu>{{100, 6'000'000}, {0, 5'000'000}});
+    ledger_.settle(std::vector<CountedCpu>{{100, 6'000'000}, {0, 5'000'000}}, kLongestGapNs);
     EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("worker", 7'000'000U)));
 }
 
@@ -77,19 +79,34 @@ TEST_F(Ledger, GivesAnEndedThreadWhatIsMissingUnderItsName) {
     ledger_.cpu(3, 7'000'000);
     ledger_.thread_end(3);
     ledger_.thread(3, 0, 101, "other");  // the id is another's now
-    ledger_.settle(std::vector<CountedCpu>{{100, 9'000'000}});
+    ledger_.settle(std::vector<CountedCpu>{{100, 9'000'000}}, kLongestGapNs);
     EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("worker", 9'000'000U)));
 }
 
-TEST_F(Ledger, NamesAThreadThatTheAgentNeverMet) {
-    ledger_.settle(std::vector<CountedCpu>{{55, 5'000'000}});
-    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("number 55", 5'000'000U)));
+TEST_F(Ledger, TellsOfAThreadThatTheAgentNeverMetAsMissed) {
+    ledger_.settle(std::vector<CountedCpu>{{55, 5'000'000}}, kLongestGapNs);
+    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("missed of number 55", 5'000'000U)));
+}
+
+TEST_F(Ledger, GivesNoStackMoreThanALittle) {
+    ledger_.thread(3, 0, 100, "worker");
+    ledger_.cpu(3, 7'000'000);
+    ledger_.settle(std::vector<CountedCpu>{{100, 7'000'000 + kLongestGapNs + 1}}, kLongestGapNs);
+    EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("missed of worker", kLongestGapNs + 1),
+                                          Pair("worker", 7'000'000U)));
+}
+
+TEST_F(Ledger, FindsAThreadWhileItLives) {
+    ledger_.thread(3, 0, 100, "worker");
+    EXPECT_EQ(ledger_.find(100), 3U);
+    ledger_.thread_end(3);
+    EXPECT_EQ(ledger_.find(100), std::nullopt);
 }
 
 TEST_F(Ledger, CountsMissedTimeAsTold) {
     ledger_.thread(3, 0, 100, "worker");
     ledger_.missed(3, 7'000'000);
-    ledger_.settle(std::vector<CountedCpu>{{100, 9'000'000}});
+    ledger_.settle(std::vector<CountedCpu>{{100, 9'000'000}}, kLongestGapNs);
     EXPECT_THAT(sums_.cpu_ns,
                 ElementsAre(Pair("missed of worker", 7'000'000U), Pair("worker", 2'000'000U)));
 }
@@ -107,7 +124,7 @@ TEST_F(Ledger, AddsUpThreadsThatHadTheSameNumber) {
     ledger_.thread_end(1);
     ledger_.thread(1, 0, 100, "second");
     ledger_.cpu(1, 3'000'000);
-    ledger_.settle(std::vector<CountedCpu>{{100, 2'000'000}, {100, 4'000'000}});
+    ledger_.settle(std::vector<CountedCpu>{{100, 2'000'000}, {100, 4'000'000}}, kLongestGapNs);
     EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("first", 2'000'000U), Pair("second", 4'000'000U)));
 }
 
@@ -117,7 +134,7 @@ TEST_F(Ledger, TellsWhatAnEndedThreadWasGivenTooMuch) {
     ledger_.thread_end(1);
     ledger_.thread(2, 0, 101, "alive");
     ledger_.cpu(2, 7'000'000);
-    ledger_.settle(std::vector<CountedCpu>{{100, 5'000'000}, {101, 6'000'000}});
+    ledger_.settle(std::vector<CountedCpu>{{100, 5'000'000}, {101, 6'000'000}}, kLongestGapNs);
     EXPECT_EQ(ledger_.overcounted_ns(), 2'000'000U);
 }
 
@@ -126,7 +143,7 @@ TEST_F(Ledger, DoesNotWrapOverWhatAHostileAgentClaims) {
     ledger_.cpu(1, std::numeric_limits<std::uint64_t>::max());
     sums_.cpu_ns.clear();
     ledger_.cpu(1, 10);
-    ledger_.settle(std::vector<CountedCpu>{{100, 2'000'000}});
+    ledger_.settle(std::vector<CountedCpu>{{100, 2'000'000}}, kLongestGapNs);
     EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("liar", 10U)));
 }
 

@@ -245,18 +245,70 @@ TEST_F(Builder, GivesWallTimeThatNobodyLookedAtToNoStack) {
     stack(1, 0, {{1, 0}});
     builder->tick(kMs);
     builder->tick(500 * kMs);
-    builder->missed(0, 0);  // with the same stack as before
+    builder->missed(0, 500 * kMs);  // with the same stack as before
     builder->tick(kMs);
-    builder->tick(300 * kMs);
-    builder->missed(0, 0);
+    builder->tick(200 * kMs);
+    builder->tick(100 * kMs);
+    builder->missed(0, 300 * kMs);  // of the last two ticks
     stack(0, 0, {{1, 0}});
     builder->tick(kMs);
+    builder->missed(0, 900 * kMs);  // more than there is
     builder->finish();
     EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 2000", "main: missed = 500000",
                                         "main: f:1 = 1000", "main: missed = 300000",
-                                        "main: g:100 = 1000", "asleep: g:100 = 804000"));
-    EXPECT_EQ(builder->missed_us(), 800'000U);
+                                        "main: missed = 1000", "asleep: g:100 = 804000"));
+    EXPECT_EQ(builder->missed_us(), 801'000U);
     EXPECT_EQ(builder->value_us(), 2 * 804'000U);
+}
+
+TEST_F(Builder, CountsWhatAThreadLivedBeforeItWasMet) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(500 * kMs);
+    builder->thread(1, 0, 11, "younger");
+    builder->missed(1, 20 * kMs);
+    stack(1, 0, {{0, 0}});
+    builder->thread(2, 0, 12, "older");
+    builder->missed(2, 700 * kMs);
+    stack(2, 0, {{0, 0}});
+    builder->tick(kMs);
+    builder->finish();
+    EXPECT_THAT(sink.lines,
+                ElementsAre("younger: missed = 20000", "older: missed = 700000",
+                            "main: f:1 = 502000", "younger: f:1 = 1000", "older: f:1 = 1000"));
+}
+
+TEST_F(Builder, GivesTheLastStackALittleOfWhatCameBehindIt) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->live_on(8 * kMs, 10 * kMs);
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 9000"));
+    EXPECT_EQ(builder->duration_ns(), 9 * kMs);
+}
+
+TEST_F(Builder, GivesNoStackMuchOfWhatCameBehindIt) {
+    begin(Metric::kWallTime);
+    builder->thread(1, 0, 11, "worker");
+    builder->thread(2, 0, 12, "soon gone");
+    builder->thread(3, 0, 13, "gone before");
+    builder->tick(kMs);
+    for (const std::uint32_t id : {0U, 1U, 2U, 3U}) {
+        stack(id, 0, {{0, 0}});
+    }
+    builder->thread_end(3);
+    builder->end_after(1, 300 * kMs, 10 * kMs);
+    builder->end_after(2, 5 * kMs, 10 * kMs);
+    builder->end_after(3, 5 * kMs, 10 * kMs);
+    builder->live_on(800 * kMs, 10 * kMs);
+    builder->finish();
+    EXPECT_THAT(sink.lines,
+                ElementsAre("worker: f:1 = 1000", "worker: missed = 300000",
+                            "soon gone: f:1 = 6000", "main: f:1 = 1000", "main: missed = 800000"));
+    EXPECT_EQ(builder->missed_us(), 1'100'000U);
+    EXPECT_EQ(builder->duration_ns(), 801 * kMs);
 }
 
 TEST_F(Builder, GivesCpuTimeThatNobodyLookedAtToNoStack) {

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -181,11 +182,12 @@ Status Channel::send_hello() {
     return send(message, control::MessageType::kHello);
 }
 
-Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, std::uint32_t io_tid, int signal,
+Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, const GuestFacts& facts, int signal,
                                     const void* snapshot_layout, std::size_t layout_bytes) {
     control::Arm request{};
     request.sampler_tid = sampler_tid;
-    request.io_tid = io_tid;
+    request.io_tid = facts.io_tid;
+    std::copy(facts.helper_tids.begin(), facts.helper_tids.end(), request.helper_tids);
     request.signal = signal;
     if (layout_bytes != sizeof(request.snapshot_layout)) {
         return fail(ErrorKind::kProtocol, "a snapshot layout of another size");
@@ -220,11 +222,13 @@ Status Channel::signal_arrivals(int signal, pid_t tid) {
     return {};
 }
 
-void Channel::send_started(std::uint32_t python_version, std::uint32_t sampler_tid) {
+void Channel::send_started(std::uint32_t python_version, std::uint32_t sampler_tid,
+                           std::int32_t raised_by) {
     control::Started message{};
     message.python_version = python_version;
     message.sampler_tid = sampler_tid;
     message.shares_table = has_own_table_ ? 0 : 1;
+    message.raised_by = raised_by;
     (void)send(message, control::MessageType::kStarted);
 }
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 
+#include "agent/guest.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "stream/control.h"
@@ -73,12 +74,13 @@ class Channel {
     Result<control::Configure> receive_configure();
     /// Tells the other side that the sampler, with `signal` blocked, is ready for ticks, and waits
     /// for the answer. kProtocol when it is none.
-    Result<control::Armed> arm(std::uint32_t sampler_tid, std::uint32_t io_tid, int signal,
+    Result<control::Armed> arm(std::uint32_t sampler_tid, const GuestFacts& facts, int signal,
                                const void* snapshot_layout, std::size_t layout_bytes);
     /// From now on also tells of a message, or a hang-up, by `signal` to the thread `tid`, with the
     /// channel's descriptor as its si_fd.
     Status signal_arrivals(int signal, pid_t tid);
-    void send_started(std::uint32_t python_version, std::uint32_t sampler_tid);
+    void send_started(std::uint32_t python_version, std::uint32_t sampler_tid,
+                      std::int32_t raised_by);
     /// At any time, also without a Hello.
     void send_failed(const Error& error);
     void send_stopped();

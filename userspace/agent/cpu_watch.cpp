@@ -9,8 +9,9 @@
 
 namespace echion::agent {
 Status CpuWatch::open(int state_fd, std::uint32_t target, std::int64_t clock_ahead_ns,
-                      int snapshots_fd, std::uint32_t sampler_tid, std::uint32_t io_tid,
-                      bool is_late) {
+                      int snapshots_fd, std::uint32_t sampler_tid, const GuestFacts& facts) {
+    helper_tids_ = facts.helper_tids;
+    opened_ns_ = static_cast<std::uint64_t>(monotonic_ns());
     pid_ = static_cast<std::uint32_t>(getpid());
     target_ = target;
     auto states = CpuStateMap::open(state_fd, clock_ahead_ns);
@@ -28,7 +29,7 @@ Status CpuWatch::open(int state_fd, std::uint32_t target, std::int64_t clock_ahe
     if (const auto slot = states_.find_slot(pid_, sampler_tid, target_)) {
         own_slot_ = *slot;
     }
-    if (const auto slot = states_.find_slot(pid_, io_tid, target_)) {
+    if (const auto slot = states_.find_slot(pid_, facts.io_tid, target_)) {
         io_slot_ = *slot;
     }
     if (const auto slot = states_.find_slot(pid_, pid_, target_)) {
@@ -45,7 +46,7 @@ Status CpuWatch::open(int state_fd, std::uint32_t target, std::int64_t clock_ahe
         }
     }
     is_open_ = true;
-    return is_late ? note_starts() : Status();
+    return facts.is_late ? note_starts() : Status();
 }
 
 /// An earlier session may have had the process under watch.
@@ -83,6 +84,11 @@ Result<CpuState> CpuWatch::read_own(std::uint32_t slot) const {
     }
     if (state && state->started_ns < program_ns_ && state->program_ns != program_ns_) {
         return fail(ErrorKind::kInvalid, "a slot of the program before this one");
+    }
+    // A number that is another thread's by now was given to that one later.
+    if (state && state->started_ns < opened_ns_ && state->tid != 0 &&
+        std::find(helper_tids_.begin(), helper_tids_.end(), state->tid) != helper_tids_.end()) {
+        return fail(ErrorKind::kInvalid, "a slot of a thread of the agent's");
     }
     return state;
 }

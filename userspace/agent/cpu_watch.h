@@ -1,8 +1,10 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 
+#include "agent/guest.h"
 #include "agent/thread_table.h"
 #include "base/mapping.h"
 #include "cpython/layout.h"
@@ -18,10 +20,11 @@ namespace echion::agent {
 class CpuWatch {
   public:
     /// `target`: this process's number among the session's. `clock_ahead_ns`: its clock less the
-    /// kernel's. `snapshots_fd`: -1 for none. `sampler_tid`, `io_tid`: the agent's threads, whose
-    /// slots are nobody's. `is_late`: what has been used by now does not count.
+    /// kernel's. `snapshots_fd`: -1 for none. `sampler_tid`, and those of `facts`: the agent's
+    /// threads, whose slots are nobody's. Where Python came late, what has been used by now does not
+    /// count.
     Status open(int state_fd, std::uint32_t target, std::int64_t clock_ahead_ns, int snapshots_fd,
-                std::uint32_t sampler_tid, std::uint32_t io_tid, bool is_late);
+                std::uint32_t sampler_tid, const GuestFacts& facts);
     [[nodiscard]] bool is_open() const { return is_open_; }
 
     /// The layout of this version for the tick's program; all zero when there are no snapshots.
@@ -78,8 +81,8 @@ class CpuWatch {
     }
 
     [[nodiscard]] Result<CpuState> read(std::uint32_t slot) const { return states_.read(slot); }
-    /// The same, of a slot of this process; kInvalid for another's, and for a thread that ended
-    /// with the program that this process ran before (exec).
+    /// The same, of a slot of this process; kInvalid for another's, for a thread that ended with
+    /// the program that this process ran before (exec), and for those that brought the agent in.
     [[nodiscard]] Result<CpuState> read_own(std::uint32_t slot) const;
     /// CPU time that the slot's thread had used when it came under watch, or at open().
     [[nodiscard]] std::int64_t first_cpu_ns(std::uint32_t slot, const CpuState& state) const;
@@ -93,6 +96,8 @@ class CpuWatch {
     bool has_snapshots_ = false;
     std::uint32_t own_slot_ = TrackedThread::kNoSlot;
     std::uint32_t io_slot_ = TrackedThread::kNoSlot;  // of the agent's other thread
+    std::array<std::uint32_t, control::kHelperThreads> helper_tids_{};  // of threads before
+    std::uint64_t opened_ns_ = 0;                                       // this moment
     std::uint32_t pid_ = 0;
     std::uint32_t target_ = 0;
     std::uint64_t program_ns_ = 0;  // CLOCK_MONOTONIC of its exec under watch; 0: none

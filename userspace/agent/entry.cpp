@@ -459,10 +459,15 @@ void start_late() {
     }
 }
 
+std::uint32_t own_tid() { return static_cast<std::uint32_t>(syscall(SYS_gettid)); }
+
 /// The IoThread of an attachment, in the program's descriptor table. 0 or an errno; with 0,
 /// start_apart() has to follow.
 int start_beside() {
-    return start_threads([](Assignment& assignment) { assignment.is_apart = true; });
+    return start_threads([](Assignment& assignment) {
+        assignment.is_apart = true;
+        assignment.facts.helper_tids[0] = own_tid();
+    });
 }
 
 /// The sampler for that IoThread, in the calling thread's own table. 0 or an errno: then the
@@ -473,6 +478,7 @@ int start_apart(int control_fd) {
         return EINVAL;
     }
     assignment->control_fd = control_fd;
+    assignment->facts.helper_tids[1] = own_tid();
     int result = 0;
     {
         const BlockedSignals blocked;
@@ -605,6 +611,7 @@ extern "C" __attribute__((visibility("default"))) int echion_attach(int control_
             ? echion::agent::start_apart(control.get())
             : echion::agent::start_threads([&](echion::agent::Assignment& assignment) {
                   assignment.control_fd = control.get();
+                  assignment.facts.helper_tids[0] = echion::agent::own_tid();
               });
     if (error == 0) {
         (void)control.release();

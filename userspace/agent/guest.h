@@ -7,6 +7,7 @@
 
 #include "agent/futex.h"
 #include "memory/address.h"
+#include "stream/control.h"
 
 namespace echion::agent {
 
@@ -39,6 +40,8 @@ struct GuestFacts {
     /// How often Python's start has been noticed (python_start.h): never in an attachment.
     const std::atomic<std::uint32_t>* python_starts = nullptr;
     FutexWord* next_python = nullptr;  ///< NextPython
+    /// The threads by which an injection brought the agent in; they end as soon as it runs.
+    std::array<std::uint32_t, control::kHelperThreads> helper_tids{};
 
     /// The static data from `address` to the end of its segment; 0 when it is in none.
     [[nodiscard]] std::size_t static_bytes_from(Address address) const;

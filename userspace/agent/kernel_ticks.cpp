@@ -35,8 +35,9 @@ void StackSampler::meet_stranger(std::uint32_t slot) {
     if (!state) {
         return;
     }
-    if (state->generation != stranger.generation) {
-        stranger = {state->generation, now_ns_, false, watch_.first_cpu_ns(slot, *state)};
+    const bool is_new = state->generation != stranger.generation;
+    if (is_new) {
+        stranger = {state->generation, now_ns_, false, false, watch_.first_cpu_ns(slot, *state)};
     }
     if (now_ns_ - stranger.met_ns < kBeginningNs) {
         // A thread that has just begun: Python's own, most likely, which has to enter its numbers.
@@ -45,12 +46,14 @@ void StackSampler::meet_stranger(std::uint32_t slot) {
         }
     }
     // Not at once: a walk of the lists may tell whose thread it is.
-    if (options_.cpu_mode && (state->ended || now_ns_ - stranger.met_ns > kStrangerNs)) {
-        write_stranger_cpu(slot, *state);
+    const bool is_old = now_ns_ - stranger.met_ns > kStrangerNs;
+    if (options_.cpu_mode && (state->ended || is_old)) {
+        write_stranger_cpu(slot, *state, is_new && state->ended);
         if (state->ended && stranger.is_announced) {
             encoder_->thread_end(static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot));
             stranger.is_announced = false;
         }
+        stranger.is_foreign = is_old && !state->ended;
     }
 }
 
@@ -146,7 +149,7 @@ void StackSampler::use_snapshots() {
         const bool is_current = thread.has_snapshot && thread.snapshot_tick_ns == now_ns_;
         // Of a thread that has left its CPU since, the stack can be read as it is now.
         if (thread.in_use && !thread.has_left && thread.may_have_changed && is_current &&
-            thread.is_on_cpu) {
+            thread.is_on_cpu && now_ns_ - thread.snapshot_ns <= longest_gap_ns()) {
             const std::span raw(snapshot_raw_.data() + thread.snapshot_first,
                                 thread.snapshot_count);
             if (write_snapshot(thread, raw, thread.snapshot_ns)) {
@@ -181,7 +184,7 @@ void StackSampler::tick_for_events(std::int64_t now_ns) {
     refresh_interpreters(now_ns);
     catch_up();
     refresh_names();
-    finish(now_ns);
+    finish();
 }
 
 void StackSampler::catch_up() {

@@ -72,14 +72,19 @@ Result<cpython::LocatedRuntime> find_python() {
 }
 
 /// Waits until a runtime that was found has started, at most `wait_ns`; true when told to stop.
+/// `unstarted_ns`: as below.
 bool wait_for_start(Channel& channel, MemoryReader& reader, const cpython::LocatedRuntime* found,
-                    std::int64_t begin_ns, std::int64_t wait_ns) {
+                    std::int64_t begin_ns, std::int64_t wait_ns, std::int64_t& unstarted_ns) {
     if (found == nullptr) {
         return channel.wait_for_stop(wait_ns);
     }
     const std::int64_t end_ns = monotonic_ns() + wait_ns;
-    while (!cpython::check_ready(reader, found->view)) {
+    for (;;) {
         const std::int64_t now_ns = monotonic_ns();
+        if (cpython::check_ready(reader, found->view)) {
+            break;
+        }
+        unstarted_ns = now_ns;
         if (now_ns >= end_ns) {
             break;
         }
@@ -97,14 +102,15 @@ Result<cpython::LocatedRuntime> told_to_stop() {
 
 /// The same for a runtime that was found when the program began, without opening a file.
 Result<cpython::LocatedRuntime> wait_for_found(Channel& channel,
-                                               const cpython::LocatedRuntime& found) {
+                                               const cpython::LocatedRuntime& found,
+                                               std::int64_t& unstarted_ns) {
     ProcessReader reader;
     if (auto status = open_reader(reader); !status) {
         return tl::unexpected(status.error());
     }
     const std::int64_t begin_ns = monotonic_ns();
     while (!cpython::check_ready(reader, found.view)) {
-        if (wait_for_start(channel, reader, &found, begin_ns, kMaxLookWaitNs) ||
+        if (wait_for_start(channel, reader, &found, begin_ns, kMaxLookWaitNs, unstarted_ns) ||
             channel.is_lost()) {
             return told_to_stop();
         }
@@ -112,7 +118,9 @@ Result<cpython::LocatedRuntime> wait_for_found(Channel& channel,
     return found;
 }
 
-Result<cpython::LocatedRuntime> wait_for_python(Channel& channel, ProgramThreads& program) {
+/// `unstarted_ns`: when Python was last looked for and had not started.
+Result<cpython::LocatedRuntime> wait_for_python(Channel& channel, ProgramThreads& program,
+                                                std::int64_t& unstarted_ns) {
     ProcessReader reader;
     if (auto status = open_reader(reader); !status) {
         return tl::unexpected(status.error());
@@ -120,10 +128,12 @@ Result<cpython::LocatedRuntime> wait_for_python(Channel& channel, ProgramThreads
     const std::int64_t begin_ns = monotonic_ns();
     for (;;) {
         cpython::LocatedRuntime located;
+        const std::int64_t now_ns = monotonic_ns();
         const Status status = cpython::locate_runtime(reader, kOwnProcess, located);
         if (status && located.is_ready) {
             return located;
         }
+        unstarted_ns = now_ns;
         if (!status && status.error().kind != ErrorKind::kNotReady) {
             return tl::unexpected(name_version(status.error(), located));
         }
@@ -134,7 +144,8 @@ Result<cpython::LocatedRuntime> wait_for_python(Channel& channel, ProgramThreads
         const std::int64_t share = status ? kSearchAgainShare : kSearchWaitShare;
         const std::int64_t wait_ns =
             std::clamp((monotonic_ns() - begin_ns) / share, kMinSearchWaitNs, kMaxSearchWaitNs);
-        if (wait_for_start(channel, reader, status ? &located : nullptr, begin_ns, wait_ns) ||
+        if (wait_for_start(channel, reader, status ? &located : nullptr, begin_ns, wait_ns,
+                           unstarted_ns) ||
             channel.is_lost()) {
             return told_to_stop();
         }
@@ -166,7 +177,7 @@ CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
         clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
         (void)watch.open(state_fd, configure.kernel_target, configure.clock_ahead_ns,
                          channel.find_fd(configure, control::FdKind::kBpfSnapshots), own_tid(),
-                         facts.io_tid, facts.is_late);
+                         facts);
     }
     return watch;
 }
@@ -185,7 +196,7 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump
     }
     const int signal = SignalTimer::may_wait() ? SignalTimer::pick_signal() : control::kNoSignal;
     const echion_snapshot_layout layout = sampler.watch_layout();
-    const auto armed = channel.arm(own_tid(), facts.io_tid, signal, &layout, sizeof(layout));
+    const auto armed = channel.arm(own_tid(), facts, signal, &layout, sizeof(layout));
     if (!armed) {
         return tl::unexpected(armed.error());
     }
@@ -252,6 +263,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     // An attachment finds Python running, and the other side busy with what it loads into the
     // kernel: here is time to look.
     const bool is_found = found != nullptr && !channel.has_own_table();
+    std::int64_t unstarted_ns = monotonic_ns();
+    const std::int32_t raised_by = become_prompt();
     auto located = is_found ? Result<cpython::LocatedRuntime>(
                                   fail(ErrorKind::kNotReady, "Python has not started yet"))
                             : find_python();
@@ -268,6 +281,9 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
         return tl::unexpected(mapping.error());
     }
     stream::RingProducer ring(std::move(*mapping));
+    if (!facts.is_launch) {
+        unstarted_ns = monotonic_ns();  // it is sampled from the attachment on
+    }
     CpuWatch watch = open_watch(channel, *configure, facts);
     // Before Python's start, after which a program closes descriptors that it does not know, and
     // may be given their numbers for its own.
@@ -275,7 +291,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     io.settle();
 
     if (!located) {
-        located = is_found ? wait_for_found(channel, *found) : wait_for_python(channel, program);
+        located = is_found ? wait_for_found(channel, *found, unstarted_ns)
+                           : wait_for_python(channel, program, unstarted_ns);
     }
     if (!located) {
         return tl::unexpected(located.error());
@@ -292,10 +309,9 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     if (options.cpu_mode && !watch.is_open() && read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) == 0) {
         return fail(ErrorKind::kRefused, "read CPU time: clock_gettime is refused", EPERM);
     }
-    become_prompt();
     StackSampler sampler;
     if (auto status =
-            sampler.start(located->view, options, std::move(watch), facts, ring, monotonic_ns());
+            sampler.start(located->view, options, std::move(watch), facts, ring, unstarted_ns);
         !status) {
         return status;
     }
@@ -312,7 +328,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     const cpython::Version version = located->view.version;
     channel.send_started(
         static_cast<std::uint32_t>(version.major << 16 | version.minor << 8 | version.micro),
-        own_tid());
+        own_tid(), raised_by);
 
     ClockTimer clock_timer(interval_ns, monotonic_ns());
     TickTimer* timer = &clock_timer;

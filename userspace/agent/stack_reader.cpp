@@ -249,6 +249,8 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
             round.holder = thread;
         }
     }
+    armed_ns_ = monotonic_ns();
+    catch_up_with(armed_ns_);
     same_cpu_.arm();
     if (!request(round, gil_index)) {
         ++tally_.table_full;
@@ -314,6 +316,10 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
     const bool gil_stayed =
         before.last_holder == after.last_holder && before.switch_number == after.switch_number;
     *last_holder = after.last_holder;
+    const std::int64_t proved_ns = monotonic_ns();
+    if (gil_stayed && before.switch_number == gils_[gil_index].sampled.switch_number) {
+        gils_[gil_index].held_ns = proved_ns;
+    }
 
     for (std::size_t i = 0; i < walked; ++i) {
         TrackedThread& thread = *round.group[i];
@@ -350,6 +356,7 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
             return i;  // from this one on again, in a new round
         }
         accept(thread, stacks[i], assigned, verdict, holds_gil);
+        thread.seen_ns = proved_ns;
     }
     return walked;
 }
@@ -415,15 +422,18 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
                           const AssignedStack& assigned, Verdict verdict, bool holds_gil) {
     // Without BPF a thread that waits where it did is taken to have waited there all the time.
     const bool may_have_run = thread.slot != TrackedThread::kNoSlot ? thread.has_run : holds_gil;
-    thread.may_have_changed = false;
-    thread.has_run = false;
     thread.was_read_ns = now_ns_;
     if (verdict == Verdict::kRetry) {
         ++tally_.torn_marked;
-        // No stack rather than a wrong one.
-        write_stack(thread, assign_stack(thread, {}), stream::kStackInvalid, may_have_run);
+        // No stack rather than a wrong one; and not for longer than to the next tick, whether the
+        // thread runs until then or not.
+        thread.has_run = true;
+        write_stack(thread, assign_stack(thread, {}), stream::kStackInvalid, may_have_run,
+                    armed_ns_);
         return;
     }
+    thread.may_have_changed = false;
+    thread.has_run = false;
     tally_.unproved += verdict == Verdict::kUnproved;
     std::uint8_t flags = 0;
     if (stack.walk.truncated) {
@@ -441,7 +451,7 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
     if (!stack.walk.broken && !stack.walk.truncated && assigned.frame_count > 0) {
         thread.root = thread.codes[0];
     }
-    write_stack(thread, assigned, flags, may_have_run);
+    write_stack(thread, assigned, flags, may_have_run, armed_ns_);
 }
 
 }  // namespace echion::agent

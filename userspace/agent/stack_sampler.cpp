@@ -22,11 +22,6 @@ constexpr std::size_t kLeastArenaBytes = std::size_t{1} << 20;
 // After a CPU that it may not go to: one that has just gone offline, or that it is kept from.
 constexpr std::int64_t kFollowAgainNs = 100'000'000;
 
-// Intervals that a thread may run unseen, and its time be given to the stack that is seen then; and
-// what is short on any machine that does something else, too.
-constexpr std::int64_t kLongestGap = 10;
-constexpr std::int64_t kLeastGapNs = 10'000'000;
-
 }  // namespace
 
 Status StackSampler::reserve() {
@@ -64,7 +59,7 @@ Status StackSampler::reserve() {
 
 Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOptions& options,
                            CpuWatch watch, const GuestFacts& facts, stream::RingProducer& ring,
-                           std::int64_t now_ns) {
+                           std::int64_t since_ns) {
     view_ = view;
     options_ = options;
     watch_ = std::move(watch);
@@ -72,7 +67,7 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
         return status;
     }
     // The probe has to be memory that is not copied directly: this object's own.
-    if (auto status = reader_.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&now_ns)));
+    if (auto status = reader_.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&since_ns)));
         !status) {
         return status;
     }
@@ -91,8 +86,8 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     tick_interval_ns_ = static_cast<std::int64_t>(options.interval_ns);
     ring_ = &ring;
     encoder_.emplace(ring);
-    now_ns_ = previous_ns_ = now_ns;
-    encoder_->begin_start(static_cast<std::uint64_t>(now_ns), view_.version.major,
+    now_ns_ = previous_ns_ = last_look_ns_ = since_ns;
+    encoder_->begin_start(static_cast<std::uint64_t>(since_ns), view_.version.major,
                           view_.version.minor, view_.version.micro);
     define_unknown_code();
     if (!encoder_->commit()) {
@@ -118,7 +113,7 @@ void StackSampler::use_kernel_ticks(std::int64_t interval_ns) {
 }
 
 std::int64_t StackSampler::longest_gap_ns() const {
-    return std::max(kLongestGap * tick_interval_ns_, kLeastGapNs);
+    return stream::longest_gap_ns(tick_interval_ns_);
 }
 
 void StackSampler::begin(std::int64_t at_ns) {
@@ -127,13 +122,22 @@ void StackSampler::begin(std::int64_t at_ns) {
     previous_ns_ = at_ns;
 }
 
-void StackSampler::finish(std::int64_t began_ns) {
+/// Goes on in a tick of its own where the one that has begun is so old that others had the CPU
+/// meanwhile: what is seen from now on did not have to be so when it began.
+void StackSampler::catch_up_with(std::int64_t at_ns) {
+    if (!options_.cpu_mode && at_ns - previous_ns_ > longest_gap_ns()) {
+        commit();
+        begin(at_ns);
+    }
+}
+
+void StackSampler::finish() {
     has_ticked_ = true;
+    last_look_ns_ = now_ns_;
     commit();
     publish_counts();
     ring_->count(Counter::kTicks);
-    looked_ns_ = monotonic_ns();
-    ring_->count(Counter::kSamplerTickNs, static_cast<std::uint64_t>(looked_ns_ - began_ns));
+    ring_->count(Counter::kSamplerTickNs, static_cast<std::uint64_t>(monotonic_ns() - now_ns_));
 }
 
 void StackSampler::tick(std::int64_t now_ns) {
@@ -147,8 +151,6 @@ void StackSampler::tick(std::int64_t now_ns) {
         tick_for_events(now_ns);
         return;
     }
-    // Not from the tick before: one that takes long has the thread that it reads stand still.
-    is_gap_ = has_ticked_ && !options_.cpu_mode && now_ns - looked_ns_ > longest_gap_ns();
     begin(now_ns);
     if (watch_.is_open()) {
         look_at_cpus();
@@ -163,7 +165,7 @@ void StackSampler::tick(std::int64_t now_ns) {
         write_all_cpu(is_stopping_);
     }
     ring_->count(Counter::kSamples, threads_.size());
-    finish(now_ns);
+    finish();
 }
 
 void StackSampler::stop(std::int64_t now_ns) {
@@ -172,7 +174,7 @@ void StackSampler::stop(std::int64_t now_ns) {
     if (options_.cpu_mode && watch_.is_open()) {
         begin(now_ns);
         write_all_cpu(true);
-        finish(monotonic_ns());
+        finish();
     }
     same_cpu_.release();
 }
@@ -234,6 +236,7 @@ void StackSampler::mark_changed(std::uint32_t gil_index, const GilState& now) {
     }
     gil.sampled = now;
     gil.is_known = true;
+    gil.held_ns = std::max(gil.held_ns, now_ns_);
 }
 
 std::span<TrackedThread*> StackSampler::select_changed(std::uint32_t gil_index) {
@@ -276,6 +279,7 @@ bool StackSampler::walk_changed_lists(std::uint32_t gil_index) {
 
 void StackSampler::sample_gil(std::uint32_t gil_index, Marking marking) {
     walk_changed_lists(gil_index);
+    gils_[gil_index].held_before_ns = gils_[gil_index].held_ns;
     // A round of reading can find that threads have come or gone; then there is another one.
     for (int round = 0; round < kAttempts; ++round) {
         if (marking == Marking::kMarkedOnly && changed_count_ == 0) {

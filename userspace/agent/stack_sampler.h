@@ -60,8 +60,9 @@ class StackSampler {
     /// Reserves all memory and starts the stream. `view`'s layout must outlive this object. To be
     /// called by the thread that will call tick(), as ticks are proved by where that thread runs.
     /// `watch`: closed where there is no BPF.
+    /// `since_ns`: from when on the profile tells of the program; nobody has looked since.
     Status start(const cpython::RuntimeView& view, const SamplerOptions& options, CpuWatch watch,
-                 const GuestFacts& facts, stream::RingProducer& ring, std::int64_t now_ns);
+                 const GuestFacts& facts, stream::RingProducer& ring, std::int64_t since_ns);
     /// Ticks come from the kernel, `interval_ns` apart: in CPU mode each for a thread that has used
     /// so much CPU time, and with BPF only those threads are looked at.
     void use_kernel_ticks(std::int64_t interval_ns);
@@ -96,6 +97,10 @@ class StackSampler {
         cpython::GilState sampled;  // when the stacks were last read
         bool is_known;              // `sampled` holds something
         Address unknown_holder;     // a last holder that no list had: a thread that has ended
+        // CLOCK_MONOTONIC up to which `sampled` is known to have held: in this tick, and when the
+        // tick before ended.
+        std::int64_t held_ns;
+        std::int64_t held_before_ns;
     };
     struct Interpreter {
         cpython::InterpreterHead head;
@@ -142,6 +147,9 @@ class StackSampler {
     static constexpr std::size_t kArenaBytes = std::size_t{sizeof(void*) == 8 ? 64 : 16} << 20;
     static constexpr std::size_t kGroup = 64;
     static constexpr int kAttempts = 4;
+    // Of names, after a thread without one has appeared. Their number counts, not the time: a
+    // sampler that gets no CPU makes none in it.
+    static constexpr int kNamelessScans = 20;
     static constexpr std::int64_t kListPeriodNs = 250'000'000;
 
     std::size_t find_native_id_offset();
@@ -166,7 +174,8 @@ class StackSampler {
     void refresh_names();
 
     void begin(std::int64_t at_ns);
-    void finish(std::int64_t began_ns);
+    void catch_up_with(std::int64_t at_ns);
+    void finish();
     void look_at_cpus();
     void meet_stranger(std::uint32_t slot);
     void end_slot(TrackedThread& thread, const CpuState& state);
@@ -208,7 +217,8 @@ class StackSampler {
     void announce(TrackedThread& thread);
     AssignedStack assign_stack(TrackedThread& thread, std::span<cpython::RawFrame> raw);
     void write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags,
-                     bool may_have_run);
+                     bool may_have_run, std::int64_t at_ns);
+    [[nodiscard]] std::int64_t known_until_ns(const TrackedThread& thread) const;
     bool write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw,
                         std::int64_t at_ns);
     bool assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
@@ -218,7 +228,7 @@ class StackSampler {
     bool lives_on(const TrackedThread& thread);
     void write_cpu_after_leaving(TrackedThread& thread);
     void write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns);
-    void write_stranger_cpu(std::uint32_t slot, const CpuState& state);
+    void write_stranger_cpu(std::uint32_t slot, const CpuState& state, bool is_unseen);
     void write_all_cpu(bool is_last);
     void settle_unclaimed(std::int64_t living_ns, std::size_t left_count, bool is_last);
     void write_unseen_cpu(std::int64_t cpu_ns);
@@ -247,6 +257,7 @@ class StackSampler {
         std::uint32_t generation;
         std::int64_t met_ns;
         bool is_announced;
+        bool is_foreign;      // has lived for long, and Python's lists have not had it
         std::int64_t cpu_ns;  // accounted for
     };
     FixedArray<Stranger> strangers_;
@@ -271,7 +282,8 @@ class StackSampler {
     std::optional<stream::Encoder> encoder_;
     std::int64_t now_ns_ = 0;
     std::int64_t previous_ns_ = 0;
-    std::int64_t looked_ns_ = 0;  // when the last tick ended
+    std::int64_t last_look_ns_ = 0;  // when the last tick began to look
+    std::int64_t armed_ns_ = 0;      // when the round that is being read began
     std::int64_t lists_walked_ns_ = kLongAgoNs;
     std::int64_t read_ns_ = 0;
     bool can_follow_ = false;
@@ -279,7 +291,7 @@ class StackSampler {
     std::optional<std::int64_t> refused_ns_;
 
     std::int64_t names_scanned_ns_ = kLongAgoNs;
-    std::int64_t nameless_ns_ = kLongAgoNs;  // when a thread without a name last appeared
+    int nameless_scans_ = 0;  // that are still to be made soon, for threads without a name
     std::int64_t tick_interval_ns_ = 0;
     // Without BPF: CPU time of the process that is accounted for, or was used before the start, and
     // is of no living thread's clock.
@@ -293,7 +305,6 @@ class StackSampler {
     std::int64_t used_before_ns_ = 0;  // by the main thread, before this program
     std::uint32_t io_tid_ = 0;         // the agent's other thread
     bool has_ticked_ = false;
-    bool is_gap_ = false;  // the last look is so long ago that what ran since is not known
     bool is_stopping_ = false;
     bool must_pause_ = false;
 

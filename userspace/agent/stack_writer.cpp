@@ -42,7 +42,7 @@ void StackSampler::announce(TrackedThread& thread) {
         name = names_.find(interpreter_id, thread.head.thread_id);
     }
     if (name.empty()) {
-        nameless_ns_ = thread.is_announced ? nameless_ns_ : now_ns_;
+        nameless_scans_ = thread.is_announced ? nameless_scans_ : kNamelessScans;
         // Not known to `threading`: the main thread before its import, or a thread from C, which
         // has no name (yet).
         name = thread.is_main ? "MainThread" : thread.is_announced ? thread.name_view() : "";
@@ -112,8 +112,23 @@ StackSampler::AssignedStack StackSampler::assign_stack(TrackedThread& thread,
     return {raw.size(), least_kept};
 }
 
+/// Until when it is known what the thread did. From then on, or from its beginning if that was
+/// later, nobody has looked.
+std::int64_t StackSampler::known_until_ns(const TrackedThread& thread) const {
+    const std::int64_t looked_ns =
+        std::max(last_look_ns_, gils_[interpreters_[thread.interpreter].gil].held_before_ns);
+    if (thread.seen_ns == 0 && has_ticked_ && thread.slot != TrackedThread::kNoSlot) {
+        if (const auto state = watch_.read(thread.slot);
+            state && state->generation == thread.slot_generation) {
+            return static_cast<std::int64_t>(state->started_ns);
+        }
+    }
+    return std::max(looked_ns, thread.seen_ns);
+}
+
+/// `at_ns`: when it had this stack.
 void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack,
-                               std::uint8_t flags, bool may_have_run) {
+                               std::uint8_t flags, bool may_have_run, std::int64_t at_ns) {
     if (!thread.has_begun) {
         return;  // it will hold the GIL when it does
     }
@@ -126,8 +141,16 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
                          flags == thread.flags && !thread.must_resend;
     thread.frame_count = static_cast<std::uint32_t>(stack.frame_count);
     thread.flags = flags;
-    if (is_gap_ && (may_have_run || !is_same)) {
-        encoder_->missed(thread.id, 0);
+    if (!options_.cpu_mode && (may_have_run || !is_same)) {
+        const std::int64_t known_ns = known_until_ns(thread);
+        // A thread's first stack is given the time since the tick before: not that of a gap in
+        // which the thread began.
+        const bool began_in_gap = thread.seen_ns == 0 && known_ns > last_look_ns_ &&
+                                  previous_ns_ - last_look_ns_ > longest_gap_ns();
+        if (at_ns - known_ns > longest_gap_ns() || began_in_gap) {
+            encoder_->missed(thread.id, static_cast<std::uint64_t>(
+                                            std::max<std::int64_t>(previous_ns_ - known_ns, 0)));
+        }
     }
     if (is_same) {
         return;
@@ -148,8 +171,9 @@ bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawF
         ++tally_.snapshots_unused;
         return false;
     }
-    write_stack(thread, assign_stack(thread, raw), gc_flag(thread), true);
+    write_stack(thread, assign_stack(thread, raw), gc_flag(thread), true, at_ns);
     thread.times_between = 0;
+    thread.seen_ns = at_ns;
     return true;
 }
 
@@ -307,7 +331,9 @@ void StackSampler::skip_told_as_unseen(TrackedThread& thread, std::int64_t cpu_n
     settled_ns_ -= thread.cpu_ns;
 }
 
-void StackSampler::write_stranger_cpu(std::uint32_t slot, const CpuState& state) {
+/// What a thread did that may have been Python's is not known where nobody looked: for long, or
+/// (`is_unseen`) while it lived.
+void StackSampler::write_stranger_cpu(std::uint32_t slot, const CpuState& state, bool is_unseen) {
     // Numbers behind those of the threads that Python knows.
     const auto id = static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot);
     Stranger& stranger = strangers_[slot];
@@ -320,7 +346,12 @@ void StackSampler::write_stranger_cpu(std::uint32_t slot, const CpuState& state)
         encoder_->thread(id, 0, state.tid, "");
         stranger.is_announced = true;
     }
-    encoder_->cpu(id, static_cast<std::uint64_t>(cpu_ns - stranger.cpu_ns));
+    const std::int64_t used_ns = cpu_ns - stranger.cpu_ns;
+    if (!stranger.is_foreign && (is_unseen || used_ns > longest_gap_ns())) {
+        encoder_->missed(id, static_cast<std::uint64_t>(used_ns));
+    } else {
+        encoder_->cpu(id, static_cast<std::uint64_t>(used_ns));
+    }
     stranger.cpu_ns = cpu_ns;
 }
 

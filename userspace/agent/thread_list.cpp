@@ -24,9 +24,8 @@ constexpr std::uint32_t kMissesOfTheLiving = 8;
 // How often names are looked at again, and how many are read at most each time.
 constexpr std::int64_t kNamesPeriodNs = 250'000'000;
 constexpr std::size_t kNamesPerScan = 64;
-// The same after a thread without a name has appeared, for so long.
+// The same after a thread without a name has appeared.
 constexpr std::int64_t kNamelessPeriodNs = 1'000'000;
-constexpr std::int64_t kNamelessNs = 20'000'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
@@ -147,7 +146,7 @@ void StackSampler::replace_interpreters(std::span<const cpython::InterpreterHead
             ++gil;
         }
         if (gil == gil_count_) {
-            gils_[gil_count_++] = Gil{heads[i].gil, {}, false, Address()};
+            gils_[gil_count_++] = Gil{heads[i].gil, {}, false, Address(), 0, 0};
         }
         interpreters_[i] = Interpreter{};
         interpreters_[i].head = heads[i];
@@ -389,8 +388,11 @@ void StackSampler::forget_thread(TrackedThread& thread) {
     second_count_ -= thread.is_second;
     watch_.detach(thread);
     if (thread.is_announced) {
-        if (is_gap_ && !thread.has_left) {
-            encoder_->missed(thread.id, 0);  // it has run to its end since
+        const std::int64_t known_ns = known_until_ns(thread);
+        if (!options_.cpu_mode && now_ns_ - known_ns > longest_gap_ns()) {
+            // It has run to its end since.
+            encoder_->missed(thread.id, static_cast<std::uint64_t>(
+                                            std::max<std::int64_t>(previous_ns_ - known_ns, 0)));
         }
         encoder_->thread_end(thread.id);
     }
@@ -410,7 +412,7 @@ void StackSampler::scan_names() {
         if (modules && !modules->is_null()) {
             const auto scan = names_.scan(objects, head.id, *modules, kNamesPerScan);
             if (scan && !scan->is_complete) {
-                nameless_ns_ = now_ns_;  // more have come than one scan reads
+                nameless_scans_ = kNamelessScans;  // more have come than one scan reads
             }
         }
     }
@@ -418,10 +420,11 @@ void StackSampler::scan_names() {
 
 void StackSampler::refresh_names() {
     // A thread is found some microseconds before it enters its name.
-    const bool is_waiting = now_ns_ - nameless_ns_ < kNamelessNs;
+    const bool is_waiting = nameless_scans_ > 0;
     if (now_ns_ - names_scanned_ns_ < (is_waiting ? kNamelessPeriodNs : kNamesPeriodNs)) {
         return;
     }
+    nameless_scans_ -= is_waiting;
     scan_names();
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         TrackedThread& thread = threads_.slot(i);

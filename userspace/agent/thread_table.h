@@ -45,6 +45,7 @@ struct TrackedThread {
     std::int64_t snapshot_ns;       ///< the snapshot's own moment
     std::int64_t snapshot_tick_ns;  ///< of the tick that the snapshot came in
     std::int64_t was_read_ns;       ///< tick in which the stack was last read by the sampler
+    std::int64_t seen_ns;           ///< until when it had that stack, or was given none; 0: never
     std::size_t snapshot_first;     ///< where that stack stands
     std::size_t snapshot_count;
     std::uint8_t flags;             ///< stream::StackFlag of the last stack

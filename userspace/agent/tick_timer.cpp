@@ -20,6 +20,11 @@ constexpr std::int64_t kRestNs = 20'000'000;
 // The two clocks that are compared are read one after the other.
 constexpr std::int64_t kLeastUsedNs = 20'000;
 
+// Of the sampler, whose ticks are short and rest as long as they took: enough to get a CPU beside
+// several threads of the program at the usual priority.
+constexpr std::int32_t kPriorityRaise = 10;
+constexpr std::int32_t kLeastNice = -20;
+
 constexpr char kNoSignals[] = "wait for the kernel's ticks: rt_sigtimedwait is refused";
 
 // What the kernel sends when its queue of real-time signals is full is SIGIO.
@@ -249,7 +254,7 @@ void SignalTimer::count_due(std::int64_t now_ns) {
     last_due_ = std::max(due, last_due_);
 }
 
-void become_prompt() {
+std::int32_t become_prompt() {
     // Without this the kernel may let a wake-up slip by 50 us to join it with others.
     prctl(PR_SET_TIMERSLACK, 1UL);
     // The sampler shares a CPU with the busy thread that it follows; since Linux 6.12 a thread that
@@ -258,10 +263,24 @@ void become_prompt() {
     // ignore the request or refuse it. Not the very shortest: a copy of a deep stack has to fit in.
     constexpr std::uint64_t kShortSliceNs = 500'000;
     SchedulerAttributes attributes{};
-    if (read_scheduling(0, attributes)) {
-        attributes.runtime_ns = kShortSliceNs;
-        (void)write_scheduling(0, attributes);
+    if (!read_scheduling(0, attributes)) {
+        return 0;
     }
+    const std::int32_t nice = attributes.nice;
+    attributes.runtime_ns = kShortSliceNs;
+    // The kernel allows it by the rights of this process alone (CAP_SYS_NICE, RLIMIT_NICE), which
+    // could give any thread of its own the same: so whoever runs code in this thread gains nothing.
+    attributes.flags |= kResetOnFork;
+    for (const std::int32_t raise : {kPriorityRaise, kPriorityRaise / 2}) {
+        attributes.nice = std::max(nice - raise, kLeastNice);
+        if (attributes.nice < nice && write_scheduling(0, attributes)) {
+            return nice - attributes.nice;
+        }
+    }
+    attributes.nice = nice;
+    attributes.flags &= ~kResetOnFork;
+    (void)write_scheduling(0, attributes);
+    return 0;
 }
 
 }  // namespace echion::agent

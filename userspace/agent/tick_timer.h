@@ -118,7 +118,8 @@ class CpuTimeTimer final : public TickTimer {
     std::int64_t used_cpu_ns_ = 0;  // the process's at the last such look, the sampler's aside
 };
 
-/// Asks the scheduler for a short time slice and exact wake-ups, for the calling thread.
-void become_prompt();
+/// Asks the scheduler for a short time slice, exact wake-ups and, where this process may have it, a
+/// higher priority, for the calling thread. Returns by how much its nice value is lower now.
+std::int32_t become_prompt();
 
 }  // namespace echion::agent

@@ -43,6 +43,8 @@ struct TimerRequest {
     int signal = 0;                     ///< SIGRTMIN to SIGRTMAX
     echion_snapshot_layout snapshot{};  ///< from the target: not trusted; thread_refs 0: none
     std::uint32_t io_tid = 0;           ///< the agent's other thread, as the target sees it
+    /// Those that brought the agent in, which may have ended; 0: none.
+    std::array<std::uint32_t, 2> helper_tids{};
 };
 
 /// What came of it: control::Armed, and what -v says.

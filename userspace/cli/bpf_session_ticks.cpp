@@ -115,6 +115,9 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
     impl_->timers.emplace(target, std::move(*timers));
     impl_->samplers[target] = {*slot, sampler->generation};
     impl_->book.leave_out(target, {*slot, sampler->generation});
+    for (const std::uint32_t tid : request.helper_tids) {
+        impl_->book.leave_out_so_far(target, tid);
+    }
     if (const auto io_slot = impl_->states.find_slot(state->target_pid, request.io_tid, target)) {
         if (const auto io_thread = impl_->states.read(*io_slot)) {
             impl_->book.leave_out(target, {*io_slot, io_thread->generation});

@@ -11,6 +11,19 @@ std::uint64_t since(std::uint64_t from, std::uint64_t to) { return to - std::min
 
 }  // namespace
 
+bool CpuBook::Account::leaves_out(std::uint32_t slot, const CpuState& state) const {
+    const auto before = left_out_before.find(state.tid);
+    return left_out.count({slot, state.generation}) != 0 ||
+           (before != left_out_before.end() && state.started_ns < before->second);
+}
+
+void CpuBook::leave_out_so_far(std::uint32_t target, std::uint32_t tid) {
+    if (const auto known = targets_.find(target); known != targets_.end() && tid != 0) {
+        known->second.left_out_before[tid] = static_cast<std::uint64_t>(monotonic_ns());
+        known->second.ended.erase(tid);
+    }
+}
+
 void CpuBook::note_ended(const CpuStateMap& states) {
     stamps_.resize(states.capacity());
     generations_.resize(states.capacity());
@@ -33,7 +46,7 @@ void CpuBook::note_ended(const CpuStateMap& states) {
             return;
         }
         Account& account = target->second;
-        if (account.left_out.count({slot, state->generation}) != 0) {
+        if (account.leaves_out(slot, *state)) {
             return;
         }
         const std::uint64_t first_ns =
@@ -41,11 +54,12 @@ void CpuBook::note_ended(const CpuStateMap& states) {
         const ThreadCpu used =
             take_off(account, {slot, state->generation},
                      {state->tid, since(first_ns, state->on_cpu_ns),
-                      state->runnable_ns_at(state->ended_ns)});
+                      state->runnable_ns_at(state->ended_ns), 0});
         ThreadCpu& ended = account.ended[state->tid];
         ended.target_tid = state->tid;
         ended.cpu_ns += used.cpu_ns;
         ended.runnable_ns += used.runnable_ns;
+        ended.ended_ns = std::max(ended.ended_ns, state->ended_ns);
     });
 }
 
@@ -67,7 +81,7 @@ void CpuBook::begin(std::uint32_t target, std::uint32_t main_tid, const CpuState
         Begun& begun = begun_[slot];
         if (begun.at_ns != 0 && begun.generation == state->generation &&
             state->program_ns < begun.at_ns) {
-            account.before[{slot, state->generation}] = {
+            account.used_before[{slot, state->generation}] = {
                 state->tid, since(state->first_cpu_ns(), state->cpu_ns_at(account.begun_ns)),
                 state->runnable_ns_at(account.begun_ns)};
         }
@@ -77,7 +91,8 @@ void CpuBook::begin(std::uint32_t target, std::uint32_t main_tid, const CpuState
 }
 
 ThreadCpu CpuBook::take_off(const Account& account, Holder holder, ThreadCpu used) {
-    if (const auto before = account.before.find(holder); before != account.before.end()) {
+    if (const auto before = account.used_before.find(holder);
+        before != account.used_before.end()) {
         used.cpu_ns = since(before->second.cpu_ns, used.cpu_ns);
         used.runnable_ns = since(before->second.runnable_ns, used.runnable_ns);
     }
@@ -111,8 +126,7 @@ std::vector<ThreadCpu> CpuBook::count(std::uint32_t target, const CpuStateMap& s
         for (std::uint32_t slot = 0; slot < states.used(); ++slot) {
             const auto state = states.read(slot);
             if (!state || state->ended || state->target != target ||
-                (state->tid == account.main_tid) != is_main ||
-                account.left_out.count({slot, state->generation}) != 0) {
+                (state->tid == account.main_tid) != is_main || account.leaves_out(slot, *state)) {
                 continue;
             }
             std::uint64_t first_ns = state->first_cpu_ns();
@@ -127,7 +141,7 @@ std::vector<ThreadCpu> CpuBook::count(std::uint32_t target, const CpuStateMap& s
             if (is_main || state->started_ns < program_ns) {
                 result.push_back(take_off(
                     account, {slot, state->generation},
-                    {state->tid, since(first_ns, last_ns), state->runnable_ns_at(now_ns)}));
+                    {state->tid, since(first_ns, last_ns), state->runnable_ns_at(now_ns), 0}));
             }
         }
     }

@@ -16,6 +16,7 @@ struct ThreadCpu {
     std::uint32_t target_tid = 0;  ///< as the target sees it
     std::uint64_t cpu_ns = 0;
     std::uint64_t runnable_ns = 0;  ///< waited for a CPU; 0 too where the kernel keeps no count
+    std::uint64_t ended_ns = 0;     ///< CLOCK_MONOTONIC of the last one's end; 0: it lives
 };
 
 /// The books on the CPU time of the targets' threads. A slot of the kernel's table keeps a thread's
@@ -41,6 +42,8 @@ class CpuBook {
     void begin(std::uint32_t target, std::uint32_t main_tid, const CpuStateMap& states);
     /// A thread of the target's agent: its time is nobody's.
     void leave_out(std::uint32_t target, Holder thread);
+    /// The same of a thread, as the target numbers it, that may have ended by now.
+    void leave_out_so_far(std::uint32_t target, std::uint32_t tid);
     void forget(std::uint32_t target) { targets_.erase(target); }
 
     /// What the target's threads have used since begin(), or until it ran another program (exec).
@@ -57,7 +60,11 @@ class CpuBook {
         std::uint32_t main_tid = 0;
         std::uint64_t main_first_cpu_ns = 0;
         std::set<Holder> left_out;
-        std::map<Holder, ThreadCpu> before;  // what they had used at begin()
+        std::map<Holder, ThreadCpu> used_before;  // what they had used at begin()
+        // By the target's thread number: those that began before then (CLOCK_MONOTONIC).
+        std::unordered_map<std::uint32_t, std::uint64_t> left_out_before;
+
+        [[nodiscard]] bool leaves_out(std::uint32_t slot, const CpuState& state) const;
         std::unordered_map<std::uint32_t, ThreadCpu> ended;  // by the target's thread number
     };
 

@@ -57,6 +57,12 @@ std::optional<std::int64_t> parse_monotonic_offset_ns(std::string_view text) {
     return std::nullopt;
 }
 
+bool shares_clock(pid_t pid) {
+    // Before Linux 5.6 neither has one.
+    const std::string own = read_namespace("/proc/self/ns/time");
+    return own == read_namespace("/proc/" + std::to_string(pid) + "/ns/time");
+}
+
 tl::expected<std::int64_t, std::string> find_clock_ahead_ns(pid_t pid) {
     const std::string folder = "/proc/" + std::to_string(pid);
     const std::string own = "/proc/self";

@@ -18,6 +18,9 @@ namespace echion::cli {
 /// cannot be known. Reads /proc. 0 also for a process that is not there.
 tl::expected<std::int64_t, std::string> find_clock_ahead_ns(pid_t pid);
 
+/// Whether process `pid` has this process's clock for certain: it is in the same time namespace.
+bool shares_clock(pid_t pid);
+
 /// The same of the text of a /proc/PID/timens_offsets; nothing when that has no line for
 /// CLOCK_MONOTONIC, or one that the kernel would not take.
 std::optional<std::int64_t> parse_monotonic_offset_ns(std::string_view text);

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
 
 #include "base/clock.h"
 #include "cli/kernel_clock.h"
@@ -286,6 +287,8 @@ Result<control::Armed> KernelSide::arm_bpf(pid_t pid, const control::Arm& reques
     timer.interval_ns = static_cast<std::int64_t>(options_.interval_ns);
     timer.sampler_tid = request.sampler_tid;
     timer.io_tid = request.io_tid;
+    std::copy(std::begin(request.helper_tids), std::end(request.helper_tids),
+              timer.helper_tids.begin());
     timer.signal = request.signal;
     static_assert(sizeof(timer.snapshot) == sizeof(request.snapshot_layout));
     std::memcpy(&timer.snapshot, request.snapshot_layout, sizeof(timer.snapshot));
@@ -318,7 +321,7 @@ std::vector<model::CountedCpu> KernelSide::count_cpu(pid_t pid, bool with_living
     std::vector<model::CountedCpu> counted;
     if (target) {
         for (const ThreadCpu& one : bpf_->count_cpu(*target, with_living)) {
-            counted.push_back({one.target_tid, one.cpu_ns, one.runnable_ns});
+            counted.push_back({one.target_tid, one.cpu_ns, one.runnable_ns, one.ended_ns});
         }
     }
     return counted;

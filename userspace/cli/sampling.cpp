@@ -468,6 +468,16 @@ void Sampling::tell_about_program(const Session& session) const {
         say("process {} ignores SIGQUIT, and so does not show its stacks at that signal",
             session.pid());
     }
+    if (session.raised_by() > 0) {
+        say("process {}: its sampler has a priority above the program's (its nice value is {} "
+            "lower)",
+            session.pid(), session.raised_by());
+    } else {
+        say("process {} may not raise its sampler's priority (it has no CAP_SYS_NICE, and its "
+            "RLIMIT_NICE does not allow it): what a busy machine keeps the sampler from is in "
+            "missed_us",
+            session.pid());
+    }
     if (session.shares_table()) {
         say("process {} shares its descriptor table with the sampler: close_range is refused or "
             "not there (before Linux 5.9)",

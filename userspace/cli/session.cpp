@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "cli/kernel_clock.h"
 #include "cli/message.h"
 #include "cli/target_shortage.h"
 #include "cpython/line_table.h"
@@ -48,6 +49,11 @@ constexpr std::int64_t kMaxEmptyingCpuNs = 4 * kNanosPerSecond;
 
 /// Threads of a process that are looked at for one; a look takes some 20 us.
 constexpr unsigned kMaxThreadLooks = 4096;
+
+std::uint64_t longest_gap_ns(std::uint64_t interval_ns) {
+    return static_cast<std::uint64_t>(
+        stream::longest_gap_ns(static_cast<std::int64_t>(interval_ns)));
+}
 
 constexpr char kBrokenStream[] = "the agent broke the stream's rules";
 
@@ -141,6 +147,7 @@ void Session::handle(const Packet& packet) {
         was_sampled_ = true;
         shares_table_ = packet.as<control::Started>(*type)->shares_table != 0;
         sampler_tid_ = packet.as<control::Started>(*type)->sampler_tid;
+        raised_by_ = packet.as<control::Started>(*type)->raised_by;
     } else if (type == control::MessageType::kStarted && state_ == State::kStopping) {
         was_sampled_ = true;  // crossed our Stop
     } else if (type == control::MessageType::kFailed) {
@@ -197,6 +204,9 @@ Status Session::configure(const std::vector<ExtraFd>& extra_fds) {
         return tl::unexpected(mapping.error());
     }
     ring_.emplace(std::move(*mapping));
+    configured_ns_ = monotonic_ns();
+    shares_clock_ = shares_clock(pid_);
+    tick_interval_ns_ = settings_.interval_ns;
     sink_ = profile_.add_process(pid_);
     builder_ =
         std::make_unique<model::ProfileBuilder>(*sink_, profile_.settings().metric, resolve_line);
@@ -244,6 +254,7 @@ void Session::handle_arm(const Packet& packet) {
         return;
     }
     is_armed_ = answer->armed != 0;
+    tick_interval_ns_ = std::max(tick_interval_ns_, answer->interval_ns);
     if (auto status = channel_.send(&*answer, sizeof(*answer)); !status) {
         end_after(status.error());
     }
@@ -378,6 +389,7 @@ void Session::end() {
         return;
     }
     was_stopped_ = state_ == State::kStopping;
+    ended_ns_ = monotonic_ns();
     channel_.close();
     if (!ring_) {
         state_ = State::kEnded;
@@ -413,13 +425,36 @@ void Session::go_on_emptying(std::int64_t until_ns) {
 /// slots since.
 void Session::settle_cpu() {
     if (settings_.mode == control::Mode::kCpu && decoder_->has_started() && complaint_.empty()) {
-        ledger_->settle(used_cpu_);
+        ledger_->settle(used_cpu_, longest_gap_ns(tick_interval_ns_));
     }
+}
+
+/// An agent that comes to its end looks once more; one whose process has ended, or that did not get
+/// to answer a stop, does not. What the threads lived from its last look on is told here.
+void Session::settle_end() {
+    if (settings_.mode != control::Mode::kWall || !decoder_->has_started() || ended_ns_ == 0 ||
+        !complaint_.empty() || !shares_clock_ || ring_->producer_has_ended()) {
+        return;
+    }
+    const std::uint64_t looked_ns = builder_->now_ns();
+    const auto ended_ns = static_cast<std::uint64_t>(ended_ns_);
+    if (looked_ns < static_cast<std::uint64_t>(configured_ns_) || looked_ns >= ended_ns) {
+        return;  // not an honest agent's
+    }
+    const std::uint64_t gap_ns = longest_gap_ns(tick_interval_ns_);
+    for (const model::CountedCpu& thread : used_cpu_) {
+        const auto id = ledger_->find(thread.native_thread_id);
+        if (id && thread.ended_ns > looked_ns && thread.ended_ns < ended_ns) {
+            builder_->end_after(*id, thread.ended_ns - looked_ns, gap_ns);
+        }
+    }
+    builder_->live_on(ended_ns - looked_ns, gap_ns);
 }
 
 void Session::close_books() {
     state_ = State::kEnded;
     settle_cpu();
+    settle_end();
     builder_->finish();
     was_sampled_ = was_sampled_ || decoder_->has_started();
     if (was_sampled_) {

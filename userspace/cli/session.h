@@ -109,6 +109,8 @@ class Session {
     [[nodiscard]] bool was_sampled() const { return was_sampled_; }
     /// Whether its sampler uses the program's descriptor table.
     [[nodiscard]] bool shares_table() const { return shares_table_; }
+    /// By how much its sampler's nice value is lower than the program's, as it says.
+    [[nodiscard]] std::int32_t raised_by() const { return raised_by_; }
     /// Whether its ticks come from the kernel.
     [[nodiscard]] bool is_armed() const { return is_armed_; }
     [[nodiscard]] pid_t pid() const { return pid_; }
@@ -125,6 +127,7 @@ class Session {
     Result<bool> take_rest(FunctionRef<bool()> goes_on);
     void go_on_emptying(std::int64_t until_ns);
     void settle_cpu();
+    void settle_end();
     void close_books();
     [[nodiscard]] bool is_first(control::MessageType type);
     /// Ends after a failure of the channel: quietly if the process has hung up.
@@ -149,7 +152,13 @@ class Session {
     bool is_end_told_ = false;
     bool is_cut_off_ = false;
     std::uint32_t sampler_tid_ = 0;  // as the process sees it
+    std::int32_t raised_by_ = 0;
     bool is_armed_ = false;
+    std::uint64_t tick_interval_ns_ = 0;
+    // CLOCK_MONOTONIC, of when it was configured and of its end; 0: not yet.
+    std::int64_t configured_ns_ = 0;
+    std::int64_t ended_ns_ = 0;
+    bool shares_clock_ = false;  // the agent reads this program's clock
     std::string complaint_;
     std::size_t to_empty_ = 0;          // bytes of the ring that still count, when emptying
     std::int64_t emptying_cpu_ns_ = 0;  // of this program, for that

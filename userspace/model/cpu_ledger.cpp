@@ -76,7 +76,15 @@ std::size_t CpuLedger::memory_bytes() const {
            names_bytes_ + native_ids_.capacity() * sizeof(native_ids_[0]);
 }
 
-void CpuLedger::settle(std::span<const CountedCpu> counted) {
+std::optional<std::uint32_t> CpuLedger::find(std::uint32_t native_thread_id) const {
+    const auto account = accounts_.find(native_thread_id);
+    if (account == accounts_.end() || account->second.thread_id == kNone) {
+        return std::nullopt;
+    }
+    return account->second.thread_id;
+}
+
+void CpuLedger::settle(std::span<const CountedCpu> counted, std::uint64_t longest_gap_ns) {
     std::unordered_map<std::uint32_t, std::uint64_t> sums;
     for (const CountedCpu& one : counted) {
         std::uint64_t& sum = sums[one.native_thread_id];
@@ -97,7 +105,12 @@ void CpuLedger::settle(std::span<const CountedCpu> counted) {
             thread_id = static_cast<std::uint32_t>(native_ids_.size());
             thread(thread_id, 0, native_id, account.name);
         }
-        cpu(thread_id, counted_ns - account.told_ns);
+        const std::uint64_t rest_ns = counted_ns - account.told_ns;
+        if (known == accounts_.end() || rest_ns > longest_gap_ns) {
+            missed(thread_id, rest_ns);
+        } else {
+            cpu(thread_id, rest_ns);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -15,6 +16,7 @@ struct CountedCpu {
     std::uint32_t native_thread_id = 0;  ///< as the target sees it
     std::uint64_t cpu_ns = 0;
     std::uint64_t runnable_ns = 0;  ///< waited for a CPU
+    std::uint64_t ended_ns = 0;     ///< CLOCK_MONOTONIC of its end; 0: it lives
 };
 
 /// Passes events on and keeps the books on the CPU time in them, so that what an agent did not come
@@ -44,10 +46,14 @@ class CpuLedger final : public ProfileEvents {
         return accounts_.contains(native_thread_id);
     }
 
+    /// The living thread with this number, if there is one.
+    [[nodiscard]] std::optional<std::uint32_t> find(std::uint32_t native_thread_id) const;
+
     /// After the last batch: what was counted for a thread beyond what the events told goes to the
-    /// stack that it had last; if it has ended in them, or never began, to the thread without one.
-    /// A number that several threads had, one after the other, may occur more than once.
-    void settle(std::span<const CountedCpu> counted);
+    /// stack that it had last; if it has ended in them, to the thread without one. More than
+    /// `longest_gap_ns` of it, and all of a thread that events did not tell of, is missed time. A
+    /// number that several threads had, one after the other, may occur more than once.
+    void settle(std::span<const CountedCpu> counted, std::uint64_t longest_gap_ns);
 
     /// What it holds for this process, about.
     [[nodiscard]] std::size_t memory_bytes() const;

@@ -58,7 +58,8 @@ ProfileBuilder::ProfileBuilder(StackSink& sink, Metric metric, LineResolver reso
 
 ProfileBuilder::~ProfileBuilder() = default;
 
-void ProfileBuilder::start(std::uint64_t /*now_ns*/, PythonVersion version) {
+void ProfileBuilder::start(std::uint64_t now_ns, PythonVersion version) {
+    start_ns_ = now_ns;
     version_ = version;
     sink_.process(version);
 }
@@ -214,6 +215,7 @@ void ProfileBuilder::stack(std::uint32_t thread_id, StackMarks marks, std::uint3
     if (std::exchange(thread.is_stale, false)) {
         thread.since_ns = previous_ns_;
     }
+    thread.has_had_stack = true;
     kept = static_cast<std::uint32_t>(std::min<std::size_t>(kept, thread.frames.size()));
     searched_bytes_ = 0;
 
@@ -275,10 +277,18 @@ void ProfileBuilder::missed(std::uint32_t thread_id, std::uint64_t ns) {
         return;  // lost() has seen to it
     }
     if (metric_ == Metric::kWallTime) {
-        emit(thread_id, thread);
-        ns = now_ns_ - std::min(now_ns_, thread.since_ns);
+        const std::uint64_t own_ns = now_ns_ - std::min(now_ns_, thread.since_ns);
+        if (thread.has_had_stack) {
+            ns = std::min(ns, own_ns);
+            thread.banked_ns += own_ns - ns;
+        }
         thread.since_ns = now_ns_;
+        emit(thread_id, thread);
     }
+    add_missed(thread_id, thread, ns);
+}
+
+void ProfileBuilder::add_missed(std::uint32_t thread_id, Thread& thread, std::uint64_t ns) {
     thread.missed_ns += ns;
     const std::uint64_t value = thread.missed_ns / kNanosPerMicro;
     if (value != 0) {
@@ -287,6 +297,39 @@ void ProfileBuilder::missed(std::uint32_t thread_id, std::uint64_t ns) {
         missed_us_ += value;
         value_us_ += value;
     }
+}
+
+void ProfileBuilder::live_on(std::uint64_t ns, std::uint64_t longest_gap_ns) {
+    if (finished_ || metric_ != Metric::kWallTime || ns == 0) {
+        return;
+    }
+    tick(ns);
+    if (ns <= longest_gap_ns) {
+        return;
+    }
+    for (std::uint32_t id = 0; id < threads_.size(); ++id) {
+        if (threads_[id].alive) {
+            missed(id, ns);
+        }
+    }
+}
+
+void ProfileBuilder::end_after(std::uint32_t thread_id, std::uint64_t ns,
+                               std::uint64_t longest_gap_ns) {
+    if (finished_ || metric_ != Metric::kWallTime || thread_id >= threads_.size() ||
+        !threads_[thread_id].alive || threads_[thread_id].is_stale) {
+        return;
+    }
+    Thread& thread = threads_[thread_id];
+    thread.banked_ns += now_ns_ - std::min(now_ns_, thread.since_ns);
+    thread.since_ns = now_ns_;
+    if (ns <= longest_gap_ns) {
+        thread.banked_ns += ns;
+    } else {
+        emit(thread_id, thread);
+        add_missed(thread_id, thread, ns);
+    }
+    end_thread(thread_id, thread);
 }
 
 void ProfileBuilder::settle_cpu(Thread& thread) {

@@ -46,11 +46,18 @@ class ProfileBuilder final : public ProfileEvents {
     void cpu(std::uint32_t thread_id, std::uint64_t ns) override;
     void missed(std::uint32_t thread_id, std::uint64_t ns) override;
 
+    /// After the last batch, wall time: the process lived on for so long, and nobody looked any
+    /// more. No stack is given more than `longest_gap_ns` of it.
+    void live_on(std::uint64_t ns, std::uint64_t longest_gap_ns);
+    /// The same of one thread, before: it ended then.
+    void end_after(std::uint32_t thread_id, std::uint64_t ns, std::uint64_t longest_gap_ns);
     /// Ends all threads, after the last batch. What comes later is ignored.
     void finish();
 
-    /// From the stream's start to its last tick.
+    /// From the stream's start to its last tick, or to the end of live_on().
     [[nodiscard]] std::uint64_t duration_ns() const { return now_ns_; }
+    /// When that was: CLOCK_MONOTONIC, as the target claims.
+    [[nodiscard]] std::uint64_t now_ns() const { return start_ns_ + now_ns_; }
     [[nodiscard]] PythonVersion python_version() const { return version_; }
     [[nodiscard]] std::uint64_t samples() const { return samples_; }
     [[nodiscard]] std::uint64_t lost_ns() const { return lost_ns_; }
@@ -72,6 +79,7 @@ class ProfileBuilder final : public ProfileEvents {
         bool alive = false;
         bool has_name = false;
         bool is_stale = false;  // its stack has not followed a loss yet
+        bool has_had_stack = false;
         StackMarks marks;
         std::vector<std::uint64_t> frames;  // ids, root first
         std::uint64_t since_ns = 0;         // wall: counts from here
@@ -82,6 +90,7 @@ class ProfileBuilder final : public ProfileEvents {
 
     void end_tick();
     void emit(std::uint32_t thread_id, Thread& thread);
+    void add_missed(std::uint32_t thread_id, Thread& thread, std::uint64_t ns);
     void end_thread(std::uint32_t thread_id, Thread& thread);
     void settle_cpu(Thread& thread);
     std::uint32_t find_line(FrameLocation location);
@@ -92,6 +101,7 @@ class ProfileBuilder final : public ProfileEvents {
     LineResolver resolve_line_;
     PythonVersion version_;
 
+    std::uint64_t start_ns_ = 0;     // CLOCK_MONOTONIC
     std::uint64_t now_ns_ = 0;       // of the current tick, from the start
     std::uint64_t previous_ns_ = 0;  // of the tick in front of it
     std::uint64_t lost_ns_ = 0;

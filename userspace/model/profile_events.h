@@ -66,8 +66,9 @@ class ProfileEvents {
                        std::span<const FrameLocation> frames) = 0;
     /// CPU time that belongs to the stack that the thread has after this tick.
     virtual void cpu(std::uint32_t thread_id, std::uint64_t ns) = 0;
-    /// CPU time that belongs to no stack; of wall time, all since the tick before does. Comes in
-    /// front of the thread's new stack, if it has one.
+    /// CPU time, or wall time just before this tick, that belongs to no stack. Comes in front of
+    /// the thread's new stack, if it has one. Of a thread without a stack so far it may be more
+    /// than it has been known for.
     virtual void missed(std::uint32_t thread_id, std::uint64_t ns) = 0;
 };
 

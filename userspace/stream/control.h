@@ -31,6 +31,9 @@ constexpr std::uint32_t kVersion = 4;
 /// Threads that an agent adds to its process while it samples.
 constexpr unsigned kAgentThreads = 2;
 
+/// Threads that an injection makes in the target, and that have ended soon.
+constexpr unsigned kHelperThreads = 2;
+
 /// Environment variable of a launched command: "<fd>:<inode of the rendezvous socket>". The agent
 /// uses the descriptor only if it is a socket with that inode, so that a process that closed and
 /// reused the number is left alone.
@@ -120,10 +123,10 @@ constexpr std::int32_t kNoSignal = 0;
 /// target's own threads, in wall mode one every interval. No ticks come before this.
 struct Arm {
     Header header;
-    std::uint32_t sampler_tid;  // as the target sees it
-    std::int32_t signal;        // kTickSignal, or kNoSignal
-    std::uint32_t io_tid;       // the agent's other thread, as the target sees it
-    std::uint32_t reserved;
+    std::uint32_t sampler_tid;                  // as the target sees it
+    std::int32_t signal;                        // kTickSignal, or kNoSignal
+    std::uint32_t io_tid;                       // the agent's other thread, as the target sees it
+    std::uint32_t helper_tids[kHelperThreads];  // those of an injection, which may have ended; or 0
     /// echion_snapshot_layout of bpf/abi.h; all zero: no snapshots.
     std::uint8_t snapshot_layout[64];
 };
@@ -144,7 +147,7 @@ struct Started {
     std::uint32_t python_version;  // major << 16 | minor << 8 | micro
     std::uint32_t sampler_tid;     // as the target sees it
     std::uint32_t shares_table;    // 1: the sampler has no descriptor table of its own
-    std::uint32_t reserved;
+    std::int32_t raised_by;        // so much lower than the program's is the sampler's nice value
 };
 
 /// Agent → CLI: it will not sample; the channel closes after this.
@@ -167,7 +170,7 @@ static_assert(sizeof(Header) == 16);
 static_assert(sizeof(Connect) == 16);
 static_assert(sizeof(Hello) == 56);
 static_assert(sizeof(Configure) == 312);
-static_assert(sizeof(Arm) == 96);
+static_assert(sizeof(Arm) == 100);
 static_assert(sizeof(Armed) == 40);
 static_assert(sizeof(Started) == 32);
 static_assert(sizeof(Failed) == 136);

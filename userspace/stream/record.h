@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 /// The stream's wire format: what the agent writes into the shared ring and the command-line
@@ -62,13 +63,23 @@ enum class RecordType : std::uint8_t {
     /// (nothing kept), also those without frames; a thread whose stack does not follow in this tick
     /// has ended.
     kLost = 8,
-    /// varint thread id; varint ns. Nobody looked for so long: in CPU mode so much CPU time, else
-    /// all
-    /// of the time since the tick before, belongs to no stack of the thread. In front of its
-    /// kStack,
-    /// if it has one in this tick.
+    /// varint thread id; varint ns. Nobody looked for so long: so much CPU time, or in wall mode
+    /// the time just before this tick, belongs to no stack of the thread. In front of its kStack,
+    /// if it has one in this tick. Of a thread without a stack so far it may be more than it has
+    /// been in the stream for.
     kMissed = 9,
 };
+
+/// Ticks that may be missing between two looks at a thread, and the time between them be given to
+/// the stack that is seen then.
+constexpr std::int64_t kLongestGapTicks = 10;
+/// What is short on any machine that does something else, too.
+constexpr std::int64_t kLeastGapNs = 10'000'000;
+
+/// For longer than this nobody may have looked at a thread: else that time is told as missed.
+constexpr std::int64_t longest_gap_ns(std::int64_t interval_ns) {
+    return std::max(kLongestGapTicks * interval_ns, kLeastGapNs);
+}
 
 /// How the line table of a kCode record is encoded. The first three are those of
 /// cpython::LineTableKind, in that order.

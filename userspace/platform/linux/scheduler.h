@@ -13,13 +13,16 @@ namespace echion {
 struct SchedulerAttributes {
     std::uint32_t size;
     std::uint32_t policy;
-    std::uint64_t flags;
+    std::uint64_t flags;  ///< kResetOnFork, and others that read_scheduling() does not give
     std::int32_t nice;
     std::uint32_t priority;
     std::uint64_t runtime_ns;  ///< Of ordinary threads since Linux 6.12: the length of their slice.
     std::uint64_t deadline_ns;
     std::uint64_t period_ns;
 };
+
+/// What the thread starts does not inherit a priority above the usual one.
+constexpr std::uint64_t kResetOnFork = 1;
 
 /// Reads how an ordinary thread is scheduled (0: the calling one); false for any other.
 inline bool read_scheduling(pid_t tid, SchedulerAttributes& attributes) {

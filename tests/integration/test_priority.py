@@ -1,0 +1,69 @@
+"""The sampler has a priority above the program's exactly where the program itself may have one."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from conftest import NOBODY, PYTHON
+from places import copy_for_all
+from runner import TARGETS, Echion, Result
+
+SCRIPTS = ["priorities.py", "_support.py", "_sampler.py"]
+RAISED = "has a priority above the program's"
+NOT_RAISED = "may not raise its sampler's priority"
+
+
+@pytest.fixture
+def may_raise() -> None:
+    asked = subprocess.run(["nice", "-n", "-10", "nice"], capture_output=True, text=True)
+    if asked.returncode or asked.stdout.strip() != "-10":
+        pytest.skip("this process may not raise a priority")
+
+
+def run(echion: Echion, python: str, *wrap: str) -> tuple[Result, int]:
+    """Also the sampler's nice value, when it is clear that nothing else has another than usual."""
+    copy_for_all((TARGETS / name for name in SCRIPTS), echion.folder)
+    command = [*wrap, python, str(echion.folder / SCRIPTS[0])]
+    # Another user cannot write to the test's FIFO.
+    result = echion.run(command, "-v", env={"ECHION_TEST_FIFO": ""}).check()
+    threads = result.report["threads"]
+    nice = threads.pop("echion")
+    usual = 5 if "nice" in wrap else 0
+    assert set(threads.values()) == {usual}, threads
+    assert result.report["child"] == usual
+    assert (RAISED in result.stderr, NOT_RAISED in result.stderr) == (nice < usual, nice == usual)
+    return result, nice
+
+
+def test_of_a_program_that_may_do_so_itself(echion, any_python, may_raise):
+    _, nice = run(echion, any_python.path)
+    assert nice == -10
+
+
+def test_is_above_that_of_the_program(echion, any_python, may_raise):
+    _, nice = run(echion, any_python.path, "nice", "-n", "5")
+    assert nice == -5
+
+
+def test_not_of_an_ordinary_users_program(nobodys):
+    _, nice = run(nobodys, PYTHON, *NOBODY)
+    assert nice == 0
+
+
+def test_of_an_ordinary_users_program_with_the_capability(nobodys, may_raise):
+    rights = ["--inh-caps=-all,+sys_nice", "--ambient-caps=+sys_nice"]
+    _, nice = run(nobodys, PYTHON, *NOBODY[:-1], *rights)
+    assert nice == -10
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(30, -10), (25, -5), (20, 0)])
+def test_of_an_ordinary_users_program_as_far_as_its_limit_goes(nobodys, limit, expected):
+    """setrlimit(2): RLIMIT_NICE is 20 less the nice value."""
+    limited = ["prlimit", f"--nice={limit}:{limit}"]
+    tried = subprocess.run([*limited, "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"this process may not set the limit: {tried.stderr.strip()}")
+    _, nice = run(nobodys, PYTHON, *limited, *NOBODY)
+    assert nice == expected

@@ -1,0 +1,19 @@
+"""Reports the nice values of its threads while it is sampled, and of a child that it starts."""
+
+import os
+import subprocess
+
+from _support import ready, report
+
+
+def nice_values():
+    found = {}
+    for tid in os.listdir("/proc/self/task"):
+        with open("/proc/self/task/{}/comm".format(tid)) as file:
+            found[file.read().strip()] = os.getpriority(os.PRIO_PROCESS, int(tid))
+    return found
+
+
+if __name__ == "__main__":
+    ready()
+    report(threads=nice_values(), child=int(subprocess.check_output(["nice"])))
