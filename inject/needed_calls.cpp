@@ -202,6 +202,7 @@ constexpr NeededCall kCalls[] = {
     // A thread's own clock, by its number: each thread's when it is met. The clocks of the time
     // where the vDSO has none.
     optional(CALL(clock_gettime), {kAny, kAny, kAny, kAny, kAny, kAny}),
+    optional(CALL(clock_getres), {kAny, kAny, kAny, kAny, kAny, kAny}, kSometimes),
     optional(CALL(clock_nanosleep),
              {integer(CLOCK_MONOTONIC), integer(TIMER_ABSTIME), kAny, kAny, kAny, kAny}),
     optional(CALL(clock_nanosleep), {integer(CLOCK_MONOTONIC), integer(0), kAny, kAny, kAny, kAny}),

@@ -14,9 +14,9 @@ import pytest
 from attach_support import start_target
 from runner import TARGETS
 
-# Of what a function has used, so much at least is its own in the profile: the rest may be marked as
-# missed on a busy machine.
-LEAST_SHARE = 0.6
+# Of what a function has used, so much at least is its own in the profile, or marked as missed, as
+# happens on a busy machine.
+LEAST_SHARE = 0.8
 # And not more than that, when the profile counts the same time as the program does.
 MOST_SHARE = 1.1
 
@@ -65,11 +65,13 @@ def check(result, calls, report, elapsed_s, counts_cpu):
     assert calls.read_text() == ""
     profile = result.profile
     assert profile.figure("duration") <= elapsed_s * 1e6
+    missed_us = profile.figure("missed_us")
+    assert profile.total_with("main", thread="MainThread") > 0
     wrong = 0
     for function, other in (("alpha", "beta"), ("beta", "alpha")):
         own_us = profile.total_with("main", function, thread="MainThread")
         used_us = report[f"{function}_s"] * 1e6
-        assert own_us >= LEAST_SHARE * used_us, (function, result.output.read_text()[-3000:])
+        assert own_us + missed_us >= LEAST_SHARE * used_us, function
         if counts_cpu:
             assert own_us <= MOST_SHARE * used_us
         wrong += profile.total_with(function, other) + profile.total_with("used", function)

@@ -59,6 +59,11 @@ int clock_gettime(clockid_t clock, struct timespec *into) {
     return 0;
 }
 
+int clock_getres(clockid_t clock, struct timespec *into) {
+    if (is_agent()) note("clock_getres");
+    return (int)call(SYS_clock_getres, clock, (long)into, 0, 0) < 0 ? -1 : 0;
+}
+
 time_t time(time_t *into) {
     if (is_agent()) note("time");
     if (into != NULL) *into = frozen.tv_sec;

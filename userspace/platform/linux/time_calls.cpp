@@ -22,6 +22,10 @@ int clock_gettime(clockid_t clock, timespec* into) noexcept {
     return settle(read_kernel_clock(clock, into));
 }
 
+int clock_getres(clockid_t clock, timespec* into) noexcept {
+    return settle(echion::read_kernel_clock_resolution(clock, into));
+}
+
 /// Returns the error itself.
 int clock_nanosleep(clockid_t clock, int flags, const timespec* time, timespec* left) {
     return static_cast<int>(-kernel_call(SYS_clock_nanosleep, clock, flags, time, left));
