@@ -24,6 +24,7 @@
 
 #include "base/attach_part.h"
 #include "base/unique_fd.h"
+#include "fd_pairs.h"
 #include "stream/control.h"
 
 namespace echion {
@@ -78,12 +79,11 @@ class AgentLibrary : public testing::Test {
     }
     /// Gives the agent its channel; `other_` is the end of the command-line program.
     int attach(AttachPart part = kWholeAgent) {
-        int pair[2];
-        EXPECT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-        other_.reset(pair[0]);
+        test::SocketPair pair(SOCK_SEQPACKET);
+        other_ = std::move(pair.first);
         const timeval patience{60, 0};
         setsockopt(other_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-        return attach_(pair[1], part);
+        return attach_(pair.second.release(), part);
     }
     void expect_hello() const {
         control::Hello hello{};
@@ -190,10 +190,9 @@ void run_apart(const Body& body) {
 }
 
 TEST_F(AgentLibrary, SamplesFromATableThatIsNotThePrograms) {
-    int pair[2];
-    ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-    other_.reset(pair[0]);
-    UniqueFd given(pair[1]);
+    test::SocketPair pair(SOCK_SEQPACKET);
+    other_ = std::move(pair.first);
+    UniqueFd given = std::move(pair.second);
     ASSERT_EQ(attach_(-1, kAgentBeside), 0);
     EXPECT_EQ(attach_(-1, kAgentBeside), EBUSY);
     run_apart([&] {

@@ -15,6 +15,7 @@
 #include <functional>
 #include <string>
 
+#include "fd_pairs.h"
 #include "platform/process_rights.h"
 
 namespace echion::cli {
@@ -104,20 +105,19 @@ TEST(PinnedProcess, IsItselfUntilItEnds) {
 }
 
 TEST(PinnedProcess, IsAnotherProgramOnceItHasExecutedOne) {
-    int go[2];
-    int ready[2];
-    ASSERT_EQ(pipe2(go, O_CLOEXEC) | pipe2(ready, O_CLOEXEC), 0);
+    const test::Pipe go;
+    test::Pipe ready;
     const Child child([&] {
         char byte = 0;
-        if (read(go[0], &byte, 1) == 1) {
+        if (read(go.reading.get(), &byte, 1) == 1) {
             execl("/bin/sleep", "sleep", "600", nullptr);
         }
     });
-    close(ready[1]);
+    ready.writing.reset();
     const auto process = AgentProcess::pin(child.pid());
     ASSERT_TRUE(process);
     EXPECT_FALSE(process->has_executed());
-    ASSERT_EQ(write(go[1], "g", 1), 1);
+    ASSERT_EQ(write(go.writing.get(), "g", 1), 1);
     process->wait_for_change(60'000);
     EXPECT_TRUE(process->has_executed());
     EXPECT_TRUE(process->check()) << "no more rights";
@@ -156,25 +156,24 @@ TEST(PinnedProcess, IsAnotherOnceItHasExecutedASetUidProgram) {
     ASSERT_EQ(chmod(folder.c_str(), 0755), 0);
     std::filesystem::copy_file("/bin/sleep", program);
     ASSERT_EQ(chmod(program.c_str(), 04755), 0);
-    int go[2];
-    int ready[2];
-    ASSERT_EQ(pipe2(go, O_CLOEXEC) | pipe2(ready, O_CLOEXEC), 0);
+    const test::Pipe go;
+    test::Pipe ready;
     const Child child([&] {
         char byte = 0;
-        if (setgid(kNobody) != 0 || setuid(kNobody) != 0 || write(ready[1], "r", 1) != 1 ||
-            read(go[0], &byte, 1) != 1) {
+        if (setgid(kNobody) != 0 || setuid(kNobody) != 0 ||
+            write(ready.writing.get(), "r", 1) != 1 || read(go.reading.get(), &byte, 1) != 1) {
             _exit(2);
         }
         execl(program.c_str(), "sleep", "600", nullptr);
     });
-    close(ready[1]);
+    ready.writing.reset();
     char byte = 0;
-    ASSERT_EQ(read(ready[0], &byte, 1), 1);
+    ASSERT_EQ(read(ready.reading.get(), &byte, 1), 1);
     const auto process = AgentProcess::pin(child.pid());
     ASSERT_TRUE(process);
     EXPECT_TRUE(process->check());
-    ASSERT_EQ(write(go[1], "g", 1), 1);
-    EXPECT_EQ(read(ready[0], &byte, 1), 0);  // closed by the execution
+    ASSERT_EQ(write(go.writing.get(), "g", 1), 1);
+    EXPECT_EQ(read(ready.reading.get(), &byte, 1), 0);  // closed by the execution
     const auto info = read_process_info(child.pid());
     if (info && info->effective_uid == kNobody) {
         std::filesystem::remove_all(folder);

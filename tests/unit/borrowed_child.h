@@ -18,7 +18,7 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "base/unique_fd.h"
+#include "fd_pairs.h"
 #include "inject/arch.h"
 #include "inject/prompt_tracer.h"
 #include "inject/ptrace_session.h"
@@ -31,6 +31,8 @@ namespace echion::inject::test {
 
 inline constexpr std::int64_t kPatienceNs = 20 * kNanosPerSecond;
 inline constexpr int kGood = 17;  // exit status of a child to which nothing unexpected happened
+
+using echion::test::Pipe;
 
 inline std::int64_t soon() { return monotonic_ns() + kPatienceNs; }
 
@@ -83,18 +85,6 @@ class Child {
 
   private:
     pid_t pid_ = -1;
-};
-
-/// A pipe whose ends the test and its child share.
-struct Pipe {
-    Pipe() {
-        int ends[2];
-        EXPECT_EQ(pipe(ends), 0);
-        reading.reset(ends[0]);
-        writing.reset(ends[1]);
-    }
-    UniqueFd reading;
-    UniqueFd writing;
 };
 
 /// What borrowing a child's main thread takes.

@@ -13,20 +13,12 @@
 
 #include "agent/futex.h"
 #include "base/unique_fd.h"
+#include "fd_pairs.h"
 
 namespace echion::agent {
 namespace {
 
-struct Pipe {
-    Pipe() {
-        int fds[2];
-        EXPECT_EQ(pipe2(fds, O_CLOEXEC), 0);
-        reading.reset(fds[0]);
-        writing.reset(fds[1]);
-    }
-    UniqueFd reading;
-    UniqueFd writing;
-};
+using echion::test::Pipe;
 
 bool is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }
 

@@ -10,20 +10,12 @@
 #include <unistd.h>
 
 #include "base/unique_fd.h"
+#include "fd_pairs.h"
 
 namespace echion::inject {
 namespace {
 
-struct Pair {
-    explicit Pair(int type) {
-        int ends[2];
-        EXPECT_EQ(socketpair(AF_UNIX, type, 0, ends), 0);
-        first.reset(ends[0]);
-        second.reset(ends[1]);
-    }
-    UniqueFd first;
-    UniqueFd second;
-};
+using Pair = echion::test::SocketPair;
 
 TEST(HandedOver, ControlSocketIsAPairOfTheTarget) {
     const Pair packets(SOCK_SEQPACKET);

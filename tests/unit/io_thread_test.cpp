@@ -27,6 +27,7 @@
 
 #include "agent/descriptors.h"
 #include "agent/futex.h"
+#include "fd_pairs.h"
 
 namespace echion::agent {
 namespace {
@@ -114,15 +115,13 @@ struct Ends {
 };
 
 Ends make_pipe() {
-    int fds[2];
-    EXPECT_EQ(pipe2(fds, O_CLOEXEC), 0);
-    return {UniqueFd(fds[0]), UniqueFd(fds[1])};
+    test::Pipe pipe;
+    return {std::move(pipe.reading), std::move(pipe.writing)};
 }
 
 Ends make_socket() {
-    int fds[2];
-    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-    return {UniqueFd(fds[0]), UniqueFd(fds[1])};
+    test::SocketPair pair(SOCK_STREAM);
+    return {std::move(pair.first), std::move(pair.second)};
 }
 
 Ends make_terminal() {

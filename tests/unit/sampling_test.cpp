@@ -14,6 +14,8 @@
 #include <memory>
 #include <optional>
 
+#include "fd_pairs.h"
+
 namespace echion::cli {
 namespace {
 
@@ -76,18 +78,17 @@ class AgentProcessTest : public testing::Test {
     }
 
     Channel start(const std::function<void(const Peer&)>& behaviour) {
-        int pair[2];
-        EXPECT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-        auto channel = Channel::adopt(ForeignFd(UniqueFd(pair[0]))).value();
+        test::SocketPair pair(SOCK_SEQPACKET);
+        const int channel_fd = pair.first.get();
+        auto channel = Channel::adopt(ForeignFd(std::move(pair.first))).value();
         pid = fork();
         if (pid == 0) {
-            close(pair[0]);
-            behaviour(Peer(pair[1]));
+            close(channel_fd);
+            behaviour(Peer(pair.second.release()));
             for (;;) {
                 pause();
             }
         }
-        close(pair[1]);
         return channel;
     }
 

@@ -33,11 +33,7 @@ class ExecutingChild {
 
   private:
     Pipe go_;
-    Pipe told_ = [] {
-        Pipe pipe;
-        fcntl(pipe.writing.get(), F_SETFD, FD_CLOEXEC);
-        return pipe;
-    }();
+    Pipe told_;
     Child waits_{[this] {
         char byte = 0;
         if (read(go_.reading.get(), &byte, 1) == 1) {

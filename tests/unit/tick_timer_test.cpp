@@ -15,6 +15,7 @@
 
 #include "agent/dump.h"
 #include "base/clock.h"
+#include "fd_pairs.h"
 
 namespace echion::agent {
 namespace {
@@ -23,10 +24,9 @@ namespace {
 class TickTimerTest : public testing::Test {
   protected:
     void SetUp() override {
-        int pair[2];
-        ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-        channel_.emplace(UniqueFd(pair[0]), false);
-        other_.reset(pair[1]);
+        test::SocketPair pair(SOCK_SEQPACKET);
+        channel_.emplace(std::move(pair.first), false);
+        other_ = std::move(pair.second);
         sigset_t ours;
         sigemptyset(&ours);
         sigaddset(&ours, SignalTimer::pick_signal());
@@ -259,11 +259,10 @@ TEST_F(TickTimerTest, AProcessThatSleepsIsNotLookedAt) {
 
 TEST_F(TickTimerTest, ANumberThatTheTargetHasClosedAndReusedIsLeftAlone) {
     // What os.closerange() and the next socket() do.
-    int foreign[2];
-    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, foreign), 0);
+    const test::SocketPair foreign(SOCK_STREAM);
     const int number = channel_->fd();
-    ASSERT_EQ(dup2(foreign[0], number), number);
-    ASSERT_EQ(send(foreign[1], "data", 4, 0), 4);
+    ASSERT_EQ(dup2(foreign.first.get(), number), number);
+    ASSERT_EQ(send(foreign.second.get(), "data", 4, 0), 4);
     EXPECT_FALSE(channel_->wait_for_stop(0)) << "nothing comes through it any more";
     EXPECT_TRUE(channel_->is_lost());
     // And what has come for the other is no reason to wait less.
@@ -274,10 +273,8 @@ TEST_F(TickTimerTest, ANumberThatTheTargetHasClosedAndReusedIsLeftAlone) {
     channel_.reset();
     char data[8];
     EXPECT_EQ(recv(number, data, sizeof(data), MSG_DONTWAIT), 4) << "neither read nor closed";
-    EXPECT_LT(recv(foreign[1], data, sizeof(data), MSG_DONTWAIT), 0) << "nor written to";
+    EXPECT_LT(recv(foreign.second.get(), data, sizeof(data), MSG_DONTWAIT), 0) << "nor written to";
     close(number);
-    close(foreign[0]);
-    close(foreign[1]);
 }
 
 }  // namespace

@@ -9,8 +9,6 @@
 
 #include "base/clock.h"
 #include "platform/process_info.h"
-#include "platform/process_modules.h"
-#include "platform/thread_clock.h"
 #include "platform/thread_stat.h"
 
 namespace echion::report {
@@ -21,9 +19,6 @@ using cpython::Offset;
 constexpr std::size_t kMaxStateBytes = 1024;
 constexpr std::size_t kMaxGilBytes = 256;
 constexpr std::int64_t kMomentNs = 50'000;
-// Between two looks at the threads whose state is 'R'.
-constexpr std::int64_t kLookNs = 200'000;
-constexpr int kVisits = 3;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
@@ -38,15 +33,6 @@ bool is_futex(long number) {
 
 bool is_running(char kernel_state) { return kernel_state == 'R'; }
 
-bool has_ended(char kernel_state) {
-    return kernel_state == 'Z' || kernel_state == 'X' || kernel_state == 'x';
-}
-
-void pause(std::int64_t ns) {
-    const timespec moment = make_timespec(ns);
-    clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
-}
-
 }  // namespace
 
 Result<ProcessCapture> ProcessCapture::make(const cpython::RuntimeView& view,
@@ -60,10 +46,10 @@ Result<ProcessCapture> ProcessCapture::make(const cpython::RuntimeView& view,
     auto pages = FixedArray<PageSet>::make(1);
     auto frames = FixedArray<cpython::RawFrame>::make(std::max(kFrames, limits.max_frames));
     auto threads = FixedArray<CapturedThread>::make(limits.max_threads);
-    auto watches = FixedArray<RunWatch>::make(limits.max_threads);
+    auto scheduling = SchedulingWatch::make(limits.max_threads);
     auto interpreters = FixedArray<cpython::InterpreterHead>::make(cpython::kMaxInterpreters);
     auto thread_ids = FixedArray<std::uintptr_t>::make(limits.max_threads);
-    if (!ids || !batch || !pages || !frames || !threads || !watches || !interpreters ||
+    if (!ids || !batch || !pages || !frames || !threads || !scheduling || !interpreters ||
         !thread_ids) {
         return fail(ErrorKind::kNoSpace, "reserve memory for stacks");
     }
@@ -75,7 +61,7 @@ Result<ProcessCapture> ProcessCapture::make(const cpython::RuntimeView& view,
     capture.pages_ = std::move(*pages);
     capture.frames_ = std::move(*frames);
     capture.threads_ = std::move(*threads);
-    capture.watches_ = std::move(*watches);
+    capture.scheduling_ = std::move(*scheduling);
     capture.interpreters_ = std::move(*interpreters);
     capture.thread_ids_ = std::move(*thread_ids);
     return capture;
@@ -83,7 +69,7 @@ Result<ProcessCapture> ProcessCapture::make(const cpython::RuntimeView& view,
 
 Status ProcessCapture::list_threads(MemoryReader& reader, pid_t pid) {
     pid_ = pid;
-    lacks_counts_ = false;
+    scheduling_.begin(pid);
     Status status = ids_.refresh(pid);
     if (!status) {
         return status;
@@ -269,7 +255,8 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     thread.first_frame = frames_used_;
     thread.consistency = Consistency::kTorn;
     pages_[0].clear();
-    watch_of(thread).reset();
+    const auto index = static_cast<std::size_t>(&thread - threads_.data());
+    scheduling_.forget(index);
     Copy copy;
     bool may_have_run = false;  // it has or had the GIL, so that only its own rest proves anything
     bool can_follow = limits_.follow;
@@ -282,7 +269,8 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
         }
         if (copy.walk.ends_at_generator && attempt + 1 < kAttempts) {
             // Between two frames: an instruction later the chain is whole again. See FrameWalker.
-            pause(kMomentNs);
+            const timespec moment = make_timespec(kMomentNs);
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
             continue;
         }
         if (copy.gil_stayed && copy.gil.last_holder != thread.state) {
@@ -295,7 +283,8 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
         }
         const auto stat = read_thread_stat(pid_, thread.tid);
         if (stat) {
-            watch(thread, *stat);  // before the thread has to leave its CPU to us
+            // Before it has to leave its CPU to us.
+            scheduling_.look(index, thread, stat->state);
         }
         const auto run_after = read_thread_run(pid_, thread.tid);
         if (!stat || !run_before || !run_after) {
@@ -325,11 +314,12 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     thread.is_truncated = copy.walk.truncated;
     thread.is_broken = copy.walk.broken || copy.walk.ends_at_generator;
     frames_used_ += thread.frame_count;
-    describe_state(thread, copy.gil);
+    describe_state(index, copy.gil);
     thread.is_gone = has_not_begun(thread);
 }
 
-void ProcessCapture::describe_state(CapturedThread& thread, const cpython::GilState& gil) {
+void ProcessCapture::describe_state(std::size_t index, const cpython::GilState& gil) {
+    CapturedThread& thread = threads_[index];
     if (gil.locked > 0 && gil.last_holder == thread.state) {
         thread.gil_role = GilRole::kHolds;
     }
@@ -339,102 +329,11 @@ void ProcessCapture::describe_state(CapturedThread& thread, const cpython::GilSt
     if (const auto stat = read_thread_stat(pid_, thread.tid)) {
         thread.kernel_state = stat->state;
         thread.cpu_ticks = stat->cpu_ticks;
-        watch(thread, *stat);
-        if (!is_running(stat->state) && !has_ended(stat->state)) {
-            thread.scheduling = Scheduling::kWaiting;
-        }
+        scheduling_.look(index, thread, stat->state);
     }
     if (thread.gil_role == GilRole::kUnknown && !is_running(thread.kernel_state) &&
         waits_for_gil(thread)) {
         thread.gil_role = GilRole::kWaits;
-    }
-}
-
-Result<ThreadRun> ProcessCapture::read_counts(pid_t tid) const {
-    if (pid_ != kOwnProcess) {
-        return read_thread_run(pid_, tid);
-    }
-    ThreadRun run;
-    run.run_ns = read_clock_ns(thread_cpu_clock(static_cast<std::uint32_t>(tid)));
-    if (run.run_ns == 0) {
-        return fail(ErrorKind::kNotReady, "no CPU clock of a thread");
-    }
-    return run;
-}
-
-void ProcessCapture::watch(const CapturedThread& thread, const ThreadStat& stat) {
-    RunWatch& watch = watch_of(thread);
-    if (!is_running(stat.state)) {
-        watch.reset();
-    } else if (const auto run = read_counts(thread.tid)) {
-        watch.look(monotonic_ns(), *run);
-    } else if (run.error().kind == ErrorKind::kNotReady) {
-        lacks_counts_ = true;
-    }
-}
-
-bool ProcessCapture::is_unsettled(const CapturedThread& thread) {
-    return !thread.is_gone && !thread.is_skipped && is_running(thread.kernel_state) &&
-           thread.scheduling == Scheduling::kUnknown && watch_of(thread).has_begun();
-}
-
-void ProcessCapture::look_again(CapturedThread& thread) {
-    if (const auto run = read_counts(thread.tid)) {
-        watch_of(thread).look(monotonic_ns(), *run);
-    }
-    thread.scheduling = watch_of(thread).verdict();
-}
-
-void ProcessCapture::settle_scheduling(SameCpu& same_cpu, std::size_t from, std::size_t end) {
-    const auto count_unsettled = [&](FunctionRef<void(CapturedThread&)> visit_one) {
-        std::size_t count = 0;
-        for (CapturedThread& thread : threads().subspan(from, end - from)) {
-            if (is_unsettled(thread)) {
-                visit_one(thread);
-                count += is_unsettled(thread);
-            }
-        }
-        return count;
-    };
-    const auto look = [&](CapturedThread& thread) { look_again(thread); };
-    std::size_t left = count_unsettled(look);
-    if (left > 0 && pid_ == kOwnProcess) {
-        pause(kLookNs);
-        if (count_unsettled(look) > 0) {
-            // Their clocks would have gone on, had they run.
-            count_unsettled(
-                [](CapturedThread& thread) { thread.scheduling = Scheduling::kRunnable; });
-        }
-        return;
-    }
-    const std::int64_t deadline_ns = monotonic_ns() + scheduler_tick_ns() * 3 / 2;
-    while (left > 0 && monotonic_ns() < deadline_ns) {
-        pause(kLookNs);
-        left = count_unsettled(look);
-    }
-    if (left > 0) {
-        count_unsettled([&](CapturedThread& thread) { visit(same_cpu, thread); });
-    }
-}
-
-void ProcessCapture::visit(SameCpu& same_cpu, CapturedThread& thread) {
-    for (int i = 0; i < kVisits; ++i) {
-        const auto stat = read_thread_stat(pid_, thread.tid);
-        if (!stat) {
-            return;
-        }
-        if (stat->cpu == same_cpu.own_cpu()) {
-            // It is not on this CPU, where we are. Had it left it for us, or come to it, since the
-            // watch began, its counts would have changed.
-            look_again(thread);
-            if (thread.scheduling == Scheduling::kUnknown && is_running(stat->state)) {
-                thread.scheduling = Scheduling::kRunnable;
-            }
-            return;
-        }
-        if (!limits_.follow || !same_cpu.move_to(stat->cpu)) {
-            return;
-        }
     }
 }
 

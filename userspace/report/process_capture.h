@@ -14,47 +14,11 @@
 #include "memory/page_batch.h"
 #include "memory/reader.h"
 #include "platform/same_cpu.h"
+#include "report/captured_thread.h"
 #include "report/native_ids.h"
-#include "report/run_watch.h"
+#include "report/scheduling_watch.h"
 
 namespace echion::report {
-
-/// What a thread has to do with the GIL of its interpreter, where that can be told.
-enum class GilRole : std::uint8_t {
-    kUnknown,  ///< It has not got it; whether it wants it is not known.
-    kHolds,
-    kWaits,  ///< It is blocked in the kernel on the GIL's own condition variable.
-};
-
-/// How sure it is that all frames of a stack stood on it at the same time.
-enum class Consistency : std::uint8_t {
-    kProved,  ///< The thread could not change its stack while it was copied.
-    kLikely,  ///< The newest frame was the same before and after, no more is known.
-    kTorn,    ///< The thread changed its stack during every attempt: frames may not fit together.
-};
-
-/// One thread of one interpreter, as a capture found it.
-struct CapturedThread {
-    Address state;  ///< PyThreadState
-    std::uint64_t state_id = 0;
-    std::int64_t interpreter = 0;  ///< id
-    Address gil;
-    std::uintptr_t thread_id = 0;  ///< pthread_t
-    std::uint32_t native_id = 0;   ///< as the process itself sees it; 0 unknown
-    pid_t tid = 0;                 ///< the same, as we see it; 0 unknown, or ended
-    bool is_main = false;          ///< the thread that started Python
-    char kernel_state = '?';       ///< as in ThreadStat; '?' unknown
-    std::int64_t cpu_ticks = 0;    ///< likewise; 0 unknown
-    Scheduling scheduling = Scheduling::kUnknown;
-    GilRole gil_role = GilRole::kUnknown;
-    Consistency consistency = Consistency::kProved;
-    bool is_truncated = false;  ///< there are more frames than the limit
-    bool is_broken = false;     ///< the chain of frames could not be followed to its root
-    bool is_gone = false;       ///< it has ended since it was listed, or has not begun yet
-    bool is_skipped = false;    ///< its stack was not wanted
-    std::size_t first_frame = 0;
-    std::size_t frame_count = 0;
-};
 
 /// Reads where all threads of a process are: this process or another one, running, stopped or dead-
 /// locked. Nothing in it is stopped or changed. Lists first, then stacks:
@@ -105,15 +69,14 @@ class ProcessCapture {
     /// The same for those threads only that `wants` says.
     std::size_t read_stacks(MemoryReader& reader, SameCpu& same_cpu, std::size_t from,
                             FunctionRef<bool(const CapturedThread&)> wants);
-    /// Finds out whether those threads of the last read_stacks(), from the one at `from` up to
-    /// `end`, whose state is 'R' were on a CPU or runnable (RunWatch). In this process the threads'
-    /// CPU clocks tell at once. In another one the scheduler's counts do, within one and a half
-    /// ticks of its clock (2 to 15 ms). A thread whose counts have not changed by then is visited
-    /// on its CPU, as read_stacks() does: if it did not run there before either, it is runnable.
-    void settle_scheduling(SameCpu& same_cpu, std::size_t from, std::size_t end);
+    /// Tells of those threads of the last read_stacks(), from the one at `from` up to `end`, whose
+    /// state is 'R' whether they were on a CPU or runnable. As SchedulingWatch::settle().
+    void settle_scheduling(SameCpu& same_cpu, std::size_t from, std::size_t end) {
+        scheduling_.settle(same_cpu, threads(), from, end, limits_.follow);
+    }
     /// Whether that cannot be told of threads read since list_threads(), as the kernel does not
     /// count when they run (CONFIG_SCHED_INFO).
-    [[nodiscard]] bool lacks_counts() const { return lacks_counts_; }
+    [[nodiscard]] bool lacks_counts() const { return scheduling_.lacks_counts(); }
     /// The frames of a thread read by the last read_stacks(), newest first.
     [[nodiscard]] std::span<const cpython::RawFrame> frames(const CapturedThread& thread) const {
         return {frames_.data() + thread.first_frame, thread.frame_count};
@@ -147,15 +110,7 @@ class ProcessCapture {
     bool copy_stack(MemoryReader& reader, const CapturedThread& thread, unsigned attempt,
                     Copy* copy);
     bool read_head(MemoryReader& reader, const CapturedThread& thread, Head* head);
-    void describe_state(CapturedThread& thread, const cpython::GilState& gil);
-    [[nodiscard]] Result<ThreadRun> read_counts(pid_t tid) const;
-    void watch(const CapturedThread& thread, const ThreadStat& stat);
-    [[nodiscard]] bool is_unsettled(const CapturedThread& thread);
-    void look_again(CapturedThread& thread);
-    void visit(SameCpu& same_cpu, CapturedThread& thread);
-    [[nodiscard]] RunWatch& watch_of(const CapturedThread& thread) {
-        return watches_[static_cast<std::size_t>(&thread - threads_.data())];
-    }
+    void describe_state(std::size_t index, const cpython::GilState& gil);
     [[nodiscard]] bool waits_for_gil(const CapturedThread& thread) const;
     [[nodiscard]] bool has_not_begun(const CapturedThread& thread) const;
 
@@ -163,11 +118,11 @@ class ProcessCapture {
     Limits limits_;
     pid_t pid_ = 0;
     NativeIds ids_;
+    SchedulingWatch scheduling_;
     PageBatch batch_;
     FixedArray<PageSet> pages_;  // one: those of the thread that is being read
     FixedArray<cpython::RawFrame> frames_;
     FixedArray<CapturedThread> threads_;
-    FixedArray<RunWatch> watches_;  // of the thread at the same index
     FixedArray<cpython::InterpreterHead> interpreters_;
     FixedArray<std::uintptr_t> thread_ids_;
     std::size_t frames_used_ = 0;
@@ -176,7 +131,6 @@ class ProcessCapture {
     std::size_t native_id_offset_ = 0;
     std::uintptr_t main_thread_ = 0;
     bool is_cut_ = false;
-    bool lacks_counts_ = false;
 };
 
 }  // namespace echion::report
