@@ -125,7 +125,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 sizeof(ring_bytes));
     agent::CpuWatch watch;
     const int ring_fd = ring_bytes <= kRingBytes ? ring.fd() : -1;
-    if (!watch.open(table.fd(), kTarget, ring_fd, own_pid + 1, own_pid + 2)) {
+    if (!watch.open(table.fd(), kTarget, ring_fd, own_pid + 1, own_pid + 2, steps % 2 != 0)) {
         return 0;
     }
     static const auto thread = std::make_unique<agent::TrackedThread>();

@@ -38,10 +38,9 @@ void CpuBook::note_ended(const CpuStateMap& states) {
         }
         const std::uint64_t first_ns =
             state->tid == account.main_tid ? account.main_first_cpu_ns : state->first_cpu_ns();
-        const ThreadCpu used =
-            take_off(account, {slot, state->generation},
-                     {state->tid, since(first_ns, state->on_cpu_ns),
-                      state->runnable_ns_at(state->ended_ns)});
+        const ThreadCpu used = take_off(account, {slot, state->generation},
+                                        {state->tid, since(first_ns, state->on_cpu_ns),
+                                         state->runnable_ns_at(state->ended_ns)});
         ThreadCpu& ended = account.ended[state->tid];
         ended.target_tid = state->tid;
         ended.cpu_ns += used.cpu_ns;

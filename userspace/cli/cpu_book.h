@@ -57,7 +57,7 @@ class CpuBook {
         std::uint32_t main_tid = 0;
         std::uint64_t main_first_cpu_ns = 0;
         std::set<Holder> left_out;
-        std::map<Holder, ThreadCpu> before;  // what they had used at begin()
+        std::map<Holder, ThreadCpu> before;                  // what they had used at begin()
         std::unordered_map<std::uint32_t, ThreadCpu> ended;  // by the target's thread number
     };
 
