@@ -13,10 +13,11 @@ from attach_support import start_target
 from interpreters import Interpreter
 from runner import TARGETS, TIMEOUT_S
 
-# Of the time that the program itself measured, with what the profile says was missed.
-SHARE = 0.9
-# Frames of one run may be seen a little before and after the program reads the clock.
-MOST = 1.1
+# Of the time that the program itself measured, with what the profile says was missed; and at most of
+# it. Each run is to be seen, and told once; how exact a profile is on a busy machine, others test.
+SHARE, MOST = 0.2, 2.0
+CPU_SHARE, CPU_MOST = 0.5, 1.5
+SLEEP_LINE = 9  # of run_N()
 # What a run uses besides: the start of Python, and its end.
 CPU_BESIDE = 2.5
 
@@ -86,11 +87,15 @@ def measured(out: str) -> dict[int, tuple[float, float, float]]:
     return {int(number): tuple(1e6 * one for one in times) for number, *times in lines}
 
 
+def is_asleep(sample, number: int) -> bool:
+    return sample.names[-1:] == (f"run_{number}",) and sample.frames[-1].line == SLEEP_LINE
+
+
 def check_wall(profile, runs: dict[int, tuple[float, float, float]]) -> None:
     missed = profile.total(lambda sample: "MISSED" in sample.names)
     for number, (busy_us, asleep_us, _) in runs.items():
         found_us = profile.total_with(f"run_{number}", f"busy_{number}")
-        slept_us = profile.total(lambda sample: sample.names[-1:] == (f"run_{number}",))
+        slept_us = profile.total(lambda sample: is_asleep(sample, number))
         assert SHARE * busy_us - missed < found_us < MOST * busy_us, (number, profile.footer)
         assert SHARE * asleep_us - missed < slept_us < MOST * asleep_us, (number, profile.footer)
     runs_seen = {name for one in profile.samples for name in one.names if name.startswith("run_")}
@@ -101,7 +106,7 @@ def check_cpu(profile, runs: dict[int, tuple[float, float, float]]) -> None:
     missed = profile.total(lambda sample: "MISSED" in sample.names)
     for number, (_, _, cpu_us) in runs.items():
         found_us = profile.total_with(f"run_{number}", f"busy_{number}")
-        assert SHARE * cpu_us - missed < found_us < MOST * cpu_us, (number, profile.footer)
+        assert CPU_SHARE * cpu_us - missed < found_us < CPU_MOST * cpu_us, (number, profile.footer)
     own_us = sum(cpu_us for _, _, cpu_us in runs.values())
     assert profile.total(lambda one: not one.thread.startswith("echion")) < CPU_BESIDE * own_us
 

@@ -67,7 +67,8 @@ Status CpuWatch::note_starts() {
 }
 
 std::int64_t CpuWatch::first_cpu_ns(std::uint32_t slot, const CpuState& state) const {
-    const bool has_start = slot < starts_.capacity() && starts_[slot].generation == state.generation;
+    const bool has_start =
+        slot < starts_.capacity() && starts_[slot].generation == state.generation;
     return static_cast<std::int64_t>(
         std::max(state.first_cpu_ns(), has_start ? starts_[slot].cpu_ns : 0));
 }

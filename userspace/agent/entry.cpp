@@ -67,7 +67,7 @@ struct Agent {
     std::atomic<Assignment*> waiting{nullptr};
 
     // Of a preloaded agent.
-    Rendezvous rendezvous;           // written before is_listening
+    Rendezvous rendezvous;                  // written before is_listening
     std::atomic<bool> is_listening{false};  // to starts of Python
     // The CPython runtime (_PyRuntime) that a sampler has been made for in this process, also if
     // it has ended since; kSomewhere; 0 for none.
@@ -498,8 +498,8 @@ bool is_preloaded() {
            info.dli_fname != nullptr && std::strstr(preload, info.dli_fname) != nullptr;
 }
 
-/// Looks for Python: its runtime, kSomewhere if it is not known where that is, 0 when this is another
-/// program. `found` only if its runtime is known.
+/// Looks for Python: its runtime, kSomewhere if it is not known where that is, 0 when this is
+/// another program. `found` only if its runtime is known.
 std::uintptr_t find_python(std::optional<cpython::LocatedRuntime>& found) {
     ProcessReader reader;
     cpython::LocatedRuntime located;

@@ -16,7 +16,8 @@ namespace echion::agent {
 /// The CPython runtime (_PyRuntime) of the object that `code` lies in, if that exports one; else
 /// null. `code` has to be an address that the calling thread will return to, so that its object
 /// stays loaded. Makes no system call, opens nothing, allocates nothing and leaves errno and what
-/// dlerror(3) would say as they are; takes the loader's lock for as long as it looks for the object.
+/// dlerror(3) would say as they are; takes the loader's lock for as long as it looks for the
+/// object.
 Address find_calling_python(const void* code);
 
 /// Whether an object that is loaded has this address. Likewise.

@@ -351,7 +351,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
             publish_timing(ring, timer->counts());
             dump.keep_signal(now_ns);
             refusal = sampler.check_access();
-            const bool is_for_next = 
+            const bool is_for_next =
                 !sampler.has_python() && facts.next_python->load() == kNextPythonWaits;
             if (!refusal || is_for_next || ending.has_come(now_ns, channel, ring)) {
                 break;

@@ -132,8 +132,9 @@ std::string explain_no_python(const std::string& name) {
     const ProgramFacts facts = inspect_program(name);
     std::string_view why =
         "it ran none, or LD_PRELOAD or an inherited descriptor did not reach it (the environment "
-        "was changed, descriptors were closed, or sudo or a container is between); a running one "
-        "can be sampled with -p";
+        "was changed, descriptors were closed, or sudo or a container is between), or it loaded "
+        "one "
+        "older than 3.8 or by dlmopen or RTLD_DEEPBIND; a running one can be sampled with -p";
     if (facts.is_privileged) {
         why =
             "it runs with more rights than yours (set-uid, set-gid or capabilities), and such "

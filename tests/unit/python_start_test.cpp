@@ -1,0 +1,83 @@
+#include "agent/python_start.h"
+
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+#include <stdio.h>
+
+#include <cerrno>
+#include <memory>
+#include <string>
+
+#include "agent/guest.h"
+
+namespace echion::agent {
+namespace {
+
+int program_data = 1;
+
+struct Close {
+    void operator()(void* library) const { dlclose(library); }
+};
+using Library = std::unique_ptr<void, Close>;
+
+Library open(const char* path) { return Library(dlopen(path, RTLD_NOW | RTLD_LOCAL)); }
+
+Address find(const Library& library, const char* name) {
+    return Address(reinterpret_cast<std::uintptr_t>(dlsym(library.get(), name)));
+}
+
+const void* code_of(const Library& library) { return dlsym(library.get(), "library_function"); }
+
+TEST(PythonStart, IsThatOfAnObjectThatExportsARuntime) {
+    const Library python = open(WITH_RUNTIME);
+    const Library other = open(WITHOUT_RUNTIME);
+    ASSERT_TRUE(python && other) << dlerror();
+    EXPECT_EQ(find_calling_python(code_of(python)), find(python, "_PyRuntime"));
+    EXPECT_TRUE(find_calling_python(code_of(other)).is_null());
+}
+
+TEST(PythonStart, IsNotThatOfWhatIsNoObject) {
+    const auto memory = std::make_unique<int>();
+    EXPECT_TRUE(find_calling_python(memory.get()).is_null());
+    EXPECT_TRUE(find_calling_python(nullptr).is_null());
+    EXPECT_TRUE(find_calling_python(reinterpret_cast<const void*>(&fopen)).is_null());
+}
+
+TEST(PythonStart, LeavesErrorsAsTheyAre) {
+    const Library python = open(WITH_RUNTIME);
+    const Library other = open(WITHOUT_RUNTIME);
+    const void* codes[] = {code_of(python), code_of(other), nullptr};
+    ASSERT_EQ(dlopen("/nowhere/at/all", RTLD_NOW), nullptr);
+    errno = EXDEV;
+    for (const void* code : codes) {
+        (void)find_calling_python(code);
+    }
+    EXPECT_EQ(errno, EXDEV);
+    const char* error = dlerror();
+    ASSERT_NE(error, nullptr);
+    EXPECT_NE(std::string(error).find("/nowhere/at/all"), std::string::npos);
+}
+
+TEST(PythonStart, KnowsWhatIsLoaded) {
+    Library python = open(WITH_RUNTIME);
+    const Address runtime = find(python, "_PyRuntime");
+    EXPECT_TRUE(is_loaded(runtime));
+    python.reset();
+    EXPECT_FALSE(is_loaded(runtime));
+}
+
+TEST(GuestFacts, HaveStaticDataOfWhatStaysMappedOnly) {
+    const Library library = open(WITHOUT_RUNTIME);
+    const GuestFacts facts = collect_guest_facts();
+    const auto address = [](const void* data) {
+        return Address(reinterpret_cast<std::uintptr_t>(data));
+    };
+    EXPECT_GE(facts.static_bytes_from(address(&program_data)), sizeof(program_data));
+    EXPECT_GE(facts.static_bytes_from(address(dlsym(RTLD_DEFAULT, "_IO_2_1_stdout_"))), sizeof(int))
+        << "the C library, which the program is linked with";
+    EXPECT_EQ(facts.static_bytes_from(find(library, "library_data")), 0U)
+        << "what can be closed must not be read directly";
+}
+
+}  // namespace
+}  // namespace echion::agent
