@@ -34,12 +34,20 @@ void StackSampler::define_unknown_code() {
     encoder_->label(CodeRegistry::kUnknownCode, "<unknown>");
 }
 
+std::string_view StackSampler::find_name(const TrackedThread& thread) const {
+    std::string_view name = names_.find(interpreters_[thread.interpreter].head.id, thread.runs_on);
+    // `threading` of the interpreter that started it has the name, and perhaps no other one.
+    for (std::uint32_t i = 0; i < interpreter_count_ && name.empty(); ++i) {
+        name = names_.find(interpreters_[i].head.id, thread.runs_on);
+    }
+    return name;
+}
+
 void StackSampler::announce(TrackedThread& thread) {
-    const std::int64_t interpreter_id = interpreters_[thread.interpreter].head.id;
-    std::string_view name = names_.find(interpreter_id, thread.head.thread_id);
+    std::string_view name = find_name(thread);
     if (name.empty() && !thread.is_announced) {
         scan_names();
-        name = names_.find(interpreter_id, thread.head.thread_id);
+        name = find_name(thread);
     }
     if (name.empty()) {
         nameless_ns_ = thread.is_announced ? nameless_ns_ : now_ns_;
@@ -54,7 +62,7 @@ void StackSampler::announce(TrackedThread& thread) {
     std::memmove(thread.name, name.data(), name.size());
     thread.name_bytes = static_cast<std::uint32_t>(name.size());
     thread.is_announced = true;
-    encoder_->thread(thread.id, interpreter_id, thread.native_id, name);
+    encoder_->thread(thread.id, interpreters_[thread.interpreter].head.id, thread.native_id, name);
 }
 
 bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
@@ -109,6 +117,19 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
                                std::uint8_t flags, bool may_have_run) {
     if (!thread.has_begun) {
         return;  // it will hold the GIL when it does
+    }
+    if (thread.is_second) {
+        thread.frame_count = static_cast<std::uint32_t>(stack.frame_count);
+        thread.flags = flags;
+        thread.must_resend = true;
+        return;
+    }
+    if (stack.frame_count == 0 && flags == 0 && can_change_threads(thread)) {
+        // Of no thread at the moment, as far as is known.
+        retract(thread);
+        thread.frame_count = 0;
+        thread.flags = 0;
+        return;
     }
     // After the lookups, which may have ended a batch that had no room, and all names with it.
     if (!thread.is_announced) {
@@ -211,7 +232,7 @@ void StackSampler::write_all_cpu(bool is_last) {
             settled_ns_ += thread.cpu_ns;
         } else {
             write_cpu(thread);
-            living_ns += thread.cpu_ns;
+            living_ns += thread.is_second ? 0 : thread.cpu_ns;
         }
     }
     const bool is_due = now_ns_ - last_settled_ns_ >= kSettlePeriodNs;
