@@ -1,11 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
 
 #include "cpython/frame_walker.h"
+#include "cpython/line_index.h"
 #include "cpython/runtime_view.h"
 #include "memory/address_map.h"
 #include "memory/page_batch.h"
@@ -50,7 +52,10 @@ class CodeRegistry {
     }
 
     /// Begins a tick: a batch of the stream.
-    void begin_tick() { defined_count_ = 0; }
+    void begin_tick() {
+        defined_count_ = 0;
+        line_budget_bytes_ = kLineBytesPerTick;
+    }
 
     /// What has been compared before counts no more: to be called before the copies of stacks are
     /// made that check() is then asked about.
@@ -69,6 +74,17 @@ class CodeRegistry {
     /// The id of the code object at `code`, defined in the stream by now; kUnknownCode when it is
     /// none. One that has not been compared in this look is read.
     std::uint32_t find_id(MemoryReader& reader, stream::Encoder& encoder, Address code);
+
+    /// What the stream has for the instruction at `offset` of a code object that find_id() has just
+    /// given an id: that offset, or the line where its table is too large for the stream. 0 there
+    /// where the line is not known: see take_missing_lines().
+    std::int32_t find_place(MemoryReader& reader, Address code, std::int32_t offset);
+    /// Whether lines were left out since it was last asked that a later tick will find.
+    [[nodiscard]] bool take_missing_lines() {
+        const bool is_missing = is_line_missing_;
+        is_line_missing_ = false;
+        return is_missing;
+    }
 
     /// How many code objects have been read to define them, whether they could be or not. A stack
     /// in whose lookup this has grown was true before; whether the code objects were still its own
@@ -91,6 +107,7 @@ class CodeRegistry {
         std::uint64_t replaced = 0;
         std::uint64_t table_full = 0;
         std::uint64_t names_failed = 0;
+        std::uint64_t lines_unknown = 0;
     };
     [[nodiscard]] const Counts& counts() const { return counts_; }
 
@@ -103,6 +120,11 @@ class CodeRegistry {
     // Bytes of a text or table that are compared. Texts that agree in so much and differ behind, in
     // the same place, of the same length, are taken for the same.
     static constexpr std::size_t kComparedBytes = 4096;
+    // Of tables that are too large for the stream, so much is read in one tick: 1 to 2 ms.
+    static constexpr std::size_t kLineBytesPerTick = std::size_t{256} << 10;
+    // Code objects that have one. Generated code has a few such functions; those of others have no
+    // lines.
+    static constexpr std::size_t kLongTables = 8;
     enum { kName, kFilename, kLineTable, kQualname, kTexts };
     static constexpr std::uint32_t kNoText = ~0U;
 
@@ -137,6 +159,7 @@ class CodeRegistry {
         bool is_defined;        // in the stream, by a batch that was written
         bool is_versioned;      // its head holds a number that no other code object has
         bool has_been_another;  // another code object was here before
+        bool has_long_table;    // its lines are found here, not by the reader of the stream
         PageBatch::Handle copy;
         std::uint32_t texts[kTexts];  // places in texts_, or kNoText
     };
@@ -148,6 +171,14 @@ class CodeRegistry {
     };
     enum class Comparison { kSame, kDifferent, kNoCopy };
 
+    struct LongTable {
+        cpython::LineIndex index;
+        std::uintptr_t code = 0;  // 0: none
+        std::int32_t first_line = 0;
+    };
+
+    [[nodiscard]] LongTable* find_long_table(std::uintptr_t code);
+    bool begin_long_table(const Entry& entry, const CodeFields& code, std::uintptr_t size_bytes);
     [[nodiscard]] bool is_static(Address object) const {
         return object.value() - static_from_.value() < static_bytes_;
     }
@@ -183,6 +214,11 @@ class CodeRegistry {
     FixedArray<std::uint32_t> pending_;  // entries that check() has no copies of
     FixedArray<std::uint32_t> defined_;  // entries defined in the open batch
     std::size_t defined_count_ = 0;
+    std::array<LongTable, kLongTables> long_tables_;
+    FixedArray<std::byte> line_step_;  // a step of one of them
+    std::size_t line_budget_bytes_ = kLineBytesPerTick;
+    bool has_long_tables_ = false;
+    bool is_line_missing_ = false;
     std::uint32_t entry_count_ = 0;
     std::uint32_t text_count_ = 0;
     std::uint32_t next_id_ = kUnknownCode + 1;

@@ -432,6 +432,7 @@ void StackSampler::rest(std::int64_t took_ns) {
 
 void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
                           const AssignedStack& assigned, Verdict verdict, bool holds_gil) {
+    const bool is_line_missing = codes_.take_missing_lines();
     if (verdict != Verdict::kRetry) {
         note_frames(thread, assigned.frame_count);
     }
@@ -464,6 +465,10 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
         thread.root = thread.codes[0];
     }
     write_stack(thread, assigned, flags, may_have_run);
+    if (is_line_missing) {
+        thread.must_resend = true;  // also where it does not run again
+        mark(thread);
+    }
 }
 
 }  // namespace echion::agent

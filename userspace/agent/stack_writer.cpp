@@ -81,6 +81,7 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
         } else {
             ref.code_id = codes_.find_id(reader_, *encoder_, frame.code);
         }
+        ref.offset = codes_.find_place(reader_, frame.code, frame.offset);
         if (*kept == i && i < common && thread.refs[i] == ref) {
             ++*kept;
         }
@@ -162,7 +163,15 @@ bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawF
         ++tally_.snapshots_unused;
         return false;
     }
-    write_stack(thread, assign_stack(thread, raw), gc_flag(thread), true);
+    const std::uint64_t code_reads = codes_.reads();
+    const AssignedStack assigned = assign_stack(thread, raw);
+    if (codes_.reads() != code_reads) {
+        // Lines were read later than the stack: the plain way proves that they are its own.
+        thread.must_resend = true;
+        ++tally_.snapshots_unused;
+        return false;
+    }
+    write_stack(thread, assigned, gc_flag(thread), true);
     thread.times_between = 0;
     return true;
 }
@@ -348,6 +357,7 @@ void StackSampler::publish_counts() {
     ring_->set(Counter::kCodeReplaced, codes.replaced);
     ring_->set(Counter::kTableFull, tally_.table_full + codes.table_full);
     ring_->set(Counter::kNamesFailed, codes.names_failed);
+    ring_->set(Counter::kLinesUnknown, codes.lines_unknown);
     ring_->set(Counter::kSnapshots, tally_.snapshots);
     ring_->set(Counter::kSnapshotsUnused, tally_.snapshots_unused + watch_.lost_snapshots());
     ring_->set(Counter::kSamplerReadNs, static_cast<std::uint64_t>(read_ns_));
