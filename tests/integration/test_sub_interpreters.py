@@ -84,3 +84,25 @@ def test_a_thread_that_waits_in_a_sub_interpreter(
     # The one that waits for it is there as well, with as much time.
     joining = profile.total(lambda one: one.iid == 0 and "join" in one.names)
     assert joining == pytest.approx(sum(one.metric for one in waiting), rel=TOLERANCE)
+
+
+def test_interpreters_that_run_at_the_same_time(
+    echion: Echion, every_python: Interpreter, engine: str
+) -> None:
+    if every_python.minor < (3, 12):
+        pytest.skip("its interpreters share one GIL")
+    result = echion.run_target(
+        every_python, "own_gils", "3", "0.5", options=["--engine", engine]
+    ).check()
+    profile = result.profile
+    duration_us = profile.figure("duration")
+    for number in result.report["numbers"]:
+        own = list(profile.of_thread(f"of-{number}"))
+        inside = [one for one in own if "inside" in one.names]
+        assert {one.iid for one in inside} <= {number}
+        # One thread has one time, in however many interpreters it is.
+        assert sum(one.metric for one in own) <= (1 + TOLERANCE) * duration_us
+        # Where it calls the other interpreter from is no place that it is in meanwhile.
+        calling = [one for one in own if one.iid == 0 and not one.is_marked]
+        assert sum(one.metric for one in calling) <= 0.5 * duration_us
+    assert any("inside" in one.names for one in profile.samples)
