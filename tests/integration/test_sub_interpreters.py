@@ -24,9 +24,9 @@ def check_functions(
     threads = {"inside_number_1": "MainThread", "outside": "MainThread", "inside_number_2": "runner"}
     for function, facts in inside.items():
         own = [one for one in profile.samples if function in one.names]
-        assert {one.iid for one in own} == {facts["number"]}, function
+        assert {one.iid for one in own} <= {facts["number"]}, function
         # Before 3.11 it is known only if the sampler comes before the GIL has changed hands.
-        names = {threads[function]} | ({"thread-0"} if python.minor < (3, 11) else set())
+        names = {threads[function]} | ({"<unknown>"} if python.minor < (3, 11) else set())
         assert {one.thread for one in own} <= names, function
         seen_us = sum(one.metric for one in own)
         assert seen_us <= (1 + TOLERANCE) * facts[clock] * 1e6, function

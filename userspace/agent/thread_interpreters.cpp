@@ -35,6 +35,10 @@ void StackSampler::set_second(TrackedThread& thread, bool is_second) {
 
 void StackSampler::retract(TrackedThread& thread) {
     if (thread.is_announced) {
+        if (thread.name_bytes == 0) {
+            scan_names();  // what it has had so far would stay without one
+            announce(thread);
+        }
         encoder_->thread_end(thread.id);
         thread.is_announced = false;
     }
