@@ -59,6 +59,7 @@ STRUCTS = [
             ("interpreters_main", "interpreters.main"),
             ("main_thread", "main_thread"),
             ("ceval_gil", until(11, "ceval.gil")),
+            ("tstate_current", until(11, "gilstate.tstate_current")),
             ("gc_collecting", until(8, "gc.collecting")),
             ("debug_offsets", since(13, "debug_offsets")),
         ],

@@ -15,6 +15,27 @@ void require(bool condition) {
     }
 }
 
+// The same search with the table in parts, each with one whole entry at least.
+echion::cpython::SourcePosition find_in_parts(echion::cpython::LineTableKind kind,
+                                              std::span<const std::byte> table,
+                                              std::int32_t first_line, std::int64_t offset,
+                                              std::size_t least_bytes) {
+    echion::cpython::LineTablePlace place{.line = first_line};
+    echion::cpython::SourcePosition found;
+    std::size_t size = least_bytes;
+    for (;;) {
+        const auto rest = table.subspan(static_cast<std::size_t>(place.at));
+        const bool is_last = rest.size() <= size;
+        const std::uint64_t before = place.at;
+        if (search_line_table(kind, is_last ? rest : rest.first(size), is_last, offset, place,
+                              &found)) {
+            return found;
+        }
+        require(place.at <= table.size());
+        size = place.at == before ? 2 * size : least_bytes;
+    }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -38,6 +59,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         require(at >= 0 || found.line == (first_line > 0 ? first_line : 0));
         require(kind == LineTableKind::kLocations || found.column == 0);
         require(parse_line_table(kind, table, first_line, at) == found);
+        require(at < 0 || find_in_parts(kind, table, first_line, at, 1 + data[0]) == found);
     }
     return 0;
 }

@@ -82,16 +82,17 @@ def twin_work(wake):
 
 def twins():
     """Two threads of one name."""
-    lock = threading.Lock()
-    lock.acquire()
-    threads = [threading.Thread(target=twin_work, args=(lock,), name="twin") for _ in range(2)]
+    # One lock each: of two threads that wait for the same one, any takes it.
+    locks = [threading.Lock(), threading.Lock()]
+    for lock in locks:
+        lock.acquire()
+    threads = [threading.Thread(target=twin_work, args=(lock,), name="twin") for lock in locks]
     for thread in threads:
         thread.start()
     spin(SECONDS)
-    for thread in threads:
+    for lock, thread in zip(locks, threads):
         lock.release()
         thread.join()
-        lock.acquire(False)
 
 
 def short_work():

@@ -151,6 +151,7 @@ TEST(Decoder, MakesOfEveryRecordWhatTheEncoderWasTold) {
     const FrameRef frames[] = {{0, -2}, {1'000'000, 0}, {0, 2'000'000'000}};
     ASSERT_TRUE(pipe.tick([&](Encoder& to) {
         to.code(0, CodeKind::kLocations, 77, "f", "C.f", "/a.py", table);
+        to.code(1, CodeKind::kLines, 77, "g", "", "/a.py", {});
         to.label(1'000'000, "Task-1");
         to.thread(9, -1, 4'000'000'000, "Main");
         to.stack(9, kStackInGc | kStackTruncated, 0, frames);
@@ -161,11 +162,12 @@ TEST(Decoder, MakesOfEveryRecordWhatTheEncoderWasTold) {
         to.stack(9, kStackInvalid, 2, {});
         to.thread_end(9);
     }));
-    EXPECT_THAT(pipe.log.lines,
-                ElementsAre("start 1000 3 12 1", "tick 5", "code 0 2 77 f C.f /a.py 3",
-                            "code 1000000 3 0 Task-1   0", "thread 9 -1 4000000000 Main",
-                            "stack 9 1 0 1 0 0@-2,1000000@0,0@2000000000,", "cpu 9 123456789012",
-                            "missed 9 77", "tick 5", "stack 9 0 1 0 2 ", "end 9"));
+    EXPECT_THAT(
+        pipe.log.lines,
+        ElementsAre("start 1000 3 12 1", "tick 5", "code 0 2 77 f C.f /a.py 3",
+                    "code 1 3 77 g  /a.py 0", "code 1000000 3 0 Task-1   0",
+                    "thread 9 -1 4000000000 Main", "stack 9 1 0 1 0 0@-2,1000000@0,0@2000000000,",
+                    "cpu 9 123456789012", "missed 9 77", "tick 5", "stack 9 0 1 0 2 ", "end 9"));
 }
 
 TEST(Decoder, ReportsLossBehindTheTick) {

@@ -411,10 +411,25 @@ TEST_P(RuntimeViewOf, ReadsWhoHoldsTheGil) {
     memory_.write(gil + at(layout_.gil.last_holder), Address(0x880));
     memory_.write(gil + at(layout_.gil.locked), std::int32_t{1});
     memory_.write(gil + at(layout_.gil.switch_number), std::uintptr_t{99});
+    Address current(0x880);
+    if (const Address noted = current_state_address(view_)) {
+        current = Address(0x990);  // the thread has gone on with another state since
+        memory_.write(noted, current);
+    }
     const auto state = read_gil(memory_, view_, gil);
     ASSERT_TRUE(state.has_value());
-    EXPECT_EQ(*state, (GilState{Address(0x880), 1, 99}));
+    EXPECT_EQ(*state, (GilState{Address(0x880), 1, 99, current}));
+    EXPECT_EQ(state->holder(), current);
     EXPECT_FALSE(read_gil(memory_, view_, Address()));
+
+    memory_.write(gil + at(layout_.gil.locked), std::int32_t{0});
+    if (const Address noted = current_state_address(view_)) {
+        memory_.write(noted, Address());
+    }
+    const auto free = read_gil(memory_, view_, gil);
+    ASSERT_TRUE(free.has_value());
+    EXPECT_EQ(free->current, Address());
+    EXPECT_EQ(free->holder(), Address(0x880));
 }
 
 }  // namespace

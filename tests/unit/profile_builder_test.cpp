@@ -82,6 +82,22 @@ class Builder : public testing::Test {
     std::unique_ptr<ProfileBuilder> builder;
 };
 
+TEST_F(Builder, ACodeWithoutATableHasItsLinesInTheStack) {
+    begin(Metric::kWallTime);
+    builder->code(5, {CodeKind::kLines, 7, "large", {}, "x.py", {}});
+    builder->tick(kMs);
+    stack(0, 0, {{5, 123456}});
+    builder->tick(kMs);
+    stack(0, 0, {{5, 0}});  // not known
+    builder->tick(kMs);
+    stack(0, 0, {{5, -3}});  // none either
+    builder->tick(kMs);
+    builder->finish();
+    EXPECT_EQ(builder->lines_skipped(), 0U);
+    EXPECT_EQ(sink.lines,
+              (std::vector<std::string>{"main: large:123456 = 1000", "main: large:0 = 3000"}));
+}
+
 TEST_F(Builder, SearchesNoTablesWithoutEnd) {
     begin(Metric::kWallTime);
     const std::vector<std::byte> table(std::size_t{1} << 20);

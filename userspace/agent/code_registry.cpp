@@ -73,8 +73,9 @@ Result<CodeRegistry> CodeRegistry::make(const cpython::RuntimeView& view) {
     auto compared = FixedArray<std::byte>::make(kTexts * (kMaxObjectHeadBytes + kComparedBytes));
     auto pending = FixedArray<std::uint32_t>::make(kEntries);
     auto defined = FixedArray<std::uint32_t>::make(kEntries);
-    if (!page_index || !pages || !asked || !index || !entries || !text_index || !texts ||
-        !scratch || !compared || !pending || !defined) {
+    auto line_step = FixedArray<std::byte>::make(cpython::LineIndex::kStepBytes);
+    if (!page_index || !pages || !asked || !line_step || !index || !entries || !text_index ||
+        !texts || !scratch || !compared || !pending || !defined) {
         return fail(ErrorKind::kNoSpace, "reserve memory for code objects");
     }
     registry.index_ = std::move(*index);
@@ -88,6 +89,7 @@ Result<CodeRegistry> CodeRegistry::make(const cpython::RuntimeView& view) {
     registry.compared_ = std::move(*compared);
     registry.pending_ = std::move(*pending);
     registry.defined_ = std::move(*defined);
+    registry.line_step_ = std::move(*line_step);
     return registry;
 }
 
@@ -538,6 +540,69 @@ bool CodeRegistry::read_identity(MemoryReader& reader, const Entry& entry, Ident
     return true;
 }
 
+CodeRegistry::LongTable* CodeRegistry::find_long_table(std::uintptr_t code) {
+    for (LongTable& table : long_tables_) {
+        if (table.code == code) {
+            return &table;
+        }
+    }
+    return nullptr;
+}
+
+bool CodeRegistry::begin_long_table(const Entry& entry, const CodeFields& code,
+                                    std::uintptr_t size_bytes) {
+    has_long_tables_ = true;
+    LongTable* table = find_long_table(entry.code);
+    for (LongTable& other : long_tables_) {
+        const std::uint32_t known = index_.find(Address(other.code));
+        const bool is_free = other.code == 0 || known == AddressMap::kNone ||
+                             !entries_[known].is_defined || !entries_[known].has_long_table;
+        table = table == nullptr && is_free ? &other : table;
+    }
+    if (table == nullptr) {
+        return false;
+    }
+    if (table->code == 0) {
+        auto index = cpython::LineIndex::make();
+        if (!index) {
+            return false;
+        }
+        table->index = std::move(*index);
+    }
+    table->code = entry.code;
+    table->first_line = std::max(code.first_line, 0);
+    table->index.begin(view_.layout->code.line_table_kind,
+                       code.texts[kLineTable] + at(view_.layout->bytes.ob_sval), size_bytes,
+                       code.first_line);
+    return true;
+}
+
+std::int32_t CodeRegistry::find_place(MemoryReader& reader, Address code, std::int32_t offset) {
+    if (!has_long_tables_) {
+        return offset;
+    }
+    const std::uint32_t known = index_.find(code);
+    if (known == AddressMap::kNone || !entries_[known].is_defined ||
+        !entries_[known].has_long_table) {
+        return offset;
+    }
+    using Outcome = cpython::LineIndex::Outcome;
+    Outcome outcome = Outcome::kUnknown;
+    std::int32_t line = 0;
+    if (LongTable* table = find_long_table(code.value())) {
+        const std::size_t budget = line_budget_bytes_;
+        outcome = table->index.find(reader, {line_step_.data(), line_step_.capacity()}, offset,
+                                    &line_budget_bytes_, &line);
+        reads_ += line_budget_bytes_ != budget;
+        if (outcome == Outcome::kFound && line == 0) {
+            return table->first_line;  // an instruction without a line
+        }
+    }
+    is_line_missing_ |= outcome == Outcome::kLater;
+    counts_.lines_unknown += outcome != Outcome::kFound;
+    return line;
+}
+
 std::string_view CodeRegistry::read_text(MemoryReader& reader, Address object,
                                          std::span<char> into) {
     const auto text = cpython::ObjectReader(reader, *view_.layout).read_unicode(object, into);
@@ -587,11 +652,18 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
     }
     auto* table = reinterpret_cast<std::byte*>(texts);
     std::uintptr_t table_size = 0;
+    bool has_long_table = false;
     if (!reader.read_bytes(code.texts[kLineTable] + at(layout.bytes.ob_size), &table_size,
-                           sizeof(table_size)) ||
-        table_size > stream::kMaxLineTableBytes ||
-        !reader.read_bytes(code.texts[kLineTable] + at(layout.bytes.ob_sval), table, table_size)) {
-        table_size = 0;  // the first line then stands for all
+                           sizeof(table_size))) {
+        table_size = 0;
+        has_long_table = true;  // no line is known
+        ++counts_.names_failed;
+    } else if (table_size > stream::kMaxLineTableBytes) {
+        has_long_table = true;
+    } else if (!reader.read_bytes(code.texts[kLineTable] + at(layout.bytes.ob_sval), table,
+                                  table_size)) {
+        has_long_table = true;
+        table_size = 0;
         ++counts_.names_failed;
     }
     Identity after{};
@@ -613,6 +685,14 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
     entry.asking = 0;
     entry.place = place_of(Address(entry.code), compared_bytes(entry));
     entry.is_defined = true;
+    entry.has_long_table = has_long_table;
+    has_long_tables_ |= has_long_table;
+    if (table_size > stream::kMaxLineTableBytes) {
+        begin_long_table(entry, code, table_size);
+        table_size = 0;
+    } else if (LongTable* old = find_long_table(entry.code)) {
+        old->code = 0;
+    }
     for (std::size_t i = 0; i < kTexts; ++i) {
         if (entry.texts[i] != kNoText) {
             texts_[entry.texts[i]].hash = before.texts[i];
@@ -622,7 +702,8 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
     if (defined_count_ < defined_.capacity()) {
         defined_[defined_count_++] = static_cast<std::uint32_t>(&entry - entries_.data());
     }
-    const auto kind = static_cast<stream::CodeKind>(layout.code.line_table_kind);
+    const auto kind = has_long_table ? stream::CodeKind::kLines
+                                     : static_cast<stream::CodeKind>(layout.code.line_table_kind);
     encoder.code(entry.id, kind, static_cast<std::uint32_t>(std::max(code.first_line, 0)), name,
                  qualname, filename, {table, table_size});
     return true;

@@ -8,6 +8,7 @@
 
 #include "agent/version_counter.h"
 #include "cpython/frame_walker.h"
+#include "cpython/line_index.h"
 #include "cpython/runtime_view.h"
 #include "memory/address_map.h"
 #include "memory/page_batch.h"
@@ -53,7 +54,10 @@ class CodeRegistry {
     }
 
     /// Begins a tick: a batch of the stream.
-    void begin_tick() { defined_count_ = 0; }
+    void begin_tick() {
+        defined_count_ = 0;
+        line_budget_bytes_ = kLineBytesPerTick;
+    }
 
     /// Where the interpreter counts its code objects, if it is the only one: see VersionCounter.
     void set_version_counter(Address counter) { counter_.watch(counter); }
@@ -92,6 +96,17 @@ class CodeRegistry {
     /// none. One that has not been compared in this look is read.
     std::uint32_t find_id(MemoryReader& reader, stream::Encoder& encoder, Address code);
 
+    /// What the stream has for the instruction at `offset` of a code object that find_id() has just
+    /// given an id: that offset, or the line where its table is too large for the stream. 0 there
+    /// where the line is not known: see take_missing_lines().
+    std::int32_t find_place(MemoryReader& reader, Address code, std::int32_t offset);
+    /// Whether lines were left out since it was last asked that a later tick will find.
+    [[nodiscard]] bool take_missing_lines() {
+        const bool is_missing = is_line_missing_;
+        is_line_missing_ = false;
+        return is_missing;
+    }
+
     /// How many code objects have been read to define them, whether they could be or not. A stack
     /// in whose lookup this has grown was true before; whether the code objects were still its own
     /// when they were read is another question.
@@ -119,6 +134,7 @@ class CodeRegistry {
         std::uint64_t replaced = 0;
         std::uint64_t table_full = 0;
         std::uint64_t names_failed = 0;
+        std::uint64_t lines_unknown = 0;
     };
     [[nodiscard]] const Counts& counts() const { return counts_; }
 
@@ -131,6 +147,11 @@ class CodeRegistry {
     // Bytes of a text or table that are compared. Texts that agree in so much and differ behind, in
     // the same place, of the same length, are taken for the same.
     static constexpr std::size_t kComparedBytes = 4096;
+    // Of tables that are too large for the stream, so much is read in one tick: 1 to 2 ms.
+    static constexpr std::size_t kLineBytesPerTick = std::size_t{256} << 10;
+    // Code objects that have one. Generated code has a few such functions; those of others have no
+    // lines.
+    static constexpr std::size_t kLongTables = 8;
     enum { kName, kFilename, kLineTable, kQualname, kTexts };
     static constexpr std::uint32_t kNoText = ~0U;
     static constexpr std::uint32_t kNoPage = ~0U;  // across two, or the table of pages is full
@@ -198,11 +219,20 @@ class CodeRegistry {
         bool is_defined;        // in the stream, by a batch that was written
         bool is_versioned;      // its head holds a number that no other code object has
         bool has_been_another;  // another code object was here before
+        bool has_long_table;    // its lines are found here, not by the reader of the stream
         Place place;
         std::uint32_t texts[kTexts];  // places in texts_, or kNoText
     };
     enum class Comparison { kSame, kDifferent, kNoCopy };
 
+    struct LongTable {
+        cpython::LineIndex index;
+        std::uintptr_t code = 0;  // 0: none
+        std::int32_t first_line = 0;
+    };
+
+    [[nodiscard]] LongTable* find_long_table(std::uintptr_t code);
+    bool begin_long_table(const Entry& entry, const CodeFields& code, std::uintptr_t size_bytes);
     [[nodiscard]] bool is_static(Address object) const {
         return object.value() - static_from_.value() < static_bytes_;
     }
@@ -264,6 +294,11 @@ class CodeRegistry {
     FixedArray<std::uint32_t> pending_;  // entries that check() has no copies of
     FixedArray<std::uint32_t> defined_;  // entries defined in the open batch
     std::size_t defined_count_ = 0;
+    std::array<LongTable, kLongTables> long_tables_;
+    FixedArray<std::byte> line_step_;  // a step of one of them
+    std::size_t line_budget_bytes_ = kLineBytesPerTick;
+    bool has_long_tables_ = false;
+    bool is_line_missing_ = false;
     std::uint32_t entry_count_ = 0;
     std::uint32_t text_count_ = 0;
     std::uint32_t page_count_ = 0;

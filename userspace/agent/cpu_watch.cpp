@@ -125,4 +125,19 @@ void CpuWatch::detach(TrackedThread& thread) {
     thread.slot = TrackedThread::kNoSlot;
 }
 
+void CpuWatch::hand_over(TrackedThread& from, TrackedThread& to) {
+    if (from.slot == TrackedThread::kNoSlot) {
+        return;
+    }
+    to.slot = from.slot;
+    to.slot_generation = from.slot_generation;
+    to.is_on_cpu = from.is_on_cpu;
+    to.has_run = true;  // since its own stack was last read
+    owners_[to.slot] = &to;
+    if (has_snapshots_) {
+        refs_.set(to.slot, to.slot_generation, to.state.value());
+    }
+    from.slot = TrackedThread::kNoSlot;
+}
+
 }  // namespace echion::agent

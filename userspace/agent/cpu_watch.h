@@ -33,6 +33,8 @@ class CpuWatch {
     /// Gives a thread its slot, if the kernel has one for it.
     void attach(TrackedThread& thread);
     void detach(TrackedThread& thread);
+    /// Gives `to` the slot of `from`, another state of the same thread.
+    void hand_over(TrackedThread& from, TrackedThread& to);
 
     /// Looks which threads have run: sets `has_run` of those that the sampler knows, and calls
     /// `visit_stranger(slot)` for slots that belong to none of them, at each change;

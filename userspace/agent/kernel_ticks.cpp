@@ -124,7 +124,7 @@ std::uint8_t StackSampler::gc_flag(const TrackedThread& thread) {
     cpython::GilState gil;
     const Address gil_address = gils_[interpreters_[thread.interpreter].gil].address;
     const bool holds_gil =
-        read_gil(gil_address, &gil) && gil.locked > 0 && gil.last_holder == thread.state;
+        read_gil(gil_address, &gil) && gil.locked > 0 && gil.holder() == thread.state;
     return holds_gil ? std::uint8_t{stream::kStackInGc} : std::uint8_t{0};
 }
 
@@ -143,10 +143,18 @@ void StackSampler::keep_snapshots() {
     });
 }
 
+bool StackSampler::is_alone() {
+    const auto head = reader_.read_pointer(
+        view_.runtime + static_cast<std::size_t>(view_.layout->runtime.interpreters_head));
+    return interpreter_count_ <= 1 && second_count_ == 0 && head && *head == interpreters_head_;
+}
+
 void StackSampler::use_snapshots() {
     for (std::size_t i = 0; i < changed_count_; ++i) {
         TrackedThread& thread = *changed_[i];
-        const bool is_current = thread.has_snapshot && thread.snapshot_tick_ns == now_ns_;
+        // The kernel copies what one state has, in whatever interpreter the thread may be.
+        const bool is_current =
+            thread.has_snapshot && thread.snapshot_tick_ns == now_ns_ && interpreter_count_ == 1;
         // Of a thread that has left its CPU since, the stack can be read as it is now.
         if (thread.in_use && !thread.has_left && thread.may_have_changed && is_current &&
             thread.is_on_cpu && now_ns_ - thread.snapshot_ns <= longest_gap_ns()) {

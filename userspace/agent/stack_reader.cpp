@@ -46,6 +46,11 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
     batch_.reset();
     // What is copied directly comes first, so that the rest goes into one system call.
     round.gil_before = batch_.add(gil.address, at(layout.gil.size));
+    round.current_before = round.current_after = PageBatch::kNone;
+    const Address current_at = cpython::current_state_address(view_);
+    if (current_at) {
+        round.current_before = batch_.add(current_at, sizeof(void*));
+    }
     PageBatch::Handle runtime_collecting = PageBatch::kNone;
     if (has(layout.runtime.gc_collecting)) {
         runtime_collecting =
@@ -94,10 +99,14 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
     batch_.end_unsearched();
     round.holder_cpu = round.holder_state_after = round.holder_cframe_after = PageBatch::kNone;
     if (round.holder != nullptr) {
-        if (can_follow_) {
+        round.holder_runs_on = round.holder->runs_on;
+        // Where it is not known which thread runs with this state, no CPU proves anything.
+        round.is_followed =
+            can_follow_ && (round.holder->is_placed || !can_change_threads(*round.holder));
+        if (round.is_followed) {
             // Last but for the GIL: see SameCpu.
-            round.holder_cpu = batch_.add(
-                same_cpu_.cpu_number_address(round.holder->head.thread_id), sizeof(std::uint32_t));
+            round.holder_cpu = batch_.add(same_cpu_.cpu_number_address(round.holder->runs_on),
+                                          sizeof(std::uint32_t));
         } else {
             if (round.holder->head.cframe) {
                 round.holder_cframe_after = batch_.add(
@@ -107,6 +116,9 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
             round.holder_state_after =
                 batch_.add(round.holder->state, at(layout.thread_state.size));
         }
+    }
+    if (current_at) {
+        round.current_after = batch_.add(current_at, sizeof(void*));
     }
     round.gil_after = batch_.add(gil.address, at(layout.gil.size));
     return round.gil_after != PageBatch::kNone;
@@ -159,6 +171,9 @@ bool StackSampler::walk_one(TrackedThread& thread, const CopiedHead& copied, Wal
     if (head.thread_id != thread_id || !thread.has_begun) {
         describe_thread(thread);  // a thread that had not begun when it was first seen
     }
+    if (interpreter_count_ > 1) {
+        place_by_stack(thread);
+    }
     out.is_readable = true;
     out.head = frame;
     cpython::FrameWalker walker(*view_.layout, reader_, batch_);
@@ -175,10 +190,13 @@ bool StackSampler::walk_one(TrackedThread& thread, const CopiedHead& copied, Wal
 
 StackSampler::Verdict StackSampler::prove_holder(Round& round, const WalkedStack& stack,
                                                  bool was_cold) {
-    if (can_follow_) {
+    if (round.holder->runs_on != round.holder_runs_on) {
+        return Verdict::kRetry;  // it is another thread than was thought
+    }
+    if (round.is_followed && can_follow_) {
         std::uint32_t cpu = ~0U;
         const std::byte* copy = batch_.copy(round.holder_cpu);
-        const Address cpu_number = same_cpu_.cpu_number_address(round.holder->head.thread_id);
+        const Address cpu_number = same_cpu_.cpu_number_address(round.holder->runs_on);
         if (!was_cold && copy != nullptr) {
             cpu = load<std::uint32_t>(copy, 0);
         } else if (const auto value = reader_.read_value<std::uint32_t>(cpu_number)) {
@@ -226,7 +244,10 @@ StackSampler::Verdict StackSampler::compare_heads(const Round& round, const Walk
             return Verdict::kRetry;
         }
     }
-    return frame == stack.head ? Verdict::kUnproved : Verdict::kRetry;
+    if (frame != stack.head) {
+        return Verdict::kRetry;
+    }
+    return stack.walk.count == 0 ? Verdict::kProved : Verdict::kUnproved;
 }
 
 void StackSampler::read_interpreter_copies() {
@@ -268,8 +289,10 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
     if (before_copy == nullptr || after_copy == nullptr) {
         return 0;
     }
-    const GilState before = cpython::parse_gil(*view_.layout, before_copy);
-    GilState after = cpython::parse_gil(*view_.layout, after_copy);
+    const GilState before =
+        cpython::parse_gil(*view_.layout, before_copy, batch_.copy(round.current_before));
+    GilState after =
+        cpython::parse_gil(*view_.layout, after_copy, batch_.copy(round.current_after));
     read_interpreter_copies();
 
     std::array<CopiedHead, kGroup> heads;
@@ -314,8 +337,8 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
         return 0;
     }
     const bool gil_stayed =
-        before.last_holder == after.last_holder && before.switch_number == after.switch_number;
-    *last_holder = after.last_holder;
+        before.holder() == after.holder() && before.switch_number == after.switch_number;
+    *last_holder = after.holder();
     const std::int64_t proved_ns = monotonic_ns();
     if (gil_stayed && before.switch_number == gils_[gil_index].sampled.switch_number) {
         gils_[gil_index].held_ns = proved_ns;
@@ -330,7 +353,7 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
         Verdict verdict = gil_stayed ? Verdict::kProved : Verdict::kRetry;
         if (&thread == round.holder) {
             verdict = holder_verdict;
-        } else if (thread.state == before.last_holder) {
+        } else if (thread.state == before.holder()) {
             verdict = Verdict::kRetry;
         }
         const bool holds_gil = &thread == round.holder && after.locked > 0;
@@ -367,7 +390,7 @@ bool StackSampler::still_stands(Round& round, std::uint32_t gil_index, const Gil
         return prove_holder(round, stack, true) != Verdict::kRetry;
     }
     GilState now;
-    return read_gil(gils_[gil_index].address, &now) && now.last_holder == before.last_holder &&
+    return read_gil(gils_[gil_index].address, &now) && now.holder() == before.holder() &&
            now.switch_number == before.switch_number;
 }
 
@@ -420,6 +443,10 @@ void StackSampler::rest(std::int64_t took_ns) {
 
 void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
                           const AssignedStack& assigned, Verdict verdict, bool holds_gil) {
+    const bool is_line_missing = codes_.take_missing_lines();
+    if (verdict != Verdict::kRetry) {
+        note_frames(thread, assigned.frame_count);
+    }
     // Without BPF a thread that waits where it did is taken to have waited there all the time.
     const bool may_have_run = thread.slot != TrackedThread::kNoSlot ? thread.has_run : holds_gil;
     thread.was_read_ns = now_ns_;
@@ -452,6 +479,10 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
         thread.root = thread.codes[0];
     }
     write_stack(thread, assigned, flags, may_have_run, armed_ns_);
+    if (is_line_missing) {
+        thread.must_resend = true;  // also where it does not run again
+        mark(thread);
+    }
 }
 
 }  // namespace echion::agent

@@ -147,7 +147,7 @@ void StackSampler::tick(std::int64_t now_ns) {
         can_follow_ = true;
         refused_ns_.reset();
     }
-    if (has_kernel_ticks_ && options_.cpu_mode && watch_.is_open()) {
+    if (has_kernel_ticks_ && options_.cpu_mode && watch_.is_open() && is_alone()) {
         tick_for_events(now_ns);
         return;
     }
@@ -157,6 +157,9 @@ void StackSampler::tick(std::int64_t now_ns) {
         keep_snapshots();
     }
     refresh_interpreters(now_ns);
+    for (std::uint32_t gil = 0; gil_count_ > 1 && gil < gil_count_; ++gil) {
+        walk_changed_lists(gil);  // a thread can have states under several of them
+    }
     for (std::uint32_t gil = 0; gil < gil_count_; ++gil) {
         sample_gil(gil, Marking::kByGil);
     }
@@ -212,26 +215,17 @@ void StackSampler::mark_changed(std::uint32_t gil_index, const GilState& now) {
     if (!gil.is_known || switches > 1) {
         mark_all(gil_index);
     } else {
-        for (const Address holder : {now.last_holder, gil.sampled.last_holder}) {
+        for (const Address holder : {now.holder(), now.last_holder, gil.sampled.holder()}) {
             if (TrackedThread* thread = threads_.find(holder)) {
                 mark(*thread);
             } else if (holder && (holder != gil.unknown_holder ||
-                                  (now.locked > 0 && holder == now.last_holder))) {
+                                  (now.locked > 0 && holder == now.holder()))) {
                 // A thread that began since the lists were walked, or one that has ended.
                 gil.unknown_holder = holder;
                 for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
                     interpreters_[i].list_changed |= interpreters_[i].gil == gil_index;
                 }
             }
-        }
-    }
-    // A thread that goes from one interpreter to another keeps the GIL without taking it anew
-    // (PyThreadState_Swap): its other states change unnoticed.
-    for (std::size_t i = 0; second_count_ > 0 && i < threads_.slots(); ++i) {
-        if (TrackedThread& thread = threads_.slot(i);
-            thread.in_use && thread.is_second && !thread.has_left &&
-            interpreters_[thread.interpreter].gil == gil_index) {
-            mark(thread);
         }
     }
     gil.sampled = now;
@@ -294,10 +288,12 @@ void StackSampler::sample_gil(std::uint32_t gil_index, Marking marking) {
             if (walk_changed_lists(gil_index)) {
                 continue;
             }
+            note_running(now);
+            has_switched_ = false;  // what is marked now is read below
             use_snapshots();
         }
         std::span<TrackedThread*> changed = select_changed(gil_index);
-        Address last_holder = now.last_holder;
+        Address last_holder = now.holder();
         while (!changed.empty()) {
             std::size_t read = 0;
             for (int attempt = 0; attempt < kAttempts && read == 0; ++attempt) {
@@ -311,7 +307,7 @@ void StackSampler::sample_gil(std::uint32_t gil_index, Marking marking) {
             }
             changed = changed.subspan(std::max<std::size_t>(read, 1));
         }
-        if (!walk_changed_lists(gil_index)) {
+        if (!walk_changed_lists(gil_index) && !std::exchange(has_switched_, false)) {
             break;
         }
     }

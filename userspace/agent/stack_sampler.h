@@ -51,6 +51,10 @@ struct SamplerOptions {
 /// GIL did not change hands meanwhile. What cannot be proved is read again, a few times, then
 /// written as an invalid stack and counted.
 ///
+/// A thread that calls code of another interpreter has a thread state in each. It runs with one of
+/// them: that one has the thread's time, and is in the stream. The others are read, but not written
+/// until the thread is back in their interpreter.
+///
 /// One tick in the steady state is one system call. All memory is reserved by start(). Sampler
 /// thread only.
 class StackSampler {
@@ -117,6 +121,10 @@ class StackSampler {
         TrackedThread* holder;  // the last holder of the GIL, when it is in the group
         PageBatch::Handle gil_before;
         PageBatch::Handle gil_after;
+        PageBatch::Handle current_before;
+        PageBatch::Handle current_after;
+        bool is_followed;               // the holder's CPU proves its stack
+        std::uintptr_t holder_runs_on;  // when that was requested
         PageBatch::Handle holder_cpu;
         PageBatch::Handle holder_state_after;
         PageBatch::Handle holder_cframe_after;
@@ -163,13 +171,30 @@ class StackSampler {
     TrackedThread* meet_thread(std::uint32_t interpreter, Address state,
                                const cpython::ThreadHead& head);
     bool has_begun(const TrackedThread& thread);
-    bool is_second(const TrackedThread& thread);
     void describe_thread(TrackedThread& thread);
     void complete(TrackedThread& thread, const cpython::ThreadHead& head);
     void end_thread(TrackedThread& thread);
     void forget_thread(TrackedThread& thread);
     void adopt_stranger(TrackedThread& thread);
     void succeed_former_state(TrackedThread& thread);
+    TrackedThread* find_other_state(const TrackedThread& thread, bool is_second);
+    void set_second(TrackedThread& thread, bool is_second);
+    void retract(TrackedThread& thread);
+    void suspend(TrackedThread& thread);
+    void settle_end(TrackedThread& thread);
+    void make_current(TrackedThread& thread);
+    void start_account(TrackedThread& thread);
+    void forget_place(TrackedThread& thread);
+    void set_apart(TrackedThread& thread);
+    void take_over(TrackedThread& from, TrackedThread& to);
+    void place(TrackedThread& thread, std::uintptr_t runs_on);
+    void place_by_stack(TrackedThread& thread);
+    [[nodiscard]] bool can_change_threads(const TrackedThread& thread) const;
+    bool place_running(TrackedThread& running, const cpython::GilState& now);
+    void note_running(const cpython::GilState& now);
+    void note_frames(TrackedThread& thread, std::size_t frame_count);
+    [[nodiscard]] bool is_alone();
+    std::string_view find_name(const TrackedThread& thread) const;
     void scan_names();
     void refresh_names();
 
@@ -307,6 +332,7 @@ class StackSampler {
     bool has_ticked_ = false;
     bool is_stopping_ = false;
     bool must_pause_ = false;
+    bool has_switched_ = false;  // a thread is in another interpreter than was thought
 
     struct Tally {
         std::uint64_t torn_retried, torn_marked, unproved, truncated, invalid, read_failures;

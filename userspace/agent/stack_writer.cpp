@@ -34,12 +34,20 @@ void StackSampler::define_unknown_code() {
     encoder_->label(CodeRegistry::kUnknownCode, "<unknown>");
 }
 
+std::string_view StackSampler::find_name(const TrackedThread& thread) const {
+    std::string_view name = names_.find(interpreters_[thread.interpreter].head.id, thread.runs_on);
+    // `threading` of the interpreter that started it has the name, and perhaps no other one.
+    for (std::uint32_t i = 0; i < interpreter_count_ && name.empty(); ++i) {
+        name = names_.find(interpreters_[i].head.id, thread.runs_on);
+    }
+    return name;
+}
+
 void StackSampler::announce(TrackedThread& thread) {
-    const std::int64_t interpreter_id = interpreters_[thread.interpreter].head.id;
-    std::string_view name = names_.find(interpreter_id, thread.head.thread_id);
+    std::string_view name = find_name(thread);
     if (name.empty() && !thread.is_announced) {
         scan_names();
-        name = names_.find(interpreter_id, thread.head.thread_id);
+        name = find_name(thread);
     }
     if (name.empty()) {
         nameless_scans_ = thread.is_announced ? nameless_scans_ : kNamelessScans;
@@ -54,7 +62,7 @@ void StackSampler::announce(TrackedThread& thread) {
     std::memmove(thread.name, name.data(), name.size());
     thread.name_bytes = static_cast<std::uint32_t>(name.size());
     thread.is_announced = true;
-    encoder_->thread(thread.id, interpreter_id, thread.native_id, name);
+    encoder_->thread(thread.id, interpreters_[thread.interpreter].head.id, thread.native_id, name);
 }
 
 bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
@@ -78,6 +86,7 @@ bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::R
         } else {
             ref.code_id = codes_.find_id(reader_, *encoder_, frame.code);
         }
+        ref.offset = codes_.find_place(reader_, frame.code, frame.offset);
         if (*kept == i && i < common && thread.refs[i] == ref) {
             ++*kept;
         }
@@ -132,6 +141,19 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
     if (!thread.has_begun) {
         return;  // it will hold the GIL when it does
     }
+    if (thread.is_second) {
+        thread.frame_count = static_cast<std::uint32_t>(stack.frame_count);
+        thread.flags = flags;
+        thread.must_resend = true;
+        return;
+    }
+    if (stack.frame_count == 0 && flags == 0 && can_change_threads(thread)) {
+        // Of no thread at the moment, as far as is known.
+        retract(thread);
+        thread.frame_count = 0;
+        thread.flags = 0;
+        return;
+    }
     // After the lookups, which may have ended a batch that had no room, and all names with it.
     if (!thread.is_announced) {
         announce(thread);
@@ -171,7 +193,15 @@ bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawF
         ++tally_.snapshots_unused;
         return false;
     }
-    write_stack(thread, assign_stack(thread, raw), gc_flag(thread), true, at_ns);
+    const std::uint64_t code_reads = codes_.reads();
+    const AssignedStack assigned = assign_stack(thread, raw);
+    if (codes_.reads() != code_reads) {
+        // Lines were read later than the stack: the plain way proves that they are its own.
+        thread.must_resend = true;
+        ++tally_.snapshots_unused;
+        return false;
+    }
+    write_stack(thread, assigned, gc_flag(thread), true, at_ns);
     thread.times_between = 0;
     thread.seen_ns = at_ns;
     return true;
@@ -266,7 +296,7 @@ void StackSampler::write_all_cpu(bool is_last) {
         } else {
             write_cpu(thread);
         }
-        living_ns += thread.cpu_ns;
+        living_ns += thread.is_second ? 0 : thread.cpu_ns;
     }
     const bool is_due = now_ns_ - last_settled_ns_ >= kSettlePeriodNs;
     if (!watch_.is_open() && (left_count > 0 || is_due || is_last || !has_ticked_)) {
@@ -388,6 +418,7 @@ void StackSampler::publish_counts() {
     ring_->set(Counter::kCodeReplaced, codes.replaced);
     ring_->set(Counter::kTableFull, tally_.table_full + codes.table_full);
     ring_->set(Counter::kNamesFailed, codes.names_failed);
+    ring_->set(Counter::kLinesUnknown, codes.lines_unknown);
     ring_->set(Counter::kSnapshots, tally_.snapshots);
     ring_->set(Counter::kSnapshotsUnused, tally_.snapshots_unused + watch_.lost_snapshots());
     ring_->set(Counter::kSamplerReadNs, static_cast<std::uint64_t>(read_ns_));

@@ -125,6 +125,9 @@ void StackSampler::replace_interpreters(std::span<const cpython::InterpreterHead
                 moved[old] = i;
             }
         }
+        if (moved[old] == cpython::kMaxInterpreters) {
+            names_.forget_interpreter(interpreters_[old].head.id);
+        }
     }
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         TrackedThread& thread = threads_.slot(i);
@@ -291,17 +294,6 @@ bool StackSampler::has_begun(const TrackedThread& thread) {
     return true;
 }
 
-bool StackSampler::is_second(const TrackedThread& thread) {
-    for (std::size_t i = 0; i < threads_.slots(); ++i) {
-        const TrackedThread& other = threads_.slot(i);
-        if (&other != &thread && other.in_use && !other.has_left && other.has_begun &&
-            !other.is_second && other.head.thread_id == thread.head.thread_id) {
-            return true;
-        }
-    }
-    return false;
-}
-
 std::uint32_t StackSampler::find_native_id(const cpython::ThreadHead& head) {
     // What CPython has noted (3.11 and later) is the parent's in the child of a fork() by C code,
     // which runs no PyOS_AfterFork_Child(): the C library's own record is right there, too.
@@ -320,12 +312,19 @@ void StackSampler::describe_thread(TrackedThread& thread) {
     if (!thread.has_begun) {
         return;
     }
-    thread.is_main = thread.head.thread_id == main_thread_id_;
+    thread.runs_on = thread.head.thread_id;
+    thread.is_placed = false;
+    thread.is_main = thread.runs_on == main_thread_id_;
     thread.native_id = find_native_id(thread.head);
     thread.is_announced = false;
-    second_count_ -= thread.is_second;
-    thread.is_second = is_second(thread);
-    second_count_ += thread.is_second;
+    // One that any thread may run with is none's until it is seen to be.
+    const bool is_second = can_change_threads(thread) || find_other_state(thread, false) != nullptr;
+    if (thread.is_second || !is_second) {
+        set_second(thread, is_second);
+    } else {
+        watch_.detach(thread);
+        suspend(thread);
+    }
     if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
         watch_.attach(thread);
         adopt_stranger(thread);
@@ -335,7 +334,11 @@ void StackSampler::describe_thread(TrackedThread& thread) {
         thread.native_id == static_cast<std::uint32_t>(getpid())) {
         thread.cpu_ns = used_before_ns_;
     }
-    names_.forget(interpreters_[thread.interpreter].head.id, thread.head.thread_id);
+    for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
+        if (i == thread.interpreter || !thread.is_second) {
+            names_.forget(interpreters_[i].head.id, thread.runs_on);
+        }
+    }
 }
 
 /// A thread that had another state before: a C thread that enters Python again, or any that
@@ -372,6 +375,13 @@ void StackSampler::complete(TrackedThread& thread, const cpython::ThreadHead& he
 }
 
 void StackSampler::end_thread(TrackedThread& thread) {
+    if (second_count_ > 0 && thread.has_begun && !thread.has_left) {
+        settle_end(thread);
+    }
+    if (thread.is_second) {
+        forget_thread(thread);
+        return;
+    }
     const bool has_no_figures = watch_.is_open() && thread.slot == TrackedThread::kNoSlot;
     if (!options_.cpu_mode || has_no_figures) {
         forget_thread(thread);
@@ -385,7 +395,7 @@ void StackSampler::end_thread(TrackedThread& thread) {
 }
 
 void StackSampler::forget_thread(TrackedThread& thread) {
-    second_count_ -= thread.is_second;
+    set_second(thread, false);
     watch_.detach(thread);
     if (thread.is_announced) {
         const std::int64_t known_ns = known_until_ns(thread);

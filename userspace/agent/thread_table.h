@@ -23,13 +23,17 @@ struct TrackedThread {
     std::uint32_t id;               ///< in the stream
     std::uint32_t interpreter;      ///< index of its interpreter in the sampler's list
     std::uint32_t native_id;        ///< gettid(); 0 unknown
+    std::uintptr_t runs_on;         ///< pthread_t of the thread that runs with it
     std::uint32_t missed;           ///< list walks in a row that did not meet it
     std::uint32_t visit;            ///< number of the last list walk that met it
     PageBatch::Handle state_copy;   ///< of `state`, in the round that is being read
     PageBatch::Handle cframe_copy;  ///< of the _PyCFrame expected, likewise
     bool in_use;
     bool has_begun;  ///< its thread exists and has entered its number
-    bool is_second;  ///< the same thread is in another interpreter, too, which counts its CPU time
+    /// Its thread runs with the state of another interpreter, which counts the thread's time: this
+    /// one is not in the stream meanwhile.
+    bool is_second;
+    bool is_placed;  ///< `runs_on` is what has been seen, whatever the state says
     bool is_main;
     bool is_announced;       ///< defined in the stream
     bool may_have_changed;   ///< its stack has to be read in this tick

@@ -43,6 +43,7 @@ struct RuntimeLayout {         // _PyRuntimeState
     Offset interpreters_main;  // PyInterpreterState*
     Offset main_thread;        // unsigned long: pthread of the main thread
     Offset ceval_gil;          // struct _gil_runtime_state, in place (3.8-3.11)
+    Offset tstate_current;     // PyThreadState* that runs; null while none has the GIL (3.8-3.11)
     Offset gc_collecting;      // int (3.8 only; later it is in the interpreter)
     Offset debug_offsets;      // struct _Py_DebugOffsets, in place (3.13 and later)
 };

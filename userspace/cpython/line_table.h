@@ -8,8 +8,8 @@
 
 namespace echion::cpython {
 
-/// Longest line table that is looked at. CPython sets no bound; the longest one seen in a standard
-/// library is below 64 KiB. Callers that copy tables use it to size or refuse the copy.
+/// Longest line table that is copied as a whole. CPython sets no bound; the longest one seen in a
+/// standard library is below 64 KiB, but generated code has functions of any length: see LineIndex.
 constexpr std::size_t kMaxLineTableBytes = std::size_t{1} << 20;
 
 /// Where an instruction stands in the source. 0 means unknown: the version does not record it, or
@@ -23,6 +23,19 @@ struct SourcePosition {
 
     [[nodiscard]] bool operator==(const SourcePosition&) const = default;
 };
+
+/// Where a search in a line table stands: in front of an entry.
+struct LineTablePlace {
+    std::uint64_t at = 0;        ///< bytes in front of it
+    std::int64_t range_end = 0;  ///< first instruction, in bytes, that the entries so far leave out
+    std::int64_t line = 0;       ///< what the entry's line is relative to; at first co_firstlineno
+};
+
+/// Goes on with a search. `part`: the bytes of the table from `place.at` on, `is_last` if up to its
+/// end. True when the search is over, and `found` its result; else `place` has moved to the first
+/// entry that is not wholly in `part`, if there was a whole one.
+bool search_line_table(LineTableKind kind, std::span<const std::byte> part, bool is_last,
+                       std::int64_t offset, LineTablePlace& place, SourcePosition* found);
 
 /// Decodes a line table far enough to place one instruction.
 ///

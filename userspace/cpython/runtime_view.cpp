@@ -70,12 +70,22 @@ Result<std::size_t> read_interpreters(MemoryReader& reader, const RuntimeView& v
     return count;
 }
 
-GilState parse_gil(const Layout& layout, const std::byte* copy) {
+Address current_state_address(const RuntimeView& view) {
+    const Offset offset = view.layout->runtime.tstate_current;
+    return has(offset) ? field(view.runtime, offset) : Address();
+}
+
+GilState parse_gil(const Layout& layout, const std::byte* copy, const std::byte* current_copy) {
     GilState gil;
     gil.last_holder = load_field(copy, layout.gil.last_holder);
     gil.locked = load<std::int32_t>(copy, static_cast<std::size_t>(layout.gil.locked));
     gil.switch_number =
         load<std::uintptr_t>(copy, static_cast<std::size_t>(layout.gil.switch_number));
+    if (current_copy != nullptr) {
+        gil.current = load_address(current_copy, 0);
+    } else if (gil.locked > 0) {
+        gil.current = gil.last_holder;
+    }
     return gil;
 }
 
@@ -116,10 +126,15 @@ Result<GilState> read_gil(MemoryReader& reader, const RuntimeView& view, Address
     if (size > copy.size()) {
         return fail(ErrorKind::kBoundExceeded, "a GIL larger than expected");
     }
-    if (auto status = reader.read_bytes(gil, copy.data(), size); !status) {
-        return tl::unexpected(status.error());
+    std::array<std::byte, sizeof(void*)> current;
+    const Address current_at = current_state_address(view);
+    const ReadRequest requests[] = {{gil, copy.data(), size},
+                                    {current_at, current.data(), current.size()}};
+    const std::size_t count = current_at ? 2 : 1;
+    if (reader.read({requests, count}) != count) {
+        return fail(ErrorKind::kUnreadable, "a GIL that cannot be read");
     }
-    return parse_gil(*view.layout, copy.data());
+    return parse_gil(*view.layout, copy.data(), current_at ? current.data() : nullptr);
 }
 
 }  // namespace echion::cpython

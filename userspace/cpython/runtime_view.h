@@ -27,11 +27,18 @@ struct RuntimeView {
 /// The fields of a struct _gil_runtime_state. Only the thread that holds the GIL can change its
 /// Python stack, so these say whose stack may be changing. `switch_number` counts the times that
 /// another thread than the one before has taken it (CPython Python/ceval_gil.c, take_gil).
+///
+/// Up to 3.11 a thread that goes from one interpreter to another (PyThreadState_Swap) keeps the GIL
+/// without taking it anew: `last_holder` is then the state that it came from, and `current` the one
+/// that it is in. Both are of the same thread until it drops the GIL.
 struct GilState {
     Address last_holder;  ///< PyThreadState that holds it, or held it last; may be freed memory
     std::int32_t locked = 0;
     std::uintptr_t switch_number = 0;
+    Address current;  ///< PyThreadState that runs with it; null when none does, or none is noted
 
+    /// The PyThreadState whose stack may be changing, or was the last that could.
+    [[nodiscard]] Address holder() const { return current ? current : last_holder; }
     [[nodiscard]] bool operator==(const GilState&) const = default;
 };
 
@@ -62,7 +69,10 @@ Status check_ready(MemoryReader& reader, const RuntimeView& view);
 Result<std::size_t> read_interpreters(MemoryReader& reader, const RuntimeView& view,
                                       std::span<InterpreterHead> out);
 
-GilState parse_gil(const Layout& layout, const std::byte* copy);
+/// Where the runtime notes which thread state runs; null where the layout has no such field.
+Address current_state_address(const RuntimeView& view);
+/// `current_copy`: the pointer at current_state_address(), or null.
+GilState parse_gil(const Layout& layout, const std::byte* copy, const std::byte* current_copy);
 ThreadHead parse_thread_head(const Layout& layout, const std::byte* copy);
 
 /// The newest thread state of an interpreter (the list's head; null for none).

@@ -177,6 +177,9 @@ void ProfileBuilder::emit(std::uint32_t thread_id, Thread& thread) {
 
 std::uint32_t ProfileBuilder::find_line(FrameLocation location) {
     const Code& code = *codes_[location.code_id];
+    if (code.view.kind == CodeKind::kLines) {
+        return static_cast<std::uint32_t>(std::max(location.offset, 0));
+    }
     const std::uint64_t key = make_key(code.serial, static_cast<std::uint32_t>(location.offset));
     if (const auto found = lines_.find(key); found != lines_.end()) {
         return found->second;

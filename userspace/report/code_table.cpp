@@ -29,12 +29,21 @@ Result<CodeTable> CodeTable::make(const cpython::RuntimeView& view) {
     auto index = AddressMap::make(kCapacity);
     auto entries = FixedArray<Entry>::make(kEntries);
     auto arena = Reservation::make(kArenaBytes);
-    if (!index || !entries || !arena) {
+    auto line_step = FixedArray<std::byte>::make(cpython::LineIndex::kStepBytes);
+    for (LongTable& long_table : table.long_tables_) {
+        auto lines = cpython::LineIndex::make();
+        if (!lines) {
+            return tl::unexpected(lines.error());
+        }
+        long_table.index = std::move(*lines);
+    }
+    if (!index || !entries || !arena || !line_step) {
         return fail(ErrorKind::kNoSpace, "reserve memory for the names of functions");
     }
     table.index_ = std::move(*index);
     table.entries_ = std::move(*entries);
     table.arena_ = std::move(*arena);
+    table.line_step_ = std::move(*line_step);
     return table;
 }
 
@@ -42,6 +51,9 @@ void CodeTable::clear() {
     index_.clear();
     entry_count_ = 0;
     used_ = 0;
+    for (LongTable& table : long_tables_) {
+        table.table = Address();
+    }
 }
 
 SourceFrame CodeTable::describe(MemoryReader& reader, const cpython::RawFrame& frame) {
@@ -50,11 +62,36 @@ SourceFrame CodeTable::describe(MemoryReader& reader, const cpython::RawFrame& f
     if (entry == nullptr) {
         return {};
     }
-    const auto position =
-        cpython::parse_line_table(view_.layout->code.line_table_kind,
-                                  {arena_.data() + entry->table.begin, entry->table.size_bytes},
-                                  entry->identity.first_line, frame.offset);
-    return {text(entry->function), text(entry->file), position.line, entry->is_trampoline};
+    return {text(entry->function), text(entry->file), find_line(reader, *entry, frame.offset),
+            entry->is_trampoline};
+}
+
+std::int32_t CodeTable::find_line(MemoryReader& reader, const Entry& entry, std::int32_t offset) {
+    const cpython::LineTableKind kind = view_.layout->code.line_table_kind;
+    if (!entry.long_table) {
+        return cpython::parse_line_table(
+                   kind, {arena_.data() + entry.table.begin, entry.table.size_bytes},
+                   entry.identity.first_line, offset)
+            .line;
+    }
+    LongTable* table = nullptr;
+    for (LongTable& known : long_tables_) {
+        if (known.table == entry.long_table && known.size_bytes == entry.long_bytes) {
+            table = &known;
+        }
+    }
+    if (table == nullptr) {
+        table = &long_tables_[next_long_table_];
+        next_long_table_ = (next_long_table_ + 1) % kLongTables;
+        table->table = entry.long_table;
+        table->size_bytes = entry.long_bytes;
+        table->index.begin(kind, entry.long_table, entry.long_bytes, entry.identity.first_line);
+    }
+    std::size_t budget_bytes = kLongBytes;
+    std::int32_t line = 0;
+    table->index.find(reader, {line_step_.data(), line_step_.capacity()}, offset, &budget_bytes,
+                      &line);
+    return line;
 }
 
 void CodeTable::verify(MemoryReader& reader, std::span<const cpython::RawFrame> frames) {
@@ -75,6 +112,10 @@ void CodeTable::verify(MemoryReader& reader, std::span<const cpython::RawFrame> 
         for (std::size_t i = 0; i < count; ++i) {
             if (i >= read ||
                 parse_identity(copies.data() + i * size) != entries_[known[i]].identity) {
+                for (LongTable& table : long_tables_) {
+                    table.table =
+                        table.table == entries_[known[i]].long_table ? Address() : table.table;
+                }
                 index_.erase(requests[i].from);
             }
         }
@@ -122,7 +163,7 @@ CodeTable::Entry* CodeTable::define(MemoryReader& reader, Address code) {
     entry.function =
         read_text(reader, identity->qualname ? identity->qualname : identity->name, kFunctionBytes);
     entry.file = read_text(reader, identity->filename, kFileBytes);
-    entry.table = read_table(reader, identity->linetable);
+    read_table(reader, identity->linetable, entry);
     // CPython 3.12 and 3.13, Python/specialize.c, _Py_InitCleanup: the one code object that is its
     // own file.
     entry.is_trampoline = identity->filename == identity->name &&
@@ -149,15 +190,23 @@ CodeTable::Piece CodeTable::read_text(MemoryReader& reader, Address object, std:
     return piece;
 }
 
-CodeTable::Piece CodeTable::read_table(MemoryReader& reader, Address object) {
+void CodeTable::read_table(MemoryReader& reader, Address object, Entry& entry) {
+    entry.table = {static_cast<std::uint32_t>(used_), 0};
     const auto read = cpython::ObjectReader(reader, *view_.layout)
                           .read_bytes(object, {arena_.data() + used_, kTableBytes});
-    Piece piece{static_cast<std::uint32_t>(used_), 0};
-    if (read) {
-        piece.size_bytes = static_cast<std::uint32_t>(read->bytes.size());
-        used_ += piece.size_bytes;
+    if (!read) {
+        entry.long_table = object;  // of no bytes: no line is known
+        return;
     }
-    return piece;
+    if (read->truncated) {
+        const auto size =
+            reader.read_value<std::uintptr_t>(object + at(view_.layout->bytes.ob_size));
+        entry.long_table = object + at(view_.layout->bytes.ob_sval);
+        entry.long_bytes = size ? *size : 0;
+        return;
+    }
+    entry.table.size_bytes = static_cast<std::uint32_t>(read->bytes.size());
+    used_ += entry.table.size_bytes;
 }
 
 std::string_view CodeTable::text(const Piece& piece) const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -8,6 +9,7 @@
 #include "base/error.h"
 #include "base/mapping.h"
 #include "cpython/frame_walker.h"
+#include "cpython/line_index.h"
 #include "cpython/runtime_view.h"
 #include "memory/address_map.h"
 #include "memory/reader.h"
@@ -61,6 +63,8 @@ class CodeTable {
         Piece function;
         Piece file;
         Piece table;
+        Address long_table;  // first byte of a table that is not copied; null: it is in `table`
+        std::uintptr_t long_bytes;
         bool is_trampoline;
     };
 
@@ -69,19 +73,31 @@ class CodeTable {
     static constexpr std::size_t kArenaBytes = std::size_t{16} << 20;
     static constexpr std::size_t kFunctionBytes = 1024;
     static constexpr std::size_t kFileBytes = 4096;
-    static constexpr std::size_t kTableBytes = std::size_t{1} << 20;
+    static constexpr std::size_t kTableBytes = cpython::kMaxLineTableBytes;
+    // Tables above that, which are read in steps; of each, so much for one frame: 0.3 s at most.
+    static constexpr std::size_t kLongTables = 2;
+    static constexpr std::size_t kLongBytes = std::size_t{32} << 20;
 
     Entry* define(MemoryReader& reader, Address code);
     Result<Identity> read_identity(MemoryReader& reader, Address code) const;
     [[nodiscard]] Identity parse_identity(const std::byte* copy) const;
     Piece read_text(MemoryReader& reader, Address object, std::size_t limit);
-    Piece read_table(MemoryReader& reader, Address object);
+    void read_table(MemoryReader& reader, Address object, Entry& entry);
+    std::int32_t find_line(MemoryReader& reader, const Entry& entry, std::int32_t offset);
     [[nodiscard]] std::string_view text(const Piece& piece) const;
 
     cpython::RuntimeView view_;
     AddressMap index_;  // code object → index into entries_
     FixedArray<Entry> entries_;
     Reservation arena_;
+    struct LongTable {
+        cpython::LineIndex index;
+        Address table;  // null: none
+        std::uintptr_t size_bytes;
+    };
+    std::array<LongTable, kLongTables> long_tables_;
+    std::size_t next_long_table_ = 0;
+    FixedArray<std::byte> line_step_;
     std::uint32_t entry_count_ = 0;
     std::size_t used_ = 0;
 };

@@ -207,13 +207,17 @@ bool ProcessCapture::read_head(MemoryReader& reader, const CapturedThread& threa
     const cpython::Layout& layout = *view_.layout;
     std::array<std::byte, kMaxStateBytes> state;
     std::array<std::byte, kMaxGilBytes> gil;
+    std::array<std::byte, sizeof(void*)> current;
+    const Address current_at = cpython::current_state_address(view_);
     const ReadRequest requests[] = {{thread.state, state.data(), at(layout.thread_state.size)},
-                                    {thread.gil, gil.data(), at(layout.gil.size)}};
-    if (reader.read(requests) != std::size(requests)) {
+                                    {thread.gil, gil.data(), at(layout.gil.size)},
+                                    {current_at, current.data(), current.size()}};
+    const std::size_t count = current_at ? 3 : 2;
+    if (reader.read({requests, count}) != count) {
         return false;
     }
     head->thread = cpython::parse_thread_head(layout, state.data());
-    head->gil = cpython::parse_gil(layout, gil.data());
+    head->gil = cpython::parse_gil(layout, gil.data(), current_at ? current.data() : nullptr);
     head->frame = head->thread.frame;
     if (head->thread.cframe) {
         const auto frame =
@@ -245,7 +249,7 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
         return false;
     }
     copy->gil = after.gil;
-    copy->gil_stayed = before.gil.last_holder == after.gil.last_holder &&
+    copy->gil_stayed = before.gil.holder() == after.gil.holder() &&
                        before.gil.switch_number == after.gil.switch_number;
     copy->head_stayed = before.frame == after.frame && before.thread.cframe == after.thread.cframe;
     return true;
@@ -273,7 +277,7 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
             clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
             continue;
         }
-        if (copy.gil_stayed && copy.gil.last_holder != thread.state) {
+        if (copy.gil_stayed && copy.gil.holder() != thread.state) {
             thread.consistency = Consistency::kProved;
             break;
         }
@@ -320,7 +324,7 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
 
 void ProcessCapture::describe_state(std::size_t index, const cpython::GilState& gil) {
     CapturedThread& thread = threads_[index];
-    if (gil.locked > 0 && gil.last_holder == thread.state) {
+    if (gil.locked > 0 && gil.holder() == thread.state) {
         thread.gil_role = GilRole::kHolds;
     }
     if (thread.tid == 0) {

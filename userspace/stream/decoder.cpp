@@ -237,6 +237,9 @@ Status Decoder::decode_code(Reader& reader) {
         case CodeKind::kLocations:
             code.kind = model::CodeKind::kLocations;
             break;
+        case CodeKind::kLines:
+            code.kind = model::CodeKind::kLines;
+            break;
         case CodeKind::kLabel:
             code.kind = model::CodeKind::kLabel;
             break;

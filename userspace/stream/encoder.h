@@ -42,7 +42,8 @@ class Encoder {
     void begin_tick(std::uint64_t since_previous_ns);
 
     /// Texts are UTF-8; what is longer than kMaxTextBytes is cut at a character. A line table
-    /// longer than kMaxLineTableBytes is left out (every line is then the first).
+    /// longer than kMaxLineTableBytes is left out (no line is then known but the first): such a
+    /// code is of kind kLines.
     void code(std::uint32_t code_id, CodeKind kind, std::uint32_t first_line, std::string_view name,
               std::string_view qualified_name, std::string_view file_name,
               std::span<const std::byte> line_table);

@@ -21,7 +21,7 @@
 /// the next one that is written gives them again (see kLost).
 namespace echion::stream {
 
-constexpr std::uint32_t kStreamVersion = 2;
+constexpr std::uint32_t kStreamVersion = 3;
 
 constexpr std::uint32_t kMaxBatchBytes = 4U << 20;  // one tick: 100,000 frames and their names
 constexpr std::uint32_t kMaxTextBytes = 4096;       // one name; CPython sets no bound, a line must
@@ -87,6 +87,9 @@ enum class CodeKind : std::uint8_t {
     kLnotab = 0,
     kLinetable = 1,
     kLocations = 2,
+    /// No table: it is too large for the stream, and what kStack records have for the instruction
+    /// is its line, 0 where that is not known.
+    kLines = 3,
     kLabel = 255,
 };
 
