@@ -15,7 +15,7 @@
        x     ends the main thread by pthread_exit(); another one goes on, and exits with 5
        w     writes "ready PID" to the file in ECHION_TEST_FIFO and waits for a byte on standard input
    At its end it exits with 6. Each run prints a line: its number, the time that run_N() was in busy_N()
-   and in time.sleep(), the CPU time of busy_N() (s). All runs have the same lines, and names of the same
+   and in time.sleep(), the CPU time of busy_N() (s), which is the same on a busy machine. All runs have the same lines, and names of the same
    length. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -35,11 +35,11 @@ static int runs;
 static const char code[] =
     "import time\n"
     "def busy_%d(seconds):\n"
-    "    end = time.perf_counter() + seconds\n"
-    "    while time.perf_counter() < end: pass\n"
+    "    end = time.thread_time() + seconds\n"
+    "    while time.thread_time() < end: pass\n"
     "def run_%d():\n"
     "    began, used = time.perf_counter(), time.thread_time()\n"
-    "    busy_%d(0.3)\n"
+    "    busy_%d(0.15)\n"
     "    slept, used = time.perf_counter(), time.thread_time() - used\n"
     "    time.sleep(0.2)\n"
     "    print(%d, slept - began, time.perf_counter() - slept, used, flush=True)\n"
