@@ -101,9 +101,7 @@ def run_held_to_the_end(echion: Echion, python: Interpreter, words: Sequence[str
 
 
 def missed_of(result: Result, thread: str) -> int:
-    return result.profile.total(
-        lambda sample: sample.thread == thread and "MISSED" in sample.names
-    )
+    return result.profile.total(lambda sample: sample.thread == thread and sample.is_missed)
 
 
 def test_in_the_middle_of_a_run(echion, python, engine):
