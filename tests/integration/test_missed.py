@@ -81,8 +81,8 @@ def run_held(echion: Echion, python: Interpreter, what: str, words: Sequence[str
         held = hold_sampler(running)
         go_on(running)
         running.wait_for("over")
-        if "-c" in words:
-            held.let_go()  # while the target waits, nothing wakes it
+        if words[-2:] == ["bpf", "-c"]:
+            held.let_go()  # while the target waits, nothing wakes it; its end is known
         else:
             held.let_look()
         go_on(running)
