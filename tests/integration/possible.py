@@ -81,7 +81,8 @@ def _is_function(word: str) -> bool:
 class Verdict:
     """How many lines of a profile are what they should be. Equal stacks that follow each other are
     one line, so `samples` and `marked_samples`, from the footer, are the larger numbers;
-    `marked_time` is the share of all threads' time that is marked."""
+    `marked_time` is the share of all threads' time that is marked, of the time that a busy machine let
+    the sampler look at."""
 
     lines: int
     samples: int
@@ -108,6 +109,8 @@ def judge(profile: Profile, described: dict[str, Any]) -> Verdict:
     faults: collections.Counter[str] = collections.Counter()
     marked = marked_time = time = 0
     for sample in profile.samples:
+        if sample.is_missed:
+            continue
         time += sample.metric
         if sample.is_marked:
             marked += 1

@@ -43,6 +43,11 @@ class Sample:
         """Whether the profile itself says that this stack is not to be trusted."""
         return any(not frame.file and frame.function in MARKERS for frame in self.frames)
 
+    @property
+    def is_missed(self) -> bool:
+        """Whether it is time that nobody looked at."""
+        return any(not frame.file and frame.function == "MISSED" for frame in self.frames)
+
     def has(self, *names: str) -> bool:
         """Whether these functions stand one below the other, root first, without a gap."""
         own = self.names

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from attach_support import start_target, target_command
 from conftest import LONG
 from interpreters import Interpreter
 from runner import TARGETS, TIMEOUT_S, Echion, Result
@@ -111,3 +112,15 @@ def wait_until_quiet(task: pathlib.Path) -> None:
         if (now := sleeps(task)) != last:
             last, since = now, time.monotonic()
         assert time.monotonic() < deadline, "the sampler does not come to rest"
+
+
+def test_the_threads_that_bring_the_agent_in_are_not_the_programs(
+    echion: Echion, any_python: Interpreter, cpu_engine: str, needs_root: None, tmp_path: pathlib.Path
+) -> None:
+    command = target_command(any_python, "known_stacks", "1")
+    awaits = {"ECHION_TEST_AWAIT_SAMPLER": "1"}
+    with start_target(tmp_path, command, env=awaits) as target:
+        options = ["-c", "-i", "1000", "--engine", cpu_engine]
+        result = echion.run([], "-p", str(target.pid), *options).check()
+        target.finish()
+    assert result.profile.thread_names() <= {"MainThread", "echion.core.sampler"}

@@ -68,4 +68,8 @@ def test_garbage_collection_shows_as_its_innermost_frame(echion, python):
     collecting = result.profile.total(
         lambda sample: sample.has("main", "collect", "GC") and sample.frames[-1].file == ""
     )
-    assert collecting / 1e6 == pytest.approx(result.report["collecting"], rel=0.1, abs=0.05)
+    # What a sampler that did not get a CPU has missed, the profile says.
+    missed = result.profile.figure("missed_us")
+    measured = result.report["collecting"]
+    assert collecting / 1e6 <= 1.1 * measured + 0.05
+    assert (collecting + missed) / 1e6 >= 0.9 * measured - 0.05

@@ -81,8 +81,8 @@ def run_held(echion: Echion, python: Interpreter, what: str, words: Sequence[str
         held = hold_sampler(running)
         go_on(running)
         running.wait_for("over")
-        if "-c" in words:
-            held.let_go()  # while the target waits, nothing wakes it
+        if words[-2:] == ["bpf", "-c"]:
+            held.let_go()  # while the target waits, nothing wakes it; its end is known
         else:
             held.let_look()
         go_on(running)
@@ -101,9 +101,7 @@ def run_held_to_the_end(echion: Echion, python: Interpreter, words: Sequence[str
 
 
 def missed_of(result: Result, thread: str) -> int:
-    return result.profile.total(
-        lambda sample: sample.thread == thread and "MISSED" in sample.names
-    )
+    return result.profile.total(lambda sample: sample.thread == thread and sample.is_missed)
 
 
 def test_in_the_middle_of_a_run(echion, python, engine):

@@ -151,6 +151,13 @@ void StackSampler::tick(std::int64_t now_ns) {
         tick_for_events(now_ns);
         return;
     }
+    // The first stacks are given an interval, as all others, of a start that was not long.
+    if (const std::int64_t since_start_ns = now_ns - previous_ns_;
+        !has_ticked_ && !options_.cpu_mode && since_start_ns > tick_interval_ns_ &&
+        since_start_ns <= longest_gap_ns()) {
+        begin(now_ns - tick_interval_ns_);
+        commit();
+    }
     begin(now_ns);
     if (watch_.is_open()) {
         look_at_cpus();
