@@ -165,7 +165,7 @@ TEST(Decoder, MakesOfEveryRecordWhatTheEncoderWasTold) {
     EXPECT_THAT(
         pipe.log.lines,
         ElementsAre("start 1000 3 12 1", "tick 5", "code 0 2 77 f C.f /a.py 3",
-                    "code 1 3 77 g  /a.py 0", "code 1000000 3 0 Task-1   0",
+                    "code 1 3 77 g  /a.py 0", "code 1000000 4 0 Task-1   0",
                     "thread 9 -1 4000000000 Main", "stack 9 1 0 1 0 0@-2,1000000@0,0@2000000000,",
                     "cpu 9 123456789012", "missed 9 77", "tick 5", "stack 9 0 1 0 2 ", "end 9"));
 }
@@ -278,14 +278,14 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(DecoderBytes, OfEveryKindOfDamageAreRefused) {
     using Bytes = std::vector<unsigned char>;
-    const Bytes start = {1, 2, 0, 0, 0, 5, 3, 12, 1};
+    const Bytes start = {1, kStreamVersion, 0, 0, 0, 5, 3, 12, 1};
     const struct {
         const char* what;
         std::vector<Bytes> batches;
     } cases[] = {
         {"empty batch", {{}}},
         {"tick in place of start", {{2, 5}}},
-        {"start of another version", {{1, 3, 0, 0, 0, 5, 3, 12, 1}}},
+        {"start of another version", {{1, kStreamVersion + 1, 0, 0, 0, 5, 3, 12, 1}}},
         {"start cut short", {{1, 1, 0, 0, 0, 5, 3, 12}}},
         {"second start", {start, start}},
         {"start within a batch", {start, {2, 5, 1, 1, 0, 0, 0, 5, 3, 12, 1}}},

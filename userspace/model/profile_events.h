@@ -16,7 +16,8 @@ struct PythonVersion {
     std::uint8_t micro = 0;
 };
 
-/// How a line table is encoded; kLines: there is none, the offset is the line; kLabel: no code at all but a name in the stack (a task).
+/// How a line table is encoded; kLines: there is none, the offset is the line; kLabel: no code at
+/// all but a name in the stack (a task).
 enum class CodeKind : std::uint8_t { kLnotab, kLinetable, kLocations, kLines, kLabel };
 
 /// A code object. The views are valid during the call only.
