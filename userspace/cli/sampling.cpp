@@ -441,9 +441,11 @@ void Sampling::look_at_processes(std::int64_t now_ns) {
             session.end_with(
                 "it has been stopped or frozen since it was attached to, and the time is over that "
                 "was asked for; let it go on (kill -CONT, docker unpause), and try again");
-        } else if (options_.attach_pid && session.state() == Session::State::kConfigured &&
+        } else if (options_.attach_pid && !session.was_sampled() && !stopping_ &&
+                   (session.state() == Session::State::kConfigured ||
+                    session.state() == Session::State::kStopping) &&
                    now_ns - agent->since_ns > start_deadline_ns_) {
-            session.end_with(fmt::format(
+            session.stop_late(fmt::format(
                 "the agent has not begun to sample in {} s; is the process stopped, or does it get "
                 "no CPU time?",
                 start_deadline_ns_ / kNanosPerSecond));
@@ -669,6 +671,20 @@ std::string Sampling::tell_lost() const {
                        profile_->appended_bytes() - kept);
 }
 
+/// Why there is not a single sample.
+void Sampling::tell_empty() const {
+    std::string why = options_.attach_pid ? "sampling was ended before its first sample"
+                                          : "Python ended before its first sample";
+    if (ending_signal_ != 0) {
+        why = fmt::format("{} came before the first sample", name_signal(ending_signal_));
+    }
+    if (!leaves_empty_file_) {
+        say("there is no profile: {}", why);
+    } else if (agents_seen_ != 0 && complaints_ == 0) {
+        say("the profile is empty: {}", why);
+    }
+}
+
 Outcome Sampling::write_summary() {
     const ProcessFigures& totals = profile_->totals();
     if (!profile_status_) {
@@ -677,13 +693,7 @@ Outcome Sampling::write_summary() {
         return Outcome::kNotWritten;
     }
     if (profile_->processes() == 0) {
-        if (!leaves_empty_file_) {
-            say("sampling was ended before its first sample: there is no profile");
-        } else if (agents_seen_ != 0 && complaints_ == 0) {
-            say("the profile is empty: {}", options_.attach_pid
-                                                ? "sampling was ended before its first sample"
-                                                : "Python ended before its first sample");
-        }
+        tell_empty();
         return complaints_ == 0 ? Outcome::kGood : Outcome::kNotAllSampled;
     }
     if (options_.verbose || isatty(STDERR_FILENO) != 0) {

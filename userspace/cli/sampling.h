@@ -79,6 +79,12 @@ class Sampling {
     /// Begins the end: all agents are told to stop. Once; any number of calls.
     void stop();
 
+    /// A signal that asks for the end has come, here or to the command: why there is no sample, if
+    /// there is none. The first one counts.
+    void note_signal(int number) {
+        ending_signal_ = ending_signal_ != 0 || first_sample_told_ ? ending_signal_ : number;
+    }
+
     /// A profile without samples leaves no file, from here on. Before stop().
     void leave_no_empty_file() { leaves_empty_file_ = false; }
     /// After the end: whether there is a profile with samples of a process.
@@ -119,6 +125,7 @@ class Sampling {
     void give_up_output();
     void complete();
     void tell_cuts() const;
+    void tell_empty() const;
     [[nodiscard]] std::string tell_lost() const;
     void stop_deserted();
     tl::expected<control::Armed, std::string> arm(const Agent& agent, const control::Arm& request);
@@ -156,6 +163,7 @@ class Sampling {
     std::uint64_t drain_delay_ns_ = 0;
     std::int64_t next_flush_ns_ = kLongAgoNs;
     bool first_sample_told_ = false;
+    int ending_signal_ = 0;  // that came before the first sample
     std::size_t next_to_drain_ = 0;
     CutFigures cut_;
     std::int64_t stalled_since_ns_ = 0;  // 0: the output keeps up

@@ -49,6 +49,8 @@ constexpr std::int64_t kMaxEmptyingCpuNs = 4 * kNanosPerSecond;
 /// Threads of a process that are looked at for one; a look takes some 20 us.
 constexpr unsigned kMaxThreadLooks = 4096;
 
+constexpr char kNotStarted[] =
+    "Python has not started in it, or has ended: there is nothing to sample";
 constexpr char kBrokenStream[] = "the agent broke the stream's rules";
 
 /// The scratch memory of drain(), shared by all sessions: a batch is decoded at once.
@@ -146,7 +148,7 @@ void Session::handle(const Packet& packet) {
     } else if (type == control::MessageType::kFailed) {
         handle_failed(packet);
     } else if (type == control::MessageType::kStopped && state_ == State::kStopping) {
-        end();
+        end_with(was_sampled_ ? "" : std::move(why_late_));
     } else {
         end_with("the agent sent a message that does not belong there");
     }
@@ -252,6 +254,12 @@ void Session::handle_failed(const Packet& packet) {
     const auto failed = packet.as<control::Failed>(control::MessageType::kFailed);
     if (!failed) {
         end_with("the agent's message is damaged");
+        return;
+    }
+    // It has obeyed, and has nothing to be blamed for.
+    if (state_ == State::kStopping &&
+        static_cast<ErrorKind>(failed->error_kind) == ErrorKind::kNotReady) {
+        end_with(why_late_.empty() ? "" : kNotStarted);
         return;
     }
     std::string why = text_of(failed->what);
@@ -370,6 +378,15 @@ void Session::request_stop() {
     if (counted_cpu_) {
         used_cpu_ = counted_cpu_(settings_.mode == control::Mode::kWall);
     }
+}
+
+void Session::stop_late(std::string why) {
+    if (state_ != State::kConfigured) {
+        end_with(std::move(why));
+        return;
+    }
+    why_late_ = std::move(why);
+    request_stop();
 }
 
 void Session::end() {

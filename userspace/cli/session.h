@@ -88,6 +88,9 @@ class Session {
     [[nodiscard]] bool is_cut_off() const { return is_cut_off_ && !has_ended() && !is_emptying(); }
     /// Asks the agent to stop; the session ends when it says that it has.
     void request_stop();
+    /// The same of one that is late with its first sample. What the agent answers tells why; `why`
+    /// is for when it says nothing of that, or (at the second call) does not answer.
+    void stop_late(std::string why);
     /// Ends it: closes the channel and takes what is in the ring; what is not taken in a moment is
     /// left to drain().
     void end();
@@ -150,6 +153,7 @@ class Session {
     std::uint32_t sampler_tid_ = 0;  // as the process sees it
     bool is_armed_ = false;
     std::string complaint_;
+    std::string why_late_;  // of stop_late()
     std::size_t to_empty_ = 0;          // bytes of the ring that still count, when emptying
     std::int64_t emptying_cpu_ns_ = 0;  // of this program, for that
     std::uint64_t undecoded_bytes_ = 0;
