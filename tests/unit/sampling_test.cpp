@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -139,6 +140,21 @@ class AttachmentTest : public AgentProcessTest {
     std::unique_ptr<Sampling> sampling;
     Outcome outcome = Outcome::kGood;
 };
+
+TEST(CutDescriptors, AreTheLimitsOrASecurityModules) {
+    int pair[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+    EXPECT_EQ(explain_cut(pair[0]).kind, ErrorKind::kRefused);
+    rlimit before{};
+    getrlimit(RLIMIT_NOFILE, &before);
+    const rlimit none{0, before.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &none);
+    const Error cause = explain_cut(pair[0]);
+    setrlimit(RLIMIT_NOFILE, &before);
+    EXPECT_EQ(cause.system_errno, EMFILE);
+    close(pair[0]);
+    close(pair[1]);
+}
 
 TEST_F(AttachmentTest, OneThatNeverBeginsIsGivenUpAndLeavesNoFile) {
     constexpr std::int64_t kShortly = 1;

@@ -290,7 +290,8 @@ void Launch::on_knock() {
             if (packet.error().kind == ErrorKind::kProtocol) {
                 continue;  // one that is no agent's
             }
-            if (packet.error().system_errno == EMFILE) {
+            if (packet.error().kind == ErrorKind::kRefused ||
+                packet.error().system_errno == EMFILE || packet.error().system_errno == ENFILE) {
                 sampling_->miss_agent(packet.error());
                 continue;
             }

@@ -59,8 +59,10 @@ void Profile::note_ticks(std::string_view engine, std::uint64_t interval_ns) {
     writer_.set_header("interval", intervals_.front());
 }
 
-void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
-    ++processes_;
+void Profile::finish_process(pid_t pid, const ProcessFigures& figures, std::uint64_t start_ticks) {
+    if (start_ticks == 0 || std::exchange(start_ticks_[pid], start_ticks) != start_ticks) {
+        ++processes_;
+    }
     totals_.duration_ns = std::max(totals_.duration_ns, figures.duration_ns);
     totals_.lost_ns = add_capped(totals_.lost_ns, figures.lost_ns);
     totals_.missed_us = add_capped(totals_.missed_us, figures.missed_us);

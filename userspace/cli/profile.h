@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "base/error.h"
@@ -68,7 +69,9 @@ class Profile {
     std::unique_ptr<model::StackSink> add_process(pid_t pid) { return writer_.add_process(pid); }
     /// Adds up what a process that has ended amounted to, and puts the sampler's own CPU time into
     /// the profile unless stealth was asked for.
-    void finish_process(pid_t pid, const ProcessFigures& figures);
+    /// One that has executed another program is the same process still: `start_ticks`, if known,
+    /// tells it from others that had its number.
+    void finish_process(pid_t pid, const ProcessFigures& figures, std::uint64_t start_ticks = 0);
 
     /// Has what is buffered written, so that a reader of the unfinished file sees it.
     void flush() { file_.flush(); }
@@ -114,6 +117,7 @@ class Profile {
     ProfileSettings settings_;
     ProcessFigures totals_;
     std::uint64_t processes_ = 0;
+    std::unordered_map<pid_t, std::uint64_t> start_ticks_;  // of the last with each number
     // Of all processes, each once, in the order that they came in.
     std::vector<std::string> engines_;
     std::vector<std::string> intervals_;

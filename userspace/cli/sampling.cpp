@@ -79,7 +79,9 @@ struct Sampling::Agent {
               },
               [this, &sampling](bool with_living) {
                   return sampling.kernel_.count_cpu(process.pid(), with_living);
-              }) {}
+              }) {
+        session.set_start_ticks(process.start_ticks());
+    }
 
     AgentProcess process;
     Session session;
@@ -313,6 +315,9 @@ void Sampling::drain_all() {
     }
     kernel_.note_ended();
     if (now >= next_flush_ns_) {
+        for (const auto& agent : agents_) {
+            agent->session.checkpoint();
+        }
         profile_->flush();
         kernel_.keep_ticking();
         stop_deserted();

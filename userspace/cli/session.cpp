@@ -351,6 +351,13 @@ unsigned Session::drain(std::size_t max_bytes, std::int64_t until_ns) {
     return percent;
 }
 
+void Session::checkpoint() {
+    if (builder_) {
+        builder_->checkpoint();
+        sink_->checkpoint();
+    }
+}
+
 std::size_t Session::memory_bytes() const {
     return decoder_ ? decoder_->memory_bytes() + builder_->memory_bytes() +
                           ledger_->memory_bytes() + sink_->memory_bytes() + rest_.capacity()
@@ -457,7 +464,7 @@ void Session::close_books() {
         for (std::size_t i = 0; i < figures.counters.size(); ++i) {
             figures.counters[i] = ring_->counter(static_cast<stream::Counter>(i));
         }
-        profile_.finish_process(pid_, figures);
+        profile_.finish_process(pid_, figures, start_ticks_);
     }
     decoder_.reset();
     ledger_.reset();

@@ -84,8 +84,13 @@ class Session {
     /// Says that end() will be called when the process has ended, whatever its channel does. An
     /// agent that only lost its channel, as the program closed it, is then sampled on.
     void expect_end() { is_end_told_ = true; }
+    /// What tells its process from others with its number (AgentProcess::start_ticks()).
+    void set_start_ticks(std::uint64_t ticks) { start_ticks_ = ticks; }
     /// Whether it goes on without a channel.
     [[nodiscard]] bool is_cut_off() const { return is_cut_off_ && !has_ended() && !is_emptying(); }
+    /// Has what was decoded so far put into the profile (model::ProfileBuilder::checkpoint()). About
+    /// once a second.
+    void checkpoint();
     /// Asks the agent to stop; the session ends when it says that it has.
     void request_stop();
     /// The same of one that is late with its first sample. What the agent answers tells why; `why`
@@ -139,6 +144,7 @@ class Session {
     SessionSettings settings_;
     Channel channel_;
     pid_t pid_;
+    std::uint64_t start_ticks_ = 0;
     FdSource extra_fds_;
     ArmHandler arm_;
     CpuSource counted_cpu_;

@@ -10,6 +10,15 @@
 #include <utility>
 
 namespace echion::output {
+namespace {
+
+/// Bytes up to the last line's end; all, where there is no line's end.
+std::size_t count_whole_lines(std::string_view text) {
+    const std::size_t end = text.rfind('\n');
+    return end == text.npos ? text.size() : end + 1;
+}
+
+}  // namespace
 
 OutputFile::OutputFile(std::string path, OpenedOutput opened)
     : path_(opened.is_shared ? "standard output" : std::move(path)),
@@ -43,7 +52,7 @@ Result<OutputFile> OutputFile::open(const std::string& path, NameOrigin origin) 
 void OutputFile::append_slowly(std::string_view text) {
     while (!text.empty()) {
         if (used_ == kBufferBytes) {
-            hand_over();
+            hand_over(count_whole_lines({buffer_.get(), used_}));
         }
         const std::size_t part = std::min(text.size(), kBufferBytes - used_);
         text.copy(buffer_.get() + used_, part);
@@ -52,23 +61,26 @@ void OutputFile::append_slowly(std::string_view text) {
     }
 }
 
-void OutputFile::hand_over() {
-    if (used_ == 0) {
+/// Hands over the first `bytes` of the buffer.
+void OutputFile::hand_over(std::size_t bytes) {
+    if (bytes == 0) {
         return;
     }
     written_ = true;
-    queue_.push({std::exchange(buffer_, std::make_unique_for_overwrite<char[]>(kBufferBytes)),
-                 std::exchange(used_, 0)});
+    auto rest = std::make_unique_for_overwrite<char[]>(kBufferBytes);
+    used_ -= bytes;
+    std::copy_n(buffer_.get() + bytes, used_, rest.get());
+    queue_.push({std::exchange(buffer_, std::move(rest)), bytes});
 }
 
 void OutputFile::flush() {
-    if (queue_.waiting_bytes() == 0) {
-        hand_over();
+    if (queue_.waiting_bytes() == 0 && used_ != 0) {
+        hand_over(count_whole_lines({buffer_.get(), used_}));
     }
 }
 
 void OutputFile::finish() {
-    hand_over();
+    hand_over(used_);
     queue_.finish();
 }
 

@@ -33,7 +33,9 @@ class OutputFile {
         text.copy(buffer_.get() + used_, text.size());
         used_ += text.size();
     }
-    /// Has what is buffered written, unless more waits to be written already.
+    /// Has what is buffered written, unless more waits to be written already. What is written in
+    /// one piece ends with a line, so that whoever reads, or this program's end at any moment, finds
+    /// whole lines. Only a line of more than a buffer is written in parts.
     void flush();
 
     /// The end: has everything written, then the file closed. has_ended() tells when that is done,
@@ -71,7 +73,7 @@ class OutputFile {
 
     OutputFile(std::string path, OpenedOutput opened);
     void append_slowly(std::string_view text);
-    void hand_over();
+    void hand_over(std::size_t bytes);
 
     std::string path_;
     UniqueFd folder_;

@@ -23,6 +23,13 @@ namespace {
 /// In one call, so that progress shows on a slow disk.
 constexpr std::size_t kMaxWriteBytes = std::size_t{128} << 10;
 
+/// Of `text`, what is written in one call: whole lines, if it holds the end of one. A process that
+/// is killed ends its call first, but where the kernel copies many pages.
+std::size_t count_piece(std::string_view text) {
+    const std::size_t end = text.rfind('\n');
+    return end == text.npos ? text.size() : end + 1;
+}
+
 void raise_event(int fd) {
     const std::uint64_t one = 1;
     // Fails only when it is raised already.
@@ -98,8 +105,9 @@ struct WriteQueue::State {
 
     void write_out(const Chunk& chunk) {
         for (std::size_t at = 0; at < chunk.size && goes_on();) {
-            const ssize_t count = ::write(fd.get(), chunk.bytes.get() + at,
-                                          std::min(chunk.size - at, kMaxWriteBytes));
+            const std::size_t size =
+                count_piece({chunk.bytes.get() + at, std::min(chunk.size - at, kMaxWriteBytes)});
+            const ssize_t count = ::write(fd.get(), chunk.bytes.get() + at, size);
             if (count >= 0) {
                 note_lines({chunk.bytes.get() + at, static_cast<std::size_t>(count)});
                 at += static_cast<std::size_t>(count);
