@@ -96,8 +96,8 @@ struct WriteQueue::State {
     void cut_back() {
         const std::uint64_t written = written_bytes;
         struct stat info {};
-        if (begin == Begin::kEmpty && written > whole_lines_bytes && fstat(fd.get(), &info) == 0 &&
-            S_ISREG(info.st_mode) &&
+        if (begin != Begin::kWhereItStands && written > whole_lines_bytes &&
+            fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode) &&
             ftruncate(fd.get(), static_cast<off_t>(whole_lines_bytes)) == 0) {
             cut_bytes = written - whole_lines_bytes;
         }
@@ -143,7 +143,8 @@ struct WriteQueue::State {
 
 void WriteQueue::run(const std::shared_ptr<State>& state) {
     // Fails on what is no regular file, and does not matter there.
-    if (state->begin == Begin::kEmpty && ftruncate(state->fd.get(), 0) != 0 && errno != EINVAL) {
+    if (state->begin != Begin::kWhereItStands && ftruncate(state->fd.get(), 0) != 0 &&
+        errno != EINVAL) {
         state->fail(errno);
     }
     for (;;) {
