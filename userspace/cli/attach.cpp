@@ -335,9 +335,9 @@ bool Attach::look() {
     const auto look = [this](StallGuard& guard) {
         const std::int64_t deadline_ns = monotonic_ns() + kStartPatienceNs;
         for (;;) {
-            const StallGuard::Section section(&guard,
-                                              2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns +
-                                                   kTargetCodeLimits.time_ns));
+            const StallGuard::Section section(
+                &guard, 2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns +
+                             kTargetCodeLimits.time_ns));
             const auto target = WhereTarget::open(pid_, &guard);
             if (target && (*target)->is_ready()) {
                 inject::read_ahead(pid_, &guard);

@@ -65,9 +65,9 @@ class Channel {
     Status send(const void* message, std::size_t size_bytes, std::span<const int> fds = {});
 
     /// The next packet; nothing when there is none now. kSystem with ECONNRESET when the other side
-    /// has hung up and everything has been read; when not all descriptors could be taken in, and the
-    /// packet is gone, with EMFILE or ENFILE, or kRefused (explain_cut()); kProtocol for a packet that is too large or brings too
-    /// many descriptors.
+    /// has hung up and everything has been read; when not all descriptors could be taken in, and
+    /// the packet is gone, with EMFILE or ENFILE, or kRefused (explain_cut()); kProtocol for a
+    /// packet that is too large or brings too many descriptors.
     Result<std::optional<Packet>> receive();
 
     /// Whether a message has come that has not been received.

@@ -119,6 +119,7 @@ class Launch {
     void on_command_end();
     void on_profile_written();
     void close_rendezvous();
+    bool deliver();
     int finish();
     int run_beside_command(const std::string& agent);
     int wait_for_command();
@@ -349,17 +350,28 @@ void Launch::on_profile_written() {
     }
 }
 
+/// Nothing is left to be done but this: signals end it as they end any program.
+bool Launch::deliver() {
+    sigset_t set;
+    sigemptyset(&set);
+    for (const int number : kPassedSignals) {
+        sigaddset(&set, number);
+    }
+    sigprocmask(SIG_UNBLOCK, &set, nullptr);
+    return sampling_->deliver();
+}
+
 int Launch::finish() {
     if (sampling_->agents_seen() == 0) {
         NoPython facts;
         facts.lived_ns = monotonic_ns() - since_ns_;
-        facts.signal = *command_status_ > kExitSignalBase ? *command_status_ - kExitSignalBase
-                                                          : last_signal_;
+        facts.signal =
+            *command_status_ > kExitSignalBase ? *command_status_ - kExitSignalBase : last_signal_;
         say("{}", explain_no_python(options_.command.front(), facts));
         return *command_status_;
     }
     // That sampling could not begin, or went wrong, has been told: the status is the command's.
-    return is_profile_written_ ? *command_status_ : kExitFailure;
+    return deliver() && is_profile_written_ ? *command_status_ : kExitFailure;
 }
 
 }  // namespace

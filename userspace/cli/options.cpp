@@ -104,8 +104,9 @@ void declare(CLI::App& app, Options& options, Words& words) {
                  "Planned: record the memory that Python objects allocate and do not free");
     app.add_flag("-n,--native", options.native, "Planned: include the frames of native code");
     app.add_option("-o,--output", words.output,
-                   fmt::format("File for the profile; %(pid) stands for the process id; with -p, "
-                               "{} is standard output (default: {})",
+                   fmt::format("File for the profile; %(pid) stands for the process id; {} is "
+                               "standard output, which gets the profile behind all that a command "
+                               "has written there (default: {})",
                                output::kStandardOutput, kDefaultOutput))
         ->type_name("FILE");
     app.add_option("-p,--pid", words.attach_pid, "Sample the running process PID")
@@ -389,10 +390,6 @@ std::string find_contradiction(const Options& options, const Words& words) {
     }
     if (options.allow_seccomp && has_command) {
         return "--allow-seccomp goes with -p only";
-    }
-    if (has_command && options.output == output::kStandardOutput) {
-        return "-o - and a command cannot go together, as both would write to standard output: "
-               "name a file (./- is one of that name)";
     }
     if (options.where_pid) {
         const std::string_view idle = find_idle_option(options, words);

@@ -135,6 +135,9 @@ void Profile::begin_finish(bool even_empty, const KernelFigures& kernel, const C
           std::pair{"output_stalled_ns", cut.output_stalled_ns}}) {
         writer_.add_footer(key, std::to_string(value));
     }
+    if (cut.children != 0) {
+        writer_.add_footer("children_not_sampled", std::to_string(cut.children));
+    }
     file_.finish();
 }
 

@@ -27,7 +27,7 @@ struct ProcessFigures {
     // Of the threads in the profile together, of wall time under BPF.
     std::uint64_t on_cpu_ns = 0;    ///< as the kernel counts it
     std::uint64_t runnable_ns = 0;  ///< waited for a CPU, likewise
-    std::uint64_t value_us = 0;     ///< all of it
+    std::uint64_t value_us = 0;     ///< all of it; of CPU time, too
     /// CPU time in the profile that threads that have ended did not have: a hypervisor's, of `-c`.
     std::uint64_t overcounted_ns = 0;
     std::uint64_t lines_skipped = 0;  ///< model::ProfileBuilder::lines_skipped()
@@ -45,6 +45,7 @@ struct CutFigures {
     std::uint64_t output_stalled_ns = 0;  ///< rings were not drained, as the output did not keep up
     std::uint64_t ring_bytes = 0;         ///< of rings, at the end of their processes
     std::uint64_t processes = 0;          ///< ended for the memory or output that they took
+    std::uint64_t children = 0;           ///< ForkedChildren: not sampled
 };
 
 /// What the header of a profile says beside what is measured.
@@ -101,6 +102,9 @@ class Profile {
     [[nodiscard]] bool has_failed() const { return file_.has_failed(); }
     /// begin_finish(), and waits.
     Status finish(bool even_empty, const KernelFigures& kernel, const CutFigures& cut = {});
+
+    /// After the end: output::OutputFile::deliver().
+    Status deliver() { return file_.deliver(); }
 
     [[nodiscard]] const std::string& path() const { return file_.path(); }
     [[nodiscard]] const ProfileSettings& settings() const { return settings_; }

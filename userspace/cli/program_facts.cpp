@@ -137,8 +137,7 @@ std::string explain_no_python(const std::string& name, const NoPython& run) {
         "it ran none, or LD_PRELOAD or an inherited descriptor did not reach it (the environment "
         "was changed, descriptors were closed, or sudo or a container is between); a running one "
         "can be sampled with -p";
-    const bool loads_no_agent =
-        facts.is_privileged || facts.is_static || facts.is_other_word_size;
+    const bool loads_no_agent = facts.is_privileged || facts.is_static || facts.is_other_word_size;
     if (facts.is_privileged) {
         why =
             "it runs with more rights than yours (set-uid, set-gid or capabilities), and such "
@@ -156,10 +155,9 @@ std::string explain_no_python(const std::string& name, const NoPython& run) {
     const std::string what =
         fmt::format("{} came before any Python was seen in {}, so there is no profile",
                     name_signal(run.signal), who);
-    return run.lived_ns < kLongStartNs
-               ? what
-               : fmt::format("{}; in the {} s until then {}", what, run.lived_ns / kNanosPerSecond,
-                             why);
+    return run.lived_ns < kLongStartNs ? what
+                                       : fmt::format("{}; in the {} s until then {}", what,
+                                                     run.lived_ns / kNanosPerSecond, why);
 }
 
 }  // namespace echion::cli

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "cli/event_loop.h"
+#include "cli/forked_children.h"
 #include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/options.h"
@@ -107,8 +108,12 @@ class Sampling {
     /// Runs each time an agent has gone: for attach, whose only one it is.
     void on_agent_gone(std::function<void()> handler) { gone_handler_ = std::move(handler); }
 
-    /// After the end: complaints always, the summary if `verbose` or a terminal reads it.
+    /// After the end: what is wrong always, the summary if `verbose` or a terminal reads it.
     Outcome write_summary();
+    /// Behind that: an output that is the command's, too, gets the profile now
+    /// (output::OutputFile::deliver()). Waits. False if it does not take it; the user has been
+    /// told.
+    bool deliver();
 
   private:
     struct Agent;
@@ -126,6 +131,9 @@ class Sampling {
     void complete();
     void tell_cuts() const;
     void tell_empty() const;
+    void tell_shortfalls() const;
+    void tell_children() const;
+    void look_at_children(bool at_all_threads);
     [[nodiscard]] std::string tell_lost() const;
     void stop_deserted();
     tl::expected<control::Armed, std::string> arm(const Agent& agent, const control::Arm& request);
@@ -166,6 +174,7 @@ class Sampling {
     int ending_signal_ = 0;  // that came before the first sample
     std::size_t next_to_drain_ = 0;
     CutFigures cut_;
+    ForkedChildren children_;
     std::int64_t stalled_since_ns_ = 0;  // 0: the output keeps up
     std::uint64_t seen_written_bytes_ = 0;
     std::uint64_t seen_waiting_bytes_ = 0;

@@ -457,8 +457,8 @@ void Session::close_books() {
                     figures.runnable_ns += thread.runnable_ns;
                 }
             }
-            figures.value_us = builder_->value_us();
         }
+        figures.value_us = builder_->value_us();
         figures.overcounted_ns = ledger_->overcounted_ns();
         figures.lines_skipped = builder_->lines_skipped();
         for (std::size_t i = 0; i < figures.counters.size(); ++i) {

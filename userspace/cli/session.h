@@ -88,8 +88,8 @@ class Session {
     void set_start_ticks(std::uint64_t ticks) { start_ticks_ = ticks; }
     /// Whether it goes on without a channel.
     [[nodiscard]] bool is_cut_off() const { return is_cut_off_ && !has_ended() && !is_emptying(); }
-    /// Has what was decoded so far put into the profile (model::ProfileBuilder::checkpoint()). About
-    /// once a second.
+    /// Has what was decoded so far put into the profile (model::ProfileBuilder::checkpoint()).
+    /// About once a second.
     void checkpoint();
     /// Asks the agent to stop; the session ends when it says that it has.
     void request_stop();
@@ -159,7 +159,7 @@ class Session {
     std::uint32_t sampler_tid_ = 0;  // as the process sees it
     bool is_armed_ = false;
     std::string complaint_;
-    std::string why_late_;  // of stop_late()
+    std::string why_late_;              // of stop_late()
     std::size_t to_empty_ = 0;          // bytes of the ring that still count, when emptying
     std::int64_t emptying_cpu_ns_ = 0;  // of this program, for that
     std::uint64_t undecoded_bytes_ = 0;
