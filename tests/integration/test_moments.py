@@ -156,6 +156,7 @@ TRUE_OF_AN_END = re.compile(
     r"ended while attaching|has ended(: its parent has not noticed)?|is ending|"
     r"has not started Python yet, or has ended it: try again if it is starting|"
     r"has ended; what was sampled until then is in the profile)\n"
+    r"(echion: the profile has no samples: it was sampled for less than an interval \(-i\)\n)?"
 )
 
 

@@ -97,8 +97,12 @@ def test_children_that_were_there_before_are_counted(build_dir, any_python, tmp_
 # --- The engine ---
 
 
+# For so long that it is sampled, also where other programs have most of the machine.
+SPINS = "import time\nwhile time.process_time() < 0.5: pass"
+
+
 def test_the_engine_is_named(echion, build_dir, python, engine, tmp_path):
-    launched = echion.run([python.path, "-c", "pass"], "-v", "--engine", engine).check()
+    launched = echion.run([python.path, "-c", SPINS], "-v", "--engine", engine).check()
     assert f": the engine is {engine}\n" in launched.stderr
     with start_target(tmp_path, target_command(python, "waits", "raw_read")) as target:
         command = [build_dir / "echion", "-v", "-x", "0.05", "--engine", engine]
@@ -110,16 +114,16 @@ def test_the_engine_is_named(echion, build_dir, python, engine, tmp_path):
 
 def test_the_engine_that_could_not_be_had_is_named_with_the_reason(nobodys):
     """auto falls back; perf events may be allowed or not."""
-    result = nobodys.run([PYTHON, "-c", "pass"], "-v", wrap=NOBODY).check()
+    result = nobodys.run([PYTHON, "-c", SPINS], "-v", wrap=NOBODY).check()
     assert ": the engine is clock (not bpf: " in result.stderr
-    counted = nobodys.run([PYTHON, "-c", "pass"], "-v", "-c", wrap=NOBODY).check()
+    counted = nobodys.run([PYTHON, "-c", SPINS], "-v", "-c", wrap=NOBODY).check()
     assert ": the engine is perf (not bpf: " in counted.stderr or (
         ": the engine is clock (not bpf: " in counted.stderr and "; not perf: " in counted.stderr
     )
 
 
 def test_an_engine_that_is_not_tried_is_told_with_the_reason(echion, any_python):
-    result = echion.run([any_python.path, "-c", "pass"], "-v", "-i", "200us").check()
+    result = echion.run([any_python.path, "-c", SPINS], "-v", "-i", "200us").check()
     assert ": the engine is clock (not bpf: at wall-time intervals below 500 us" in result.stderr
 
 
