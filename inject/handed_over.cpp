@@ -1,11 +1,11 @@
 #include "inject/handed_over.h"
 
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <cerrno>
 
+#include "base/memory_file.h"
 #include "base/unique_fd.h"
 
 namespace echion::inject {
@@ -28,7 +28,7 @@ bool is_control_socket_of(int fd, pid_t maker) {
 }
 
 Result<bool> is_empty_memory_file(int fd) {
-    const UniqueFd own(memfd_create("echion", MFD_CLOEXEC));
+    const UniqueFd own = make_memory_file("echion", MFD_CLOEXEC);
     struct stat own_status {};
     struct stat status {};
     if (!own || fstat(own.get(), &own_status) != 0) {

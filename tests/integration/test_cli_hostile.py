@@ -96,7 +96,7 @@ def test_a_silent_agent_is_no_obstacle(echion, fake):
         os.kill(running.process.pid, signal.SIGTERM)
         result = running.finish()
     assert result.returncode == 128 + signal.SIGTERM
-    assert "before its first sample" in result.stderr and result.stderr.count("\n") == 1
+    assert "SIGTERM came before the first sample" in result.stderr and result.stderr.count("\n") == 1
     assert check_profile(result.output.read_text()).samples == []
 
 

@@ -299,7 +299,8 @@ def test_what_a_process_tells_of_itself_takes_bounded_memory(echion, fake):
     options = ("-s", "--max-memory", "60M")
     result = echion.run([fake, "hoard"], *options, wrap=WITH_PEAK, timeout=60)
     assert "--max-memory allows more" in result.stderr
-    assert len(check_profile(result.output.read_text()).samples) == 2
+    samples = check_profile(result.output.read_text()).samples
+    assert len({sample.frames for sample in samples}) == 2
     assert int(re.search(r"^peak (\d+)$", result.stderr, re.M).group(1)) < 300 * 1024
 
 

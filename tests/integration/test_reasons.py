@@ -177,11 +177,51 @@ def test_standard_output_that_nobody_reads(run, waiting):
     check_refusal(result, "the profile standard output is not complete", "Broken pipe")
 
 
-def test_standard_output_is_the_commands(run, tmp_path):
-    result = run("-o", "-", "touch", "started")
-    assert result.returncode == 2
-    assert "-o - and a command" in result.stderr and "./-" in result.stderr
-    assert not (tmp_path / "started").exists()
+# Begins no line that it does not end, but for the last one that it writes.
+WRITES = "import os, sys, time; print('one'); time.sleep(0.1); os.system('echo two'); print('three')"
+OWN_OUTPUTS = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1"]
+
+
+@pytest.mark.parametrize("output", OWN_OUTPUTS)
+def test_a_profile_follows_what_the_command_writes(run, any_python, tmp_path, output):
+    together = tmp_path / "together"
+    together.write_text("before\n")
+    with together.open("a") as file:
+        result = run("-o", output, any_python.path, "-u", "-c", WRITES, stdout=file)
+        assert (result.returncode, result.stderr) == (0, "")
+        file.write("behind\n")
+    *lines, last = together.read_text().splitlines(keepends=True)
+    assert [*lines[:4], last] == ["before\n", "one\n", "two\n", "three\n", "behind\n"]
+    assert check_profile("".join(lines[4:])).samples
+
+
+def test_a_profile_follows_a_command_that_outlives_it(run, any_python):
+    code = "import time; end = time.monotonic() + 0.6\nwhile time.monotonic() < end: pass\nprint('end')"
+    result = run("-x", "0.1", "-o", "-", any_python.path, "-c", code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("end\n# mode: ")
+    check_profile(result.stdout.partition("\n")[2])
+
+
+def test_a_status_goes_with_a_profile_on_standard_output(run, any_python):
+    result = run("-o", "-", any_python.path, "-c", "raise SystemExit(7)")
+    assert result.returncode == 7
+    check_profile(result.stdout)
+
+
+def test_a_commands_standard_output_that_nobody_reads(run, any_python):
+    wrap = ["sh", "-c", '"$@" | true; exit ${PIPESTATUS[0]:-0}', "sh"]
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    wrap[0] = "bash"
+    result = run("-o", "-", any_python.path, "-c", "import time; time.sleep(0.3)", wrap=wrap)
+    check_refusal(result, "the profile standard output is not complete", "Broken pipe")
+
+
+def test_standard_output_stays_as_it_is_without_python(run, tmp_path):
+    result = run("-o", "-", "echo", "said")
+    assert (result.returncode, result.stdout) == (0, "said\n")
+    assert "no Python was seen" in result.stderr
 
 
 def test_a_file_may_have_that_name(run, any_python, tmp_path):

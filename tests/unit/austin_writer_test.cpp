@@ -188,6 +188,18 @@ TEST_F(Austin, WaitsForANameOnlySoLong) {
     EXPECT_EQ(writer->lines(), 501U);
 }
 
+TEST_F(Austin, WaitsForANameForSomeCheckpointsOnly) {
+    process->thread(1, 0, 77, "");
+    process->sample(1, 1);
+    process->checkpoint();
+    process->checkpoint();
+    EXPECT_EQ(writer->lines(), 0U);
+    process->checkpoint();
+    EXPECT_EQ(writer->lines(), 1U);
+    process->sample(1, 2);
+    EXPECT_EQ(text(), "P42;T0:thread-77 1\nP42;T0:thread-77 2\n");
+}
+
 TEST_F(Austin, KeepsProcessesAndThreadsApart) {
     auto other = writer->add_process(43);
     other->thread(0, 1, 0, "MainThread");
@@ -370,6 +382,42 @@ TEST_F(File, OnAFullDeviceFailsOnceAndSwallowsTheRest) {
     EXPECT_TRUE(full.has_failed());
     ASSERT_FALSE(status);
     EXPECT_EQ(status.error().system_errno, ENOSPC);
+}
+
+TEST_F(File, IsWrittenInWholeLines) {
+    std::string line(1000, 'x');
+    line.back() = '\n';
+    // A buffer that is full in the middle of a line keeps that line's begin.
+    auto output = OutputFile::open(path + ".long").value();
+    for (std::size_t i = 0; i < 2000; ++i) {
+        output.append(line);
+    }
+    while (output.waiting_bytes() != 0) {
+        usleep(1000);
+    }
+    const std::string written = read(path + ".long");
+    ASSERT_FALSE(written.empty());
+    EXPECT_EQ(written.size() % line.size(), 0U);
+    EXPECT_TRUE(output.close());
+    EXPECT_EQ(read(path + ".long").size(), 2000 * line.size());
+}
+
+TEST_F(File, SharedWithACommandIsWrittenBehindIt) {
+    const std::string shared = folder + "/shared";
+    std::ofstream(shared) << "before\n";
+    const UniqueFd before(fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3));
+    const UniqueFd appended(open(shared.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
+    dup2(appended.get(), STDOUT_FILENO);
+    auto output = OutputFile::open("/dev/fd/1", NameOrigin::kUser, Sharing::kWithCommand);
+    dup2(before.get(), STDOUT_FILENO);
+    ASSERT_TRUE(output);
+    EXPECT_EQ(output->path(), "standard output");
+    output->append("profile\n");
+    EXPECT_TRUE(output->close());
+    EXPECT_EQ(read(shared), "before\n");
+    std::ofstream(shared, std::ios::app) << "the command's\n";
+    EXPECT_TRUE(output->deliver());
+    EXPECT_EQ(read(shared), "before\nthe command's\nprofile\n");
 }
 
 TEST_F(File, KeepsNobodyWaitingForAPipe) {

@@ -212,7 +212,9 @@ TEST(Options, TakeTheTimesThatTheComplaintsName) {
     EXPECT_THAT(parse_options({"-i", "2h", "cmd"}).error, HasSubstr("between 1us and 1h"));
     EXPECT_EQ(accepted({"-i", "1us", "cmd"}).interval_ns, kMinIntervalNs);
     EXPECT_EQ(accepted({"-i", "1h", "cmd"}).interval_ns, kMaxIntervalNs);
-    EXPECT_THAT(parse_options({"-x", "99999999999", "cmd"}).error, HasSubstr("up to 8784h"));
+    EXPECT_THAT(parse_options({"-x", "99999999999", "cmd"}).error, HasSubstr("up to 366d"));
+    EXPECT_THAT(parse_options({"-x", "367d", "cmd"}).error, HasSubstr("up to 366d"));
+    EXPECT_EQ(accepted({"-x", "366d", "cmd"}).exposure_ns, kMaxExposureNs);
     EXPECT_EQ(accepted({"-x", "8784h", "cmd"}).exposure_ns, kMaxExposureNs);
 }
 
@@ -236,7 +238,8 @@ TEST(Duration, TakesUnits) {
     EXPECT_EQ(parse_duration_ns("5m", 1), 300'000'000'000U);
     EXPECT_EQ(parse_duration_ns("5min", 1), 300'000'000'000U);
     EXPECT_EQ(parse_duration_ns("1.5h", 1), 5'400'000'000'000U);
-    EXPECT_FALSE(parse_duration_ns("5d", 1));
+    EXPECT_FALSE(parse_duration_ns("5w", 1));
+    EXPECT_EQ(parse_duration_ns("2d", 1), 172'800'000'000'000U);
     EXPECT_FALSE(parse_duration_ns("5M", 1));
     EXPECT_FALSE(parse_duration_ns("99999999999999999999s", 1));
 }

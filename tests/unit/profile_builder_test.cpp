@@ -128,6 +128,44 @@ TEST_F(Builder, KnowsWhatItHolds) {
     EXPECT_LT(builder->memory_bytes(), before + 10'000);
 }
 
+TEST_F(Builder, HandsOnMostAtACheckpoint) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    std::uint64_t handed_ms = 0;
+    for (std::uint64_t ms = 2; ms <= 100'000; ++ms) {
+        builder->tick(kMs);
+        if (ms % 1000 == 0) {
+            builder->checkpoint();
+            handed_ms = builder->value_us() / 1000;
+            ASSERT_GE(handed_ms + 2, ms - ms / 10);
+        }
+    }
+    EXPECT_LT(builder->samples(), 50U);  // of a stack that stood for 100 s
+    EXPECT_GT(builder->samples(), 10U);
+    stack(0, 1, {{1, 0}});
+    const std::uint64_t before = builder->samples();
+    builder->tick(kMs);
+    builder->tick(kMs);
+    builder->checkpoint();
+    EXPECT_EQ(builder->samples(), before + 1) << "a new stack begins anew";
+    builder->finish();
+    EXPECT_EQ(builder->value_us(), builder->duration_ns() / 1000) << "nothing is lost or doubled";
+}
+
+TEST_F(Builder, HandsOnCpuTimeAtACheckpoint) {
+    begin(Metric::kCpuTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->cpu(0, 700'000);
+    builder->tick(kMs);
+    builder->checkpoint();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 700"));
+    builder->checkpoint();
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 700"));
+}
+
 TEST_F(Builder, MergesTheSameStackIntoOneSample) {
     begin(Metric::kWallTime);
     builder->tick(kMs);

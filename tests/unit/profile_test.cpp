@@ -27,11 +27,11 @@ class ProfileTest : public testing::Test {
     }
     ~ProfileTest() override { std::filesystem::remove_all(folder); }
 
-    void sample(pid_t pid) {
+    void sample(pid_t pid, std::uint64_t start_ticks = 0) {
         const auto process = profile->add_process(pid);
         process->thread(0, 0, 0, "MainThread");
         process->sample(0, 1000);
-        profile->finish_process(pid, {});
+        profile->finish_process(pid, {}, start_ticks);
     }
     std::string finish(const KernelFigures& kernel = {}) {
         EXPECT_TRUE(profile->finish(false, kernel));
@@ -53,6 +53,14 @@ TEST_F(ProfileTest, NamesTheEngineAndTheIntervalThatAreInUse) {
     EXPECT_THAT(text, HasLineEnd("# engine: bpf"));
     EXPECT_THAT(text, Not(HasSubstr("engines")));
     EXPECT_THAT(text, Not(HasSubstr("intervals")));
+}
+
+TEST_F(ProfileTest, CountsAProcessThatExecutesOnce) {
+    sample(1, 10);
+    sample(2, 10);
+    sample(1, 10);  // has executed
+    sample(1, 20);  // another one with its number
+    EXPECT_THAT(finish(), HasLineEnd("# processes: 3 "));
 }
 
 TEST_F(ProfileTest, TellsOfProcessesThatDiffer) {

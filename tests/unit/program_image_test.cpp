@@ -98,6 +98,39 @@ TEST(ProgramImage, OfAProcessThatHasEndedHoldsNothing) {
     EXPECT_FALSE(is_kernel_thread(child)) << "nothing";
 }
 
+TEST(ProcessDescent, TellsAForkFromAnExecAlsoBehindTheEnd) {
+    const pid_t forked = fork();
+    if (forked == 0) {
+        _exit(0);
+    }
+    const pid_t executed = fork();
+    if (executed == 0) {
+        execl("/bin/true", "true", nullptr);
+        _exit(1);
+    }
+    for (const pid_t child : {forked, executed}) {
+        siginfo_t info{};
+        ASSERT_EQ(waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
+        const auto descent = read_descent(child);
+        ASSERT_TRUE(descent);
+        EXPECT_EQ(descent->parent_pid, getpid());
+        EXPECT_NE(descent->start_ticks, 0U);
+        EXPECT_TRUE(descent->has_ended);
+        EXPECT_EQ(descent->runs_parents_program, child == forked);
+        waitpid(child, nullptr, 0);
+    }
+    EXPECT_FALSE(read_descent(getpid())->has_ended);
+    EXPECT_FALSE(read_descent(forked));
+}
+
+TEST(ProcessDescent, OfATextThatIsNoneIsEmpty) {
+    for (const char* text : {"", ")", ") ", "1 (a", "1 (Z) S"}) {
+        EXPECT_FALSE(parse_descent(text).has_ended) << text;
+    }
+    EXPECT_TRUE(parse_descent("1 (a) Z 7").has_ended);
+    EXPECT_EQ(parse_descent("1 (a) b) S 7").parent_pid, 7);
+}
+
 TEST(KernelThread, IsKnownByItsFlag) {
     EXPECT_FALSE(is_kernel_thread(getpid()));
     const auto second = read_process_info(2);

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/memory_file.h"
 #include "stream/encoder.h"
 
 namespace echion::stream {
@@ -39,6 +40,16 @@ bool put_batch(RingProducer& ring, std::uint32_t size_bytes, unsigned char value
     std::memset(room.data() + sizeof(size_bytes), value, size_bytes);
     ring.publish(size_bytes + sizeof(size_bytes));
     return true;
+}
+
+// Where vm.memfd_noexec is 2 a kernel may refuse a file that could be executed.
+TEST(Ring, IsNothingToBeExecuted) {
+    const UniqueFd one(memfd_create("echion-test", MFD_CLOEXEC | MFD_NOEXEC_SEAL));
+    if (!one) {
+        GTEST_SKIP() << "this kernel does not know MFD_NOEXEC_SEAL";
+    }
+    constexpr int kSealExec = 0x20;  // F_SEAL_EXEC
+    EXPECT_NE(fcntl(make_ring(kMinRingBytes).value().get(), F_GET_SEALS) & kSealExec, 0);
 }
 
 TEST(Ring, DeliversBatchesInOrderAcrossTheEnd) {

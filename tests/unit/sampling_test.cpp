@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -44,6 +45,13 @@ class Peer {
         control::Stop stop{};
         (void)!recv(socket_, &stop, sizeof(stop), 0);
         send_message(make<control::Stopped>(control::MessageType::kStopped));
+    }
+    void answer_stop_without_python() const {
+        control::Stop stop{};
+        (void)!recv(socket_, &stop, sizeof(stop), 0);
+        auto failed = make<control::Failed>(control::MessageType::kFailed);
+        failed.error_kind = static_cast<std::uint32_t>(ErrorKind::kNotReady);
+        send_message(failed);
     }
     void hang_up() const { close(socket_); }
 
@@ -117,6 +125,7 @@ class AttachmentTest : public AgentProcessTest {
     }
     /// What a user's signal does.
     void interrupt() {
+        sampling->note_signal(SIGINT);
         sampling->leave_no_empty_file();
         sampling->stop();
     }
@@ -132,6 +141,21 @@ class AttachmentTest : public AgentProcessTest {
     std::unique_ptr<Sampling> sampling;
     Outcome outcome = Outcome::kGood;
 };
+
+TEST(CutDescriptors, AreTheLimitsOrASecurityModules) {
+    int pair[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+    EXPECT_EQ(explain_cut(pair[0]).kind, ErrorKind::kRefused);
+    rlimit before{};
+    getrlimit(RLIMIT_NOFILE, &before);
+    const rlimit none{0, before.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &none);
+    const Error cause = explain_cut(pair[0]);
+    setrlimit(RLIMIT_NOFILE, &before);
+    EXPECT_EQ(cause.system_errno, EMFILE);
+    close(pair[0]);
+    close(pair[1]);
+}
 
 TEST_F(AttachmentTest, OneThatNeverBeginsIsGivenUpAndLeavesNoFile) {
     constexpr std::int64_t kShortly = 1;
@@ -159,9 +183,33 @@ TEST_F(AttachmentTest, OneThatIsInterruptedBeforeItsFirstSampleLeavesNoFile) {
     });
     auto timer = Timer::make(loop, [this] { interrupt(); }).value();
     timer.arm(1);
-    EXPECT_THAT(run(), HasSubstr("before its first sample: there is no profile"));
+    EXPECT_THAT(run(), HasSubstr("there is no profile: SIGINT came before the first sample"));
     EXPECT_FALSE(sampling->has_samples());
     EXPECT_FALSE(std::filesystem::exists(options.output));
+}
+
+TEST_F(AttachmentTest, OneWithoutPythonIsGivenUpForThatReason) {
+    constexpr std::int64_t kShortly = 1;
+    attach(
+        [](const Peer& peer) {
+            peer.say_hello();
+            peer.answer_stop_without_python();
+        },
+        kShortly);
+    EXPECT_THAT(run(), HasSubstr("Python has not started in it, or has ended"));
+    EXPECT_EQ(outcome, Outcome::kNotAllSampled);
+    EXPECT_FALSE(std::filesystem::exists(options.output));
+}
+
+TEST_F(AttachmentTest, OneWithoutPythonThatIsInterruptedIsNotToBlame) {
+    attach([](const Peer& peer) {
+        peer.say_hello();
+        peer.answer_stop_without_python();
+    });
+    auto timer = Timer::make(loop, [this] { interrupt(); }).value();
+    timer.arm(1);
+    EXPECT_THAT(run(), HasSubstr("there is no profile: SIGINT came before the first sample"));
+    EXPECT_EQ(outcome, Outcome::kGood);
 }
 
 TEST_F(AttachmentTest, OneThatIsInterruptedAfterItsFirstSampleLeavesAProfile) {

@@ -97,7 +97,7 @@ bool wait_for_start(Channel& channel, MemoryReader& reader, const cpython::Locat
 }
 
 Result<cpython::LocatedRuntime> told_to_stop() {
-    return fail(ErrorKind::kProtocol, "told to stop before Python had started");
+    return fail(ErrorKind::kNotReady, "told to stop before Python had started");
 }
 
 /// The same for a runtime that was found when the program began, without opening a file.

@@ -25,6 +25,7 @@ Result<AgentProcess> AgentProcess::pin(pid_t pid, UniqueFd pidfd,
     AgentProcess process(pid, std::move(pidfd));
     const auto info = read_process_info(pid);
     process.image_ = image ? *image : look_at_program(pid).value_or(ProgramImage{});
+    process.start_ticks_ = read_descent(pid).value_or(ProcessDescent{}).start_ticks;
     // Only now is it sure whose rights were read.
     if (process.has_ended()) {
         return fail(ErrorKind::kSystem, "find the agent's process", ESRCH);

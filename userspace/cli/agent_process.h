@@ -29,6 +29,8 @@ class AgentProcess {
     [[nodiscard]] bool is_pinned() const { return pidfd_ && at_first_; }
     /// Readable when the process has ended; -1: there is none.
     [[nodiscard]] int pidfd() const { return pidfd_.get(); }
+    /// With its number it names the process: an exec keeps it. 0: not known.
+    [[nodiscard]] std::uint64_t start_ticks() const { return start_ticks_; }
     /// Whether it has ended, zombies included. False without a pidfd.
     [[nodiscard]] bool has_ended() const;
 
@@ -50,6 +52,7 @@ class AgentProcess {
     pid_t pid_;
     UniqueFd pidfd_;
     ProgramImage image_;
+    std::uint64_t start_ticks_ = 0;
     std::optional<ProcessInfo> at_first_;  // nothing where /proc hides it
 };
 

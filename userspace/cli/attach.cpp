@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -145,6 +146,11 @@ std::string explain_cause(pid_t pid, const inject::InjectFailure& failure) {
                : "";
 }
 
+/// A Python that is just starting is waited for so long. One that has ended in a process that goes
+/// on looks the same.
+constexpr std::int64_t kStartPatienceNs = 2 * kNanosPerSecond;
+constexpr std::int64_t kStartNapNs = 2'000'000;
+
 /// How long an injection that has been cancelled may take to end.
 constexpr std::uint64_t kGraceNs = 3'000'000'000;
 
@@ -215,6 +221,7 @@ void Attach::on_signal(int number) {
     if (!injecting_) {
         if (!sampling_->is_stopping()) {
             ending_signal_ = number;
+            sampling_->note_signal(number);
             sampling_->leave_no_empty_file();
         }
         sampling_->stop();
@@ -291,8 +298,8 @@ void Attach::on_injected() {
         say("process {} handed out something else than its control socket", pid_);
     }
     if (channel && signal_ != 0) {
-        say("interrupted before the first sample of {}: there is no profile; it goes on",
-            inject::describe_process(pid_));
+        say("{} came before the first sample of {}: there is no profile; it goes on",
+            name_signal(signal_), make_printable(who_));
     }
     if (!channel || signal_ != 0) {
         sampling_->on_finished({});
@@ -326,16 +333,25 @@ std::string Attach::explain(const std::string& failure) const {
 /// Whether the process can be looked at; else the user has been told why not.
 bool Attach::look() {
     const auto look = [this](StallGuard& guard) {
-        const StallGuard::Section section(
-            &guard,
-            2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns + kTargetCodeLimits.time_ns));
-        const auto target = WhereTarget::open(pid_, &guard);
-        if (!target) {
-            say("{}", explain(make_printable(target.error())));
-            return kExitFailure;
+        const std::int64_t deadline_ns = monotonic_ns() + kStartPatienceNs;
+        for (;;) {
+            const StallGuard::Section section(
+                &guard, 2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns +
+                             kTargetCodeLimits.time_ns));
+            const auto target = WhereTarget::open(pid_, &guard);
+            if (target && (*target)->is_ready()) {
+                inject::read_ahead(pid_, &guard);
+                return 0;
+            }
+            if (!target || monotonic_ns() >= deadline_ns) {
+                const Error not_ready{ErrorKind::kNotReady, 0, "Python has not started"};
+                say("{}", explain(make_printable(target ? (*target)->explain(not_ready)
+                                                        : target.error())));
+                return kExitFailure;
+            }
+            const timespec pause = make_timespec(kStartNapNs);
+            nanosleep(&pause, nullptr);
         }
-        inject::read_ahead(pid_, &guard);
-        return 0;
     };
     return run_aside(pid_, look, [this] { kernel_.emplace(options_); }) == 0;
 }

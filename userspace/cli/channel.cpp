@@ -70,6 +70,16 @@ Result<Channel> Channel::adopt(ForeignFd fd) {
     return channel;
 }
 
+Error explain_cut(int socket) {
+    const UniqueFd another(dup(socket));
+    if (!another) {
+        return {ErrorKind::kSystem, errno, "take in the agent's descriptors"};
+    }
+    return {ErrorKind::kRefused, 0,
+            "the kernel does not let echion have the agent's descriptors: a security module "
+            "(SELinux, AppArmor) may forbid it"};
+}
+
 Status Channel::identify_senders(bool by_pidfd) {
     const int yes = 1;
     if (setsockopt(fd_.get(), SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes)) != 0) {
@@ -147,8 +157,7 @@ Result<std::optional<Packet>> Channel::receive() {
         }
     }
     if ((header.msg_flags & MSG_CTRUNC) != 0) {
-        // There is room for all that can come: only the limit on descriptors cuts it.
-        return fail(ErrorKind::kSystem, "take in the agent's descriptors", EMFILE);
+        return tl::unexpected(explain_cut(fd_.get()));
     }
     if ((header.msg_flags & MSG_TRUNC) != 0 || packet.fds.size() > kMaxReceivedFds) {
         return fail(ErrorKind::kProtocol, "the agent sent a message that is too large");

@@ -65,9 +65,9 @@ class Channel {
     Status send(const void* message, std::size_t size_bytes, std::span<const int> fds = {});
 
     /// The next packet; nothing when there is none now. kSystem with ECONNRESET when the other side
-    /// has hung up and everything has been read, with EMFILE when this process may open no more of
-    /// what it brings (the packet is gone); kProtocol for a packet that is too large or brings too
-    /// many descriptors.
+    /// has hung up and everything has been read; when not all descriptors could be taken in, and
+    /// the packet is gone, with EMFILE or ENFILE, or kRefused (explain_cut()); kProtocol for a
+    /// packet that is too large or brings too many descriptors.
     Result<std::optional<Packet>> receive();
 
     /// Whether a message has come that has not been received.
@@ -76,6 +76,11 @@ class Channel {
   private:
     ForeignFd fd_;  // the other side's messages in it may hold descriptors
 };
+
+/// Why the kernel has cut off some of the descriptors that a message brought (MSG_CTRUNC) to
+/// `socket`, with room for all of them: there may be no more, or a security module keeps them back
+/// (security_file_receive() in net/core/scm.c). To be asked before any of them is closed.
+Error explain_cut(int socket);
 
 /// A header for a message of type T.
 template <typename T>

@@ -178,6 +178,19 @@ std::string KernelSide::why_refused(std::optional<pid_t> target) const {
     return why ? why->text() : "";
 }
 
+std::string KernelSide::why_not_better() const {
+    std::string text;
+    if (!is_available()) {
+        for (const auto& [engine, why] :
+             {std::pair{"bpf", &why_no_bpf_}, std::pair{"perf", &why_no_perf_}}) {
+            if (!why->empty()) {
+                text += fmt::format("{}not {}: {}", text.empty() ? "" : "; ", engine, *why);
+            }
+        }
+    }
+    return text;
+}
+
 tl::unexpected<std::string> KernelSide::refuse(const std::string& why) {
     ++refusals_;
     return tl::unexpected(fmt::format("--engine {} cannot be had: {}",

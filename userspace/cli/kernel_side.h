@@ -51,6 +51,9 @@ class KernelSide {
     [[nodiscard]] bool has_perf_ticks(pid_t pid) const;
     /// What makes the ticks of processes that are armed, as the profile names it.
     [[nodiscard]] const char* engine() const { return is_available() ? "bpf" : "perf"; }
+    /// In one line, without an end: why the ticks are not the kernel's. Empty where they are, and
+    /// where the options ask for that.
+    [[nodiscard]] std::string why_not_better() const;
     /// One line, without an end: why the engine that the options insist on cannot be had, at all or
     /// for the process `target`, if there is one already. Empty if it can, as far as is known
     /// before it is tried, or if they

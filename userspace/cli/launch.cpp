@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -15,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/clock.h"
 #include "cli/agent_file.h"
 #include "cli/channel.h"
 #include "cli/command.h"
@@ -117,6 +119,7 @@ class Launch {
     void on_command_end();
     void on_profile_written();
     void close_rendezvous();
+    bool deliver();
     int finish();
     int run_beside_command(const std::string& agent);
     int wait_for_command();
@@ -131,6 +134,7 @@ class Launch {
     std::unique_ptr<Sampling> sampling_;
     std::optional<int> command_status_;
     int last_signal_ = 0;  // of those that may ask for the end
+    const std::int64_t since_ns_ = monotonic_ns();
     bool is_profile_written_ = true;
 };
 
@@ -266,6 +270,7 @@ void Launch::on_signal(const signalfd_siginfo& info) {
     }
     if (number != SIGUSR1 && number != SIGUSR2) {
         last_signal_ = number;
+        sampling_->note_signal(number);
         sampling_->hurry(command_status_.has_value());
     }
 }
@@ -286,7 +291,8 @@ void Launch::on_knock() {
             if (packet.error().kind == ErrorKind::kProtocol) {
                 continue;  // one that is no agent's
             }
-            if (packet.error().system_errno == EMFILE) {
+            if (packet.error().kind == ErrorKind::kRefused ||
+                packet.error().system_errno == EMFILE || packet.error().system_errno == ENFILE) {
                 sampling_->miss_agent(packet.error());
                 continue;
             }
@@ -344,18 +350,28 @@ void Launch::on_profile_written() {
     }
 }
 
+/// Nothing is left to be done but this: signals end it as they end any program.
+bool Launch::deliver() {
+    sigset_t set;
+    sigemptyset(&set);
+    for (const int number : kPassedSignals) {
+        sigaddset(&set, number);
+    }
+    sigprocmask(SIG_UNBLOCK, &set, nullptr);
+    return sampling_->deliver();
+}
+
 int Launch::finish() {
     if (sampling_->agents_seen() == 0) {
-        if (*command_status_ > kExitSignalBase) {
-            say("no Python was seen in {} before signal {} ended it, so there is no profile",
-                make_printable(options_.command.front()), *command_status_ - kExitSignalBase);
-        } else {
-            say("{}", explain_no_python(options_.command.front()));
-        }
+        NoPython facts;
+        facts.lived_ns = monotonic_ns() - since_ns_;
+        facts.signal =
+            *command_status_ > kExitSignalBase ? *command_status_ - kExitSignalBase : last_signal_;
+        say("{}", explain_no_python(options_.command.front(), facts));
         return *command_status_;
     }
     // That sampling could not begin, or went wrong, has been told: the status is the command's.
-    return is_profile_written_ ? *command_status_ : kExitFailure;
+    return deliver() && is_profile_written_ ? *command_status_ : kExitFailure;
 }
 
 }  // namespace

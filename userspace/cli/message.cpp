@@ -144,6 +144,11 @@ std::string make_printable(std::string_view text) {
     return result;
 }
 
+std::string name_signal(int number) {
+    const char* name = sigabbrev_np(number);
+    return name != nullptr ? fmt::format("SIG{}", name) : fmt::format("signal {}", number);
+}
+
 std::string quote(std::string_view text) { return fmt::format("'{}'", make_printable(text)); }
 
 }  // namespace echion::cli

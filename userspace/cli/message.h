@@ -40,4 +40,7 @@ std::string make_printable(std::string_view text);
 /// The same in single quotes, for names.
 std::string quote(std::string_view text);
 
+/// `SIGINT`, or `signal 40` for one without a name.
+std::string name_signal(int number);
+
 }  // namespace echion::cli

@@ -97,15 +97,16 @@ void declare(CLI::App& app, Options& options, Words& words) {
     app.add_flag("-c,--cpu", options.cpu,
                  "Sample the threads that are on a CPU, and measure their CPU time");
     app.add_option("-x,--exposure", words.exposure,
-                   "Stop sampling after so many seconds, or a time with a unit, up to 366 days; a "
-                   "launched command goes on")
+                   "Stop sampling after so many seconds, or a time with a unit (us, ms, s, m, h, "
+                   "d), up to 366d; a launched command goes on")
         ->type_name("TIME");
     app.add_flag("-m,--memory", options.memory,
                  "Planned: record the memory that Python objects allocate and do not free");
     app.add_flag("-n,--native", options.native, "Planned: include the frames of native code");
     app.add_option("-o,--output", words.output,
-                   fmt::format("File for the profile; %(pid) stands for the process id; with -p, "
-                               "{} is standard output (default: {})",
+                   fmt::format("File for the profile; %(pid) stands for the process id; {} is "
+                               "standard output, which gets the profile behind all that a command "
+                               "has written there (default: {})",
                                output::kStandardOutput, kDefaultOutput))
         ->type_name("FILE");
     app.add_option("-p,--pid", words.attach_pid, "Sample the running process PID")
@@ -260,9 +261,9 @@ std::string convert(const Words& words, Options& options) {
         if (!options.exposure_ns || *options.exposure_ns == 0 ||
             *options.exposure_ns > kMaxExposureNs) {
             return fmt::format(
-                "-x {}: expected a time in seconds or with a unit, above 0 and up to {}h, such "
-                "as 30, 0.5, 500ms or 5m",
-                *words.exposure, kMaxExposureNs / 3'600'000'000'000);
+                "-x {}: expected a time in seconds or with a unit, above 0 and up to {}d, such "
+                "as 30, 0.5, 500ms, 5m or 2h",
+                *words.exposure, kMaxExposureNs / 86'400'000'000'000);
         }
     }
     if (words.output) {
@@ -390,10 +391,6 @@ std::string find_contradiction(const Options& options, const Words& words) {
     if (options.allow_seccomp && has_command) {
         return "--allow-seccomp goes with -p only";
     }
-    if (has_command && options.output == output::kStandardOutput) {
-        return "-o - and a command cannot go together, as both would write to standard output: "
-               "name a file (./- is one of that name)";
-    }
     if (options.where_pid) {
         const std::string_view idle = find_idle_option(options, words);
         return idle.empty() ? "" : clash("-w", idle);
@@ -428,6 +425,8 @@ std::optional<std::uint64_t> parse_duration_ns(std::string_view text,
         unit_ns = 60e9;
     } else if (unit == "h") {
         unit_ns = 3600e9;
+    } else if (unit == "d") {
+        unit_ns = 24 * 3600e9;
     } else {
         return std::nullopt;
     }

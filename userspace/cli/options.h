@@ -77,7 +77,7 @@ struct ParsedOptions {
 /// `--`: the rest is the command with its own options.
 ParsedOptions parse_options(const std::vector<std::string>& arguments);
 
-/// Parses a time such as `500`, `500us`, `1.5ms`, `2s`, `5m`, `1h`; a bare number counts
+/// Parses a time such as `500`, `500us`, `1.5ms`, `2s`, `5m`, `1h`, `7d`; a bare number counts
 /// `default_unit_ns`. Nothing when it is no such thing, negative, or beyond what 64 bits of
 /// nanoseconds hold.
 std::optional<std::uint64_t> parse_duration_ns(std::string_view text,

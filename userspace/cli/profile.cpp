@@ -59,8 +59,10 @@ void Profile::note_ticks(std::string_view engine, std::uint64_t interval_ns) {
     writer_.set_header("interval", intervals_.front());
 }
 
-void Profile::finish_process(pid_t pid, const ProcessFigures& figures) {
-    ++processes_;
+void Profile::finish_process(pid_t pid, const ProcessFigures& figures, std::uint64_t start_ticks) {
+    if (start_ticks == 0 || std::exchange(start_ticks_[pid], start_ticks) != start_ticks) {
+        ++processes_;
+    }
     totals_.duration_ns = std::max(totals_.duration_ns, figures.duration_ns);
     totals_.lost_ns = add_capped(totals_.lost_ns, figures.lost_ns);
     totals_.missed_us = add_capped(totals_.missed_us, figures.missed_us);
@@ -132,6 +134,9 @@ void Profile::begin_finish(bool even_empty, const KernelFigures& kernel, const C
           std::pair{"processes_cut", cut.processes}, std::pair{"ring_bytes_cut", cut.ring_bytes},
           std::pair{"output_stalled_ns", cut.output_stalled_ns}}) {
         writer_.add_footer(key, std::to_string(value));
+    }
+    if (cut.children != 0) {
+        writer_.add_footer("children_not_sampled", std::to_string(cut.children));
     }
     file_.finish();
 }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "base/error.h"
@@ -26,7 +27,7 @@ struct ProcessFigures {
     // Of the threads in the profile together, of wall time under BPF.
     std::uint64_t on_cpu_ns = 0;    ///< as the kernel counts it
     std::uint64_t runnable_ns = 0;  ///< waited for a CPU, likewise
-    std::uint64_t value_us = 0;     ///< all of it
+    std::uint64_t value_us = 0;     ///< all of it; of CPU time, too
     /// CPU time in the profile that threads that have ended did not have: a hypervisor's, of `-c`.
     std::uint64_t overcounted_ns = 0;
     std::uint64_t lines_skipped = 0;  ///< model::ProfileBuilder::lines_skipped()
@@ -44,6 +45,7 @@ struct CutFigures {
     std::uint64_t output_stalled_ns = 0;  ///< rings were not drained, as the output did not keep up
     std::uint64_t ring_bytes = 0;         ///< of rings, at the end of their processes
     std::uint64_t processes = 0;          ///< ended for the memory or output that they took
+    std::uint64_t children = 0;           ///< ForkedChildren: not sampled
 };
 
 /// What the header of a profile says beside what is measured.
@@ -68,7 +70,9 @@ class Profile {
     std::unique_ptr<model::StackSink> add_process(pid_t pid) { return writer_.add_process(pid); }
     /// Adds up what a process that has ended amounted to, and puts the sampler's own CPU time into
     /// the profile unless stealth was asked for.
-    void finish_process(pid_t pid, const ProcessFigures& figures);
+    /// One that has executed another program is the same process still: `start_ticks`, if known,
+    /// tells it from others that had its number.
+    void finish_process(pid_t pid, const ProcessFigures& figures, std::uint64_t start_ticks = 0);
 
     /// Has what is buffered written, so that a reader of the unfinished file sees it.
     void flush() { file_.flush(); }
@@ -99,6 +103,9 @@ class Profile {
     /// begin_finish(), and waits.
     Status finish(bool even_empty, const KernelFigures& kernel, const CutFigures& cut = {});
 
+    /// After the end: output::OutputFile::deliver().
+    Status deliver() { return file_.deliver(); }
+
     [[nodiscard]] const std::string& path() const { return file_.path(); }
     [[nodiscard]] const ProfileSettings& settings() const { return settings_; }
     [[nodiscard]] const output::AustinWriter& writer() const { return writer_; }
@@ -114,6 +121,7 @@ class Profile {
     ProfileSettings settings_;
     ProcessFigures totals_;
     std::uint64_t processes_ = 0;
+    std::unordered_map<pid_t, std::uint64_t> start_ticks_;  // of the last with each number
     // Of all processes, each once, in the order that they came in.
     std::vector<std::string> engines_;
     std::vector<std::string> intervals_;

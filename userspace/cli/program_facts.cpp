@@ -13,6 +13,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "base/clock.h"
 #include "base/unique_fd.h"
 #include "cli/message.h"
 
@@ -25,6 +26,8 @@ constexpr int kMaxInterpreters = 5;
 /// headers of any real program lie within a page.
 constexpr std::size_t kHeadBytes = 4096;
 constexpr std::size_t kScriptLineBytes = 256;
+/// Within so long most commands have come to their Python, if they have one.
+constexpr std::int64_t kLongStartNs = 5 * kNanosPerSecond;
 
 std::string find_in_path(const std::string& name) {
     if (name.find('/') != name.npos) {
@@ -128,13 +131,13 @@ ProgramFacts inspect_program(const std::string& name) {
     return facts;
 }
 
-std::string explain_no_python(const std::string& name) {
+std::string explain_no_python(const std::string& name, const NoPython& run) {
     const ProgramFacts facts = inspect_program(name);
-    std::string_view why =
+    std::string why =
         "it ran none, or LD_PRELOAD or an inherited descriptor did not reach it (the environment "
         "was changed, descriptors were closed, or sudo or a container is between), or it loaded "
-        "one "
-        "older than 3.8 or by dlmopen or RTLD_DEEPBIND; a running one can be sampled with -p";
+        "one older than 3.8 or by dlmopen or RTLD_DEEPBIND; a running one can be sampled with -p";
+    const bool loads_no_agent = facts.is_privileged || facts.is_static || facts.is_other_word_size;
     if (facts.is_privileged) {
         why =
             "it runs with more rights than yours (set-uid, set-gid or capabilities), and such "
@@ -145,8 +148,16 @@ std::string explain_no_python(const std::string& name) {
         why = fmt::format("it is a {}-bit program: use the {}-bit build of Echion",
                           sizeof(void*) == 8 ? 32 : 64, sizeof(void*) == 8 ? 32 : 64);
     }
-    return fmt::format("no Python was seen in {}, so there is no profile: {}",
-                       make_printable(facts.path.empty() ? name : facts.path), why);
+    const std::string who = make_printable(facts.path.empty() ? name : facts.path);
+    if (run.signal == 0 || loads_no_agent) {
+        return fmt::format("no Python was seen in {}, so there is no profile: {}", who, why);
+    }
+    const std::string what =
+        fmt::format("{} came before any Python was seen in {}, so there is no profile",
+                    name_signal(run.signal), who);
+    return run.lived_ns < kLongStartNs ? what
+                                       : fmt::format("{}; in the {} s until then {}", what,
+                                                     run.lived_ns / kNanosPerSecond, why);
 }
 
 }  // namespace echion::cli

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace echion::cli {
@@ -17,7 +18,13 @@ struct ProgramFacts {
 /// cannot be read stays false.
 ProgramFacts inspect_program(const std::string& name);
 
-/// One line for the user of a command in which no Python was seen.
-std::string explain_no_python(const std::string& name);
+/// How a command went in which no Python was seen.
+struct NoPython {
+    std::int64_t lived_ns = 0;
+    int signal = 0;  ///< That ended it, or came to it; 0: none.
+};
+
+/// One line for the user of such a command.
+std::string explain_no_python(const std::string& name, const NoPython& run);
 
 }  // namespace echion::cli

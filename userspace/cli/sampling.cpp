@@ -39,6 +39,8 @@ constexpr std::int64_t kPatienceNs = 2 * kNanosPerSecond;
 /// And so long after a user's signal at the least; after the second one, in all.
 constexpr std::int64_t kLastChanceNs = 200 * kMs;
 constexpr std::uint64_t kWatchEveryNs = 50 * kMs;
+/// A gap of less is in the figures only, as the start of a short program on a busy machine.
+constexpr std::uint64_t kToldGapNs = 1'000 * kMs;
 /// Less than this no ring feels.
 constexpr std::uint64_t kToldStallNs = 500 * kMs;
 constexpr std::int64_t kFlushEveryNs = kNanosPerSecond;
@@ -79,7 +81,9 @@ struct Sampling::Agent {
               },
               [this, &sampling](bool with_living) {
                   return sampling.kernel_.count_cpu(process.pid(), with_living);
-              }) {}
+              }) {
+        session.set_start_ticks(process.start_ticks());
+    }
 
     AgentProcess process;
     Session session;
@@ -126,8 +130,7 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
     }
     if (auto status = sampling->open_profile(pid_for_name); !status) {
         const std::string name = expand_output(options.output, pid_for_name);
-        say("cannot write {}: {}", name == output::kStandardOutput ? "standard output" : name,
-            describe(status.error()));
+        say("cannot write {}: {}", output::name_output(name), describe(status.error()));
         return fail(ErrorKind::kRefused, "the output cannot be written");
     }
     return sampling;
@@ -136,7 +139,8 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
 Status Sampling::open_profile(pid_t pid_for_name) {
     auto file = output::OutputFile::open(
         expand_output(options_.output, pid_for_name),
-        options_.output_is_default ? output::NameOrigin::kDefault : output::NameOrigin::kUser);
+        options_.output_is_default ? output::NameOrigin::kDefault : output::NameOrigin::kUser,
+        options_.attach_pid ? output::Sharing::kAlone : output::Sharing::kWithCommand);
     if (!file) {
         return tl::unexpected(file.error());
     }
@@ -228,7 +232,7 @@ NeededRights Sampling::needed_rights() const {
     needed.bpf = kernel_.is_available();
     needed.perf_events = kernel_.is_available() || kernel_.has_perf_events();
     needed.other_processes = true;  // where /proc hides them from others (hidepid)
-    needed.output = options_.output == output::kStandardOutput ? "" : profile_->path();
+    needed.output = output::find_own_descriptor(options_.output) ? "" : profile_->path();
     return needed;
 }
 
@@ -266,15 +270,15 @@ void Sampling::after_event(Agent& agent) {
     if (agent.session.was_sampled() && !agent.session.is_armed()) {
         profile_->note_ticks("nanosleep", options_.interval_ns);
     }
+    if (agent.session.was_sampled() && !std::exchange(agent.is_begun, true)) {
+        tell_about_program(agent.session);
+    }
     if (agent.session.has_ended()) {
         remove(agent);
         return;
     }
     if (agent.session.is_emptying()) {
         detach(agent);
-    }
-    if (agent.session.was_sampled() && !std::exchange(agent.is_begun, true)) {
-        tell_about_program(agent.session);
     }
     if (options_.attach_pid && agent.session.state() == Session::State::kConfigured) {
         begin_exposure();  // Python runs already: the time is counted from the attachment
@@ -312,7 +316,14 @@ void Sampling::drain_all() {
         ending_cpu_ns_ += read_clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_before_ns;
     }
     kernel_.note_ended();
+    look_at_children(now >= next_flush_ns_);
     if (now >= next_flush_ns_) {
+        // Not at the first look: a program that is over at once has no stack in two parts.
+        for (const auto& agent : agents_) {
+            if (next_flush_ns_ != kLongAgoNs) {
+                agent->session.checkpoint();
+            }
+        }
         profile_->flush();
         kernel_.keep_ticking();
         stop_deserted();
@@ -430,6 +441,14 @@ void Sampling::stop_deserted() {
     }
 }
 
+void Sampling::look_at_children(bool at_all_threads) {
+    for (const auto& agent : agents_) {
+        if (agent->session.was_sampled() && !agent->is_detached) {
+            children_.look(agent->session.pid(), at_all_threads);
+        }
+    }
+}
+
 void Sampling::look_at_processes(std::int64_t now_ns) {
     for (const auto& agent : agents_) {
         Session& session = agent->session;
@@ -441,9 +460,11 @@ void Sampling::look_at_processes(std::int64_t now_ns) {
             session.end_with(
                 "it has been stopped or frozen since it was attached to, and the time is over that "
                 "was asked for; let it go on (kill -CONT, docker unpause), and try again");
-        } else if (options_.attach_pid && session.state() == Session::State::kConfigured &&
+        } else if (options_.attach_pid && !session.was_sampled() && !stopping_ &&
+                   (session.state() == Session::State::kConfigured ||
+                    session.state() == Session::State::kStopping) &&
                    now_ns - agent->since_ns > start_deadline_ns_) {
-            session.end_with(fmt::format(
+            session.stop_late(fmt::format(
                 "the agent has not begun to sample in {} s; is the process stopped, or does it get "
                 "no CPU time?",
                 start_deadline_ns_ / kNanosPerSecond));
@@ -463,6 +484,9 @@ void Sampling::tell_about_program(const Session& session) const {
     if (!options_.verbose) {
         return;
     }
+    const std::string why = kernel_.why_not_better();
+    say("process {}: the engine is {}{}", session.pid(),
+        session.is_armed() ? kernel_.engine() : "clock", why.empty() ? "" : " (" + why + ")");
     const auto info = read_process_info(session.pid());
     if (info && (info->ignored_signals >> (SIGQUIT - 1) & 1) != 0) {
         say("process {} ignores SIGQUIT, and so does not show its stacks at that signal",
@@ -549,6 +573,7 @@ void Sampling::stop() {
         return;
     }
     exposure_timer_->disarm();
+    look_at_children(true);
     for (const auto& agent : agents_) {
         agent->session.request_stop();
     }
@@ -621,6 +646,8 @@ void Sampling::finish() {
     // Python that ended before its first tick leaves a profile without samples; what is no Python,
     // or cannot be sampled, leaves none.
     kernel_.look_at_rate_limit();
+    children_.settle();
+    cut_.children = children_.count();
     profile_->begin_finish(agents_seen_ != 0 && complaints_ == 0 && leaves_empty_file_,
                            {kernel_.threads_refused(), kernel_.lowered_rate()}, cut_);
     if (!profile_->has_ended()) {
@@ -679,6 +706,81 @@ std::string Sampling::tell_lost() const {
                        profile_->appended_bytes() - kept);
 }
 
+/// Why there is not a single sample.
+void Sampling::tell_empty() const {
+    std::string why = options_.attach_pid ? "sampling was ended before its first sample"
+                                          : "Python ended before its first sample";
+    if (ending_signal_ != 0) {
+        why = fmt::format("{} came before the first sample", name_signal(ending_signal_));
+    }
+    if (!leaves_empty_file_) {
+        say("there is no profile: {}", why);
+    } else if (agents_seen_ != 0 && complaints_ == 0) {
+        say("the profile is empty: {}", why);
+    }
+}
+
+/// What most of the profile lacks, whoever reads.
+void Sampling::tell_shortfalls() const {
+    using stream::Counter;
+    const ProcessFigures& totals = profile_->totals();
+    const std::uint64_t samples = profile_->total(Counter::kSamples);
+    if (totals.value_us == 0 && complaints_ == 0) {
+        say("the profile has no samples: {}",
+            options_.cpu ? "no thread used CPU time while it was sampled"
+                         : "it was sampled for less than an interval (-i)");
+    }
+    const auto is_most = [](std::uint64_t part, std::uint64_t all) {
+        return part > all / 2 && part != 0;
+    };
+    if (totals.lost_ns >= kToldGapNs && is_most(totals.lost_ns, totals.duration_ns)) {
+        say("{:.1f} s of {:.1f} s were not sampled, as ticks were dropped: echion did not come to "
+            "empty the ring, or its output did not keep up; use a longer interval (-i)",
+            static_cast<double>(totals.lost_ns) / 1e9,
+            static_cast<double>(totals.duration_ns) / 1e9);
+    }
+    if (totals.missed_us >= kToldGapNs / 1000 && is_most(totals.missed_us, totals.value_us)) {
+        say("{:.1f} s of {:.1f} s are :MISSED:, as the sampler got no CPU, or Python used them "
+            "before its first sample",
+            static_cast<double>(totals.missed_us) / 1e6,
+            static_cast<double>(totals.value_us) / 1e6);
+    }
+    const std::uint64_t invalid =
+        profile_->total(Counter::kInvalid) + profile_->total(Counter::kTornMarked);
+    if (is_most(invalid, samples)) {
+        say("{} of {} stacks could not be read whole (:INVALID:): memory of the program that "
+            "cannot be read, or a damaged or unusual one",
+            invalid, samples);
+    }
+    if (const std::uint64_t full = profile_->total(Counter::kTableFull); is_most(full, samples)) {
+        say("threads are missing: the sampler had no room for them (see ulimit -v of the program)");
+    }
+}
+
+/// Of children that go on with their parent's program nothing is in the profile.
+void Sampling::tell_children() const {
+    constexpr std::size_t kMaxTold = 8;
+    if (cut_.children == 0) {
+        return;
+    }
+    std::string pids;
+    for (const pid_t pid : children_.list(kMaxTold)) {
+        pids += fmt::format("{}{}", pids.empty() ? "" : ", ", pid);
+    }
+    const bool is_one = cut_.children == 1;
+    say("{} forked child{} {} not sampled ({}{}): {} with echion -p PID{}", cut_.children,
+        is_one ? "" : "ren", is_one ? "was" : "were", pids, cut_.children > kMaxTold ? ", ..." : "",
+        is_one ? "sample it" : "sample one", children_.has_living() ? "" : " while it runs");
+}
+
+bool Sampling::deliver() {
+    if (const Status status = profile_->deliver(); !status) {
+        say("the profile {} is not complete: {}", profile_->path(), describe(status.error()));
+        return false;
+    }
+    return true;
+}
+
 Outcome Sampling::write_summary() {
     const ProcessFigures& totals = profile_->totals();
     if (!profile_status_) {
@@ -687,13 +789,7 @@ Outcome Sampling::write_summary() {
         return Outcome::kNotWritten;
     }
     if (profile_->processes() == 0) {
-        if (!leaves_empty_file_) {
-            say("sampling was ended before its first sample: there is no profile");
-        } else if (agents_seen_ != 0 && complaints_ == 0) {
-            say("the profile is empty: {}", options_.attach_pid
-                                                ? "sampling was ended before its first sample"
-                                                : "Python ended before its first sample");
-        }
+        tell_empty();
         return complaints_ == 0 ? Outcome::kGood : Outcome::kNotAllSampled;
     }
     if (options_.verbose || isatty(STDERR_FILENO) != 0) {
@@ -709,6 +805,8 @@ Outcome Sampling::write_summary() {
             static_cast<double>(totals.duration_ns) / 1e9, profile_->processes(),
             profile_->processes() == 1 ? "" : "es", profile_->path(), lacks);
     }
+    tell_shortfalls();
+    tell_children();
     tell_cuts();
     if (const std::uint64_t refused = kernel_.threads_refused(); refused != 0) {
         say("{} threads are not in the kernel's table, which was full or had no memory: {}",

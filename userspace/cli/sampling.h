@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "cli/event_loop.h"
+#include "cli/forked_children.h"
 #include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/options.h"
@@ -79,6 +80,12 @@ class Sampling {
     /// Begins the end: all agents are told to stop. Once; any number of calls.
     void stop();
 
+    /// A signal that asks for the end has come, here or to the command: why there is no sample, if
+    /// there is none. The first one counts.
+    void note_signal(int number) {
+        ending_signal_ = ending_signal_ != 0 || first_sample_told_ ? ending_signal_ : number;
+    }
+
     /// A profile without samples leaves no file, from here on. Before stop().
     void leave_no_empty_file() { leaves_empty_file_ = false; }
     /// After the end: whether there is a profile with samples of a process.
@@ -101,8 +108,12 @@ class Sampling {
     /// Runs each time an agent has gone: for attach, whose only one it is.
     void on_agent_gone(std::function<void()> handler) { gone_handler_ = std::move(handler); }
 
-    /// After the end: complaints always, the summary if `verbose` or a terminal reads it.
+    /// After the end: what is wrong always, the summary if `verbose` or a terminal reads it.
     Outcome write_summary();
+    /// Behind that: an output that is the command's, too, gets the profile now
+    /// (output::OutputFile::deliver()). Waits. False if it does not take it; the user has been
+    /// told.
+    bool deliver();
 
   private:
     struct Agent;
@@ -119,6 +130,10 @@ class Sampling {
     void give_up_output();
     void complete();
     void tell_cuts() const;
+    void tell_empty() const;
+    void tell_shortfalls() const;
+    void tell_children() const;
+    void look_at_children(bool at_all_threads);
     [[nodiscard]] std::string tell_lost() const;
     void stop_deserted();
     tl::expected<control::Armed, std::string> arm(const Agent& agent, const control::Arm& request);
@@ -156,8 +171,10 @@ class Sampling {
     std::uint64_t drain_delay_ns_ = 0;
     std::int64_t next_flush_ns_ = kLongAgoNs;
     bool first_sample_told_ = false;
+    int ending_signal_ = 0;  // that came before the first sample
     std::size_t next_to_drain_ = 0;
     CutFigures cut_;
+    ForkedChildren children_;
     std::int64_t stalled_since_ns_ = 0;  // 0: the output keeps up
     std::uint64_t seen_written_bytes_ = 0;
     std::uint64_t seen_waiting_bytes_ = 0;

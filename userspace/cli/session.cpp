@@ -55,6 +55,8 @@ std::uint64_t longest_gap_ns(std::uint64_t interval_ns) {
         stream::longest_gap_ns(static_cast<std::int64_t>(interval_ns)));
 }
 
+constexpr char kNotStarted[] =
+    "Python has not started in it, or has ended: there is nothing to sample";
 constexpr char kBrokenStream[] = "the agent broke the stream's rules";
 
 /// The scratch memory of drain(), shared by all sessions: a batch is decoded at once.
@@ -153,7 +155,7 @@ void Session::handle(const Packet& packet) {
     } else if (type == control::MessageType::kFailed) {
         handle_failed(packet);
     } else if (type == control::MessageType::kStopped && state_ == State::kStopping) {
-        end();
+        end_with(was_sampled_ ? "" : std::move(why_late_));
     } else {
         end_with("the agent sent a message that does not belong there");
     }
@@ -266,6 +268,12 @@ void Session::handle_failed(const Packet& packet) {
         end_with("the agent's message is damaged");
         return;
     }
+    // It has obeyed, and has nothing to be blamed for.
+    if (state_ == State::kStopping &&
+        static_cast<ErrorKind>(failed->error_kind) == ErrorKind::kNotReady) {
+        end_with(why_late_.empty() ? "" : kNotStarted);
+        return;
+    }
     std::string why = text_of(failed->what);
     if (failed->system_errno > 0) {
         why += fmt::format(": {}", strerror(failed->system_errno));
@@ -355,6 +363,13 @@ unsigned Session::drain(std::size_t max_bytes, std::int64_t until_ns) {
     return percent;
 }
 
+void Session::checkpoint() {
+    if (builder_) {
+        builder_->checkpoint();
+        sink_->checkpoint();
+    }
+}
+
 std::size_t Session::memory_bytes() const {
     return decoder_ ? decoder_->memory_bytes() + builder_->memory_bytes() +
                           ledger_->memory_bytes() + sink_->memory_bytes() + rest_.capacity()
@@ -382,6 +397,15 @@ void Session::request_stop() {
     if (counted_cpu_) {
         used_cpu_ = counted_cpu_(settings_.mode == control::Mode::kWall);
     }
+}
+
+void Session::stop_late(std::string why) {
+    if (state_ != State::kConfigured) {
+        end_with(std::move(why));
+        return;
+    }
+    why_late_ = std::move(why);
+    request_stop();
 }
 
 void Session::end() {
@@ -469,14 +493,14 @@ void Session::close_books() {
                     figures.runnable_ns += thread.runnable_ns;
                 }
             }
-            figures.value_us = builder_->value_us();
         }
+        figures.value_us = builder_->value_us();
         figures.overcounted_ns = ledger_->overcounted_ns();
         figures.lines_skipped = builder_->lines_skipped();
         for (std::size_t i = 0; i < figures.counters.size(); ++i) {
             figures.counters[i] = ring_->counter(static_cast<stream::Counter>(i));
         }
-        profile_.finish_process(pid_, figures);
+        profile_.finish_process(pid_, figures, start_ticks_);
     }
     decoder_.reset();
     ledger_.reset();

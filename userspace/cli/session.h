@@ -85,10 +85,18 @@ class Session {
     /// Says that end() will be called when the process has ended, whatever its channel does. An
     /// agent that only lost its channel, as the program closed it, is then sampled on.
     void expect_end() { is_end_told_ = true; }
+    /// What tells its process from others with its number (AgentProcess::start_ticks()).
+    void set_start_ticks(std::uint64_t ticks) { start_ticks_ = ticks; }
     /// Whether it goes on without a channel.
     [[nodiscard]] bool is_cut_off() const { return is_cut_off_ && !has_ended() && !is_emptying(); }
+    /// Has what was decoded so far put into the profile (model::ProfileBuilder::checkpoint()).
+    /// About once a second.
+    void checkpoint();
     /// Asks the agent to stop; the session ends when it says that it has.
     void request_stop();
+    /// The same of one that is late with its first sample. What the agent answers tells why; `why`
+    /// is for when it says nothing of that, or (at the second call) does not answer.
+    void stop_late(std::string why);
     /// Ends it: closes the channel and takes what is in the ring; what is not taken in a moment is
     /// left to drain().
     void end();
@@ -140,6 +148,7 @@ class Session {
     SessionSettings settings_;
     Channel channel_;
     pid_t pid_;
+    std::uint64_t start_ticks_ = 0;
     FdSource extra_fds_;
     ArmHandler arm_;
     CpuSource counted_cpu_;
@@ -160,6 +169,7 @@ class Session {
     std::int64_t ended_ns_ = 0;
     bool shares_clock_ = false;  // the agent reads this program's clock
     std::string complaint_;
+    std::string why_late_;              // of stop_late()
     std::size_t to_empty_ = 0;          // bytes of the ring that still count, when emptying
     std::int64_t emptying_cpu_ns_ = 0;  // of this program, for that
     std::uint64_t undecoded_bytes_ = 0;

@@ -148,8 +148,9 @@ tl::expected<std::unique_ptr<WhereTarget>, WhereTarget::Refusal> WhereTarget::op
             cpython::locate_runtime(target->reader(), target->memory_tid_, target->located_);
         !status) {
         const ErrorKind kind = status.error().kind;
-        return refuse(target->explain(status.error()),
-                      kind == ErrorKind::kNotPython || kind == ErrorKind::kUnsupportedVersion);
+        return refuse(target->explain(status.error()), kind == ErrorKind::kNotPython ||
+                                                           kind == ErrorKind::kUnsupportedVersion ||
+                                                           kind == ErrorKind::kNotReady);
     }
     return target;
 }
@@ -181,7 +182,8 @@ std::string WhereTarget::explain(const Error& error) const {
                                                      : to_text(located_.view.version)) +
                    "; supported are " + std::string(cpython::kSupportedVersions);
         case ErrorKind::kNotReady:
-            return name + " has not started Python yet, or is ending it: try again";
+            return name +
+                   " has not started Python yet, or has ended it: try again if it is starting";
         case ErrorKind::kSystem:
         case ErrorKind::kRefused:
             return inject::explain_refusal(pid_, error.system_errno, inject::Access::kRead);

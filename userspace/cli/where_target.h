@@ -40,6 +40,8 @@ class WhereTarget {
     void begin_reading(const ReadLimits& limits) { budget_ = ReadBudget(limits); }
     [[nodiscard]] ReadBudget& budget() { return budget_; }
     [[nodiscard]] const cpython::RuntimeView& view() const { return located_.view; }
+    /// Whether Python had started, and not ended, when the process was opened.
+    [[nodiscard]] bool is_ready() const { return located_.is_ready; }
     [[nodiscard]] report::ReportHeader header() const;
     /// Whether the process has any memory left, that is, has not ended.
     [[nodiscard]] bool is_alive() const;

@@ -7,6 +7,8 @@ namespace echion::model {
 namespace {
 
 constexpr std::uint64_t kNanosPerMicro = 1000;
+/// Of what a stack has earned, this share may wait for its end at a checkpoint.
+constexpr std::uint64_t kWaitingShare = 10;
 /// The cache of lines starts anew above this (some 100 MB); a program has far fewer call sites.
 constexpr std::size_t kMaxCachedLines = 2'000'000;
 /// Room of a thread's frames that is no longer used is given back above this.
@@ -170,6 +172,7 @@ void ProfileBuilder::emit(std::uint32_t thread_id, Thread& thread) {
     if (value != 0) {
         thread.banked_ns %= kNanosPerMicro;
         sink_.sample(thread_id, static_cast<std::int64_t>(value));
+        thread.handed_us += value;
         value_us_ += value;
         ++samples_;
     }
@@ -236,6 +239,7 @@ void ProfileBuilder::stack(std::uint32_t thread_id, StackMarks marks, std::uint3
         return;
     }
     emit(thread_id, thread);
+    thread.handed_us = 0;
     changed_.clear();
     frames_bytes_ -= thread.frames.capacity() * sizeof(thread.frames[0]);
     thread.frames.resize(same);
@@ -344,6 +348,22 @@ std::size_t ProfileBuilder::memory_bytes() const {
            threads_.capacity() * sizeof(threads_[0]) + frames_bytes_ +
            lines_.size() * kMapNodeBytes + changed_.capacity() * sizeof(changed_[0]) +
            pending_cpu_.capacity() * sizeof(pending_cpu_[0]);
+}
+
+void ProfileBuilder::checkpoint() {
+    for (std::uint32_t id = 0; id < threads_.size(); ++id) {
+        Thread& thread = threads_[id];
+        if (!thread.alive || thread.is_stale || finished_) {
+            continue;
+        }
+        std::uint64_t waiting_ns = thread.banked_ns;
+        if (metric_ == Metric::kWallTime) {
+            waiting_ns += previous_ns_ - std::min(previous_ns_, thread.since_ns);
+        }
+        if (waiting_ns / kNanosPerMicro >= thread.handed_us / (kWaitingShare - 1)) {
+            emit(id, thread);
+        }
+    }
 }
 
 void ProfileBuilder::finish() {

@@ -51,6 +51,12 @@ class ProfileBuilder final : public ProfileEvents {
     void live_on(std::uint64_t ns, std::uint64_t longest_gap_ns);
     /// The same of one thread, before: it ended then.
     void end_after(std::uint32_t thread_id, std::uint64_t ns, std::uint64_t longest_gap_ns);
+    /// Hands on what has been added up, of each thread that has a tenth of what its stack has
+    /// earned since it last changed, or more. So what is not handed on yet is bounded if this is
+    /// called every now and then, and a stack that stands still for a day makes some hundred
+    /// samples. Between two batches.
+    void checkpoint();
+
     /// Ends all threads, after the last batch. What comes later is ignored.
     void finish();
 
@@ -86,6 +92,7 @@ class ProfileBuilder final : public ProfileEvents {
         std::uint64_t banked_ns = 0;        // and what was counted before
         std::uint64_t pending_cpu_ns = 0;   // of this tick
         std::uint64_t missed_ns = 0;        // not handed on yet
+        std::uint64_t handed_us = 0;        // of this stack
     };
 
     void end_tick();

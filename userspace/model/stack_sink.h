@@ -39,6 +39,9 @@ class StackSink {
     /// Of the thread's time, `value` is known of no stack: nobody looked for so long.
     virtual void missed(std::uint32_t thread_id, std::int64_t value) = 0;
 
+    /// About once a second: what waits in it for something that may never come goes on.
+    virtual void checkpoint() {}
+
     /// What it holds for this process, about.
     [[nodiscard]] virtual std::size_t memory_bytes() const { return 0; }
     /// What it has written of this process.

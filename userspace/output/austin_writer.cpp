@@ -24,6 +24,9 @@ constexpr std::size_t kMaxSpareBytes = std::size_t{64} << 10;
 /// name some microseconds after the thread has begun.
 constexpr std::size_t kMaxWaitingBytes = std::size_t{1} << 20;
 
+/// Checkpoints that they wait for at most.
+constexpr unsigned kMaxWaitingCheckpoints = 3;
+
 constexpr std::string_view kUnknown = "<unknown>";
 constexpr std::string_view kGcFrame = ";:GC:0";
 constexpr std::string_view kInvalidFrame = ";:INVALID:0";
@@ -178,6 +181,15 @@ class AustinWriter::Process final : public model::StackSink {
         }
     }
 
+    void checkpoint() override {
+        for (Thread& thread : threads_) {
+            if (!thread.waiting.empty() && ++thread.checkpoints >= kMaxWaitingCheckpoints) {
+                write_waiting(thread);
+                thread.may_be_named = false;
+            }
+        }
+    }
+
     [[nodiscard]] std::size_t memory_bytes() const override {
         return held_bytes_ + waiting_bytes_ + threads_.capacity() * sizeof(Thread) + texts_bytes_;
     }
@@ -193,6 +205,7 @@ class AustinWriter::Process final : public model::StackSink {
         std::string line;
         std::vector<WaitingLine> waiting;
         bool may_be_named = false;
+        unsigned checkpoints = 0;  // that lines have waited through
         std::size_t head_size = 0;
         std::size_t root_size = 0;
         std::vector<std::uint32_t> ends;  // of each frame's text, from root_size
@@ -240,6 +253,7 @@ class AustinWriter::Process final : public model::StackSink {
             write_line(thread, line.tail, line.value);
         }
         thread.waiting = {};
+        thread.checkpoints = 0;
     }
 
     void count_held(Thread& thread) {

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <charconv>
 #include <climits>
 #include <string_view>
 #include <utility>
@@ -395,16 +396,16 @@ Result<OpenedOutput> Walk::open_end() {
     return refuse("what is there keeps changing: somebody else uses that name; use another");
 }
 
-// --- Standard output ---
+// --- A descriptor that is open ---
 
-Result<OpenedOutput> open_standard_output() {
-    const int flags = fcntl(STDOUT_FILENO, F_GETFL);
+Result<OpenedOutput> open_own_descriptor(int number) {
+    const int flags = fcntl(number, F_GETFL);
     // What stands for a closed stream may be open for nothing (O_PATH).
     if (flags < 0 || (flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_RDONLY) {
         return refuse("it is closed, or not open for writing: name a file");
     }
     // O_NONBLOCK would be that of all who share it: WriteQueue's thread waits instead.
-    UniqueFd fd(fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    UniqueFd fd(fcntl(number, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
     if (!fd) {
         return cannot_open(errno);
     }
@@ -425,12 +426,39 @@ bool has_power_over_files() {
            (data[CAP_TO_INDEX(CAP_DAC_OVERRIDE)].effective & CAP_TO_MASK(CAP_DAC_OVERRIDE)) != 0;
 }
 
+std::optional<int> find_own_descriptor(std::string_view path) {
+    if (path == kStandardOutput || path == "/dev/stdout") {
+        return STDOUT_FILENO;
+    }
+    if (path == "/dev/stderr") {
+        return STDERR_FILENO;
+    }
+    for (const std::string_view folder : {"/dev/fd/", "/proc/self/fd/", "/proc/thread-self/fd/"}) {
+        int number = 0;
+        if (path.starts_with(folder)) {
+            path.remove_prefix(folder.size());
+            const auto [end, error] =
+                std::from_chars(path.data(), path.data() + path.size(), number);
+            const bool is_number = error == std::errc() && end == path.data() + path.size();
+            return is_number && number >= 0 ? std::optional(number) : std::nullopt;
+        }
+    }
+    return std::nullopt;
+}
+
+std::string name_output(const std::string& path) {
+    const auto number = find_own_descriptor(path);
+    return number == STDOUT_FILENO   ? "standard output"
+           : number == STDERR_FILENO ? "standard error"
+                                     : path;
+}
+
 Result<OpenedOutput> open_output(const std::string& path, NameOrigin origin) {
     if (origin == NameOrigin::kDefault) {
         return open_default(path);
     }
-    if (path == kStandardOutput) {
-        return open_standard_output();
+    if (const auto number = find_own_descriptor(path)) {
+        return open_own_descriptor(*number);
     }
     return has_power_over_files() ? Walk(path).open_end() : open_plainly(path);
 }

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -29,6 +30,13 @@ struct OpenedOutput {
 /// As a user's name: this process's standard output.
 constexpr std::string_view kStandardOutput = "-";
 
+/// The descriptor of this process that a user's name stands for: kStandardOutput, /dev/stdout,
+/// /dev/stderr, /dev/fd/N, /proc/self/fd/N. To open such a name anew would begin a file at its
+/// start that others append to.
+std::optional<int> find_own_descriptor(std::string_view path);
+/// For messages: `standard output`, or the path.
+std::string name_output(const std::string& path);
+
 /// Opens or creates `path` for writing, on behalf of whoever runs this program. It may be root in a
 /// folder of somebody who would have root write elsewhere.
 ///
@@ -40,7 +48,8 @@ constexpr std::string_view kStandardOutput = "-";
 ///   followed that another user could have made, and in a folder that another user can write to
 ///   only regular files and FIFOs of this user's are written.
 ///
-/// - kStandardOutput, of a user, is a copy of descriptor 1. Writing to it may wait.
+/// - A user's name of an open descriptor (find_own_descriptor()) is a copy of that. Writing to it
+///   may wait.
 ///
 /// A file that exists keeps its content. A FIFO must have a reader within a second. What was
 /// checked is what is open: nothing is looked up twice by name. `fd` does not block on a FIFO.

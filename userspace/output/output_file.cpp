@@ -2,25 +2,67 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
+#include <vector>
 
 namespace echion::output {
+namespace {
 
-OutputFile::OutputFile(std::string path, OpenedOutput opened)
-    : path_(opened.is_shared ? "standard output" : std::move(path)),
+/// Bytes up to the last line's end; all, where there is no line's end.
+std::size_t count_whole_lines(std::string_view text) {
+    const std::size_t end = text.rfind('\n');
+    return end == text.npos ? text.size() : end + 1;
+}
+
+/// A file that only this process can see; none, with errno.
+UniqueFd make_spool() {
+    const char* folder = std::getenv("TMPDIR");
+    folder = folder != nullptr && *folder != '\0' ? folder : "/tmp";
+    UniqueFd file(::open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    if (!file) {  // a file system that has no such files
+        std::string name = std::string(folder) + "/echion-XXXXXX";
+        file.reset(mkostemp(name.data(), O_CLOEXEC));
+        if (file) {
+            unlink(name.c_str());
+        }
+    }
+    return file;
+}
+
+/// Writes all of it; an errno, or 0.
+int write_all(int fd, std::string_view text) {
+    while (!text.empty()) {
+        const ssize_t count = ::write(fd, text.data(), text.size());
+        if (count >= 0) {
+            text.remove_prefix(static_cast<std::size_t>(count));
+        } else if (errno == EAGAIN) {
+            pollfd entry{fd, POLLOUT, 0};
+            (void)poll(&entry, 1, -1);
+        } else if (errno != EINTR) {
+            return errno;
+        }
+    }
+    return 0;
+}
+
+}  // namespace
+
+OutputFile::OutputFile(const std::string& path, OpenedOutput opened, WriteQueue::Begin begin)
+    : path_(name_output(path)),
       folder_(std::move(opened.folder)),
       name_(std::move(opened.name)),
-      queue_(std::move(opened.fd),
-             opened.is_shared ? WriteQueue::Begin::kWhereItStands : WriteQueue::Begin::kEmpty),
+      queue_(std::move(opened.fd), begin),
       buffer_(std::make_unique_for_overwrite<char[]>(kBufferBytes)),
       created_(opened.created) {}
 
-Result<OutputFile> OutputFile::open(const std::string& path, NameOrigin origin) {
+Result<OutputFile> OutputFile::open(const std::string& path, NameOrigin origin, Sharing sharing) {
     auto opened = open_output(path, origin);
     if (!opened) {
         return tl::unexpected(opened.error());
@@ -32,7 +74,23 @@ Result<OutputFile> OutputFile::open(const std::string& path, NameOrigin origin) 
                             flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
         return fail(ErrorKind::kInvalid, "another program writes it at this moment");
     }
-    OutputFile file(path, std::move(*opened));
+    auto begin = opened->is_shared ? WriteQueue::Begin::kWhereItStands : WriteQueue::Begin::kEmpty;
+    UniqueFd shared;
+    UniqueFd spool;
+    const auto number = origin == NameOrigin::kUser ? find_own_descriptor(path) : std::nullopt;
+    if (sharing == Sharing::kWithCommand && number && *number <= STDERR_FILENO) {
+        begin = WriteQueue::Begin::kUnnamed;
+        spool = make_spool();
+        shared = std::exchange(opened->fd, UniqueFd(fcntl(spool.get(), F_DUPFD_CLOEXEC, 0)));
+        if (!opened->fd) {
+            return fail(ErrorKind::kSystem,
+                        "make the file that keeps the profile until the command ends (see TMPDIR)",
+                        errno);
+        }
+    }
+    OutputFile file(path, std::move(*opened), begin);
+    file.shared_ = std::move(shared);
+    file.spool_ = std::move(spool);
     if (file.has_failed()) {
         file.discard();
         return fail(ErrorKind::kSystem, "open the output", file.queue_.failure());
@@ -43,7 +101,7 @@ Result<OutputFile> OutputFile::open(const std::string& path, NameOrigin origin) 
 void OutputFile::append_slowly(std::string_view text) {
     while (!text.empty()) {
         if (used_ == kBufferBytes) {
-            hand_over();
+            hand_over(count_whole_lines({buffer_.get(), used_}));
         }
         const std::size_t part = std::min(text.size(), kBufferBytes - used_);
         text.copy(buffer_.get() + used_, part);
@@ -52,23 +110,26 @@ void OutputFile::append_slowly(std::string_view text) {
     }
 }
 
-void OutputFile::hand_over() {
-    if (used_ == 0) {
+/// Hands over the first `bytes` of the buffer.
+void OutputFile::hand_over(std::size_t bytes) {
+    if (bytes == 0) {
         return;
     }
     written_ = true;
-    queue_.push({std::exchange(buffer_, std::make_unique_for_overwrite<char[]>(kBufferBytes)),
-                 std::exchange(used_, 0)});
+    auto rest = std::make_unique_for_overwrite<char[]>(kBufferBytes);
+    used_ -= bytes;
+    std::copy_n(buffer_.get() + bytes, used_, rest.get());
+    queue_.push({std::exchange(buffer_, std::move(rest)), bytes});
 }
 
 void OutputFile::flush() {
-    if (queue_.waiting_bytes() == 0) {
-        hand_over();
+    if (queue_.waiting_bytes() == 0 && used_ != 0) {
+        hand_over(count_whole_lines({buffer_.get(), used_}));
     }
 }
 
 void OutputFile::finish() {
-    hand_over();
+    hand_over(used_);
     queue_.finish();
 }
 
@@ -92,6 +153,26 @@ Status OutputFile::close() {
     finish();
     queue_.wait();
     return status();
+}
+
+Status OutputFile::deliver() {
+    if (!shared_ || is_discarded_) {
+        return {};
+    }
+    std::vector<char> part(kBufferBytes);
+    for (off_t at = 0;;) {
+        const ssize_t size = pread(spool_.get(), part.data(), part.size(), at);
+        if (size == 0) {
+            return {};
+        }
+        const int error =
+            size < 0 ? errno
+                     : write_all(shared_.get(), {part.data(), static_cast<std::size_t>(size)});
+        if (error != 0) {
+            return fail(ErrorKind::kSystem, "write the output", error);
+        }
+        at += size;
+    }
 }
 
 void OutputFile::discard() {

@@ -12,6 +12,9 @@
 
 namespace echion::output {
 
+/// Whether a command may be writing to the standard streams of this process.
+enum class Sharing { kAlone, kWithCommand };
+
 /// A file that is written front to back. Whoever appends is never kept waiting: what does not fit
 /// into the buffer waits in memory for a thread that writes it (WriteQueue). is_behind() tells when
 /// so much waits that no more should be made for now; nothing is dropped for that. The first
@@ -22,7 +25,10 @@ class OutputFile {
     /// Opens or creates `path` for writing; see open_output(). A file that exists keeps its content
     /// until something is written. kInvalid too for a regular file that another process has opened
     /// by this function. kStandardOutput is written on from where it stands.
-    static Result<OutputFile> open(const std::string& path, NameOrigin origin = NameOrigin::kUser);
+    /// Where it is shared with a command (standard output), it is kept in a file without a name
+    /// until deliver().
+    static Result<OutputFile> open(const std::string& path, NameOrigin origin = NameOrigin::kUser,
+                                   Sharing sharing = Sharing::kAlone);
 
     void append(std::string_view text) {
         appended_bytes_ += text.size();
@@ -33,7 +39,9 @@ class OutputFile {
         text.copy(buffer_.get() + used_, text.size());
         used_ += text.size();
     }
-    /// Has what is buffered written, unless more waits to be written already.
+    /// Has what is buffered written, unless more waits to be written already. What is written in
+    /// one piece ends with a line, so that whoever reads, or this program's end at any moment,
+    /// finds whole lines. Only a line of more than a buffer is written in parts.
     void flush();
 
     /// The end: has everything written, then the file closed. has_ended() tells when that is done,
@@ -52,6 +60,10 @@ class OutputFile {
     /// Closes, and removes the file if it was created by this object and nothing was written to it.
     void discard();
 
+    /// After the end: has what was kept for an output that is shared with a command written there.
+    /// Waits for it. Nothing for other outputs.
+    Status deliver();
+
     /// For messages.
     [[nodiscard]] const std::string& path() const { return path_; }
     [[nodiscard]] bool has_failed() const { return queue_.failure() != 0; }
@@ -69,11 +81,13 @@ class OutputFile {
     /// A second's output of the busiest sampling.
     static constexpr std::uint64_t kMaxWaitingBytes = std::uint64_t{16} << 20;
 
-    OutputFile(std::string path, OpenedOutput opened);
+    OutputFile(const std::string& path, OpenedOutput opened, WriteQueue::Begin begin);
     void append_slowly(std::string_view text);
-    void hand_over();
+    void hand_over(std::size_t bytes);
 
     std::string path_;
+    UniqueFd shared_;  // what was kept in spool_ goes to
+    UniqueFd spool_;
     UniqueFd folder_;
     std::string name_;  // in the folder
     WriteQueue queue_;

@@ -23,6 +23,13 @@ namespace {
 /// In one call, so that progress shows on a slow disk.
 constexpr std::size_t kMaxWriteBytes = std::size_t{128} << 10;
 
+/// Of `text`, what is written in one call: whole lines, if it holds the end of one. A process that
+/// is killed ends its call first, but where the kernel copies many pages.
+std::size_t count_piece(std::string_view text) {
+    const std::size_t end = text.rfind('\n');
+    return end == text.npos ? text.size() : end + 1;
+}
+
 void raise_event(int fd) {
     const std::uint64_t one = 1;
     // Fails only when it is raised already.
@@ -89,8 +96,8 @@ struct WriteQueue::State {
     void cut_back() {
         const std::uint64_t written = written_bytes;
         struct stat info {};
-        if (begin == Begin::kEmpty && written > whole_lines_bytes && fstat(fd.get(), &info) == 0 &&
-            S_ISREG(info.st_mode) &&
+        if (begin != Begin::kWhereItStands && written > whole_lines_bytes &&
+            fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode) &&
             ftruncate(fd.get(), static_cast<off_t>(whole_lines_bytes)) == 0) {
             cut_bytes = written - whole_lines_bytes;
         }
@@ -98,8 +105,9 @@ struct WriteQueue::State {
 
     void write_out(const Chunk& chunk) {
         for (std::size_t at = 0; at < chunk.size && goes_on();) {
-            const ssize_t count = ::write(fd.get(), chunk.bytes.get() + at,
-                                          std::min(chunk.size - at, kMaxWriteBytes));
+            const std::size_t size =
+                count_piece({chunk.bytes.get() + at, std::min(chunk.size - at, kMaxWriteBytes)});
+            const ssize_t count = ::write(fd.get(), chunk.bytes.get() + at, size);
             if (count >= 0) {
                 note_lines({chunk.bytes.get() + at, static_cast<std::size_t>(count)});
                 at += static_cast<std::size_t>(count);
@@ -135,7 +143,8 @@ struct WriteQueue::State {
 
 void WriteQueue::run(const std::shared_ptr<State>& state) {
     // Fails on what is no regular file, and does not matter there.
-    if (state->begin == Begin::kEmpty && ftruncate(state->fd.get(), 0) != 0 && errno != EINVAL) {
+    if (state->begin != Begin::kWhereItStands && ftruncate(state->fd.get(), 0) != 0 &&
+        errno != EINVAL) {
         state->fail(errno);
     }
     for (;;) {

@@ -22,6 +22,7 @@ class WriteQueue {
     /// What becomes of a regular file's content when the first text is written.
     enum class Begin {
         kEmpty,          ///< It goes. The file is this object's alone until it is closed.
+        kUnnamed,        ///< The same of a file that has no name, and is not missed.
         kWhereItStands,  ///< It stays, and so does its end: others may write to it as well.
     };
 

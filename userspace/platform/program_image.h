@@ -35,6 +35,22 @@ Result<ProgramImage> look_at_program(pid_t pid);
 /// target's, and may hold anything but its own closing parenthesis at the end.
 std::array<std::uint64_t, 6> parse_program_places(std::string_view text);
 
+/// Where a process comes from, as /proc/PID/stat tells; also of one that has ended and is not
+/// reaped.
+struct ProcessDescent {
+    pid_t parent_pid = 0;
+    /// With its number it names a process as long as the machine runs; 0: not known.
+    std::uint64_t start_ticks = 0;
+    bool has_ended = false;
+    /// It runs the program that its parent ran when it was forked (PF_FORKNOEXEC), or ended in it.
+    bool runs_parents_program = false;
+};
+
+/// kSystem with ENOENT or ESRCH: there is no such process.
+Result<ProcessDescent> read_descent(pid_t pid);
+/// The same in the text of that file. Pure.
+ProcessDescent parse_descent(std::string_view text);
+
 /// Too little of something that this process needs to look at another one: EMFILE, ENFILE, ENOMEM.
 bool is_shortage(int system_errno);
 

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/memory_file.h"
 #include "stream/record.h"
 
 namespace echion::stream {
@@ -25,7 +26,7 @@ Result<UniqueFd> make_ring(std::size_t data_bytes) {
     if (!is_ring_size(data_bytes)) {
         return fail(ErrorKind::kBoundExceeded, "choose the ring's size");
     }
-    UniqueFd fd(memfd_create("echion-ring", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    UniqueFd fd = make_memory_file("echion-ring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (!fd) {
         return fail(ErrorKind::kSystem, "create the ring (memfd_create)", errno);
     }

@@ -11,6 +11,8 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <string_view>
+#include <utility>
 
 #include "platform/linux/proc_file.h"
 
@@ -202,6 +204,30 @@ OtherThreads look_at_other_threads(pid_t pid, unsigned count) {
         return OtherThreads::kFirst;
     }
     return info->threads == count + 1 ? OtherThreads::kNone : OtherThreads::kWithoutFirst;
+}
+
+Status for_each_child(pid_t pid, pid_t tid, FunctionRef<void(pid_t)> visit) {
+    char name[48];
+    std::snprintf(name, sizeof(name), "task/%d/children", static_cast<int>(tid));
+    const auto file = open_proc_file(pid, name);
+    if (!file) {
+        return tl::unexpected(file.error());
+    }
+    // Numbers, each with a space behind it. What comes between two reads may be there twice, or
+    // not.
+    pid_t number = 0;
+    char text[4096];
+    ssize_t size = 0;
+    while ((size = read(file->get(), text, sizeof(text))) > 0) {
+        for (const char c : std::string_view(text, static_cast<std::size_t>(size))) {
+            if (c >= '0' && c <= '9') {
+                number = number * 10 + (c - '0');
+            } else if (number != 0) {
+                visit(std::exchange(number, 0));
+            }
+        }
+    }
+    return {};
 }
 
 Status for_each_thread(pid_t pid, FunctionRef<bool(pid_t)> visit) {

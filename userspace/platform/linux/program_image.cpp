@@ -19,9 +19,12 @@ constexpr unsigned kFieldBehindName = 3;
 constexpr unsigned kFlagsField = 9;
 constexpr std::array<unsigned, 6> kPlaceFields = {26, 27, 28, 45, 46, 47};
 
+constexpr unsigned kParentField = 4;
+constexpr unsigned kStartField = 22;
 constexpr unsigned kExitStatusField = 52;
 
 constexpr std::uint64_t kExiting = 0x4;              // PF_EXITING (include/linux/sched.h)
+constexpr std::uint64_t kForkedNoExec = 0x40;        // PF_FORKNOEXEC (include/linux/sched.h)
 constexpr std::uint64_t kKernelThread = 0x00200000;  // PF_KTHREAD (include/linux/sched.h)
 
 constexpr std::size_t kStatBytes = 2048;
@@ -59,6 +62,27 @@ Result<std::uint64_t> read_flags(pid_t pid) {
 
 std::array<std::uint64_t, 6> parse_program_places(std::string_view text) {
     return parse_fields(text, kPlaceFields);
+}
+
+ProcessDescent parse_descent(std::string_view text) {
+    const auto fields = parse_fields(text, std::array{kParentField, kFlagsField, kStartField});
+    ProcessDescent descent;
+    descent.parent_pid = static_cast<pid_t>(fields[0]);
+    descent.runs_parents_program = (fields[1] & kForkedNoExec) != 0;
+    descent.start_ticks = fields[2];
+    // The state is a letter behind the name and a space.
+    const std::size_t state = std::min(text.size(), text.rfind(')') + 2);
+    descent.has_ended = text.substr(state, 1) == "Z" || text.substr(state, 1) == "X";
+    return descent;
+}
+
+Result<ProcessDescent> read_descent(pid_t pid) {
+    std::array<char, kStatBytes> text;
+    const auto size = read_proc_text(pid, "stat", text.data(), text.size());
+    if (!size) {
+        return tl::unexpected(size.error());
+    }
+    return parse_descent({text.data(), *size});
 }
 
 bool is_shortage(int system_errno) {
