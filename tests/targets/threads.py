@@ -78,6 +78,7 @@ def frameless():
 
 def twin_work(wake):
     wake.acquire()
+    wake.release()  # whichever of the two was first
 
 
 def twins():
@@ -88,10 +89,9 @@ def twins():
     for thread in threads:
         thread.start()
     spin(SECONDS)
+    lock.release()
     for thread in threads:
-        lock.release()
         thread.join()
-        lock.acquire(False)
 
 
 def short_work():
