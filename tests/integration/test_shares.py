@@ -45,7 +45,10 @@ def test_the_main_threads_time_is_the_time_that_it_worked(result):
     seen = result.profile.total(
         lambda sample: sample.thread == "MainThread" and any(map(sample.has, FUNCTIONS))
     )
-    assert seen == pytest.approx(lifetime_us, rel=LIFETIME, abs=2 * TICK_US)
+    # What a sampler that did not get a CPU has missed, the profile says; some may be of the start.
+    missed = result.profile.total(lambda s: s.thread == "MainThread" and s.is_missed)
+    assert seen <= (1 + LIFETIME) * lifetime_us + 2 * TICK_US
+    assert seen + missed >= (1 - LIFETIME) * lifetime_us - 2 * TICK_US
 
 
 def test_the_main_threads_time_is_the_profiles_duration(result):
