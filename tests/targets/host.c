@@ -10,13 +10,13 @@
        e     finalises it then
        d     closes the library
        c     uses a little CPU time in C code
-       s     starts a thread, which makes the attributes of condition variables as others than Python do
-       f     forks; the child goes on, the parent waits for it and exits with its status
-       x     ends the main thread by pthread_exit(); another one goes on, and exits with 5
-       w     writes "ready PID" to the file in ECHION_TEST_FIFO and waits for a byte on standard input
-   At its end it exits with 6. Each run prints a line: its number, the time that run_N() was in busy_N()
-   and in time.sleep(), the CPU time of busy_N() (s), which is the same on a busy machine. All runs have the same lines, and names of the same
-   length. */
+       s     starts a thread, which makes the attributes of condition variables as others than
+   Python do f     forks; the child goes on, the parent waits for it and exits with its status x
+   ends the main thread by pthread_exit(); another one goes on, and exits with 5 w     writes "ready
+   PID" to the file in ECHION_TEST_FIFO and waits for a byte on standard input At its end it exits
+   with 6. Each run prints a line: its number, the time that run_N() was in busy_N() and in
+   time.sleep(), the CPU time of busy_N() (s), which is the same on a busy machine. All runs have
+   the same lines, and names of the same length. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -28,8 +28,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char *path;
-static void *library;
+static const char* path;
+static void* library;
 static int runs;
 
 static const char code[] =
@@ -45,13 +45,13 @@ static const char code[] =
     "    print(%d, slept - began, time.perf_counter() - slept, used, flush=True)\n"
     "run_%d()\n";
 
-static void fail(const char *what) {
+static void fail(const char* what) {
     fprintf(stderr, "host: %s: %s\n", what, dlerror());
     exit(1);
 }
 
-static void *find(const char *name) {
-    void *function = dlsym(library, name);
+static void* find(const char* name) {
+    void* function = dlsym(library, name);
     if (function == NULL) fail(name);
     return function;
 }
@@ -65,17 +65,17 @@ static void run(int finalises) {
     ++runs;
     snprintf(text, sizeof(text), code, runs, runs, runs, runs, runs);
     ((void (*)(int))find("Py_InitializeEx"))(0);
-    if (((int (*)(const char *))find("PyRun_SimpleString"))(text) != 0) exit(1);
+    if (((int (*)(const char*))find("PyRun_SimpleString"))(text) != 0) exit(1);
     if (finalises) finalise();
 }
 
-static void *run_in_thread(void *argument) {
+static void* run_in_thread(void* argument) {
     run(1);
     return argument;
 }
 
 /* What dlerror(3) and errno say is the program's, whatever is done in between. */
-static void *use_condition_attributes(void *argument) {
+static void* use_condition_attributes(void* argument) {
     pthread_condattr_t attributes;
     dlopen("/nowhere/at/all", RTLD_NOW);
     for (int i = 0; i < 1000; ++i) {
@@ -86,7 +86,7 @@ static void *use_condition_attributes(void *argument) {
             fail("attributes of a condition variable");
         }
     }
-    const char *error = dlerror();
+    const char* error = dlerror();
     if (error == NULL || strstr(error, "/nowhere/at/all") == NULL) fail("dlerror() was changed");
     return argument;
 }
@@ -99,28 +99,29 @@ static void use_cpu(void) {
 }
 
 static void wait_for_word(void) {
-    const char *fifo = getenv("ECHION_TEST_FIFO");
+    const char* fifo = getenv("ECHION_TEST_FIFO");
     char byte;
-    FILE *words = fopen(fifo != NULL ? fifo : "/dev/null", "w");
+    FILE* words = fopen(fifo != NULL ? fifo : "/dev/null", "w");
     if (words == NULL) exit(1);
     fprintf(words, "ready %d\n", (int)getpid());
     fclose(words);
     if (read(0, &byte, 1) != 1) exit(1);
 }
 
-static void in_thread(void *(*function)(void *), void *argument) {
+static void in_thread(void* (*function)(void*), void* argument) {
     pthread_t thread;
-    if (pthread_create(&thread, NULL, function, argument) != 0 || pthread_join(thread, NULL) != 0) exit(1);
+    if (pthread_create(&thread, NULL, function, argument) != 0 || pthread_join(thread, NULL) != 0)
+        exit(1);
 }
 
-static void go_on(const char *steps);
+static void go_on(const char* steps);
 
-static void *go_on_in_thread(void *steps) {
+static void* go_on_in_thread(void* steps) {
     go_on(steps);
     exit(5);
 }
 
-static void go_on(const char *steps) {
+static void go_on(const char* steps) {
     for (; *steps != '\0'; ++steps) {
         pthread_t thread;
         pid_t child;
@@ -161,7 +162,8 @@ static void go_on(const char *steps) {
                 }
                 break;
             case 'x':
-                if (pthread_create(&thread, NULL, go_on_in_thread, (void *)(steps + 1)) != 0) exit(1);
+                if (pthread_create(&thread, NULL, go_on_in_thread, (void*)(steps + 1)) != 0)
+                    exit(1);
                 pthread_exit(NULL);
             case 'w':
                 wait_for_word();
@@ -172,7 +174,7 @@ static void go_on(const char *steps) {
     }
 }
 
-int main(int count, char **arguments) {
+int main(int count, char** arguments) {
     if (count != 3) return 2;
     path = arguments[1];
     go_on(arguments[2]);

@@ -21,8 +21,8 @@ class CpuWatch {
   public:
     /// `target`: this process's number among the session's. `clock_ahead_ns`: its clock less the
     /// kernel's. `snapshots_fd`: -1 for none. `sampler_tid`, and those of `facts`: the agent's
-    /// threads, whose slots are nobody's. Where Python came late, what has been used by now does not
-    /// count.
+    /// threads, whose slots are nobody's. Where Python came late, what has been used by now does
+    /// not count.
     Status open(int state_fd, std::uint32_t target, std::int64_t clock_ahead_ns, int snapshots_fd,
                 std::uint32_t sampler_tid, const GuestFacts& facts);
     [[nodiscard]] bool is_open() const { return is_open_; }

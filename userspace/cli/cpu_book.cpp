@@ -51,10 +51,9 @@ void CpuBook::note_ended(const CpuStateMap& states) {
         }
         const std::uint64_t first_ns =
             state->tid == account.main_tid ? account.main_first_cpu_ns : state->first_cpu_ns();
-        const ThreadCpu used =
-            take_off(account, {slot, state->generation},
-                     {state->tid, since(first_ns, state->on_cpu_ns),
-                      state->runnable_ns_at(state->ended_ns), 0});
+        const ThreadCpu used = take_off(account, {slot, state->generation},
+                                        {state->tid, since(first_ns, state->on_cpu_ns),
+                                         state->runnable_ns_at(state->ended_ns), 0});
         ThreadCpu& ended = account.ended[state->tid];
         ended.target_tid = state->tid;
         ended.cpu_ns += used.cpu_ns;
@@ -91,8 +90,7 @@ void CpuBook::begin(std::uint32_t target, std::uint32_t main_tid, const CpuState
 }
 
 ThreadCpu CpuBook::take_off(const Account& account, Holder holder, ThreadCpu used) {
-    if (const auto before = account.used_before.find(holder);
-        before != account.used_before.end()) {
+    if (const auto before = account.used_before.find(holder); before != account.used_before.end()) {
         used.cpu_ns = since(before->second.cpu_ns, used.cpu_ns);
         used.runnable_ns = since(before->second.runnable_ns, used.runnable_ns);
     }
