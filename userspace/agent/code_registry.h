@@ -116,6 +116,7 @@ class CodeRegistry {
     void forget() {
         clear();
         trampoline_ = Address();
+        counter_.restart(look_ + 1);  // it begins anew, too
     }
 
     /// The batch that was open has been dropped: its definitions are given again when needed.
