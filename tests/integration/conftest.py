@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 from typing import Iterator
 
@@ -51,7 +52,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Files of tests go to a new folder each time. pytest's own is named after the user, by USER or
-    LOGNAME, and refused when it belongs to another; in an old one there may be anything."""
+    LOGNAME, and refused when it belongs to another; in an old one there may be anything. Signals are
+    not ignored, as they are in what a script starts in the background: programs would inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if config.option.basetemp is None:
         folder = tempfile.mkdtemp(prefix="echion-tests-")
         config.option.basetemp = os.path.join(folder, "pytest")
