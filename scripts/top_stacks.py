@@ -12,8 +12,9 @@ import os
 import shutil
 import signal
 import sys
+from typing import Tuple
 
-Stack = tuple[str, ...]
+Stack = Tuple[str, ...]
 
 
 def read(path: str) -> tuple[dict[str, str], dict[str, collections.Counter[Stack]]]:
