@@ -60,6 +60,22 @@ def test_threads_without_a_python_frame_disturb_nobody(echion, python, tmp_path)
     assert len({sample.thread for sample in bare}) == 1
 
 
+def test_each_call_from_c_has_its_own_time_only(echion, python, engine, tmp_path):
+    """A thread that is older than its thread state has not been missed until then."""
+    library = tmp_path / "c_thread.so"
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", library, TARGETS / "c_thread.c", "-pthread"], check=True
+    )
+    result = echion.run_target(
+        python, "called_back", str(library), options=["--engine", engine]
+    ).check()
+    calls = [s for s in result.profile.samples if s.thread not in ("MainThread", SAMPLER)]
+    whole_us = result.report["whole_s"] * 1e6
+    assert sum(sample.metric for sample in calls) <= 1.1 * whole_us
+    seen_us = result.profile.total_with("called_back")
+    assert seen_us + result.profile.figure("missed_us") >= 0.7 * result.report["called_back_s"] * 1e6
+
+
 def test_threads_of_one_name_are_both_counted(echion, python):
     profile = run_scene(echion, python, "twins").profile
     assert_about(profile.total_with("twin_work", thread="twin"), 2 * SECONDS)

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <stddef.h>
+#include <unistd.h>
 
 int PyGILState_Ensure(void);
 void PyGILState_Release(int);
@@ -39,4 +40,27 @@ int join_c_threads(void) {
     sem_post(&wake);
     sem_post(&wake);
     return pthread_join(with_state, NULL) | pthread_join(without_state, NULL);
+}
+
+static struct {
+    void (*call)(void);
+    int count;
+    unsigned pause_us;
+} calls;
+
+/* Each call from a thread without a thread state makes one, and ends it. */
+static void* run_calls(void* unused) {
+    for (int i = 0; i < calls.count; ++i) {
+        usleep(calls.pause_us);
+        calls.call();
+    }
+    return unused;
+}
+
+int call_from_c_thread(void (*call)(void), int count, unsigned pause_us) {
+    pthread_t thread;
+    calls.call = call;
+    calls.count = count;
+    calls.pause_us = pause_us;
+    return pthread_create(&thread, NULL, run_calls, NULL) | pthread_join(thread, NULL);
 }

@@ -164,6 +164,9 @@ void StackSampler::tick(std::int64_t now_ns) {
         keep_snapshots();
     }
     refresh_interpreters(now_ns);
+    if (interpreter_count_ > 1) {
+        look_at_lists();
+    }
     for (std::uint32_t gil = 0; gil_count_ > 1 && gil < gil_count_; ++gil) {
         walk_changed_lists(gil);  // a thread can have states under several of them
     }
@@ -216,10 +219,20 @@ void StackSampler::mark_all(std::uint32_t gil_index) {
     }
 }
 
+bool StackSampler::is_shared(std::uint32_t gil_index) const {
+    std::uint32_t count = 0;
+    for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
+        count += interpreters_[i].gil == gil_index;
+    }
+    return count > 1;
+}
+
 void StackSampler::mark_changed(std::uint32_t gil_index, const GilState& now) {
     Gil& gil = gils_[gil_index];
     const std::uintptr_t switches = now.switch_number - gil.sampled.switch_number;
-    if (!gil.is_known || switches > 1) {
+    // A thread goes from one interpreter to another without a switch: the state that it has left
+    // would keep the stack that was seen last.
+    if (!gil.is_known || switches > 1 || is_shared(gil_index)) {
         mark_all(gil_index);
     } else {
         for (const Address holder : {now.holder(), now.last_holder, gil.sampled.holder()}) {

@@ -166,6 +166,7 @@ class StackSampler {
     void forget_python();
     void replace_interpreters(std::span<const cpython::InterpreterHead> heads);
     void watch_version_counter();
+    void look_at_lists();
     void walk_thread_list(std::uint32_t interpreter);
     bool is_intact(const TrackedThread& thread);
     TrackedThread* meet_thread(std::uint32_t interpreter, Address state,
@@ -217,6 +218,8 @@ class StackSampler {
     bool walk_changed_lists(std::uint32_t gil_index);
     void mark(TrackedThread& thread);
     void mark_all(std::uint32_t gil_index);
+    // By several interpreters.
+    [[nodiscard]] bool is_shared(std::uint32_t gil_index) const;
     void mark_changed(std::uint32_t gil_index, const cpython::GilState& now);
     std::span<TrackedThread*> select_changed(std::uint32_t gil_index);
     void forget_processed();

@@ -129,7 +129,8 @@ std::int64_t StackSampler::known_until_ns(const TrackedThread& thread) const {
     if (thread.seen_ns == 0 && has_ticked_ && thread.slot != TrackedThread::kNoSlot) {
         if (const auto state = watch_.read(thread.slot);
             state && state->generation == thread.slot_generation) {
-            return static_cast<std::int64_t>(state->started_ns);
+            // Its thread may be older than this thread state: what that did before is no gap.
+            return std::max(looked_ns, static_cast<std::int64_t>(state->started_ns));
         }
     }
     return std::max(looked_ns, thread.seen_ns);

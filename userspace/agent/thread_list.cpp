@@ -171,6 +171,25 @@ void StackSampler::watch_version_counter() {
     codes_.set_version_counter(counter);
 }
 
+/// From 3.12 on a call into a sub-interpreter makes a thread state, often in the place of the last
+/// one's: its GIL, which says who took it last, then says the same as before.
+void StackSampler::look_at_lists() {
+    const std::size_t head_at = at(view_.layout->interpreter.threads_head);
+    batch_.reset();
+    for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
+        Interpreter& interpreter = interpreters_[i];
+        interpreter.threads_head_copy =
+            batch_.add(interpreter.head.interpreter + head_at, sizeof(void*));
+    }
+    batch_.run(reader_);
+    for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
+        Interpreter& interpreter = interpreters_[i];
+        if (const std::byte* copy = batch_.copy(interpreter.threads_head_copy)) {
+            interpreter.list_changed |= load_address(copy, 0) != interpreter.threads_head;
+        }
+    }
+}
+
 void StackSampler::walk_thread_list(std::uint32_t index) {
     Interpreter& interpreter = interpreters_[index];
     interpreter.list_changed = false;
