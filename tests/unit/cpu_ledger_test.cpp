@@ -128,6 +128,45 @@ TEST_F(Ledger, AddsUpThreadsThatHadTheSameNumber) {
     EXPECT_THAT(sums_.cpu_ns, ElementsAre(Pair("first", 2'000'000U), Pair("second", 4'000'000U)));
 }
 
+TEST_F(Ledger, AThreadThatIsNotGivenAgainAfterALossHasEnded) {
+    ledger_.thread(1, 0, 100, "gone");
+    ledger_.thread(2, 0, 101, "with a stack");
+    ledger_.thread(3, 0, 102, "without");
+    ledger_.tick(1'000'000);
+    ledger_.lost(1, 1'000'000);
+    ledger_.stack(2, {}, 0, {});
+    ledger_.tick(0);
+    ledger_.thread(3, 0, 102, "without");
+    EXPECT_EQ(ledger_.find(100), 1U);
+    ledger_.tick(1'000'000);
+    EXPECT_EQ(ledger_.find(100), std::nullopt);
+    EXPECT_EQ(ledger_.find(101), 2U);
+    EXPECT_EQ(ledger_.find(102), 3U);
+}
+
+TEST_F(Ledger, SettlesForAThreadWhoseEndWasLost) {
+    ledger_.thread(1, 0, 100, "gone");
+    ledger_.tick(1'000'000);
+    ledger_.lost(1, 1'000'000);
+    ledger_.thread(1, 0, 101, "has its number");
+    ledger_.settle(std::vector<CountedCpu>{{100, 3'000'000}, {101, 4'000'000}}, kLongestGapNs);
+    EXPECT_THAT(sums_.cpu_ns,
+                ElementsAre(Pair("gone", 3'000'000U), Pair("has its number", 4'000'000U)));
+}
+
+TEST_F(Ledger, KnowsWhichThreadsAreNewHoweverManyThereAre) {
+    ledger_.thread(0, 0, 1, "known");
+    ledger_.thread_end(0);
+    std::vector<CountedCpu> counted;
+    for (std::uint32_t native_id = 1; native_id <= 1000; ++native_id) {
+        counted.push_back({native_id, 2'000'000});
+    }
+    ledger_.settle(counted, kLongestGapNs);
+    EXPECT_EQ(sums_.cpu_ns.size(), 1000U);
+    EXPECT_EQ(sums_.cpu_ns["known"], 2'000'000U);
+    EXPECT_EQ(sums_.cpu_ns["missed of number 1000"], 2'000'000U);
+}
+
 TEST_F(Ledger, TellsWhatAnEndedThreadWasGivenTooMuch) {
     ledger_.thread(1, 0, 100, "ended");
     ledger_.cpu(1, 7'000'000);

@@ -410,6 +410,97 @@ TEST_F(Builder, TakesATickWithoutTimeForMoreOfTheSame) {
     EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 2000", "b: g:100 = 2000"));
 }
 
+TEST_F(Builder, DoesNotWrapWhereALossFollowsMissedTimeInTheSameTick) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(50 * kMs);
+    builder->missed(0, 50 * kMs);
+    builder->tick(0);
+    builder->lost(1, 0);
+    stack(0, 0, {{1, 0}});
+    builder->tick(kMs);
+    builder->lost(1, kMs);
+    builder->missed(0, kMs);
+    builder->tick(0);
+    builder->lost(1, 2 * kMs);
+    stack(0, 0, {{2, 0}});
+    builder->tick(kMs);
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 1000", "main: missed = 50000",
+                                        "main: missed = 1000", "main: h:200 = 1000"));
+    EXPECT_EQ(builder->duration_ns(), 56 * kMs);
+    EXPECT_EQ(builder->value_us(), 53'000U);
+}
+
+TEST_F(Builder, AThreadThatIsGivenAgainWithoutAStackSurvivesALoss) {
+    begin(Metric::kCpuTime);
+    builder->thread(9, 0, 0, "threads not seen");
+    builder->tick(kMs);
+    builder->cpu(9, kMs);
+    builder->tick(kMs);
+    builder->lost(1, kMs);
+    builder->thread(9, 0, 0, "threads not seen");
+    builder->cpu(9, kMs);
+    for (int i = 0; i < 100; ++i) {
+        builder->tick(kMs);
+        builder->cpu(9, kMs);
+    }
+    builder->finish();
+    EXPECT_EQ(builder->value_us(), 102'000U);
+}
+
+TEST_F(Builder, NoStackFromInFrontOfALossEarnsBehindIt) {
+    begin(Metric::kCpuTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}}, {.in_gc = true});
+    builder->cpu(0, 5'000);
+    builder->tick(kMs);
+    builder->cpu(0, 7'000);
+    builder->tick(0);
+    builder->lost(1, kMs);
+    builder->thread(0, 0, 10, "main");
+    builder->cpu(0, 20'000);
+    builder->tick(kMs);
+    builder->cpu(0, 30'000);
+    builder->tick(kMs);
+    builder->cpu(0, 40'000);
+    stack(0, 0, {{1, 0}});
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 gc = 12", "main: = 50", "main: g:100 = 40"));
+}
+
+TEST_F(Builder, GivesTheStackBehindALossAllOfItsTick) {
+    begin(Metric::kCpuTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->cpu(0, 5'000);
+    builder->tick(kMs);
+    builder->lost(1, kMs);
+    builder->thread(0, 0, 10, "main");
+    builder->cpu(0, 20'000);
+    stack(0, 0, {{1, 0}});
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 5", "main: g:100 = 20"));
+}
+
+TEST_F(Builder, CountsMissedTimeInTheTickOfALoss) {
+    for (const Metric metric : {Metric::kCpuTime, Metric::kWallTime}) {
+        sink.lines.clear();
+        begin(metric);
+        builder->tick(kMs);
+        stack(0, 0, {{0, 0}});
+        builder->tick(500 * kMs);
+        builder->lost(1, kMs);
+        builder->thread(0, 0, 10, "main");
+        builder->missed(0, 500 * kMs);
+        stack(0, 0, {{0, 0}});
+        builder->finish();
+        EXPECT_EQ(builder->missed_us(), 500'000U);
+        EXPECT_EQ(builder->value_us(), metric == Metric::kWallTime ? 501'000U : 500'000U);
+    }
+}
+
 TEST_F(Builder, GivesCpuTimeToTheStackBehindTheTick) {
     begin(Metric::kCpuTime);
     builder->tick(kMs);

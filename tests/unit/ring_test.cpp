@@ -267,6 +267,37 @@ TEST(EncoderBatch, WithoutRoomIsDroppedWholeAndReportedWithTheNext) {
     EXPECT_EQ(*ends.consumer.read_batch(buffer), 3U);
 }
 
+TEST(EncoderBatch, OfATickThatHasLostOneIsVoidToo) {
+    Ends ends = make_ends();
+    auto buffer = batch_buffer();
+    Encoder encoder(ends.producer);
+    encoder.begin_tick(100);
+    ASSERT_TRUE(encoder.commit());
+    encoder.continue_tick(0);
+    encoder.thread_end(1);
+    ASSERT_TRUE(encoder.commit());
+    encoder.continue_tick(20);
+    encoder.stack(1, 0, 0, std::vector<FrameRef>(kMinRingBytes / 8));
+    ASSERT_FALSE(encoder.commit());
+    encoder.continue_tick(3);  // a loss told here would end the threads of the batches before
+    EXPECT_EQ(encoder.batch_bytes(), 0U);
+    encoder.thread_end(1);
+    EXPECT_FALSE(encoder.commit());
+    EXPECT_EQ(ends.producer.counter(Counter::kRingFullTicks), 1U);
+    EXPECT_NE(*ends.consumer.read_batch(buffer), 0U);
+    EXPECT_NE(*ends.consumer.read_batch(buffer), 0U);
+    EXPECT_EQ(*ends.consumer.read_batch(buffer), 0U);
+
+    encoder.begin_tick(50);
+    ASSERT_TRUE(encoder.commit());
+    ASSERT_EQ(*ends.consumer.read_batch(buffer), 2U + 3);
+    EXPECT_EQ(buffer[2], std::byte(RecordType::kLost));
+    EXPECT_EQ(buffer[3], std::byte{1});
+    EXPECT_EQ(buffer[4], std::byte{23});
+    encoder.continue_tick(0);
+    EXPECT_TRUE(encoder.commit());
+}
+
 TEST(EncoderBatch, IsVoidAsAWholeWhenOneRecordDidNotFit) {
     Ends ends = make_ends();
     auto buffer = batch_buffer();

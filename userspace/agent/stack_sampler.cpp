@@ -127,7 +127,8 @@ void StackSampler::begin(std::int64_t at_ns) {
 void StackSampler::catch_up_with(std::int64_t at_ns) {
     if (!options_.cpu_mode && at_ns - previous_ns_ > longest_gap_ns()) {
         commit();
-        begin(at_ns);
+        encoder_->continue_tick(static_cast<std::uint64_t>(at_ns - previous_ns_));
+        previous_ns_ = at_ns;
     }
 }
 

@@ -211,7 +211,7 @@ bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawF
 void StackSampler::split_batch() {
     if (encoder_->batch_bytes() > kBatchBytes) {
         commit();
-        encoder_->begin_tick(0);
+        encoder_->continue_tick(0);
     }
 }
 

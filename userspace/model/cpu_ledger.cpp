@@ -24,12 +24,35 @@ std::uint64_t add_capped(std::uint64_t a, std::uint64_t b) {
 
 }  // namespace
 
+void CpuLedger::tick(std::uint64_t ns) {
+    if (ns != 0 && has_stale_) {
+        has_stale_ = false;
+        for (std::uint32_t id = 0; id < native_ids_.size(); ++id) {
+            if (is_stale_[id]) {
+                end(id);
+            }
+        }
+    }
+    next_.tick(ns);
+}
+
+void CpuLedger::lost(std::uint64_t ticks, std::uint64_t ns) {
+    is_stale_.assign(native_ids_.size(), true);
+    has_stale_ = true;
+    next_.lost(ticks, ns);
+}
+
 void CpuLedger::thread(std::uint32_t thread_id, std::int64_t interpreter_id,
                        std::uint32_t native_thread_id, std::string_view name) {
     if (thread_id >= native_ids_.size()) {
         native_ids_.resize(thread_id + 1);
+        is_stale_.resize(thread_id + 1);
+    }
+    if (native_ids_[thread_id] != native_thread_id) {
+        end(thread_id);  // the end was lost, and the number is another thread's now
     }
     native_ids_[thread_id] = native_thread_id;
+    is_stale_[thread_id] = false;
     if (native_thread_id != 0 &&
         (accounts_.size() < kMaxAccounts || accounts_.count(native_thread_id) != 0)) {
         Account& account = accounts_[native_thread_id];
@@ -43,13 +66,26 @@ void CpuLedger::thread(std::uint32_t thread_id, std::int64_t interpreter_id,
 
 void CpuLedger::thread_end(std::uint32_t thread_id) {
     if (thread_id < native_ids_.size()) {
-        const auto account = accounts_.find(native_ids_[thread_id]);
-        if (account != accounts_.end() && account->second.thread_id == thread_id) {
-            account->second.thread_id = kNone;
-        }
-        native_ids_[thread_id] = 0;
+        end(thread_id);
     }
     next_.thread_end(thread_id);
+}
+
+void CpuLedger::stack(std::uint32_t thread_id, StackMarks marks, std::uint32_t kept,
+                      std::span<const FrameLocation> frames) {
+    if (thread_id < is_stale_.size()) {
+        is_stale_[thread_id] = false;
+    }
+    next_.stack(thread_id, marks, kept, frames);
+}
+
+void CpuLedger::end(std::uint32_t thread_id) {
+    const auto account = accounts_.find(native_ids_[thread_id]);
+    if (account != accounts_.end() && account->second.thread_id == thread_id) {
+        account->second.thread_id = kNone;
+    }
+    native_ids_[thread_id] = 0;
+    is_stale_[thread_id] = false;
 }
 
 void CpuLedger::note_told(std::uint32_t thread_id, std::uint64_t ns) {
@@ -73,7 +109,8 @@ void CpuLedger::missed(std::uint32_t thread_id, std::uint64_t ns) {
 
 std::size_t CpuLedger::memory_bytes() const {
     return accounts_.size() * (sizeof(std::pair<std::uint32_t, Account>) + kMapNodeBytes) +
-           names_bytes_ + native_ids_.capacity() * sizeof(native_ids_[0]);
+           names_bytes_ + native_ids_.capacity() * sizeof(native_ids_[0]) +
+           is_stale_.capacity() / 8;
 }
 
 std::optional<std::uint32_t> CpuLedger::find(std::uint32_t native_thread_id) const {
@@ -92,7 +129,8 @@ void CpuLedger::settle(std::span<const CountedCpu> counted, std::uint64_t longes
     }
     for (const auto& [native_id, counted_ns] : sums) {
         const auto known = accounts_.find(native_id);
-        const Account account = known == accounts_.end() ? Account{} : known->second;
+        const bool is_known = known != accounts_.end();
+        const Account account = is_known ? known->second : Account{};
         if (counted_ns < account.told_ns && account.thread_id == kNone) {
             overcounted_ns_ = add_capped(overcounted_ns_, account.told_ns - counted_ns);
         }
@@ -103,10 +141,10 @@ void CpuLedger::settle(std::span<const CountedCpu> counted, std::uint64_t longes
         std::uint32_t thread_id = account.thread_id;
         if (thread_id == kNone) {
             thread_id = static_cast<std::uint32_t>(native_ids_.size());
-            thread(thread_id, 0, native_id, account.name);
+            thread(thread_id, 0, native_id, account.name);  // `known` is not valid any more
         }
         const std::uint64_t rest_ns = counted_ns - account.told_ns;
-        if (known == accounts_.end() || rest_ns > longest_gap_ns) {
+        if (!is_known || rest_ns > longest_gap_ns) {
             missed(thread_id, rest_ns);
         } else {
             cpu(thread_id, rest_ns);

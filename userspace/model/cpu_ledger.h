@@ -28,16 +28,14 @@ class CpuLedger final : public ProfileEvents {
     void start(std::uint64_t now_ns, PythonVersion version) override {
         next_.start(now_ns, version);
     }
-    void tick(std::uint64_t ns) override { next_.tick(ns); }
-    void lost(std::uint64_t ticks, std::uint64_t ns) override { next_.lost(ticks, ns); }
+    void tick(std::uint64_t ns) override;
+    void lost(std::uint64_t ticks, std::uint64_t ns) override;
     void code(std::uint32_t code_id, const CodeView& code) override { next_.code(code_id, code); }
     void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
                 std::uint32_t native_thread_id, std::string_view name) override;
     void thread_end(std::uint32_t thread_id) override;
     void stack(std::uint32_t thread_id, StackMarks marks, std::uint32_t kept,
-               std::span<const FrameLocation> frames) override {
-        next_.stack(thread_id, marks, kept, frames);
-    }
+               std::span<const FrameLocation> frames) override;
     void cpu(std::uint32_t thread_id, std::uint64_t ns) override;
     void missed(std::uint32_t thread_id, std::uint64_t ns) override;
 
@@ -72,11 +70,14 @@ class CpuLedger final : public ProfileEvents {
         std::string name;                 // the last one
     };
 
+    void end(std::uint32_t thread_id);
     void note_told(std::uint32_t thread_id, std::uint64_t ns);
 
     ProfileEvents& next_;
     std::unordered_map<std::uint32_t, Account> accounts_;  // by native thread id
     std::vector<std::uint32_t> native_ids_;                // by thread id; 0: not alive
+    std::vector<bool> is_stale_;  // by thread id: not given again since a loss
+    bool has_stale_ = false;
     std::size_t names_bytes_ = 0;
     std::uint64_t overcounted_ns_ = 0;
 };

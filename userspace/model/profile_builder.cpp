@@ -77,31 +77,57 @@ void ProfileBuilder::tick(std::uint64_t ns) {
 
 /// Settles what could only be told when all batches of the current tick had come.
 void ProfileBuilder::end_tick() {
+    if (std::exchange(has_stale_, false)) {
+        for (std::uint32_t id = 0; id < threads_.size(); ++id) {
+            Thread& thread = threads_[id];
+            if (!thread.alive || !std::exchange(thread.is_stale, false)) {
+                continue;
+            }
+            if (thread.is_given_again) {
+                drop_stack(id, thread);
+            } else {
+                settle_cpu(thread);
+                end_thread(id, thread);
+            }
+        }
+    }
+    settle_all_cpu();
+}
+
+void ProfileBuilder::settle_all_cpu() {
     for (const std::uint32_t thread_id : pending_cpu_) {
         settle_cpu(threads_[thread_id]);
     }
     pending_cpu_.clear();
-    if (std::exchange(has_stale_, false)) {
-        for (std::uint32_t id = 0; id < threads_.size(); ++id) {
-            if (threads_[id].alive && threads_[id].is_stale) {
-                end_thread(id, threads_[id]);
-            }
-        }
+}
+
+/// Of a thread that lives, but whose stack is not known any more.
+void ProfileBuilder::drop_stack(std::uint32_t thread_id, Thread& thread) {
+    if (thread.frames.empty() && thread.marks == StackMarks()) {
+        return;
     }
+    emit(thread_id, thread);
+    thread.handed_us = 0;
+    thread.frames.clear();
+    thread.marks = {};
+    sink_.stack(thread_id, thread.marks, 0, {});
 }
 
 void ProfileBuilder::lost(std::uint64_t /*ticks*/, std::uint64_t ns) {
     if (finished_) {
         return;
     }
+    settle_all_cpu();  // if the tick began before the loss
     // Nobody knows what the threads did in the meantime: it counts for none of their stacks.
     for (Thread& thread : threads_) {
         if (thread.alive) {
             if (metric_ == Metric::kWallTime) {
-                thread.banked_ns += previous_ns_ - thread.since_ns;
-                thread.since_ns = previous_ns_ + ns;
+                // missed() may have come to the current tick, in an earlier part of it.
+                thread.banked_ns += previous_ns_ - std::min(previous_ns_, thread.since_ns);
+                thread.since_ns = std::max(previous_ns_, thread.since_ns) + ns;
             }
             thread.is_stale = true;
+            thread.is_given_again = false;
             has_stale_ = true;
         }
     }
@@ -137,6 +163,7 @@ void ProfileBuilder::thread(std::uint32_t thread_id, std::int64_t interpreter_id
         if (thread.has_name) {
             emit(thread_id, thread);  // so far under the old name
         }
+        thread.is_given_again = true;
     } else {
         thread = {};
         thread.alive = true;
@@ -219,7 +246,7 @@ void ProfileBuilder::stack(std::uint32_t thread_id, StackMarks marks, std::uint3
         return;
     }
     if (std::exchange(thread.is_stale, false)) {
-        thread.since_ns = previous_ns_;
+        thread.since_ns = std::max(thread.since_ns, previous_ns_);
     }
     thread.has_had_stack = true;
     kept = static_cast<std::uint32_t>(std::min<std::size_t>(kept, thread.frames.size()));
@@ -262,7 +289,8 @@ void ProfileBuilder::stack(std::uint32_t thread_id, StackMarks marks, std::uint3
 }
 
 void ProfileBuilder::cpu(std::uint32_t thread_id, std::uint64_t ns) {
-    if (metric_ != Metric::kCpuTime || ns == 0 || thread_id >= threads_.size()) {
+    if (metric_ != Metric::kCpuTime || ns == 0 || thread_id >= threads_.size() ||
+        !threads_[thread_id].alive) {
         return;
     }
     // The thread's new stack may still be on its way in this tick.
@@ -280,8 +308,8 @@ void ProfileBuilder::missed(std::uint32_t thread_id, std::uint64_t ns) {
         return;
     }
     Thread& thread = threads_[thread_id];
-    if (!thread.alive || thread.is_stale) {
-        return;  // lost() has seen to it
+    if (!thread.alive) {
+        return;
     }
     if (metric_ == Metric::kWallTime) {
         const std::uint64_t own_ns = now_ns_ - std::min(now_ns_, thread.since_ns);

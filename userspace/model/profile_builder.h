@@ -84,7 +84,8 @@ class ProfileBuilder final : public ProfileEvents {
     struct Thread {
         bool alive = false;
         bool has_name = false;
-        bool is_stale = false;  // its stack has not followed a loss yet
+        bool is_stale = false;        // its stack has not followed a loss yet
+        bool is_given_again = false;  // but its definition has
         bool has_had_stack = false;
         StackMarks marks;
         std::vector<std::uint64_t> frames;  // ids, root first
@@ -99,7 +100,9 @@ class ProfileBuilder final : public ProfileEvents {
     void emit(std::uint32_t thread_id, Thread& thread);
     void add_missed(std::uint32_t thread_id, Thread& thread, std::uint64_t ns);
     void end_thread(std::uint32_t thread_id, Thread& thread);
+    void drop_stack(std::uint32_t thread_id, Thread& thread);
     void settle_cpu(Thread& thread);
+    void settle_all_cpu();
     std::uint32_t find_line(FrameLocation location);
     std::uint64_t find_frame_id(FrameLocation location);
 

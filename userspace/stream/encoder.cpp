@@ -82,7 +82,18 @@ void Encoder::begin_start(std::uint64_t now_ns, std::uint8_t major, std::uint8_t
     put_u8(micro);
 }
 
+void Encoder::continue_tick(std::uint64_t since_previous_ns) {
+    if (!is_tick_void_) {
+        begin_tick(since_previous_ns);
+        return;
+    }
+    overflow_ = true;
+    cursor_ = batch_;
+    batch_ns_ = since_previous_ns;
+}
+
 void Encoder::begin_tick(std::uint64_t since_previous_ns) {
+    is_tick_void_ = false;
     begin();
     batch_ns_ = since_previous_ns;
     if (!reserve(2 + 3 * kMaxVarintBytes)) {
@@ -180,9 +191,12 @@ void Encoder::missed(std::uint32_t thread_id, std::uint64_t ns) {
 
 bool Encoder::commit() {
     if (overflow_) {
-        ++lost_ticks_;
         lost_ns_ += batch_ns_;
-        ring_.count(Counter::kRingFullTicks);
+        if (!is_tick_void_) {
+            is_tick_void_ = true;
+            ++lost_ticks_;
+            ring_.count(Counter::kRingFullTicks);
+        }
         return false;
     }
     const auto size_bytes = static_cast<std::uint32_t>(cursor_ - batch_ - kSizeFieldBytes);

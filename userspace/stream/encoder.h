@@ -40,6 +40,10 @@ class Encoder {
                      std::uint8_t micro);
     /// Begins a batch. `since_previous_ns` counts from the previous begin, written or not.
     void begin_tick(std::uint64_t since_previous_ns);
+    /// Begins another batch of the same look at the threads. If one of its batches before was void,
+    /// so is this one: a kLost record ends all threads that are not given behind it, and those of
+    /// the batches before are not given again before the next look.
+    void continue_tick(std::uint64_t since_previous_ns);
 
     /// Texts are UTF-8; what is longer than kMaxTextBytes is cut at a character. A line table
     /// longer than kMaxLineTableBytes is left out (no line is then known but the first): such a
@@ -60,7 +64,8 @@ class Encoder {
     void cpu(std::uint32_t thread_id, std::uint64_t ns);
     void missed(std::uint32_t thread_id, std::uint64_t ns);
 
-    /// Publishes the batch, or drops it whole when it did not fit (counted in ring_full_ticks).
+    /// Publishes the batch, or drops it whole when it did not fit (counted in ring_full_ticks, once
+    /// a tick).
     [[nodiscard]] bool commit();
 
     /// Bytes of the batch so far.
@@ -82,6 +87,7 @@ class Encoder {
     std::byte* cursor_ = nullptr;
     std::byte* end_ = nullptr;
     bool overflow_ = true;
+    bool is_tick_void_ = false;     // a batch of it was
     std::uint64_t batch_ns_ = 0;    // time that the open batch accounts for
     std::uint64_t lost_ticks_ = 0;  // not yet reported
     std::uint64_t lost_ns_ = 0;
