@@ -29,6 +29,12 @@ constexpr std::size_t kDrainBytes = std::size_t{4} << 20;
 /// ring can make much work.
 constexpr std::int64_t kDrainOneNs = 20 * kMs;
 constexpr std::int64_t kDrainAllNs = 50 * kMs;
+/// Children that are not sampled are looked at so often, and in one go for so long, that rings wait
+/// for it a twentieth of the time at most, however many children there are.
+constexpr std::int64_t kChildrenEveryNs = 100 * kMs;
+constexpr std::int64_t kChildrenNs = 5 * kMs;
+/// The same when sampling ends, of what a short program has.
+constexpr std::int64_t kLastChildrenNs = 50 * kMs;
 /// Of all rings when sampling has ended, in this program's CPU time; see the same of one in
 /// Session.
 constexpr std::int64_t kMaxEndingCpuNs = 10 * kNanosPerSecond;
@@ -316,7 +322,11 @@ void Sampling::drain_all() {
         ending_cpu_ns_ += read_clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_before_ns;
     }
     kernel_.note_ended();
-    look_at_children(now >= next_flush_ns_);
+    const std::int64_t drained_ns = monotonic_ns();
+    if (drained_ns >= next_children_ns_ || now >= next_flush_ns_) {
+        look_at_children(now >= next_flush_ns_, drained_ns + kChildrenNs);
+        next_children_ns_ = drained_ns + kChildrenEveryNs;
+    }
     if (now >= next_flush_ns_) {
         // Not at the first look: a program that is over at once has no stack in two parts.
         for (const auto& agent : agents_) {
@@ -441,12 +451,14 @@ void Sampling::stop_deserted() {
     }
 }
 
-void Sampling::look_at_children(bool at_all_threads) {
+void Sampling::look_at_children(bool at_all_threads, std::int64_t until_ns) {
+    std::vector<ForkedChildren::Key> parents;
     for (const auto& agent : agents_) {
         if (agent->session.was_sampled() && !agent->is_detached) {
-            children_.look(agent->session.pid(), at_all_threads);
+            parents.emplace_back(agent->session.pid(), agent->process.start_ticks());
         }
     }
+    children_.look(parents, at_all_threads, until_ns);
 }
 
 void Sampling::look_at_processes(std::int64_t now_ns) {
@@ -573,7 +585,7 @@ void Sampling::stop() {
         return;
     }
     exposure_timer_->disarm();
-    look_at_children(true);
+    look_at_children(true, monotonic_ns() + kLastChildrenNs);
     for (const auto& agent : agents_) {
         agent->session.request_stop();
     }
