@@ -135,8 +135,15 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
         return fail(ErrorKind::kRefused, "the engine asked for is refused");
     }
     if (auto status = sampling->open_profile(pid_for_name); !status) {
-        const std::string name = expand_output(options.output, pid_for_name);
-        say("cannot write {}: {}", output::name_output(name), describe(status.error()));
+        const std::string name = output::name_output(expand_output(options.output, pid_for_name));
+        if (status.error().what == output::kNoSpool) {
+            say("cannot write {}: the profile is kept in a file in {} until the command ends, and "
+                "none can be made there ({}); TMPDIR names another folder",
+                name, output::find_spool_folder(),
+                describe({ErrorKind::kSystem, status.error().system_errno, ""}));
+        } else {
+            say("cannot write {}: {}", name, describe(status.error()));
+        }
         return fail(ErrorKind::kRefused, "the output cannot be written");
     }
     return sampling;
@@ -705,17 +712,16 @@ void Sampling::tell_cuts() const {
     }
 }
 
-/// What is missing in an output that could not be written to its end.
-std::string Sampling::tell_lost() const {
-    if (const std::uint64_t left = profile_->left_bytes(); left != 0) {
-        return fmt::format("; {} bytes of it were not written", left);
+/// Of an output that could not be written to its end: why, and how much there is of it.
+void Sampling::tell_not_complete(const Error& error, std::uint64_t kept_bytes) const {
+    const auto number = output::find_own_descriptor(options_.output);
+    const bool is_stream = number == STDOUT_FILENO || number == STDERR_FILENO;
+    Error why = error;
+    if (why.system_errno != 0 && why.what == output::kWriteFailed) {
+        why.what = "";
     }
-    const std::uint64_t kept = profile_->kept_bytes();
-    if (!profile_->has_failed()) {
-        return "";
-    }
-    return fmt::format("; {} bytes of it are written, {} bytes are lost", kept,
-                       profile_->appended_bytes() - kept);
+    say("the profile {}{} is not complete ({}): {} bytes written, {} lost", is_stream ? "on " : "",
+        profile_->path(), describe(why), kept_bytes, profile_->appended_bytes() - kept_bytes);
 }
 
 /// Why there is not a single sample.
@@ -787,7 +793,7 @@ void Sampling::tell_children() const {
 
 bool Sampling::deliver() {
     if (const Status status = profile_->deliver(); !status) {
-        say("the profile {} is not complete: {}", profile_->path(), describe(status.error()));
+        tell_not_complete(status.error(), profile_->delivered_bytes());
         return false;
     }
     return true;
@@ -796,8 +802,7 @@ bool Sampling::deliver() {
 Outcome Sampling::write_summary() {
     const ProcessFigures& totals = profile_->totals();
     if (!profile_status_) {
-        say("the profile {} is not complete: {}{}", profile_->path(),
-            describe(profile_status_.error()), tell_lost());
+        tell_not_complete(profile_status_.error(), profile_->kept_bytes());
         return Outcome::kNotWritten;
     }
     if (profile_->processes() == 0) {

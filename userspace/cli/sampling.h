@@ -134,7 +134,7 @@ class Sampling {
     void tell_shortfalls() const;
     void tell_children() const;
     void look_at_children(bool at_all_threads, std::int64_t until_ns);
-    [[nodiscard]] std::string tell_lost() const;
+    void tell_not_complete(const Error& error, std::uint64_t kept_bytes) const;
     void stop_deserted();
     tl::expected<control::Armed, std::string> arm(const Agent& agent, const control::Arm& request);
     void after_event(Agent& agent);
