@@ -81,7 +81,14 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
-    metadata, threads = read(options.profile)
+    try:
+        metadata, threads = read(options.profile)
+    except OSError as error:
+        print(f"{options.profile}: {error.strerror}", file=sys.stderr)
+        return 1
+    except ValueError:
+        print(f"{options.profile}: no profile", file=sys.stderr)
+        return 1
     if not threads:
         print(f"{options.profile}: no samples", file=sys.stderr)
         return 1

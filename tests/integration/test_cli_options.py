@@ -79,6 +79,23 @@ def test_version(run):
     assert result.stdout.startswith("echion ")
 
 
+def test_help_names_all_units_of_time(run):
+    text = run("--help").stdout
+    assert "Times take a unit: us, ms, s, m, h or d." in text
+    assert run("-x", "1d", "-o", "out", "true").returncode == 0
+
+
+@pytest.mark.parametrize("size", ["20k", "1m", "1g", "20kib", "20KB"])
+def test_sizes_take_units_of_any_case(run, size):
+    assert run("--max-output", size, "-o", "out", "true").returncode == 0
+
+
+def test_a_size_with_a_wrong_unit_is_told_as_that(run):
+    result = run("--max-output", "20x", "true")
+    assert result.returncode == 2
+    assert "the unit K, M, G or T" in result.stderr and "at the least" not in result.stderr
+
+
 def test_nothing_at_all_shows_help_and_fails(run):
     result = run()
     assert (result.returncode, result.stdout) == (2, "")

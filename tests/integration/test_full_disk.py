@@ -60,7 +60,7 @@ def check_what_is_there(text, result):
     check_profile(text)
     assert result.returncode == 1, result.stderr
     assert result.stderr.count("\n") == 1 and "No space left on device" in result.stderr
-    told = re.search(r"; (\d+) bytes of it are written, (\d+) bytes are lost\n", result.stderr)
+    told = re.search(r": (\d+) bytes written, (\d+) lost\n", result.stderr)
     assert told and int(told.group(1)) == len(text.encode()), result.stderr
     return int(told.group(2))
 

@@ -43,6 +43,21 @@ def test_a_signal_before_any_python_is_the_reason(build_dir, tmp_path, number):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("status", [129, 137, 143, 255])
+def test_an_exit_status_is_no_signal(build_dir, tmp_path, status):
+    """Also one that a shell would give for a signal: the command has ended by itself."""
+    result = run_echion(build_dir, tmp_path, "-o", "out", "sh", "-c", f"exit {status}")
+    assert result.returncode == status
+    assert result.stderr.startswith("echion: no Python was seen in ")
+    assert "LD_PRELOAD" in result.stderr and "came before" not in result.stderr
+
+
+def test_a_signal_that_ended_the_command_is_told(build_dir, tmp_path):
+    result = run_echion(build_dir, tmp_path, "-o", "out", "sh", "-c", "kill -KILL $$")
+    assert result.returncode == 128 + signal.SIGKILL
+    assert "SIGKILL came before any Python was seen" in result.stderr
+
+
 def test_a_program_that_loads_no_agent_is_the_reason_whatever_ended_it(build_dir, tmp_path):
     source = tmp_path / "loop.c"
     source.write_text("#include <signal.h>\nint main(void) { return raise(SIGTERM); }\n")

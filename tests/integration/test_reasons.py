@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import resource
 import shutil
 import subprocess
@@ -171,10 +172,16 @@ def test_standard_output_that_is_closed(run, waiting):
     check_refusal(result, "cannot write standard output", "closed")
 
 
+def check_not_complete(result):
+    """Of a pipe without a reader: what there was to be written is lost, but for what it took."""
+    check_refusal(result, "the profile on standard output is not complete (Broken pipe): ")
+    assert re.search(r": \d+ bytes written, [1-9]\d* lost\n", result.stderr), result.stderr
+
+
 def test_standard_output_that_nobody_reads(run, waiting):
     wrap = ["sh", "-c", '"$@" | true; exit 1', "sh"]
     result = run("-x", "0.3", "-o", "-", "-p", waiting.pid, wrap=wrap)
-    check_refusal(result, "the profile standard output is not complete", "Broken pipe")
+    check_not_complete(result)
 
 
 # Begins no line that it does not end, but for the last one that it writes.
@@ -203,6 +210,16 @@ def test_a_profile_follows_a_command_that_outlives_it(run, any_python):
     check_profile(result.stdout.partition("\n")[2])
 
 
+def test_no_room_for_what_is_kept_for_standard_output(run, any_python, tmp_path):
+    """The reason is the folder's, and the folder is named."""
+    missing = tmp_path / "missing"
+    wrap = ["env", f"TMPDIR={missing}"]
+    result = run("-o", "-", any_python.path, "-c", "print(1)", wrap=wrap)
+    words = f"in {missing} ", "(No such file or directory)", "TMPDIR"
+    check_refusal(result, "cannot write standard output: ", *words)
+    assert result.stdout == ""
+
+
 def test_a_status_goes_with_a_profile_on_standard_output(run, any_python):
     result = run("-o", "-", any_python.path, "-c", "raise SystemExit(7)")
     assert result.returncode == 7
@@ -215,7 +232,7 @@ def test_a_commands_standard_output_that_nobody_reads(run, any_python):
         pytest.skip("needs bash")
     wrap[0] = "bash"
     result = run("-o", "-", any_python.path, "-c", "import time; time.sleep(0.3)", wrap=wrap)
-    check_refusal(result, "the profile standard output is not complete", "Broken pipe")
+    check_not_complete(result)
 
 
 def test_standard_output_stays_as_it_is_without_python(run, tmp_path):

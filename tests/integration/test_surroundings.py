@@ -195,6 +195,19 @@ def test_a_profile_is_shown_where_the_locale_lacks_its_characters(tmp_path):
         assert b"2.00 s" in done.stdout
 
 
+def test_a_profile_that_cannot_be_shown_is_told_in_a_line(tmp_path):
+    other = tmp_path / "other"
+    other.write_bytes(b"\xff no profile\n")
+    script = ROOT / "scripts/top_stacks.py"
+    for path, why in (
+        (tmp_path / "missing", "No such file or directory"),
+        (tmp_path, "Is a directory"),
+        (other, "no profile"),
+    ):
+        done = subprocess.run([PYTHON, script, path], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (1, f"{path}: {why}\n")
+
+
 # ---- scripts/build in a folder that was configured otherwise ----
 
 FAKE_CMAKE = """#!/bin/sh

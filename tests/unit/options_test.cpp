@@ -253,15 +253,24 @@ TEST(OutputName, ExpandsTheProcessId) {
 }
 
 TEST(ParseSize, TakesPowersOf1024) {
-    const std::pair<const char*, std::uint64_t> good[] = {
-        {"0", 0},           {"4096", 4096},      {"10B", 10},          {"64K", 65536},
-        {"1.5M", 1572864},  {"2G", 2147483648U}, {"2GB", 2147483648U}, {"2GiB", 2147483648U},
-        {"1T", 1ULL << 40U}};
+    const std::pair<const char*, std::uint64_t> good[] = {{"0", 0},
+                                                          {"4096", 4096},
+                                                          {"10B", 10},
+                                                          {"64K", 65536},
+                                                          {"1.5M", 1572864},
+                                                          {"2G", 2147483648U},
+                                                          {"2GB", 2147483648U},
+                                                          {"2GiB", 2147483648U},
+                                                          {"1T", 1ULL << 40U},
+                                                          {"20k", 20480},
+                                                          {"2gib", 2147483648U},
+                                                          {"1.5mb", 1572864},
+                                                          {"10b", 10}};
     for (const auto& [text, bytes] : good) {
         EXPECT_EQ(parse_size_bytes(text), bytes) << text;
     }
     for (const char* bad :
-         {"", "K", "-1", "1k", "1Gb", "1iB", "1 G", "1e3", "9999999T", "G1", "1GG"}) {
+         {"", "K", "-1", "1x", "1ib", "1iB", "1 G", "1e3", "9999999T", "G1", "1GG"}) {
         EXPECT_FALSE(parse_size_bytes(bad)) << bad;
     }
 }
@@ -287,6 +296,10 @@ TEST(Bounds, HaveDefaultsAndLeastValues) {
         EXPECT_EQ(parse_options({option, value, "python"}).exit_status, kExitUsage);
     }
     EXPECT_EQ(parse_options({"--max-output", "1G", "-w", "1"}).exit_status, kExitUsage);
+    for (const char* option : {"--max-output", "--max-memory"}) {
+        EXPECT_THAT(parse_options({option, "20X", "python"}).error, HasSubstr("K, M, G or T"));
+        EXPECT_THAT(parse_options({option, "1k", "python"}).error, HasSubstr("at the least"));
+    }
 }
 
 }  // namespace

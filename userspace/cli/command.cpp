@@ -123,7 +123,8 @@ std::optional<int> Command::try_wait() {
     if (!status_) {
         int status = 0;
         if (waitpid(pid_, &status, WNOHANG) == pid_) {
-            status_ = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+            ending_signal_ = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+            status_ = ending_signal_ != 0 ? 128 + ending_signal_ : WEXITSTATUS(status);
         }
     }
     return status_;

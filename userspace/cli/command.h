@@ -40,6 +40,9 @@ class Command {
     [[nodiscard]] bool is_in_own_group() const;
     /// The exit status as a shell tells it (128 + N for signal N) once the command has ended.
     std::optional<int> try_wait();
+    /// The signal that ended it, after try_wait(); 0: none, or it has not ended. An exit status
+    /// above 128 is none.
+    [[nodiscard]] int ending_signal() const { return ending_signal_; }
 
   private:
     Command(pid_t pid, UniqueFd go, UniqueFd failure)
@@ -49,6 +52,7 @@ class Command {
     UniqueFd go_;       // a byte lets the child go, hang-up ends it
     UniqueFd failure_;  // brings exec's errno; hangs up when it succeeds
     std::optional<int> status_;
+    int ending_signal_ = 0;
 };
 
 }  // namespace echion::cli

@@ -365,8 +365,7 @@ int Launch::finish() {
     if (sampling_->agents_seen() == 0) {
         NoPython facts;
         facts.lived_ns = monotonic_ns() - since_ns_;
-        facts.signal =
-            *command_status_ > kExitSignalBase ? *command_status_ - kExitSignalBase : last_signal_;
+        facts.signal = command_->ending_signal() != 0 ? command_->ending_signal() : last_signal_;
         say("{}", explain_no_python(options_.command.front(), facts));
         return *command_status_;
     }

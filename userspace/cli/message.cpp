@@ -116,8 +116,8 @@ std::string describe(const Error& error) {
     if (error.system_errno == 0) {
         return error.what;
     }
-    return fmt::format("{}: {}{}", error.what, strerror(error.system_errno),
-                       advise_on(error.system_errno));
+    return fmt::format("{}{}{}{}", error.what, *error.what != '\0' ? ": " : "",
+                       strerror(error.system_errno), advise_on(error.system_errno));
 }
 
 std::string describe(const std::exception& error) {

@@ -27,7 +27,7 @@ bool write_text(int fd, std::string_view text);
 /// Writes to standard output what the user has asked for; false, and says so, when that fails.
 bool print_result(std::string_view text);
 
-/// `what: the system's words for it`.
+/// `what: the system's words for it`, or these alone where `what` is empty.
 std::string describe(const Error& error);
 
 /// Why this program could not go on, with the limits that most often stand behind it.

@@ -24,14 +24,15 @@ constexpr std::string_view kUsage =
     "       echion --doctor";
 
 constexpr std::string_view kFooter =
-    "Times take a unit: us, ms, s, m or h. Options end at the first word that is none of them, or "
-    "at "
-    "--;\n"
-    "the command's own options are left to it.\n"
+    "Times take a unit: us, ms, s, m, h or d. Options end at the first word that is none of them, "
+    "or at\n"
+    "--; the command's own options are left to it.\n"
     "\n"
     "The exit status is the command's, or 128 + N when signal N ended it; 126 and 127 when it "
     "could\n"
     "not be run or found; 1 when Echion failed; 2 when its command line makes no sense.\n";
+
+constexpr std::string_view kSizeForm = "a number of bytes, or one with the unit K, M, G or T";
 
 /// CLI11's help, wrapped for a terminal.
 class HelpFormatter final : public CLI::Formatter {
@@ -295,21 +296,25 @@ std::string convert(const Words& words, Options& options) {
         options.max_output_bytes = std::numeric_limits<std::int64_t>::max();
     } else if (words.max_output) {
         const auto bytes = parse_size_bytes(*words.max_output);
-        if (!bytes || *bytes < kMinMaxOutputBytes) {
-            return fmt::format(
-                "--max-output {}: expected a size of {} at the least, such as 500M "
-                "or 20G, or none",
-                *words.max_output, format_size(kMinMaxOutputBytes));
+        if (!bytes) {
+            return fmt::format("--max-output {}: expected {}, such as 500M or 20G, or none",
+                               *words.max_output, kSizeForm);
+        }
+        if (*bytes < kMinMaxOutputBytes) {
+            return fmt::format("--max-output {}: expected {} at the least, or none",
+                               *words.max_output, format_size(kMinMaxOutputBytes));
         }
         options.max_output_bytes = *bytes;
     }
     if (words.max_memory) {
         const auto bytes = parse_size_bytes(*words.max_memory);
-        if (!bytes || *bytes < kMinMaxMemoryBytes) {
-            return fmt::format(
-                "--max-memory {}: expected a size of {} at the least, such as 500M "
-                "or 4G",
-                *words.max_memory, format_size(kMinMaxMemoryBytes));
+        if (!bytes) {
+            return fmt::format("--max-memory {}: expected {}, such as 500M or 4G",
+                               *words.max_memory, kSizeForm);
+        }
+        if (*bytes < kMinMaxMemoryBytes) {
+            return fmt::format("--max-memory {}: expected {} at the least", *words.max_memory,
+                               format_size(kMinMaxMemoryBytes));
         }
         options.max_memory_bytes = *bytes;
     }
@@ -445,10 +450,14 @@ std::optional<std::uint64_t> parse_duration_ns(std::string_view text,
 std::optional<std::uint64_t> parse_size_bytes(std::string_view text) {
     const std::size_t digits = text.find_first_not_of("0123456789.");
     const std::string number(text.substr(0, digits));
-    std::string_view unit = digits == text.npos ? "" : text.substr(digits);
+    std::string lower(digits == text.npos ? "" : text.substr(digits));
+    for (char& c : lower) {
+        c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    }
+    std::string_view unit = lower;
     int shift = 0;
-    if (!unit.empty() && unit != "B") {
-        const std::size_t power = std::string_view("KMGT").find(unit[0]);
+    if (!unit.empty() && unit != "b") {
+        const std::size_t power = std::string_view("kmgt").find(unit[0]);
         if (power == std::string_view::npos) {
             return std::nullopt;
         }
@@ -458,7 +467,7 @@ std::optional<std::uint64_t> parse_size_bytes(std::string_view text) {
     double value = 0;
     const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
     if (error != std::errc() || end != number.data() + number.size() ||
-        !(unit.empty() || unit == "B" || (shift != 0 && unit == "iB"))) {
+        !(unit.empty() || unit == "b" || (shift != 0 && unit == "ib"))) {
         return std::nullopt;
     }
     const double bytes = std::round(std::ldexp(value, shift));

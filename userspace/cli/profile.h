@@ -95,8 +95,8 @@ class Profile {
     void give_up() { file_.give_up(); }
     /// How it went; for after the end.
     [[nodiscard]] Status status() const { return file_.status(); }
-    [[nodiscard]] std::uint64_t left_bytes() const { return file_.left_bytes(); }
     [[nodiscard]] std::uint64_t kept_bytes() const { return file_.kept_bytes(); }
+    [[nodiscard]] std::uint64_t delivered_bytes() const { return file_.delivered_bytes(); }
     [[nodiscard]] std::uint64_t appended_bytes() const { return file_.appended_bytes(); }
     /// Whether writing has failed: what comes is dropped.
     [[nodiscard]] bool has_failed() const { return file_.has_failed(); }

@@ -29,6 +29,12 @@ constexpr std::size_t kDrainBytes = std::size_t{4} << 20;
 /// ring can make much work.
 constexpr std::int64_t kDrainOneNs = 20 * kMs;
 constexpr std::int64_t kDrainAllNs = 50 * kMs;
+/// Children that are not sampled are looked at so often, and in one go for so long, that rings wait
+/// for it a twentieth of the time at most, however many children there are.
+constexpr std::int64_t kChildrenEveryNs = 100 * kMs;
+constexpr std::int64_t kChildrenNs = 5 * kMs;
+/// The same when sampling ends, of what a short program has.
+constexpr std::int64_t kLastChildrenNs = 50 * kMs;
 /// Of all rings when sampling has ended, in this program's CPU time; see the same of one in
 /// Session.
 constexpr std::int64_t kMaxEndingCpuNs = 10 * kNanosPerSecond;
@@ -129,8 +135,15 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
         return fail(ErrorKind::kRefused, "the engine asked for is refused");
     }
     if (auto status = sampling->open_profile(pid_for_name); !status) {
-        const std::string name = expand_output(options.output, pid_for_name);
-        say("cannot write {}: {}", output::name_output(name), describe(status.error()));
+        const std::string name = output::name_output(expand_output(options.output, pid_for_name));
+        if (status.error().what == output::kNoSpool) {
+            say("cannot write {}: the profile is kept in a file in {} until the command ends, and "
+                "none can be made there ({}); TMPDIR names another folder",
+                name, output::find_spool_folder(),
+                describe({ErrorKind::kSystem, status.error().system_errno, ""}));
+        } else {
+            say("cannot write {}: {}", name, describe(status.error()));
+        }
         return fail(ErrorKind::kRefused, "the output cannot be written");
     }
     return sampling;
@@ -316,7 +329,11 @@ void Sampling::drain_all() {
         ending_cpu_ns_ += read_clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_before_ns;
     }
     kernel_.note_ended();
-    look_at_children(now >= next_flush_ns_);
+    const std::int64_t drained_ns = monotonic_ns();
+    if (drained_ns >= next_children_ns_ || now >= next_flush_ns_) {
+        look_at_children(now >= next_flush_ns_, drained_ns + kChildrenNs);
+        next_children_ns_ = drained_ns + kChildrenEveryNs;
+    }
     if (now >= next_flush_ns_) {
         // Not at the first look: a program that is over at once has no stack in two parts.
         for (const auto& agent : agents_) {
@@ -441,12 +458,14 @@ void Sampling::stop_deserted() {
     }
 }
 
-void Sampling::look_at_children(bool at_all_threads) {
+void Sampling::look_at_children(bool at_all_threads, std::int64_t until_ns) {
+    std::vector<ForkedChildren::Key> parents;
     for (const auto& agent : agents_) {
         if (agent->session.was_sampled() && !agent->is_detached) {
-            children_.look(agent->session.pid(), at_all_threads);
+            parents.emplace_back(agent->session.pid(), agent->process.start_ticks());
         }
     }
+    children_.look(parents, at_all_threads, until_ns);
 }
 
 void Sampling::look_at_processes(std::int64_t now_ns) {
@@ -573,7 +592,7 @@ void Sampling::stop() {
         return;
     }
     exposure_timer_->disarm();
-    look_at_children(true);
+    look_at_children(true, monotonic_ns() + kLastChildrenNs);
     for (const auto& agent : agents_) {
         agent->session.request_stop();
     }
@@ -693,17 +712,16 @@ void Sampling::tell_cuts() const {
     }
 }
 
-/// What is missing in an output that could not be written to its end.
-std::string Sampling::tell_lost() const {
-    if (const std::uint64_t left = profile_->left_bytes(); left != 0) {
-        return fmt::format("; {} bytes of it were not written", left);
+/// Of an output that could not be written to its end: why, and how much there is of it.
+void Sampling::tell_not_complete(const Error& error, std::uint64_t kept_bytes) const {
+    const auto number = output::find_own_descriptor(options_.output);
+    const bool is_stream = number == STDOUT_FILENO || number == STDERR_FILENO;
+    Error why = error;
+    if (why.system_errno != 0 && why.what == output::kWriteFailed) {
+        why.what = "";
     }
-    const std::uint64_t kept = profile_->kept_bytes();
-    if (!profile_->has_failed()) {
-        return "";
-    }
-    return fmt::format("; {} bytes of it are written, {} bytes are lost", kept,
-                       profile_->appended_bytes() - kept);
+    say("the profile {}{} is not complete ({}): {} bytes written, {} lost", is_stream ? "on " : "",
+        profile_->path(), describe(why), kept_bytes, profile_->appended_bytes() - kept_bytes);
 }
 
 /// Why there is not a single sample.
@@ -775,7 +793,7 @@ void Sampling::tell_children() const {
 
 bool Sampling::deliver() {
     if (const Status status = profile_->deliver(); !status) {
-        say("the profile {} is not complete: {}", profile_->path(), describe(status.error()));
+        tell_not_complete(status.error(), profile_->delivered_bytes());
         return false;
     }
     return true;
@@ -784,8 +802,7 @@ bool Sampling::deliver() {
 Outcome Sampling::write_summary() {
     const ProcessFigures& totals = profile_->totals();
     if (!profile_status_) {
-        say("the profile {} is not complete: {}{}", profile_->path(),
-            describe(profile_status_.error()), tell_lost());
+        tell_not_complete(profile_status_.error(), profile_->kept_bytes());
         return Outcome::kNotWritten;
     }
     if (profile_->processes() == 0) {

@@ -133,8 +133,8 @@ class Sampling {
     void tell_empty() const;
     void tell_shortfalls() const;
     void tell_children() const;
-    void look_at_children(bool at_all_threads);
-    [[nodiscard]] std::string tell_lost() const;
+    void look_at_children(bool at_all_threads, std::int64_t until_ns);
+    void tell_not_complete(const Error& error, std::uint64_t kept_bytes) const;
     void stop_deserted();
     tl::expected<control::Armed, std::string> arm(const Agent& agent, const control::Arm& request);
     void after_event(Agent& agent);
@@ -170,6 +170,7 @@ class Sampling {
     std::uint64_t complaints_ = 0;
     std::uint64_t drain_delay_ns_ = 0;
     std::int64_t next_flush_ns_ = kLongAgoNs;
+    std::int64_t next_children_ns_ = kLongAgoNs;
     bool first_sample_told_ = false;
     int ending_signal_ = 0;  // that came before the first sample
     std::size_t next_to_drain_ = 0;

@@ -23,11 +23,10 @@ std::size_t count_whole_lines(std::string_view text) {
 
 /// A file that only this process can see; none, with errno.
 UniqueFd make_spool() {
-    const char* folder = std::getenv("TMPDIR");
-    folder = folder != nullptr && *folder != '\0' ? folder : "/tmp";
-    UniqueFd file(::open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    const std::string folder = find_spool_folder();
+    UniqueFd file(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     if (!file) {  // a file system that has no such files
-        std::string name = std::string(folder) + "/echion-XXXXXX";
+        std::string name = folder + "/echion-XXXXXX";
         file.reset(mkostemp(name.data(), O_CLOEXEC));
         if (file) {
             unlink(name.c_str());
@@ -36,12 +35,13 @@ UniqueFd make_spool() {
     return file;
 }
 
-/// Writes all of it; an errno, or 0.
-int write_all(int fd, std::string_view text) {
+/// Writes all of it, and adds up what is written; an errno, or 0.
+int write_all(int fd, std::string_view text, std::uint64_t& written) {
     while (!text.empty()) {
         const ssize_t count = ::write(fd, text.data(), text.size());
         if (count >= 0) {
             text.remove_prefix(static_cast<std::size_t>(count));
+            written += static_cast<std::uint64_t>(count);
         } else if (errno == EAGAIN) {
             pollfd entry{fd, POLLOUT, 0};
             (void)poll(&entry, 1, -1);
@@ -53,6 +53,11 @@ int write_all(int fd, std::string_view text) {
 }
 
 }  // namespace
+
+std::string find_spool_folder() {
+    const char* folder = std::getenv("TMPDIR");
+    return folder != nullptr && *folder != '\0' ? folder : "/tmp";
+}
 
 OutputFile::OutputFile(const std::string& path, OpenedOutput opened, WriteQueue::Begin begin)
     : path_(name_output(path)),
@@ -81,11 +86,12 @@ Result<OutputFile> OutputFile::open(const std::string& path, NameOrigin origin, 
     if (sharing == Sharing::kWithCommand && number && *number <= STDERR_FILENO) {
         begin = WriteQueue::Begin::kUnnamed;
         spool = make_spool();
+        if (!spool) {
+            return fail(ErrorKind::kSystem, kNoSpool, errno);
+        }
         shared = std::exchange(opened->fd, UniqueFd(fcntl(spool.get(), F_DUPFD_CLOEXEC, 0)));
         if (!opened->fd) {
-            return fail(ErrorKind::kSystem,
-                        "make the file that keeps the profile until the command ends (see TMPDIR)",
-                        errno);
+            return fail(ErrorKind::kSystem, "open the output", errno);
         }
     }
     OutputFile file(path, std::move(*opened), begin);
@@ -138,7 +144,7 @@ Status OutputFile::status() const {
         return {};
     }
     if (queue_.failure() != 0) {
-        return fail(ErrorKind::kSystem, "write the output", queue_.failure());
+        return fail(ErrorKind::kSystem, kWriteFailed, queue_.failure());
     }
     if (queue_.was_given_up()) {
         return fail(ErrorKind::kBoundExceeded, "what it is written to takes no more");
@@ -167,9 +173,10 @@ Status OutputFile::deliver() {
         }
         const int error =
             size < 0 ? errno
-                     : write_all(shared_.get(), {part.data(), static_cast<std::size_t>(size)});
+                     : write_all(shared_.get(), {part.data(), static_cast<std::size_t>(size)},
+                                 delivered_bytes_);
         if (error != 0) {
-            return fail(ErrorKind::kSystem, "write the output", error);
+            return fail(ErrorKind::kSystem, kWriteFailed, error);
         }
         at += size;
     }

@@ -15,6 +15,15 @@ namespace echion::output {
 /// Whether a command may be writing to the standard streams of this process.
 enum class Sharing { kAlone, kWithCommand };
 
+/// Error::what of OutputFile::open() where no file can be made that keeps the profile until the
+/// command ends.
+inline constexpr char kNoSpool[] = "make the file that keeps the profile until the command ends";
+/// Error::what where a write has failed.
+inline constexpr char kWriteFailed[] = "write the output";
+
+/// The folder that the file of kNoSpool is made in: TMPDIR, or /tmp.
+std::string find_spool_folder();
+
 /// A file that is written front to back. Whoever appends is never kept waiting: what does not fit
 /// into the buffer waits in memory for a thread that writes it (WriteQueue). is_behind() tells when
 /// so much waits that no more should be made for now; nothing is dropped for that. The first
@@ -73,8 +82,12 @@ class OutputFile {
     [[nodiscard]] std::uint64_t appended_bytes() const { return appended_bytes_; }
     /// Bytes that were not written when it was given up.
     [[nodiscard]] std::uint64_t left_bytes() const { return queue_.left_bytes(); }
-    /// For after the end: bytes that the file holds.
-    [[nodiscard]] std::uint64_t kept_bytes() const { return queue_.kept_bytes(); }
+    /// For after the end: bytes that the file holds; none, if it was removed.
+    [[nodiscard]] std::uint64_t kept_bytes() const {
+        return queue_.has_vanished() ? 0 : queue_.kept_bytes();
+    }
+    /// For after deliver(): bytes that were written there.
+    [[nodiscard]] std::uint64_t delivered_bytes() const { return delivered_bytes_; }
 
   private:
     static constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
@@ -94,6 +107,7 @@ class OutputFile {
     std::unique_ptr<char[]> buffer_;
     std::size_t used_ = 0;
     std::uint64_t appended_bytes_ = 0;
+    std::uint64_t delivered_bytes_ = 0;
     bool created_ = false;
     bool written_ = false;
     bool is_discarded_ = false;

@@ -66,9 +66,10 @@ OtherThreads look_at_other_threads(pid_t pid, unsigned count);
 /// Calls `visit` with the id of each thread of a process until it returns false. Threads come and
 /// go meanwhile. Allocates nothing.
 Status for_each_thread(pid_t pid, FunctionRef<bool(pid_t)> visit);
-/// Calls `visit` for the children that a thread has made and nobody has waited for yet. kSystem
-/// with ENOENT: there is no such thread, or the kernel keeps no list (CONFIG_PROC_CHILDREN).
-Status for_each_child(pid_t pid, pid_t tid, FunctionRef<void(pid_t)> visit);
+/// Calls `visit` for the children that a thread has made and nobody has waited for yet, until it
+/// returns false. kSystem with ENOENT: there is no such thread, or the kernel keeps no list
+/// (CONFIG_PROC_CHILDREN).
+Status for_each_child(pid_t pid, pid_t tid, FunctionRef<bool(pid_t)> visit);
 
 /// Where a thread that is blocked in a system call is (/proc/PID/task/TID/syscall). Needs the right
 /// to trace it.

@@ -50,7 +50,7 @@ constexpr std::array<CounterInfo, kCounterCount> kCounters{{
     {Counter::kTicks, "ticks", "times that the sampler woke up and looked at all threads"},
     {Counter::kLateTicks, "late_ticks", "ticks that began more than half an interval late"},
     {Counter::kMissedTicks, "missed_ticks", "deadlines that passed without a tick", true},
-    {Counter::kSamples, "samples", "stacks of threads observed (ticks × threads)"},
+    {Counter::kSamples, "samples", "stacks of threads observed"},
     {Counter::kTornRetried, "torn_retried", "stacks read again because they changed meanwhile"},
     {Counter::kTornMarked, "torn_marked", "stacks marked invalid because they kept changing", true},
     {Counter::kUnproved, "unproved", "stacks kept although their consistency was not proved"},

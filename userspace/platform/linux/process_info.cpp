@@ -206,7 +206,7 @@ OtherThreads look_at_other_threads(pid_t pid, unsigned count) {
     return info->threads == count + 1 ? OtherThreads::kNone : OtherThreads::kWithoutFirst;
 }
 
-Status for_each_child(pid_t pid, pid_t tid, FunctionRef<void(pid_t)> visit) {
+Status for_each_child(pid_t pid, pid_t tid, FunctionRef<bool(pid_t)> visit) {
     char name[48];
     std::snprintf(name, sizeof(name), "task/%d/children", static_cast<int>(tid));
     const auto file = open_proc_file(pid, name);
@@ -222,8 +222,8 @@ Status for_each_child(pid_t pid, pid_t tid, FunctionRef<void(pid_t)> visit) {
         for (const char c : std::string_view(text, static_cast<std::size_t>(size))) {
             if (c >= '0' && c <= '9') {
                 number = number * 10 + (c - '0');
-            } else if (number != 0) {
-                visit(std::exchange(number, 0));
+            } else if (number != 0 && !visit(std::exchange(number, 0))) {
+                return {};
             }
         }
     }
