@@ -83,15 +83,19 @@ def test_a_signal_at_any_moment_of_a_launch(build_dir, python, tmp_path, number)
     for step in range(12):
         out = tmp_path / f"out-{step}"
         command = [build_dir / "echion", "-o", out, python.path, "-S", "-c", started]
+        # Which stays open: its end would end the program, too.
+        standard_input, kept = os.pipe()
         process = subprocess.Popen(
-            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            list(map(str, command)), stdin=standard_input, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+        os.close(standard_input)
         if step == 11:
             process.stdout.read(1)  # it runs
         else:
             time.sleep(step * 0.006)  # any moment will do: this is no synchronisation
         process.send_signal(number)
         told = process.communicate(timeout=TIMEOUT_S)[1].decode()
+        os.close(kept)
         told = "".join(line for line in told.splitlines(True) if line.startswith("echion: "))
         # Python itself ends with 1 where the signal comes while it imports what it needs.
         assert process.returncode in (-number, 128 + number, 1), told
@@ -188,7 +192,7 @@ def check_moment(result, out):
 
 TRUE_OF_A_START = re.compile(
     r"echion: (process \d+ \(\S+\) ("
-    r"does not run CPython \(or has only just started: then try again\)|"
+    r"does not run CPython \(or has not loaded it yet: then try again\)|"
     r"executes another program just now: try again|"
     r"has not started Python yet, or has ended it: try again if it is starting|"
     r"executed another program while attaching; if it is the right one, try again)|"

@@ -743,7 +743,9 @@ void Sampling::tell_shortfalls() const {
     using stream::Counter;
     const ProcessFigures& totals = profile_->totals();
     const std::uint64_t samples = profile_->total(Counter::kSamples);
-    if (totals.value_us == 0 && complaints_ == 0) {
+    if (totals.value_us == 0 && complaints_ == 0 && ending_signal_ != 0) {
+        say("the profile is empty: {} came before the first sample", name_signal(ending_signal_));
+    } else if (totals.value_us == 0 && complaints_ == 0) {
         say("the profile has no samples: {}",
             options_.cpu ? "no thread used CPU time while it was sampled"
                          : "it was sampled for less than an interval (-i)");
