@@ -64,6 +64,9 @@ void StackSampler::refresh_interpreters(std::int64_t now_ns) {
             forget_python();
         }
     }
+    if (codes_.is_python_new(reader_)) {
+        forget_python();
+    }
     const cpython::RuntimeLayout& runtime = view_.layout->runtime;
     std::uintptr_t head_now = 0;
     std::uintptr_t main_thread = 0;
