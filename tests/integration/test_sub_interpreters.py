@@ -86,6 +86,19 @@ def test_a_thread_that_waits_in_a_sub_interpreter(
     assert joining == pytest.approx(sum(one.metric for one in waiting), rel=TOLERANCE)
 
 
+def test_a_thread_that_has_left_a_sub_interpreter_has_no_more_time_there(
+    echion: Echion, every_python: Interpreter, tmp_path: pathlib.Path
+) -> None:
+    # It waits for longer than it takes until the lists of threads are walked again.
+    command = target_command(every_python, "waited_inside", "0.6")
+    with start_target(tmp_path, command, {"ECHION_TEST_AWAIT_SAMPLER": "1"}) as target:
+        with echion.start([], "-p", str(target.pid)) as running:
+            report = target.finish()
+            profile = running.finish().check().profile
+    seen_us = profile.total(lambda one: "waits_inside" in one.names)
+    assert 0 < seen_us <= (1 + TOLERANCE) * report["waited_s"] * 1e6
+
+
 def test_interpreters_that_run_at_the_same_time(
     echion: Echion, every_python: Interpreter, engine: str
 ) -> None:

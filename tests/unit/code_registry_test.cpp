@@ -424,10 +424,65 @@ TEST_P(VersionCounterOf, ACodeThatIsMadeWhileStacksAreCopiedIsSeen) {
 TEST_P(VersionCounterOf, WhatDoesNotKeepUpIsNoCounter) {
     for (const std::uint32_t value : {std::uint32_t{1}, version_ - 6, version_ + 1'000'000}) {
         count_to(value);
+        codes_.begin_look(memory_);
         meet_all();
         compared();
         EXPECT_EQ(compared(), made_.size()) << value;
         made_ = {make_code("one_more"), make_code("and_another"), make_code("a_third")};
+    }
+}
+
+TEST_P(VersionCounterOf, WhatHasBeenRefusedIsNotBelievedAgain) {
+    count_to(version_ - 1);
+    meet_all();
+    count_to(version_);
+    for (int i = 0; i < 2; ++i) {
+        codes_.set_version_counter(Address());  // as with two interpreters for a while
+        codes_.set_version_counter(counter_);
+        codes_.begin_look(memory_);
+        made_.clear();
+        for (int k = 0; k < 6; ++k) {
+            made_.push_back(make_code("more_" + std::to_string(i) + std::to_string(k)));
+        }
+        count_to(version_);
+        meet_all();
+        compared();
+        EXPECT_EQ(compared(), made_.size());
+    }
+}
+
+TEST_P(VersionCounterOf, WhereNumbersBeginAnewNothingIsKnown) {
+    count_to(version_);
+    meet_all();
+    compared();
+    ASSERT_EQ(compared(), 0U);
+    const std::uint32_t before = find(made_[0]);
+    const std::uint32_t version = version_ - 6;
+    // Another Python's: at the same place, with the same type and number.
+    version_ = version;
+    write_code(made_[0], make_.make_str("another"), 1);
+    count_to(version_);
+    EXPECT_TRUE(codes_.is_python_new(memory_));
+    const std::uint32_t now = look_and_find(made_[0]);
+    EXPECT_NE(now, before);
+    EXPECT_EQ(name_of(now), "another");
+    EXPECT_TRUE(codes_.is_python_new(memory_)) << "until it is told to forget";
+    codes_.forget();
+    EXPECT_FALSE(codes_.is_python_new(memory_));
+    codes_.begin_look(memory_);
+    EXPECT_FALSE(codes_.is_python_new(memory_));
+}
+
+TEST_P(VersionCounterOf, WhatFallsAgainAndAgainIsNoCounter) {
+    count_to(50);
+    codes_.begin_look(memory_);
+    EXPECT_TRUE(codes_.is_python_new(memory_)) << "this one may be";
+    codes_.forget();
+    codes_.begin_look(memory_);
+    for (const std::uint32_t value : {40U, 30U, 20U}) {
+        count_to(value);
+        EXPECT_FALSE(codes_.is_python_new(memory_)) << value;
+        codes_.begin_look(memory_);
     }
 }
 

@@ -415,7 +415,7 @@ void CodeRegistry::forget_batch() {
         entries_[defined_[i]].is_defined = false;
     }
     defined_count_ = 0;
-    counter_.restart(look_ + 1);
+    counter_.void_looks_before(look_ + 1);
 }
 
 CodeRegistry::CodeFields CodeRegistry::parse_code(const std::byte* copy) const {

@@ -65,9 +65,17 @@ class CodeRegistry {
     /// What has been compared before counts no more: to be called before the copies of stacks are
     /// made that check() is then asked about.
     void begin_look(MemoryReader& reader) {
-        counter_.begin_look(reader, ++look_);
+        if (counter_.begin_look(reader, ++look_)) {
+            forget();
+            is_python_new_ = true;
+        }
         counter_stays_ = true;
         begin_asking();
+    }
+    /// Whether Python has started anew, as far as that counter shows, since forget() was called:
+    /// what else is known of it counts no more. No look knows a code object of the one before.
+    [[nodiscard]] bool is_python_new(MemoryReader& reader) {
+        return is_python_new_ || counter_.has_begun_anew(reader);
     }
     /// Asks for what check() compares for `codes`, as far as they are known, in the round of
     /// `batch` that begins this look. Where the round is full, check() reads the rest.
@@ -116,7 +124,8 @@ class CodeRegistry {
     void forget() {
         clear();
         trampoline_ = Address();
-        counter_.restart(look_ + 1);  // it begins anew, too
+        counter_.restart(look_ + 1);
+        is_python_new_ = false;
     }
 
     /// The batch that was open has been dropped: its definitions are given again when needed.
@@ -311,6 +320,7 @@ class CodeRegistry {
     std::uint64_t look_ = 1;
     VersionCounter counter_;
     bool counter_stays_ = false;  // since this look began
+    bool is_python_new_ = false;
     std::uint32_t numbering_ = 1;
     Address trampoline_;
     std::uint64_t reads_ = 0;

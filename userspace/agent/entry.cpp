@@ -47,7 +47,7 @@ constexpr std::size_t kStackBytes = 256 * 1024;
 constexpr std::int64_t kSettlingNs = kNanosPerSecond;
 
 struct Assignment;
-void start_late();
+bool start_next();
 
 /// Stands for a CPython runtime whose place is not known.
 constexpr std::uintptr_t kSomewhere = 1;
@@ -236,6 +236,7 @@ int await_start(std::int64_t timeout_ns) {
 void forget_start() {
     g_agent.channel_fd.store(-1);
     g_agent.is_active.store(false);
+    (void)start_next();
 }
 
 Error thread_failure(int error) {
@@ -312,7 +313,7 @@ bool await_sampler(Assignment& assignment) {
         if (assignment.sampler_state.load() == kMade) {
             return true;
         }
-        g_agent.is_active.store(false);
+        forget_start();
         return false;
     }
     const int error = make_sampler(assignment);
@@ -349,9 +350,8 @@ void* io_main(void* argument) {
     }
     if (is_last) {
         unblock_signals();
-    } else if (g_agent.next_python.load() == kNextPythonWaits) {
-        start_late();
-        set_and_wake(g_agent.next_python, kNoNextPython);
+    } else {
+        (void)start_next();
     }
     return nullptr;
 }
@@ -400,12 +400,12 @@ int start_threads(const Fill& fill) {
     if (!g_agent.handles_fork.exchange(true) &&
         pthread_atfork(nullptr, nullptr, handle_fork_in_child) != 0) {
         g_agent.handles_fork.store(false);
-        g_agent.is_active.store(false);
+        forget_start();
         return ENOMEM;
     }
     auto memory = Mapping::make_anonymous(sizeof(Assignment));
     if (!memory) {
-        g_agent.is_active.store(false);
+        forget_start();
         return ENOMEM;
     }
     auto* assignment = new (memory->data()) Assignment;
@@ -457,6 +457,23 @@ void start_late() {
     if (error != 0 && error != EBUSY) {
         report_failure(rendezvous, error);
     }
+}
+
+/// Where no agent is active: makes the threads for the Python that waits for them, if one does. To
+/// be called behind each change that can make both true; of all who notice it, one does it. Whether
+/// this one did.
+bool start_next() {
+    std::uint32_t expected = kNextPythonWaits;
+    if (g_agent.is_active.load() ||
+        !g_agent.next_python.compare_exchange_strong(expected, kNextPythonComes)) {
+        return false;
+    }
+    start_late();
+    expected = kNextPythonComes;  // unless another one waits by now
+    if (g_agent.next_python.compare_exchange_strong(expected, kNoNextPython)) {
+        wake_all(g_agent.next_python);
+    }
+    return true;
 }
 
 std::uint32_t own_tid() { return static_cast<std::uint32_t>(syscall(SYS_gettid)); }
@@ -563,19 +580,16 @@ void on_python_start(std::uintptr_t python) {
         !g_agent.python.compare_exchange_strong(known, python)) {
         return;
     }
-    if (g_agent.is_active.load()) {
-        g_agent.next_python.store(kNextPythonWaits);
-        if (is_loaded(Address(known))) {
-            return;  // there are two: this one is sampled when the other has ended
-        }
-        // A sampler that the kernel wakes for CPU time may wait for long.
-        if (const pid_t tid = g_agent.sampler_tid.load(); tid != 0) {
-            syscall(SYS_tgkill, getpid(), tid, SIGIO);
-        }
-        wait_while(g_agent.next_python, kNextPythonWaits, kSettlingNs);
-    } else {
-        start_late();
+    g_agent.next_python.store(kNextPythonWaits);
+    if (start_next() || is_loaded(Address(known))) {
+        return;  // where there are two, this one is sampled when the other has ended
     }
+    // A sampler that the kernel wakes for CPU time may wait for long.
+    if (const pid_t tid = g_agent.sampler_tid.load(); tid != 0) {
+        syscall(SYS_tgkill, getpid(), tid, SIGIO);
+    }
+    wait_while(g_agent.next_python, kNextPythonWaits, kSettlingNs);
+    wait_while(g_agent.next_python, kNextPythonComes, kSettlingNs);
 }
 
 /// The calling thread does not see what the agent does on it.

@@ -47,8 +47,11 @@ class LinkedObjects {
     /// Whether the object is the first of its name, and linked. Another one of the same name may
     /// have been opened later.
     bool take(const char* path) {
+        if (path == nullptr || *path == '\0') {
+            return false;
+        }
         const auto name = std::find(names_.begin(), names_.begin() + count_, file_name(path));
-        if (path == nullptr || *path == '\0' || name == names_.begin() + count_) {
+        if (name == names_.begin() + count_) {
             return false;
         }
         *name = {};

@@ -13,7 +13,11 @@ namespace echion::agent {
 
 /// Whether another CPython than the one that is sampled has started in this process: the library
 /// with that one has been closed, or there are two. A new sampler begins when the other has ended.
-enum NextPython : std::uint32_t { kNoNextPython, kNextPythonWaits };
+enum NextPython : std::uint32_t {
+    kNoNextPython,
+    kNextPythonWaits,
+    kNextPythonComes,  ///< a new sampler is being made for it
+};
 
 /// What the agent learns from the dynamic loader about the process that it is a guest of. Asked
 /// once, on a thread of the target and before the sampler exists: the sampler itself never takes

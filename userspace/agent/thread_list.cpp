@@ -64,6 +64,9 @@ void StackSampler::refresh_interpreters(std::int64_t now_ns) {
             forget_python();
         }
     }
+    if (codes_.is_python_new(reader_)) {
+        forget_python();
+    }
     const cpython::RuntimeLayout& runtime = view_.layout->runtime;
     std::uintptr_t head_now = 0;
     std::uintptr_t main_thread = 0;
@@ -331,15 +334,19 @@ void StackSampler::describe_thread(TrackedThread& thread) {
     if (!thread.has_begun) {
         return;
     }
+    if (thread.runs_on != thread.head.thread_id && thread.is_announced) {
+        retract(thread);  // what the stream has is of another thread
+        mark(thread);
+    }
     thread.runs_on = thread.head.thread_id;
     thread.is_placed = false;
     thread.is_main = thread.runs_on == main_thread_id_;
     thread.native_id = find_native_id(thread.head);
-    thread.is_announced = false;
     // One that any thread may run with is none's until it is seen to be.
     const bool is_second = can_change_threads(thread) || find_other_state(thread, false) != nullptr;
     if (thread.is_second || !is_second) {
         set_second(thread, is_second);
+        thread.is_announced = false;  // to be told again, with its number
     } else {
         watch_.detach(thread);
         suspend(thread);
@@ -381,8 +388,10 @@ void StackSampler::succeed_former_state(TrackedThread& thread) {
 
 void StackSampler::complete(TrackedThread& thread, const cpython::ThreadHead& head) {
     // In event mode a thread is read only when the kernel knows whose CPU time it counts: a thread
-    // that was met before it had its numbers is described here.
-    const bool has_new_number = thread.native_id == 0 && find_native_id(head) != 0;
+    // that was met before it had its numbers is described here. One that has been set apart has
+    // none, whatever its state says.
+    const bool has_new_number =
+        thread.native_id == 0 && thread.runs_on == head.thread_id && find_native_id(head) != 0;
     if (!thread.has_begun || has_new_number || head.thread_id != thread.head.thread_id) {
         thread.head.thread_id = head.thread_id;
         thread.head.native_id = head.native_id;
@@ -414,10 +423,10 @@ void StackSampler::end_thread(TrackedThread& thread) {
 }
 
 void StackSampler::forget_thread(TrackedThread& thread) {
+    const std::int64_t known_ns = known_until_ns(thread);  // the kernel may know, by its slot
     set_second(thread, false);
     watch_.detach(thread);
     if (thread.is_announced) {
-        const std::int64_t known_ns = known_until_ns(thread);
         if (!options_.cpu_mode && now_ns_ - known_ns > longest_gap_ns()) {
             // It has run to its end since.
             encoder_->missed(thread.id, static_cast<std::uint64_t>(

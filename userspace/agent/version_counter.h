@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "memory/address.h"
 #include "memory/reader.h"
@@ -18,17 +19,31 @@ namespace echion::agent {
 /// has not. Sampler thread only.
 class VersionCounter {
   public:
+    VersionCounter() = default;
+
     /// Where it is; null: there is none. It has to be memory that is never unmapped.
     void watch(Address counter) {
+        if (counter == refused_) {
+            counter = Address();
+        }
         if (counter != counter_) {
-            *this = {};
-            counter_ = counter;
+            *this = VersionCounter(counter, refused_);
         }
     }
 
-    /// To be called before the code objects are copied that look number `look` compares.
-    void begin_look(MemoryReader& reader, std::uint64_t look) {
-        const std::uint32_t value = read(reader);
+    /// Whether its numbers have begun anew, as the interpreter has: restart() is due. One that has
+    /// not been believed yet may say so once.
+    bool has_begun_anew(MemoryReader& reader) { return has_fallen_to(read(reader)); }
+
+    /// To be called before the code objects are copied that look number `look` compares. Whether
+    /// the numbers have begun anew.
+    bool begin_look(MemoryReader& reader, std::uint64_t look) {
+        std::uint32_t value = read(reader);
+        if (has_fallen_to(value)) {
+            return true;
+        }
+        value = counter_.is_null() ? 0 : value;
+        last_ = value != 0 ? value : last_;
         if (value != value_ || value == 0) {
             value_ = value;
             since_look_ = look;
@@ -36,9 +51,15 @@ class VersionCounter {
         if (first_ == 0) {
             first_ = value;
         }
+        return false;
     }
     /// What was compared before look number `look` counts no more.
-    void restart(std::uint64_t look) { since_look_ = look; }
+    void void_looks_before(std::uint64_t look) { since_look_ = look; }
+    /// The same, and the interpreter starts anew.
+    void restart(std::uint64_t look) {
+        since_look_ = look;
+        value_ = last_ = first_ = last_witness_ = 0;
+    }
     /// Whether what look number `look` compared was still so when this look began.
     [[nodiscard]] bool has_stayed_since(std::uint64_t look) const {
         return witnesses_ >= kWitnesses && value_ != 0 && look >= since_look_;
@@ -54,8 +75,11 @@ class VersionCounter {
             return;
         }
         const std::uint32_t next = read(reader);
+        if (next != 0 && next < last_) {
+            return;  // it has begun anew: the next look will tell
+        }
         if (next != 0 && next <= version) {
-            *this = {};  // that is no such counter
+            refuse();
             return;
         }
         // One of the last that have been made, since the counter was first read.
@@ -70,12 +94,29 @@ class VersionCounter {
     static constexpr std::uint32_t kWitnesses = 4;
     static constexpr std::uint32_t kRecent = 64;
 
+    VersionCounter(Address counter, Address refused) : counter_(counter), refused_(refused) {}
+
+    /// That is no such counter.
+    void refuse() { *this = VersionCounter(Address(), counter_); }
+    bool has_fallen_to(std::uint32_t value) {
+        if (value == 0 || value >= last_) {
+            return false;
+        }
+        if (witnesses_ < kWitnesses && std::exchange(has_fallen_, true)) {
+            refuse();
+            return false;
+        }
+        return true;
+    }
     std::uint32_t read(MemoryReader& reader) const {
         return counter_.is_null() ? 0 : reader.read_value<std::uint32_t>(counter_).value_or(0);
     }
 
     Address counter_;
+    Address refused_;  // where none is
+    bool has_fallen_ = false;
     std::uint32_t value_ = 0;  // 0: unknown, or the numbers have run out
+    std::uint32_t last_ = 0;   // the last one that was not 0
     std::uint32_t first_ = 0;
     std::uint32_t last_witness_ = 0;
     std::uint32_t witnesses_ = 0;
