@@ -73,11 +73,7 @@ def is_true_of_a_launch(number, told, has_file):
     if not told:
         return True  # ended by default, before anything was begun, or a profile with samples
     if has_file:
-        return re.fullmatch(
-            f"echion: the profile (is empty: {name} came before the first sample"
-            "|has no samples: it was sampled for less than an interval .*)\n",
-            told,
-        )
+        return re.fullmatch(f"echion: the profile is empty: {name} came before the first sample\n", told)
     return re.fullmatch(f"echion: {name} came before any Python was seen in .*\n", told)
 
 
@@ -116,7 +112,8 @@ def test_a_signal_at_any_moment_of_an_attachment(build_dir, waiting, tmp_path, n
         told = process.communicate(timeout=TIMEOUT_S)[1]
         if process.returncode == 0:
             check_profile(out.read_text())
-            assert told == ""
+            # After the first look, which gives no time to anybody yet.
+            assert told in ("", f"echion: the profile is empty: {number.name} came before the first sample\n")
             continue
         assert not out.exists()
         assert process.returncode in (-number, 128 + number), told
