@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <time.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +11,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/clock.h"
 #include "inject/prompt_tracer.h"
 #include "inject/ptrace_session.h"
 #include "inject/refusal.h"
@@ -99,8 +99,7 @@ class Borrower {
                 return tl::unexpected(*refusal);
             }
             // Not in step with anything that the target does every so often.
-            const timespec pause = make_timespec(200'000 + monotonic_ns() % 1'000'000);
-            nanosleep(&pause, nullptr);
+            sleep_ns(200'000 + monotonic_ns() % 1'000'000);
         } while (!is_over() && !request_.target.has_ended());
         return tl::unexpected(give_up());
     }
@@ -445,10 +444,7 @@ class Borrower {
         return {};
     }
 
-    static void nap() {
-        const timespec pause = make_timespec(kNapNs);
-        nanosleep(&pause, nullptr);
-    }
+    static void nap() { sleep_ns(kNapNs); }
 
     [[nodiscard]] InjectFailure call_failure(const Result<long>& result) const {
         if (!result && result.error().system_errno == ESRCH) {

@@ -13,6 +13,7 @@
 #include <optional>
 #include <string_view>
 
+#include "base/clock.h"
 #include "inject/handed_over.h"
 #include "inject/helper_spawn.h"
 #include "inject/refusal.h"
@@ -432,8 +433,7 @@ class Conversation {
                                   " in time: " + describe_step(*now));
             }
             if (monotonic_ns() - since_ns > kSpinNs) {
-                const timespec pause = make_timespec(kNapNs);
-                nanosleep(&pause, nullptr);
+                sleep_ns(kNapNs);
             } else {
                 sched_yield();
             }

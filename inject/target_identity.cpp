@@ -49,8 +49,7 @@ Result<TargetIdentity> TargetIdentity::hold(pid_t pid, StallGuard* guard) {
         if (!is_changing || monotonic_ns() >= deadline_ns) {
             return target;
         }
-        const timespec pause = make_timespec(kNapNs);
-        nanosleep(&pause, nullptr);
+        sleep_ns(kNapNs);
     }
 }
 

@@ -52,8 +52,8 @@ bool start_next();
 /// Stands for a CPython runtime whose place is not known.
 constexpr std::uintptr_t kSomewhere = 1;
 
-/// The state of the agent in this process. The one global there is: constructors, fork handlers and
-/// entry points have nowhere else to find it.
+/// The state of the agent in this process. A global: constructors, fork handlers and entry points
+/// have nowhere else to find it.
 struct Agent {
     std::atomic<bool> is_active{false};  // the agent's threads exist, or are being made
     // The control channel as far as it is among the program's descriptors, for the child of a fork

@@ -33,4 +33,11 @@ inline timespec make_timespec(std::int64_t ns) {
     return result;
 }
 
+/// Sleeps for that time, or until a signal comes. Not by nanosleep(2), which the project's own
+/// system calls leave out: see docs/agent-calls.md.
+inline void sleep_ns(std::int64_t ns) {
+    const timespec time = make_timespec(ns);
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &time, nullptr);
+}
+
 }  // namespace echion

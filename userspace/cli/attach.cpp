@@ -349,8 +349,7 @@ bool Attach::look() {
                                                         : target.error())));
                 return kExitFailure;
             }
-            const timespec pause = make_timespec(kStartNapNs);
-            nanosleep(&pause, nullptr);
+            sleep_ns(kStartNapNs);
         }
     };
     return run_aside(pid_, look, [this] { kernel_.emplace(options_); }) == 0;

@@ -91,8 +91,7 @@ tl::expected<std::unique_ptr<WhereTarget>, std::string> WhereTarget::open(pid_t 
             return tl::unexpected(inject::describe_process(pid) +
                                   " executes another program just now: try again");
         }
-        const timespec pause = make_timespec(kNapNs);
-        nanosleep(&pause, nullptr);
+        sleep_ns(kNapNs);
     }
 }
 

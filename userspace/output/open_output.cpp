@@ -7,7 +7,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <array>
@@ -16,6 +15,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/function_ref.h"
 
 namespace echion::output {
@@ -29,7 +29,7 @@ constexpr mode_t kOthersMayWrite = S_IWGRP | S_IWOTH;
 
 // A shell that starts the reader of a FIFO starts it about now, not in the next minutes.
 constexpr int kReaderTries = 100;
-constexpr timespec kReaderTryPause{0, 10'000'000};
+constexpr std::int64_t kReaderTryPauseNs = 10'000'000;
 /// Of names that come and go while they are looked at.
 constexpr int kMaxRaces = 10;
 /// The kernel's own bound on links in one path.
@@ -53,7 +53,7 @@ UniqueFd open_with_reader(FunctionRef<int()> open_it, FunctionRef<bool()> is_fif
             errno = ENXIO;
             break;
         }
-        nanosleep(&kReaderTryPause, nullptr);
+        sleep_ns(kReaderTryPauseNs);
         fd.reset(open_it());
     }
     return fd;
