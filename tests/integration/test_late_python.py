@@ -122,6 +122,13 @@ def test_it_is_sampled_from_its_start(echion, program, steps):
     assert result.profile.footer["processes"] == "1"
 
 
+def test_a_lock_that_nobody_lets_go_of_after_a_fork_is_not_waited_for(echion, program):
+    """The child of a process with several threads has their locks as they were, and not the threads."""
+    result = echion.run(program.command("lkfp"), env=program.env, timeout=30)
+    assert result.returncode == STATUS, result.stderr
+    assert list(measured(result.stdout)) == [1]
+
+
 @pytest.mark.parametrize("steps", ["lppp", "lptp"])
 def test_starts_between_two_ticks_are_seen(echion, program, engine, steps):
     """From the end of one to the start of the next it takes less than the interval."""

@@ -1,3 +1,4 @@
+// clang-format off
 /* A program that comes to Python as it runs: a web server, a host of plug-ins.
 
        host LIBPYTHON STEPS
@@ -11,15 +12,19 @@
        d     closes the library
        c     uses a little CPU time in C code
        s     starts a thread, which makes the attributes of condition variables as others than
-   Python do f     forks; the child goes on, the parent waits for it and exits with its status x
-   ends the main thread by pthread_exit(); another one goes on, and exits with 5 w     writes "ready
-   PID" to the file in ECHION_TEST_FIFO and waits for a byte on standard input At its end it exits
-   with 6. Each run prints a line: its number, the time that run_N() was in busy_N() and in
-   time.sleep(), the CPU time of busy_N() (s), which is the same on a busy machine. All runs have
-   the same lines, and names of the same length. */
+             Python do
+       k     starts a thread, which keeps the loader's lock for ever
+       f     forks; the child goes on, the parent waits for it and exits with its status
+       x     ends the main thread by pthread_exit(); another one goes on, and exits with 5
+       w     writes "ready PID" to the file in ECHION_TEST_FIFO and waits for a byte on standard input
+   At its end it exits with 6. Each run prints a line: its number, the time that run_N() was in
+   busy_N() and in time.sleep(), the CPU time of busy_N() (s), which is the same on a busy machine.
+   All runs have the same lines, and names of the same length. */
+// clang-format on
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,6 +96,20 @@ static void* use_condition_attributes(void* argument) {
     return argument;
 }
 
+static int keeper[2]; /* a pipe */
+
+static int keep(struct dl_phdr_info* object, size_t size, void* argument) {
+    char byte = 0;
+    (void)object, (void)size, (void)argument;
+    if (write(keeper[1], &byte, 1) != 1) exit(1);
+    for (;;) pause();
+}
+
+static void* keep_loader_lock(void* argument) {
+    dl_iterate_phdr(keep, NULL);
+    return argument;
+}
+
 static void use_cpu(void) {
     struct timespec used;
     do {
@@ -132,6 +151,14 @@ static void go_on(const char* steps) {
                 library = dlopen(path, RTLD_NOW | (*steps == 'g' ? RTLD_GLOBAL : RTLD_LOCAL));
                 if (library == NULL) fail("dlopen");
                 break;
+            case 'k': {
+                char byte;
+                if (pipe(keeper) != 0 ||
+                    pthread_create(&thread, NULL, keep_loader_lock, NULL) != 0 ||
+                    read(keeper[0], &byte, 1) != 1)
+                    exit(1);
+                break;
+            }
             case 'p':
                 run(1);
                 break;

@@ -107,9 +107,10 @@ OVER_AT_ONCE(ppoll, struct pollfd* a, nfds_t b, const struct timespec* c, const 
     }
 
 FAILS(read)
-FAILS(write) FAILS(open) FAILS(close) FAILS(fstat) FAILS(syscall) FAILS(getpid)
-    FAILS(pthread_sigmask) FAILS(sched_yield) FAILS(sched_getcpu) FAILS(prctl) FAILS(fcntl)
-        FAILS(recv) FAILS(recvmsg) FAILS(send) FAILS(sendmsg) FAILS(socketpair) FAILS(memfd_create)
-            FAILS(mmap) FAILS(munmap) FAILS(mprotect) FAILS(madvise) FAILS(lseek) FAILS(pread)
-                FAILS(pread64) FAILS(pwrite) FAILS(ftruncate) FAILS(readlink) FAILS(statx)
-                    FAILS(kill) FAILS(getrlimit) FAILS(getrusage) FAILS(isatty) FAILS(sigtimedwait)
+FAILS(write)
+FAILS(open) FAILS(close) FAILS(fstat) FAILS(syscall) FAILS(getpid) FAILS(pthread_sigmask)
+    FAILS(sched_yield) FAILS(sched_getcpu) FAILS(prctl) FAILS(fcntl) FAILS(recv) FAILS(recvmsg)
+        FAILS(send) FAILS(sendmsg) FAILS(socketpair) FAILS(memfd_create) FAILS(mmap) FAILS(munmap)
+            FAILS(mprotect) FAILS(madvise) FAILS(lseek) FAILS(pread) FAILS(pread64) FAILS(pwrite)
+                FAILS(ftruncate) FAILS(readlink) FAILS(statx) FAILS(kill) FAILS(getrlimit)
+                    FAILS(getrusage) FAILS(isatty) FAILS(sigtimedwait)

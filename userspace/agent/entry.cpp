@@ -35,6 +35,9 @@
 #include "platform/process_reader.h"
 #include "stream/control.h"
 
+// Of glibc 2.32 and later (sys/single_threaded.h).
+extern "C" __attribute__((weak)) char __libc_single_threaded;
+
 namespace echion::agent {
 namespace {
 
@@ -69,6 +72,7 @@ struct Agent {
     // Of a preloaded agent.
     Rendezvous rendezvous;                  // written before is_listening
     std::atomic<bool> is_listening{false};  // to starts of Python
+    pid_t listening_pid = 0;                // where that began; written before is_listening
     // The CPython runtime (_PyRuntime) that a sampler has been made for in this process, also if
     // it has ended since; kSomewhere; 0 for none.
     std::atomic<std::uintptr_t> python{0};
@@ -559,6 +563,7 @@ __attribute__((constructor)) void on_load() {
     const std::uintptr_t python = find_python(found);
     g_agent.python.store(python);
     g_agent.rendezvous = rendezvous;
+    g_agent.listening_pid = getpid();
     g_agent.is_listening.store(true);
     if (python == 0) {
         return;
@@ -590,6 +595,14 @@ void on_python_start(std::uintptr_t python) {
     }
     wait_while(g_agent.next_python, kNextPythonWaits, kSettlingNs);
     wait_while(g_agent.next_python, kNextPythonComes, kSettlingNs);
+}
+
+/// Whether this is the child of a fork by a process with several threads: one of the others may
+/// have held the loader's lock, which then nobody will ever let go of in this process. glibc keeps
+/// the parent's answer in the child.
+bool may_have_stuck_locks() {
+    return getpid() != g_agent.listening_pid &&
+           (&__libc_single_threaded == nullptr || __libc_single_threaded == 0);
 }
 
 /// The calling thread does not see what the agent does on it.
@@ -639,7 +652,7 @@ extern "C" __attribute__((visibility("default"))) int echion_condattr_setclock(
 
 int echion_condattr_setclock(pthread_condattr_t* attributes, clockid_t clock) {
     using namespace echion::agent;
-    if (g_agent.is_listening.load()) {
+    if (g_agent.is_listening.load() && !may_have_stuck_locks()) {
         const UnseenWork unseen;
         if (const auto runtime = find_calling_python(__builtin_return_address(0))) {
             on_python_start(runtime.value());
