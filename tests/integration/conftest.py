@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import signal
 import tempfile
+from types import ModuleType
 from typing import Iterator
 
 import pytest
@@ -29,11 +30,19 @@ FILES = pytest.StashKey[str]()
 LONG = os.environ.get("ECHION_TEST_LONG", "") not in ("", "0")
 
 
-def pick_some(by_version: dict[tuple[int, int], Interpreter]) -> list[Interpreter]:
+def pick_some(by_version: dict[tuple[int, int], Interpreter], module: ModuleType) -> list[Interpreter]:
     """The oldest, the newest, and 3.11, where frames moved from objects to the data stack: the short
-    form's interpreters. Every version is run by the long form, and by the C++ tests."""
+    form's interpreters. A module whose tests depend little on the version says ONE_PYTHON, for the
+    newest, or TWO_PYTHONS, for that and the oldest. Every version is run by the long form, and by
+    the C++ tests."""
     found = list(by_version.values())
-    if len(found) <= 3 or os.environ.get("ECHION_TEST_PYTHONS"):
+    if os.environ.get("ECHION_TEST_PYTHONS"):
+        return found
+    if getattr(module, "ONE_PYTHON", False):
+        return found[-1:]
+    if getattr(module, "TWO_PYTHONS", False):
+        return found[:1] + found[1:][-1:]
+    if len(found) <= 3:
         return found
     return [one for one in found if one in (found[0], found[-1]) or one.minor == (3, 11)]
 
@@ -45,7 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name in names:
         chosen = list(find_interpreters())
         if name == "python" and not LONG:
-            chosen = pick_some({one.minor: one for one in chosen})
+            chosen = pick_some({one.minor: one for one in chosen}, metafunc.module)
         metafunc.parametrize(name, chosen, ids=[one.name for one in chosen], scope="session")
 
 

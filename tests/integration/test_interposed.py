@@ -14,6 +14,8 @@ import pytest
 from attach_support import start_target
 from runner import TARGETS
 
+ONE_PYTHON = True  # see conftest.py
+
 # Of what a function has used, so much at least is its own in the profile, or marked as missed, as
 # happens on a busy machine.
 LEAST_SHARE = 0.8

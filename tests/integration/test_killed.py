@@ -11,6 +11,8 @@ import pytest
 from attach_support import target_command
 from runner import TIMEOUT_S, Result, Running
 
+ONE_PYTHON = True  # see conftest.py
+
 # docs/profile-format.md: written once a second, and of a stack that stands still nine tenths. What
 # the machine's other work adds is less than this share of the last phase.
 LAST_PHASE_S = 2.5

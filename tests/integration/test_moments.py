@@ -15,6 +15,8 @@ import pytest
 from austin_format import check_profile
 from runner import TARGETS, TIMEOUT_S
 
+TWO_PYTHONS = True  # see conftest.py
+
 ENDINGS = [signal.SIGINT, signal.SIGTERM]
 
 

@@ -10,6 +10,8 @@ from attach_support import start_target, target_command
 from conftest import NOBODY, PYTHON
 from runner import TIMEOUT_S
 
+ONE_PYTHON = True  # see conftest.py
+
 
 # --- Children that are not sampled ---
 
