@@ -537,6 +537,10 @@ tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage&
         return tl::unexpected(explain_no_hold(pid, held.error()));
     }
     TargetIdentity& target = *held;
+    if (limits.seen && *limits.seen != target.image()) {
+        const Error error{ErrorKind::kRefused, 0, "the process has executed another program"};
+        return failed(error, explain_change(pid, error));
+    }
     if (target.shares_parents_memory()) {
         return failed({ErrorKind::kRefused, 0, "shares its parent's memory"},
                       describe_process(pid) +

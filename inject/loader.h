@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <tl/expected.hpp>
@@ -33,6 +34,10 @@ struct InjectLimits {
     std::int64_t safe_point_ns = 5 * kNanosPerSecond;
     /// For the helper thread, from its start to the agent's answer.
     std::int64_t load_ns = 10 * kNanosPerSecond;
+    /// The program in which Python was seen to have started. Another one by now is refused: its
+    /// loader may be at work still, and a thread that is made then ends it (glibc elf/dl-tls.c,
+    /// _dl_allocate_tls_init).
+    std::optional<ProgramImage> seen;
     /// Goes on where it is not known whether a thread's seccomp filter would harm it.
     bool allow_unknown_seccomp = false;
     /// Asked at every wait: whether to give up at once, and leave the target as it was. Any thread.

@@ -26,10 +26,11 @@ def kinds(runs, echion, python) -> Result:
 
 def test_every_scene_shows_under_its_stack_for_its_time(kinds):
     profile, missing = kinds.profile, []
+    missed = profile.figure("missed_us") / 1e6  # on a machine that is busy with other work
     for scene in kinds.report["scenes"]:
         seen = profile.total_with(*scene["names"]) / 1e6
         # Scenes share the file and `spin`, so that only the whole stack tells them apart.
-        if not NEARLY * scene["seconds"] <= seen <= scene["seconds"] / NEARLY:
+        if not NEARLY * scene["seconds"] - missed <= seen <= scene["seconds"] / NEARLY:
             missing.append((scene["names"], scene["seconds"], seen))
     assert not missing
 
@@ -86,8 +87,9 @@ def test_awkward_names_stay_apart(awkward):
             if caller.file.startswith(awkward.report["folder"]):
                 totals[caller.function, caller.file] += sample.metric
     assert len(totals) == awkward.report["count"], totals
+    missed = awkward.profile.figure("missed_us")
     for name, total in totals.items():
-        assert total >= NEARLY * awkward.report["seconds"] * 1e6, name
+        assert total + missed >= NEARLY * awkward.report["seconds"] * 1e6, name
 
 
 def test_plain_names_are_left_as_they_are(awkward):

@@ -150,6 +150,8 @@ std::string explain_cause(pid_t pid, const inject::InjectFailure& failure) {
 /// on looks the same.
 constexpr std::int64_t kStartPatienceNs = 2 * kNanosPerSecond;
 constexpr std::int64_t kStartNapNs = 2'000'000;
+// At a process that executes one program after the other.
+constexpr int kMostLooks = 3;
 
 /// How long an injection that has been cancelled may take to end.
 constexpr std::uint64_t kGraceNs = 3'000'000'000;
@@ -168,6 +170,7 @@ class Attach {
     [[noreturn]] void on_no_patience();
     [[noreturn]] void give_up(const std::string& why);
     [[nodiscard]] bool look();
+    [[nodiscard]] bool look_at_one_program();
     void tell_cost(const inject::Injection& injection) const;
     void on_target_gone();
     void tell_end();
@@ -189,6 +192,7 @@ class Attach {
     // As it was at first, so that it has a name also behind its end.
     const std::string who_ = inject::describe_process(pid_);
     const bool was_alive_ = !is_ending(pid_);
+    std::optional<ProgramImage> seen_;  // the program that look() was about
     std::optional<AgentProcess> process_;
     bool is_good_ = false;
 };
@@ -265,6 +269,7 @@ Status Attach::begin_injection() {
     }
     inject::InjectLimits limits;
     limits.allow_unknown_seccomp = options_.allow_seccomp;
+    limits.seen = seen_;
     auto started = Injecting::start(*loop_, pid_, limits, agent_, name_agent(agent_),
                                     [this] { on_injected(); });
     if (!started) {
@@ -352,7 +357,33 @@ bool Attach::look() {
             sleep_ns(kStartNapNs);
         }
     };
-    return run_aside(pid_, look, [this] { kernel_.emplace(options_); }) == 0;
+    return run_aside(pid_, look, [this] {
+               if (!kernel_) {
+                   kernel_.emplace(options_);
+               }
+           }) == 0;
+}
+
+/// The same, of a program that is there before and after it: a process that has only just been
+/// started executes its program meanwhile.
+bool Attach::look_at_one_program() {
+    for (int looks = 0; looks < kMostLooks; ++looks) {
+        const auto before = look_at_program(pid_);
+        if (!look()) {
+            return false;
+        }
+        const auto after = look_at_program(pid_);
+        if (before && after && *before == *after) {
+            seen_ = *after;
+            return true;
+        }
+        if (!before || !after) {
+            return true;  // what is wrong is told by the one who needs it
+        }
+    }
+    say("{} executed another program while attaching; if it is the right one, try again",
+        make_printable(who_));
+    return false;
 }
 
 void Attach::tell_cost(const inject::Injection& injection) const {
@@ -406,7 +437,7 @@ void Attach::tell_end() {
 
 int Attach::run() {
     // Everything that can be refused is refused before the target is touched.
-    if (!look()) {
+    if (!look_at_one_program()) {
         return kExitFailure;
     }
     const std::string path = find_agent();

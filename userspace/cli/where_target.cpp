@@ -168,6 +168,9 @@ std::string WhereTarget::explain(const Error& error) const {
     if (!is_alive()) {
         return name + " has ended";
     }
+    if (is_ending(pid_)) {
+        return name + " is ending";
+    }
     if (budget_.is_over()) {
         return "gave up reading " + name +
                ": there is more of it than Echion reads (a damaged or hostile process?)";
