@@ -563,7 +563,9 @@ void Sampling::detach(Agent& agent) {
 
 void Sampling::remove(Agent& agent) {
     const Session& session = agent.session;
-    const bool is_at_fault = !session.complaint().empty();
+    // What has not begun when sampling is ended does not begin any more: its sampler may have gone.
+    const bool is_given_up = stopping_ && !session.was_sampled();
+    const bool is_at_fault = !session.complaint().empty() && !is_given_up;
     if (is_at_fault && !session.was_sampled() && options_.attach_pid) {
         agent.process.wait_for_change(kExecutingMs);
     }
