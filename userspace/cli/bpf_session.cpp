@@ -3,13 +3,13 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <array>
 
 #include "cli/bpf_session_impl.h"
 #include "cli/first_ring.h"
+#include "platform/program_image.h"
 
 namespace echion::cli {
 namespace {
@@ -115,7 +115,7 @@ Result<BpfSession::Target> BpfSession::add_target(pid_t pid) {
         }
         return *added;
     }
-    if (::kill(pid, 0) != 0 && errno == ESRCH) {
+    if (is_ending(pid)) {
         return fail(ErrorKind::kSystem, "watch the process", ESRCH);
     }
     return fail(ErrorKind::kNoSpace, "watch the process: too many targets");

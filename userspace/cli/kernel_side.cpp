@@ -279,7 +279,8 @@ tl::expected<control::Armed, std::string> KernelSide::arm(const AgentProcess& pr
     }
     control::Armed refused = make_answer(options_.interval_ns);
     refused.system_errno = answer.error().system_errno;
-    if (has_ended(pid, is_insisted_on())) {
+    // With ESRCH it is the sampler that has ended, as it was told to.
+    if (answer.error().system_errno == ESRCH || has_ended(pid, is_insisted_on())) {
         return refused;
     }
     const std::string why = may_wait ? explain(pid, answer.error()) : kNoWaiting.what;

@@ -717,7 +717,8 @@ void Sampling::tell_cuts() const {
 /// Of an output that could not be written to its end: why, and how much there is of it.
 void Sampling::tell_not_complete(const Error& error, std::uint64_t kept_bytes) const {
     const auto number = output::find_own_descriptor(options_.output);
-    const bool is_stream = number == STDOUT_FILENO || number == STDERR_FILENO;
+    const int own = number.value_or(-1);
+    const bool is_stream = own == STDOUT_FILENO || own == STDERR_FILENO;
     Error why = error;
     if (why.system_errno != 0 && why.what == output::kWriteFailed) {
         why.what = "";
