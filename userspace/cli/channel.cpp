@@ -91,11 +91,16 @@ Status Channel::identify_senders(bool by_pidfd) {
     return {};
 }
 
-void Channel::close() {
-    if (fd_) {
-        shutdown(fd_.get(), SHUT_RDWR);  // at once, whoever else holds this end
-        fd_.reset();
+void Channel::hang_up() {
+    if (is_open()) {
+        shutdown(fd_.get(), SHUT_RDWR);
+        has_hung_up_ = true;
     }
+}
+
+void Channel::close() {
+    hang_up();
+    fd_.reset();
 }
 
 bool Channel::has_waiting() const {

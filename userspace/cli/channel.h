@@ -56,8 +56,13 @@ class Channel {
     Status identify_senders(bool by_pidfd);
 
     [[nodiscard]] int fd() const { return fd_.get(); }
-    [[nodiscard]] bool is_open() const { return static_cast<bool>(fd_); }
-    /// Hangs up.
+    /// Whether this side has not hung up.
+    [[nodiscard]] bool is_open() const { return fd_ && !has_hung_up_; }
+    /// Ends the conversation at once, whoever else holds this end. The descriptor stays open, so
+    /// that its number is nobody else's while an EventLoop watches it.
+    void hang_up();
+    /// Hangs up, and gives the descriptor back. No EventLoop may watch it any more: a description
+    /// that somebody else holds stays with the loop for ever (epoll(7), questions and answers 6).
     void close();
 
     /// Sends one message with its descriptors. kSystem with EAGAIN when the other side does not
@@ -75,6 +80,7 @@ class Channel {
 
   private:
     ForeignFd fd_;  // the other side's messages in it may hold descriptors
+    bool has_hung_up_ = false;
 };
 
 /// Why the kernel has cut off some of the descriptors that a message brought (MSG_CTRUNC) to

@@ -274,7 +274,7 @@ tl::expected<control::Armed, std::string> Sampling::arm(const Agent& agent,
 
 void Sampling::after_event(Agent& agent) {
     if (agent.session.is_cut_off() && agent.channel_source != 0) {
-        loop_.remove(std::exchange(agent.channel_source, 0));
+        release_channel(agent);
         if (options_.verbose) {
             say("process {} has closed its end of the channel: it is sampled on, to its end",
                 agent.session.pid());
@@ -550,6 +550,11 @@ void Sampling::settle_ended() {
     }
 }
 
+void Sampling::release_channel(Agent& agent) {
+    loop_.remove(std::exchange(agent.channel_source, 0));
+    agent.session.release_channel();
+}
+
 /// Of an agent that has nothing more to say. What its ring holds may still be to be taken; its
 /// process may have another agent meanwhile.
 void Sampling::detach(Agent& agent) {
@@ -557,7 +562,7 @@ void Sampling::detach(Agent& agent) {
         return;
     }
     kernel_.forget(agent.session.pid());
-    loop_.remove(std::exchange(agent.channel_source, 0));
+    release_channel(agent);
     loop_.remove(std::exchange(agent.pidfd_source, 0));
 }
 

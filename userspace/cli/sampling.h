@@ -140,6 +140,7 @@ class Sampling {
     void after_event(Agent& agent);
     void begin_exposure();
     void end_exposure();
+    void release_channel(Agent& agent);
     void detach(Agent& agent);
     void remove(Agent& agent);
     void settle_ended();

@@ -97,7 +97,7 @@ void Session::end_after(const Error& error) {
     // A sampler with a descriptor table of its own closes its end when it ends, and not before.
     if (hung_up && is_end_told_ && state_ == State::kSampling && shares_table_ && has_sampler()) {
         is_cut_off_ = true;  // the program has closed all descriptors that it found
-        channel_.close();
+        channel_.hang_up();
         return;
     }
     end_with(hung_up ? "" : describe(error));
@@ -414,7 +414,7 @@ void Session::end() {
     }
     was_stopped_ = state_ == State::kStopping;
     ended_ns_ = monotonic_ns();
-    channel_.close();
+    channel_.hang_up();
     if (!ring_) {
         state_ = State::kEnded;
         return;
@@ -517,7 +517,7 @@ void Session::end_at_once(std::string complaint) {
     if (!complaint.empty()) {
         complaint_ = std::move(complaint);
     }
-    channel_.close();
+    channel_.hang_up();
     if (!ring_) {
         state_ = State::kEnded;
         return;

@@ -73,8 +73,11 @@ class Session {
     Session(Profile& profile, const SessionSettings& settings, Channel channel, pid_t pid,
             FdSource extra_fds = {}, ArmHandler arm = {}, CpuSource counted_cpu = {});
 
-    /// The control channel, for the event loop; on_readable() when it is. -1 once ended.
+    /// The control channel, for the event loop; on_readable() when it is. The number stays this
+    /// session's until release_channel().
     [[nodiscard]] int fd() const { return channel_.fd(); }
+    /// Closes the channel, once no event loop watches it any more.
+    void release_channel() { channel_.close(); }
     /// Takes a bounded number of messages: an agent that floods the channel keeps nobody waiting.
     void on_readable();
     /// Decodes what is in the ring, at most `max_bytes` of it and until CLOCK_MONOTONIC's
@@ -97,7 +100,7 @@ class Session {
     /// The same of one that is late with its first sample. What the agent answers tells why; `why`
     /// is for when it says nothing of that, or (at the second call) does not answer.
     void stop_late(std::string why);
-    /// Ends it: closes the channel and takes what is in the ring; what is not taken in a moment is
+    /// Ends it: hangs up and takes what is in the ring; what is not taken in a moment is
     /// left to drain().
     void end();
     /// The same, with a reason for the user.
