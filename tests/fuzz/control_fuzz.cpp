@@ -240,7 +240,9 @@ void drive_session(fuzz::Input& input, cli::Channel channel, Peer& peer) {
     }
     session.on_readable();
     session.end();
-    require(session.has_ended() && session.fd() < 0);
+    require(session.has_ended());
+    session.release_channel();
+    require(session.fd() < 0);
     (void)profile.finish(true, {});
 }
 
