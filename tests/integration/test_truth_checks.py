@@ -70,6 +70,8 @@ def test_a_program_that_was_attached_to_is_in_its_functions_from_the_first_sampl
     lines = [f"{START} 3", f"{MAIN} 5"]
     assert judged(*lines, grammar=GRAMMAR).impossible == 0
     assert judged(*lines, grammar=GRAMMAR, was_ready=True).impossible == 3
+    begins = [line.replace("MainThread", "worker") for line in ("MainThread 3", *lines)]
+    assert judged(*begins, grammar=GRAMMAR, was_ready=True).impossible == 0
 
 
 def test_pieces_come_one_after_the_other():

@@ -163,18 +163,21 @@ class _Check:
             is_known = not (_is_nameless(sample) and self._profile.names_threads)
             if is_known and not is_untold(sample):
                 lines[sample.pid, sample.iid, sample.thread].append(sample)
-        for (_, iid, _), samples in lines.items():
+        for (_, iid, thread), samples in lines.items():
             self._judge_pieces_order(samples)
             if iid == 0 and self._truth.grammar:
-                self._judge_interruptions(samples)
+                # Others may begin later: a new thread waits for the interpreter's lock before it
+                # has a frame.
+                was_there = self._truth.was_ready and thread == "MainThread"
+                self._judge_interruptions(samples, was_there)
 
-    def _judge_interruptions(self, samples: list[Sample]) -> None:
+    def _judge_interruptions(self, samples: list[Sample], was_there: bool) -> None:
         grammar = self._truth.grammar
         possible = [one for one in samples if not grammar.fault(one)]
         own = [any(map(grammar.is_own, one.frames)) for one in possible]
         if not any(own):
             return
-        begin = 0 if self._truth.was_ready else own.index(True)
+        begin = 0 if was_there else own.index(True)
         end = len(own) - own[::-1].index(True)
         for sample, is_own in list(zip(possible, own))[begin:end]:
             if not is_own:

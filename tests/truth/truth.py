@@ -69,7 +69,7 @@ class Truth:
     places: dict[str, int] = dataclasses.field(default_factory=dict)
     # CPU time of the process, a sampler's within it included.
     cpu_s: float | None = None
-    # Whether the program was where it says before its first sample.
+    # Whether its main thread was where it says before its first sample.
     was_ready: bool = False
 
 

@@ -351,7 +351,7 @@ void KernelSide::forget(pid_t pid) {
 }
 
 void KernelSide::note_ended() {
-    if (options_.cpu && is_available()) {
+    if (is_available()) {
         bpf_->note_ended();
     }
 }
