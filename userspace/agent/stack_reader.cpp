@@ -401,8 +401,12 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& s
     const Address root = is_whole ? raw_[stack.first + walk.count - 1].code : Address();
     const bool has_new_root =
         has(view_.layout->frame.owner) && thread.root && is_whole && root != thread.root;
+    // To no frame, or to something that is none: as a _PyCFrame does that leads nowhere yet.
+    const bool leads_nowhere =
+        thread.head.cframe && thread.root && (walk.count == 0 || walk.broken);
+    const bool ends_at_generator = is_whole && walk.ends_at_generator;
     // Who does not hold the GIL waits in C code, with its frames in order.
-    if (!holds_gil || !is_whole || !(walk.ends_at_generator || has_new_root)) {
+    if (!holds_gil || !(ends_at_generator || has_new_root || leads_nowhere)) {
         thread.times_between = 0;
         return false;
     }
@@ -419,8 +423,7 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& s
         thread.between_cpu_ns = cpu_ns;
         ++thread.times_between;
     }
-    const std::uint32_t enough =
-        walk.ends_at_generator ? kTimesOfAGeneratorsRoot : kTimesOfAnotherRoot;
+    const std::uint32_t enough = ends_at_generator ? kTimesOfAGeneratorsRoot : kTimesOfAnotherRoot;
     return thread.times_between < enough && now_ns_ - thread.between_since_ns < kLongMomentNs;
 }
 

@@ -59,6 +59,16 @@ void StackSampler::announce(TrackedThread& thread) {
     if (thread.is_announced && name == thread.name_view()) {
         return;
     }
+    // Names go by pthread_t, which is another thread's as soon as this one has ended: a thread that
+    // still has its state after its name was read has it by right.
+    if (!thread.has_left && !is_intact(thread)) {
+        interpreters_[thread.interpreter].list_changed = true;
+        if (thread.is_announced) {
+            return;
+        }
+        nameless_scans_ = kNamelessScans;
+        name = {};
+    }
     std::memmove(thread.name, name.data(), name.size());
     thread.name_bytes = static_cast<std::uint32_t>(name.size());
     thread.is_announced = true;

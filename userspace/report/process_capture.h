@@ -95,6 +95,7 @@ class ProcessCapture {
         cpython::GilState gil;     // after it
         bool gil_stayed = false;   // with the same thread, all the time
         bool head_stayed = false;  // the newest frame
+        bool is_between = false;   // perhaps: between two frames, see FrameWalker
         cpython::Walk walk;
     };
     // What stands at the start of a stack.
