@@ -24,9 +24,9 @@ constexpr std::size_t kDeepFrames = 512;
 constexpr std::size_t kRecentCodes = 8;
 // Walks after which a page that was not needed any more is no longer fetched ahead.
 constexpr std::uint32_t kPageAge = 32;
-// When a chain that ends at a generator, or at another function than before, is what it seems: seen
-// so often, after so much CPU time of the thread each time, or for so long.
-constexpr std::uint32_t kTimesOfAGeneratorsRoot = 16;
+// When a chain that leads nowhere, or ends at a generator or at another function than before, is
+// what it seems: seen so often, after so much CPU time of the thread each time, or for so long.
+constexpr std::uint32_t kTimesBetweenFrames = 16;
 constexpr std::uint32_t kTimesOfAnotherRoot = 2;
 constexpr std::int64_t kPastAMomentNs = 2'000;
 constexpr std::int64_t kLongMomentNs = 100'000'000;
@@ -401,12 +401,11 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& s
     const Address root = is_whole ? raw_[stack.first + walk.count - 1].code : Address();
     const bool has_new_root =
         has(view_.layout->frame.owner) && thread.root && is_whole && root != thread.root;
-    // To no frame, or to something that is none: as a _PyCFrame does that leads nowhere yet.
     const bool leads_nowhere =
-        thread.head.cframe && thread.root && (walk.count == 0 || walk.broken);
+        (walk.count == 0 || walk.broken) && thread.head.has_cframe_on_stack(thread.state);
     const bool ends_at_generator = is_whole && walk.ends_at_generator;
     // Who does not hold the GIL waits in C code, with its frames in order.
-    if (!holds_gil || !(ends_at_generator || has_new_root || leads_nowhere)) {
+    if (!holds_gil || !(leads_nowhere || ends_at_generator || has_new_root)) {
         thread.times_between = 0;
         return false;
     }
@@ -423,7 +422,8 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& s
         thread.between_cpu_ns = cpu_ns;
         ++thread.times_between;
     }
-    const std::uint32_t enough = ends_at_generator ? kTimesOfAGeneratorsRoot : kTimesOfAnotherRoot;
+    const std::uint32_t enough =
+        leads_nowhere || ends_at_generator ? kTimesBetweenFrames : kTimesOfAnotherRoot;
     return thread.times_between < enough && now_ns_ - thread.between_since_ns < kLongMomentNs;
 }
 

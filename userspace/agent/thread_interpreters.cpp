@@ -11,8 +11,6 @@ namespace {
 // How far below the C library's record of a thread its newest C frame may be: the stack ends at
 // that record (glibc nptl/allocatestack.c, musl src/thread/pthread_create.c), and is seldom larger.
 constexpr std::uintptr_t kMostStackBytes = std::uintptr_t{256} << 20;
-// A _PyCFrame so near to the state is the state's own, which is in use while nothing runs.
-constexpr std::uintptr_t kStateBytes = 1024;
 
 }  // namespace
 
@@ -156,7 +154,7 @@ void StackSampler::place(TrackedThread& thread, std::uintptr_t runs_on) {
 void StackSampler::place_by_stack(TrackedThread& thread) {
     // 3.11 and 3.12: while it runs, a state refers to a _PyCFrame on the C stack of its thread.
     const std::uintptr_t frame = thread.head.cframe.value();
-    if (!can_change_threads(thread) || frame == 0 || frame - thread.state.value() < kStateBytes) {
+    if (!can_change_threads(thread) || !thread.head.has_cframe_on_stack(thread.state)) {
         return;
     }
     // The stack of the process itself is above all others, and above the main thread's record.

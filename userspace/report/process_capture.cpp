@@ -252,8 +252,9 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
     copy->gil_stayed = before.gil.holder() == after.gil.holder() &&
                        before.gil.switch_number == after.gil.switch_number;
     copy->head_stayed = before.frame == after.frame && before.thread.cframe == after.thread.cframe;
-    const bool leads_nowhere = before.thread.cframe && copy->gil.holder() == thread.state &&
-                               (copy->walk.count == 0 || copy->walk.broken);
+    const bool leads_nowhere = (copy->walk.count == 0 || copy->walk.broken) &&
+                               copy->gil.holder() == thread.state &&
+                               before.thread.has_cframe_on_stack(thread.state);
     copy->is_between = copy->walk.ends_at_generator || leads_nowhere;
     return true;
 }
@@ -274,8 +275,7 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
             thread.is_gone = true;
             return;
         }
-        const unsigned enough = copy.walk.ends_at_generator ? kAttempts - 1 : kAttempts / 2;
-        if (copy.is_between && attempt < enough) {
+        if (copy.is_between && attempt + 1 < kAttempts) {
             // An instruction later the chain is whole again.
             const timespec moment = make_timespec(kMomentNs);
             clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
