@@ -11,6 +11,7 @@ namespace echion::agent {
 Status CpuWatch::open(int state_fd, std::uint32_t target, std::int64_t clock_ahead_ns,
                       int snapshots_fd, std::uint32_t sampler_tid, const GuestFacts& facts) {
     helper_tids_ = facts.helper_tids;
+    own_tids_ = {sampler_tid, facts.io_tid};
     opened_ns_ = static_cast<std::uint64_t>(monotonic_ns());
     pid_ = static_cast<std::uint32_t>(getpid());
     target_ = target;
@@ -85,6 +86,11 @@ Result<CpuState> CpuWatch::read_own(std::uint32_t slot) const {
     }
     if (state && state->started_ns < program_ns_ && state->program_ns != program_ns_) {
         return fail(ErrorKind::kInvalid, "a slot of the program before this one");
+    }
+    // The kernel may have had no memory for one of them when it began, and be told of it later.
+    if (state && !state->ended && state->tid != 0 &&
+        std::find(own_tids_.begin(), own_tids_.end(), state->tid) != own_tids_.end()) {
+        return fail(ErrorKind::kInvalid, "a slot of the sampler's, or of the agent's other thread");
     }
     // A number that is another thread's by now was given to that one later.
     if (state && state->started_ns < opened_ns_ && state->tid != 0 &&

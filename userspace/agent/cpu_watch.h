@@ -84,7 +84,7 @@ class CpuWatch {
 
     [[nodiscard]] Result<CpuState> read(std::uint32_t slot) const { return states_.read(slot); }
     /// The same, of a slot of this process; kInvalid for another's, for a thread that ended with
-    /// the program that this process ran before (exec), and for those that brought the agent in.
+    /// the program that this process ran before (exec), and for the agent's own.
     [[nodiscard]] Result<CpuState> read_own(std::uint32_t slot) const;
     /// CPU time that the slot's thread had used when it came under watch, or at open().
     [[nodiscard]] std::int64_t first_cpu_ns(std::uint32_t slot, const CpuState& state) const;
@@ -98,6 +98,7 @@ class CpuWatch {
     bool has_snapshots_ = false;
     std::uint32_t own_slot_ = TrackedThread::kNoSlot;
     std::uint32_t io_slot_ = TrackedThread::kNoSlot;  // of the agent's other thread
+    std::array<std::uint32_t, 2> own_tids_{};         // of these two
     std::array<std::uint32_t, control::kHelperThreads> helper_tids_{};  // of threads before
     std::uint64_t opened_ns_ = 0;                                       // this moment
     std::uint32_t pid_ = 0;
