@@ -242,6 +242,8 @@ class StackSampler {
     bool read_gil(Address gil, cpython::GilState* out);
 
     void define_unknown_code();
+    bool is_named_by_right(const TrackedThread& thread);
+    bool note_name(TrackedThread& thread);
     void announce(TrackedThread& thread);
     AssignedStack assign_stack(TrackedThread& thread, std::span<cpython::RawFrame> raw);
     void write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags,

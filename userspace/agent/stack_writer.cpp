@@ -43,36 +43,58 @@ std::string_view StackSampler::find_name(const TrackedThread& thread) const {
     return name;
 }
 
-void StackSampler::announce(TrackedThread& thread) {
-    std::string_view name = find_name(thread);
-    if (name.empty() && !thread.is_announced) {
-        scan_names();
-        name = find_name(thread);
+/// Names go by pthread_t, which is another thread's as soon as the one that had it has ended:
+/// whether that one still has a state of its own, after its name was read.
+bool StackSampler::is_named_by_right(const TrackedThread& thread) {
+    for (std::size_t i = 0; i < threads_.slots(); ++i) {
+        const TrackedThread& one = threads_.slot(i);
+        if (one.in_use && !one.has_left && one.runs_on == thread.runs_on &&
+            one.head.thread_id == thread.runs_on && is_intact(one)) {
+            return true;
+        }
     }
-    if (name.empty()) {
-        nameless_scans_ = thread.is_announced ? nameless_scans_ : kNamelessScans;
+    return false;
+}
+
+/// True if that is news.
+bool StackSampler::note_name(TrackedThread& thread) {
+    if (thread.has_left) {
+        return false;
+    }
+    const std::string_view name = find_name(thread).substr(0, sizeof(thread.name));
+    if (name.empty() || name == thread.name_view()) {
+        return false;
+    }
+    if (!is_named_by_right(thread)) {
+        interpreters_[thread.interpreter].list_changed = true;
+        return false;
+    }
+    std::memcpy(thread.name, name.data(), name.size());
+    thread.name_bytes = static_cast<std::uint32_t>(name.size());
+    return true;
+}
+
+void StackSampler::announce(TrackedThread& thread) {
+    bool is_news = note_name(thread);
+    if (thread.name_bytes == 0 && !thread.is_announced && !thread.has_left) {
+        scan_names();
+        is_news = note_name(thread);
+    }
+    if (thread.name_bytes == 0) {
         // Not known to `threading`: the main thread before its import, or a thread from C, which
         // has no name (yet).
-        name = thread.is_main ? "MainThread" : thread.is_announced ? thread.name_view() : "";
+        nameless_scans_ = thread.is_announced ? nameless_scans_ : kNamelessScans;
+        const std::string_view name = thread.is_main ? "MainThread" : "";
+        std::memcpy(thread.name, name.data(), name.size());
+        thread.name_bytes = static_cast<std::uint32_t>(name.size());
+        is_news = is_news || !name.empty();
     }
-    name = name.substr(0, sizeof(thread.name));
-    if (thread.is_announced && name == thread.name_view()) {
+    if (thread.is_announced && !is_news) {
         return;
     }
-    // Names go by pthread_t, which is another thread's as soon as this one has ended: a thread that
-    // still has its state after its name was read has it by right.
-    if (!thread.has_left && !is_intact(thread)) {
-        interpreters_[thread.interpreter].list_changed = true;
-        if (thread.is_announced) {
-            return;
-        }
-        nameless_scans_ = kNamelessScans;
-        name = {};
-    }
-    std::memmove(thread.name, name.data(), name.size());
-    thread.name_bytes = static_cast<std::uint32_t>(name.size());
     thread.is_announced = true;
-    encoder_->thread(thread.id, interpreters_[thread.interpreter].head.id, thread.native_id, name);
+    encoder_->thread(thread.id, interpreters_[thread.interpreter].head.id, thread.native_id,
+                     thread.name_view());
 }
 
 bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,

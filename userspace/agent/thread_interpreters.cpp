@@ -117,6 +117,9 @@ void StackSampler::take_over(TrackedThread& from, TrackedThread& to) {
 }
 
 void StackSampler::forget_place(TrackedThread& thread) {
+    if (thread.runs_on != thread.head.thread_id) {
+        thread.name_bytes = 0;
+    }
     thread.runs_on = thread.head.thread_id;
     thread.is_main = thread.runs_on == main_thread_id_;
     thread.is_placed = false;
@@ -126,6 +129,7 @@ void StackSampler::set_apart(TrackedThread& thread) {
     // Which thread waits in it cannot be told before it runs: it stands for itself, without a name
     // and a clock.
     thread.runs_on = thread.state.value();
+    thread.name_bytes = 0;
     thread.is_main = false;
     thread.native_id = 0;
     set_second(thread, false);
@@ -147,6 +151,7 @@ void StackSampler::place(TrackedThread& thread, std::uintptr_t runs_on) {
         }
     }
     thread.runs_on = runs_on;
+    thread.name_bytes = 0;
     thread.is_main = runs_on == main_thread_id_;
     thread.times_between = 0;  // counted by another thread's clock
 }

@@ -103,13 +103,21 @@ void StackSampler::refresh_interpreters(std::int64_t now_ns) {
         }
         return;
     }
-    bool same = *count == interpreter_count_;
-    for (std::size_t i = 0; same && i < *count; ++i) {
+    // One that is being made is in the list before it has its GIL (CPython 3.12 and later,
+    // Python/pylifecycle.c, new_interpreter): the next tick looks again.
+    const auto end = std::remove_if(heads.begin(), heads.begin() + *count,
+                                    [](const auto& one) { return one.gil.is_null(); });
+    const auto usable = static_cast<std::size_t>(end - heads.begin());
+    if (usable != *count) {
+        interpreters_head_ = Address();
+    }
+    bool same = usable == interpreter_count_;
+    for (std::size_t i = 0; same && i < usable; ++i) {
         same = heads[i].interpreter == interpreters_[i].head.interpreter &&
                heads[i].id == interpreters_[i].head.id && heads[i].gil == interpreters_[i].head.gil;
     }
     if (!same) {
-        replace_interpreters({heads.data(), *count});
+        replace_interpreters({heads.data(), usable});
     }
     for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
         interpreters_[i].list_changed = true;
@@ -338,6 +346,9 @@ void StackSampler::describe_thread(TrackedThread& thread) {
         retract(thread);  // what the stream has is of another thread
         mark(thread);
     }
+    if (thread.runs_on != thread.head.thread_id) {
+        thread.name_bytes = 0;
+    }
     thread.runs_on = thread.head.thread_id;
     thread.is_placed = false;
     thread.is_main = thread.runs_on == main_thread_id_;
@@ -466,8 +477,13 @@ void StackSampler::refresh_names() {
     scan_names();
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         TrackedThread& thread = threads_.slot(i);
-        if (thread.in_use && !thread.has_left && thread.is_announced) {
+        if (!thread.in_use || thread.has_left || !thread.has_begun) {
+            continue;
+        }
+        if (thread.is_announced) {
             announce(thread);  // says something only when the name has changed
+        } else {
+            note_name(thread);  // which it may not have any more when there is something to say
         }
     }
 }

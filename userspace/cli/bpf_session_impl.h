@@ -45,6 +45,10 @@ struct BpfSession::Impl {
     [[nodiscard]] bool lives(const CpuBook::Holder& thread) const;
     /// Has the programs enter a process, and those of its threads that they do not know yet.
     [[nodiscard]] Status enter_threads(pid_t pid);
+    /// The slot of one of its threads. Has it entered if the kernel had no memory, or its lock, for
+    /// the thread when it began (bpf_task_storage_get).
+    [[nodiscard]] Result<std::uint32_t> find_or_enter(const echion_target_state& process,
+                                                      std::uint32_t target_tid, Target target);
     /// What the ticks' programs are to do for the target. Returns zero or minus an errno.
     [[nodiscard]] int write_config(Target target, const echion_target_config& config) const;
 };

@@ -49,6 +49,15 @@ bool is_valid(const echion_snapshot_layout& layout) {
            fits(layout.frame_instruction, instruction_bytes) && fits(layout.frame_owner, 1);
 }
 
+Result<std::uint32_t> BpfSession::Impl::find_or_enter(const echion_target_state& process,
+                                                      std::uint32_t target_tid, Target target) {
+    auto slot = states.find_slot(process.target_pid, target_tid, target);
+    if (!slot && enter_threads(static_cast<pid_t>(process.pid))) {
+        slot = states.find_slot(process.target_pid, target_tid, target);
+    }
+    return slot;
+}
+
 Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& request) {
     const auto state = impl_->read_target(target);
     if (!state || state->kernel_pid == 0 || state->pid == 0) {
@@ -58,12 +67,7 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
         (request.snapshot.thread_refs != 0 && !is_valid(request.snapshot))) {
         return fail(ErrorKind::kProtocol, "start the ticks: the agent's request is not valid");
     }
-    auto slot = impl_->states.find_slot(state->target_pid, request.sampler_tid, target);
-    if (!slot && impl_->enter_threads(static_cast<pid_t>(state->pid))) {
-        // The kernel had no memory, or its lock, for the thread when it began
-        // (bpf_task_storage_get).
-        slot = impl_->states.find_slot(state->target_pid, request.sampler_tid, target);
-    }
+    const auto slot = impl_->find_or_enter(*state, request.sampler_tid, target);
     const auto sampler = slot ? impl_->states.read(*slot) : tl::unexpected(slot.error());
     if (!sampler) {
         return fail(ErrorKind::kProtocol,
@@ -118,7 +122,7 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
     for (const std::uint32_t tid : request.helper_tids) {
         impl_->book.leave_out_so_far(target, tid);
     }
-    if (const auto io_slot = impl_->states.find_slot(state->target_pid, request.io_tid, target)) {
+    if (const auto io_slot = impl_->find_or_enter(*state, request.io_tid, target)) {
         if (const auto io_thread = impl_->states.read(*io_slot)) {
             impl_->book.leave_out(target, {*io_slot, io_thread->generation});
         }

@@ -54,7 +54,7 @@ struct ThreadHead {
     std::uint32_t native_id = 0;   ///< 0 where the version does not keep it
 
     /// Whether `cframe` is on a thread's C stack, as while frames run. The other one is part of the
-    /// state, which is at `state`; it leads to no frame (PyThreadState.root_cframe).
+    /// state, which is at `state`: the one of a thread that runs none (PyThreadState.root_cframe).
     [[nodiscard]] bool has_cframe_on_stack(Address state) const {
         // A PyThreadState has less than that.
         constexpr std::size_t kStateBytes = 1024;

@@ -252,9 +252,10 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
     copy->gil_stayed = before.gil.holder() == after.gil.holder() &&
                        before.gil.switch_number == after.gil.switch_number;
     copy->head_stayed = before.frame == after.frame && before.thread.cframe == after.thread.cframe;
-    const bool leads_nowhere = (copy->walk.count == 0 || copy->walk.broken) &&
-                               copy->gil.holder() == thread.state &&
-                               before.thread.has_cframe_on_stack(thread.state);
+    const bool holds_gil =
+        copy->gil_stayed && copy->gil.locked > 0 && copy->gil.holder() == thread.state;
+    const bool leads_nowhere = (copy->walk.count == 0 || copy->walk.broken) && holds_gil &&
+                               copy->head_stayed && before.thread.has_cframe_on_stack(thread.state);
     copy->is_between = copy->walk.ends_at_generator || leads_nowhere;
     return true;
 }
@@ -277,6 +278,7 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
         }
         if (copy.is_between && attempt + 1 < kAttempts) {
             // An instruction later the chain is whole again.
+            may_have_run = may_have_run || thread.tid != 0;
             const timespec moment = make_timespec(kMomentNs);
             clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
             continue;
