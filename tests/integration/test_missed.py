@@ -16,6 +16,7 @@ from runner import TARGETS, Echion, Result, Running
 
 # Of the ends of what is measured, on both sides of a look.
 TICKS_US = 3_000
+HELD_S = 0.3
 # For what is used or lived around it, and until somebody has noticed that a process has ended.
 AROUND_US = 400_000
 
@@ -118,6 +119,23 @@ def test_in_the_middle_of_a_run_by_cpu_time(echion, python, cpu_engine):
     assert result.profile.total_with("main", "unseen") <= 0.1 * 1e6
     seen_us = missed_of(result, "MainThread") + result.profile.total_with("main", "unseen")
     assert seen_us >= result.report["lives"]["unseen"]["cpu_s"] * 1e6 - TICKS_US
+
+
+def test_a_wait_that_goes_on_is_known_as_soon_as_the_sampler_looks(echion, python, engine):
+    if engine != "bpf":
+        pytest.skip("only the kernel's programs tell since when a thread has not run")
+    with start(echion, python, "waits", options("bpf")) as running:
+        held = hold_sampler(running)
+        go_on(running)
+        running.wait_for("over")
+        began_s = time.monotonic()
+        time.sleep(HELD_S)  # how long nobody looks
+        held.let_look()
+        held_us = (time.monotonic() - began_s) * 1e6
+        go_on(running)
+        result = running.finish().check()
+    assert held_us - TICKS_US <= result.profile.total_with("waits")
+    assert missed_of(result, "MainThread") == 0
 
 
 def test_at_the_end(echion, python, engine):

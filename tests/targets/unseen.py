@@ -3,6 +3,7 @@ standard input.
 
     unseen.py middle          works, and waits to be looked at again
     unseen.py end             works, and ends without more ado
+    unseen.py waits           waits in another function, without work
     unseen.py thread          has a thread live its whole life
     unseen.py late            has a thread begin at the end of it, and waits to be looked at again
     unseen.py start           works from its first line on, and waits
@@ -35,6 +36,10 @@ def unseen():
     note("unseen", begin, begin_cpu)
 
 
+def waits():
+    wait_for_a_line("over")
+
+
 def late(begun, told):
     begin, begin_cpu = clock(), time.thread_time()
     begun.release()
@@ -56,6 +61,8 @@ def main(what):
         thread = threading.Thread(target=unseen, name="unseen")
         thread.start()
         thread.join()
+    elif what == "waits":
+        waits()
     else:
         unseen()
     if what == "end":
@@ -66,7 +73,8 @@ def main(what):
         thread = threading.Thread(target=late, args=(begun, told), name="late")
         thread.start()
         begun.acquire()
-    wait_for_a_line("over")
+    if what != "waits":
+        wait_for_a_line("over")
     if what == "start":
         ready()
     if what == "late":

@@ -249,6 +249,8 @@ class StackSampler {
     void write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags,
                      bool may_have_run, std::int64_t at_ns);
     [[nodiscard]] std::int64_t known_until_ns(const TrackedThread& thread) const;
+    [[nodiscard]] bool has_waited_since(const TrackedThread& thread, std::int64_t since_ns,
+                                        std::int64_t at_ns) const;
     bool write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw,
                         std::int64_t at_ns);
     bool assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,

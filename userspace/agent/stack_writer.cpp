@@ -168,6 +168,22 @@ std::int64_t StackSampler::known_until_ns(const TrackedThread& thread) const {
     return std::max(looked_ns, thread.seen_ns);
 }
 
+/// Whether the thread has had the stack that was copied at `at_ns` since `since_ns` at the latest:
+/// it left its CPU by then and has not run again. A sampler without a CPU of its own, as where the
+/// scheduler shares CPUs out by session, then still knows all but the moment before.
+bool StackSampler::has_waited_since(const TrackedThread& thread, std::int64_t since_ns,
+                                    std::int64_t at_ns) const {
+    if (thread.slot == TrackedThread::kNoSlot) {
+        return false;
+    }
+    const auto state = watch_.read(thread.slot);
+    if (!state || state->generation != thread.slot_generation || state->is_on_cpu()) {
+        return false;
+    }
+    const auto left_ns = static_cast<std::int64_t>(state->off_cpu_since_ns);
+    return left_ns != 0 && left_ns <= std::min(since_ns, at_ns);
+}
+
 /// `at_ns`: when it had this stack.
 void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack,
                                std::uint8_t flags, bool may_have_run, std::int64_t at_ns) {
@@ -202,7 +218,9 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
         // which the thread began.
         const bool began_in_gap = thread.seen_ns == 0 && known_ns > last_look_ns_ &&
                                   previous_ns_ - last_look_ns_ > longest_gap_ns();
-        if (at_ns - known_ns > longest_gap_ns() || began_in_gap) {
+        const bool is_unknown = at_ns - known_ns > longest_gap_ns() &&
+                                !has_waited_since(thread, known_ns + longest_gap_ns(), at_ns);
+        if (is_unknown || began_in_gap) {
             encoder_->missed(thread.id, static_cast<std::uint64_t>(
                                             std::max<std::int64_t>(previous_ns_ - known_ns, 0)));
         }
