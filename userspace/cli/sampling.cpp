@@ -45,10 +45,6 @@ constexpr std::int64_t kPatienceNs = 2 * kNanosPerSecond;
 /// And so long after a user's signal at the least; after the second one, in all.
 constexpr std::int64_t kLastChanceNs = 200 * kMs;
 constexpr std::uint64_t kWatchEveryNs = 50 * kMs;
-/// A gap of less is in the figures only, as the start of a short program on a busy machine.
-constexpr std::uint64_t kToldGapNs = 1'000 * kMs;
-/// Less than this no ring feels.
-constexpr std::uint64_t kToldStallNs = 500 * kMs;
 constexpr std::int64_t kFlushEveryNs = kNanosPerSecond;
 /// An agent needs a tick or two to stop. One whose process is stopped or starved never answers, and
 /// finds the channel hung up when it runs again.
@@ -699,161 +695,19 @@ void Sampling::complete() {
     }
 }
 
-void Sampling::tell_cuts() const {
-    const output::AustinWriter& writer = profile_->writer();
-    if (writer.is_full()) {
-        say("{} lines of samples did not fit into {} (--max-output)", writer.lines_cut(),
-            format_size(options_.max_output_bytes));
-    }
-    if (writer.lines_shortened() != 0) {
-        say("{} lines were cut at the leaf, as their stacks' names were too long",
-            writer.lines_shortened());
-    }
-    if (cut_.output_stalled_ns >= kToldStallNs) {
-        say("{} did not keep up for {:.1f} s in all: {} ticks were dropped meanwhile",
-            profile_->path(), static_cast<double>(cut_.output_stalled_ns) / 1e9,
-            profile_->total(stream::Counter::kRingFullTicks));
-    }
-    if (cut_.ring_bytes != 0) {
-        say("{} bytes of samples were left when sampling was ended", cut_.ring_bytes);
-    }
+SamplingSummary Sampling::summary() const {
+    return SamplingSummary({options_, *profile_, kernel_, children_, cut_, agents_seen_,
+                            complaints_, ending_signal_, leaves_empty_file_});
 }
 
-/// Of an output that could not be written to its end: why, and how much there is of it.
-void Sampling::tell_not_complete(const Error& error, std::uint64_t kept_bytes) const {
-    const auto number = output::find_own_descriptor(options_.output);
-    const int own = number.value_or(-1);
-    const bool is_stream = own == STDOUT_FILENO || own == STDERR_FILENO;
-    Error why = error;
-    if (why.system_errno != 0 && why.what == output::kWriteFailed) {
-        why.what = "";
-    }
-    say("the profile {}{} is not complete ({}): {} bytes written, {} lost", is_stream ? "on " : "",
-        profile_->path(), describe(why), kept_bytes, profile_->appended_bytes() - kept_bytes);
-}
-
-/// Why there is not a single sample.
-void Sampling::tell_empty() const {
-    std::string why = options_.attach_pid ? "sampling was ended before its first sample"
-                                          : "Python ended before its first sample";
-    if (ending_signal_ != 0) {
-        why = fmt::format("{} came before the first sample", name_signal(ending_signal_));
-    }
-    if (!leaves_empty_file_) {
-        say("there is no profile: {}", why);
-    } else if (agents_seen_ != 0 && complaints_ == 0) {
-        say("the profile is empty: {}", why);
-    }
-}
-
-/// What most of the profile lacks, whoever reads.
-void Sampling::tell_shortfalls() const {
-    using stream::Counter;
-    const ProcessFigures& totals = profile_->totals();
-    const std::uint64_t samples = profile_->total(Counter::kSamples);
-    if (totals.value_us == 0 && complaints_ == 0 && ending_signal_ != 0) {
-        say("the profile is empty: {} came before the first sample", name_signal(ending_signal_));
-    } else if (totals.value_us == 0 && complaints_ == 0) {
-        say("the profile has no samples: {}",
-            options_.cpu ? "no thread used CPU time while it was sampled"
-                         : "it was sampled for less than an interval (-i)");
-    }
-    const auto is_most = [](std::uint64_t part, std::uint64_t all) {
-        return part > all / 2 && part != 0;
-    };
-    if (totals.lost_ns >= kToldGapNs && is_most(totals.lost_ns, totals.duration_ns)) {
-        say("{:.1f} s of {:.1f} s were not sampled, as ticks were dropped: echion did not come to "
-            "empty the ring, or its output did not keep up; use a longer interval (-i)",
-            static_cast<double>(totals.lost_ns) / 1e9,
-            static_cast<double>(totals.duration_ns) / 1e9);
-    }
-    if (totals.missed_us >= kToldGapNs / 1000 && is_most(totals.missed_us, totals.value_us)) {
-        say("{:.1f} s of {:.1f} s are :MISSED:, as the sampler got no CPU, or Python used them "
-            "before its first sample",
-            static_cast<double>(totals.missed_us) / 1e6,
-            static_cast<double>(totals.value_us) / 1e6);
-    }
-    const std::uint64_t invalid =
-        profile_->total(Counter::kInvalid) + profile_->total(Counter::kTornMarked);
-    if (is_most(invalid, samples)) {
-        say("{} of {} stacks could not be read whole (:INVALID:): memory of the program that "
-            "cannot be read, or a damaged or unusual one",
-            invalid, samples);
-    }
-    if (const std::uint64_t full = profile_->total(Counter::kTableFull); is_most(full, samples)) {
-        say("threads are missing: the sampler had no room for them (see ulimit -v of the program)");
-    }
-}
-
-/// Of children that go on with their parent's program nothing is in the profile.
-void Sampling::tell_children() const {
-    constexpr std::size_t kMaxTold = 8;
-    if (cut_.children == 0) {
-        return;
-    }
-    std::string pids;
-    for (const pid_t pid : children_.list(kMaxTold)) {
-        pids += fmt::format("{}{}", pids.empty() ? "" : ", ", pid);
-    }
-    const bool is_one = cut_.children == 1;
-    say("{} forked child{} {} not sampled ({}{}): {} with echion -p PID{}", cut_.children,
-        is_one ? "" : "ren", is_one ? "was" : "were", pids, cut_.children > kMaxTold ? ", ..." : "",
-        is_one ? "sample it" : "sample one", children_.has_living() ? "" : " while it runs");
-}
+Outcome Sampling::write_summary() { return summary().write(profile_status_); }
 
 bool Sampling::deliver() {
     if (const Status status = profile_->deliver(); !status) {
-        tell_not_complete(status.error(), profile_->delivered_bytes());
+        summary().tell_not_complete(status.error(), profile_->delivered_bytes());
         return false;
     }
     return true;
-}
-
-Outcome Sampling::write_summary() {
-    const ProcessFigures& totals = profile_->totals();
-    if (!profile_status_) {
-        tell_not_complete(profile_status_.error(), profile_->kept_bytes());
-        return Outcome::kNotWritten;
-    }
-    if (profile_->processes() == 0) {
-        tell_empty();
-        return complaints_ == 0 ? Outcome::kGood : Outcome::kNotAllSampled;
-    }
-    if (options_.verbose || isatty(STDERR_FILENO) != 0) {
-        std::string lacks;
-        for (const stream::CounterInfo& info : stream::kCounters) {
-            if (const std::uint64_t count = profile_->total(info.counter);
-                info.is_defect && count != 0) {
-                lacks += fmt::format("{} {} {}", lacks.empty() ? ";" : ",", count, info.name);
-            }
-        }
-        say("{} samples in {:.2f} s of {} process{}, in {}{}",
-            profile_->total(stream::Counter::kSamples),
-            static_cast<double>(totals.duration_ns) / 1e9, profile_->processes(),
-            profile_->processes() == 1 ? "" : "es", profile_->path(), lacks);
-    }
-    tell_shortfalls();
-    tell_children();
-    tell_cuts();
-    if (const std::uint64_t refused = kernel_.threads_refused(); refused != 0) {
-        say("{} threads are not in the kernel's table, which was full or had no memory: {}",
-            refused,
-            options_.cpu ? "their CPU time is missing" : "they were read anew at each tick");
-    }
-    if (const std::int64_t rate = kernel_.lowered_rate(); rate != 0) {
-        say("kernel.perf_event_max_sample_rate fell to {} during the run: ticks were up to {} us "
-            "apart; remedy: sudo sysctl kernel.perf_event_max_sample_rate=100000",
-            rate, 1'000'000 / rate);
-    }
-    if (options_.verbose) {
-        for (const stream::CounterInfo& info : stream::kCounters) {
-            say("  {:<20} {:>12}  {}", info.name, profile_->total(info.counter), info.description);
-        }
-        for (const std::string& line : kernel_.report()) {
-            say("  {}", line);
-        }
-    }
-    return kernel_.refusals() == 0 ? Outcome::kGood : Outcome::kNotAllSampled;
 }
 
 }  // namespace echion::cli

@@ -20,16 +20,10 @@
 #include "cli/kernel_side.h"
 #include "cli/options.h"
 #include "cli/profile.h"
+#include "cli/sampling_summary.h"
 #include "cli/session.h"
 
 namespace echion::cli {
-
-/// What became of a run.
-enum class Outcome {
-    kGood,           ///< The profile is written, or there was nothing to put into one.
-    kNotAllSampled,  ///< Some process was not sampled, or not as was asked for; the user was told.
-    kNotWritten,     ///< The profile could not be written.
-};
 
 /// So long may an agent in a Python that runs already take to its first sample.
 constexpr std::int64_t kStartDeadlineNs = 10 * kNanosPerSecond;
@@ -129,12 +123,7 @@ class Sampling {
     void watch_output();
     void give_up_output();
     void complete();
-    void tell_cuts() const;
-    void tell_empty() const;
-    void tell_shortfalls() const;
-    void tell_children() const;
     void look_at_children(bool at_all_threads, std::int64_t until_ns);
-    void tell_not_complete(const Error& error, std::uint64_t kept_bytes) const;
     void stop_deserted();
     tl::expected<control::Armed, std::string> arm(const Agent& agent, const control::Arm& request);
     void after_event(Agent& agent);
@@ -150,6 +139,7 @@ class Sampling {
     template <typename... Parts>
     void complain(fmt::format_string<Parts...> format, Parts&&... parts);
     void finish();
+    [[nodiscard]] SamplingSummary summary() const;
 
     EventLoop& loop_;
     Options options_;
