@@ -22,8 +22,19 @@ def may_raise() -> None:
         pytest.skip("this process may not raise a priority")
 
 
-def run(echion: Echion, python: str, *wrap: str) -> tuple[Result, int]:
-    """Also the sampler's nice value, when it is clear that nothing else has another than usual."""
+@pytest.fixture
+def may_be_realtime(may_raise) -> None:
+    # Control groups can have no share of it (CONFIG_RT_GROUP_SCHED).
+    if subprocess.run(["chrt", "-r", "1", "true"], capture_output=True).returncode:
+        pytest.skip("this process may have no real-time thread")
+
+
+REALTIME = "real-time"
+
+
+def run(echion: Echion, python: str, *wrap: str) -> tuple[Result, int | str]:
+    """Also the sampler's nice value, or REALTIME, when it is clear that nothing else has another than
+    usual."""
     copy_for_all((TARGETS / name for name in SCRIPTS), echion.folder)
     command = [*wrap, python, str(echion.folder / SCRIPTS[0])]
     # Another user cannot write to the test's FIFO.
@@ -33,13 +44,23 @@ def run(echion: Echion, python: str, *wrap: str) -> tuple[Result, int]:
     usual = 5 if "nice" in wrap else 0
     assert set(threads.values()) == {usual}, threads
     assert result.report["child"] == usual
-    assert (RAISED in result.stderr, NOT_RAISED in result.stderr) == (nice < usual, nice == usual)
-    return result, nice
+    realtime = result.report["realtime"]
+    assert set(realtime) <= {"echion"}
+    is_raised = nice < usual or bool(realtime)
+    assert (RAISED in result.stderr, NOT_RAISED in result.stderr) == (is_raised, not is_raised)
+    assert (REALTIME in result.stderr) == bool(realtime)
+    return result, REALTIME if realtime else nice
 
 
-def test_of_a_program_that_may_do_so_itself(echion, any_python, may_raise):
-    _, nice = run(echion, any_python.path)
-    assert nice == -10
+def test_of_a_program_that_may_do_so_itself(echion, any_python, may_be_realtime):
+    _, priority = run(echion, any_python.path)
+    assert priority == REALTIME
+
+
+def test_is_not_real_time_where_that_could_end_the_program(echion, python, may_raise):
+    """setrlimit(2): RLIMIT_RTTIME sends SIGXCPU."""
+    _, priority = run(echion, python.path, "prlimit", "--rttime=1000000:1000000")
+    assert priority == -10
 
 
 def test_is_above_that_of_the_program(echion, any_python, may_raise):
@@ -52,10 +73,10 @@ def test_not_of_an_ordinary_users_program(nobodys):
     assert nice == 0
 
 
-def test_of_an_ordinary_users_program_with_the_capability(nobodys, may_raise):
+def test_of_an_ordinary_users_program_with_the_capability(nobodys, may_be_realtime):
     rights = ["--inh-caps=-all,+sys_nice", "--ambient-caps=+sys_nice"]
-    _, nice = run(nobodys, PYTHON, *NOBODY[:-1], *rights)
-    assert nice == -10
+    _, priority = run(nobodys, PYTHON, *NOBODY[:-1], *rights)
+    assert priority == REALTIME
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(30, -10), (25, -5), (20, 0)])

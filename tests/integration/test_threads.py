@@ -117,3 +117,11 @@ def test_a_hundred_sleeping_threads_are_all_there(echion, python):
         assert total + numbered >= NEARLY * result.report["answer"] * 1e6
     whole = sum(crowd.values()) + numbered
     assert whole >= NEARLY * len(crowd) * result.report["answer"] * 1e6
+
+
+def test_a_name_that_comes_late_is_found_as_soon_as_it_is_there(echion, python, engine):
+    """Later than names are looked for often, and for less time than lies between two looks after that."""
+    result = echion.run_target(python, "late_names", options=["--engine", engine]).check()
+    found = result.profile.thread_totals()
+    assert set(result.report["names"]) <= set(found), found
+    assert not [name for name in found if name.startswith("thread-")]

@@ -1,4 +1,5 @@
-"""Reports the nice values of its threads while it is sampled, and of a child that it starts."""
+"""Reports the nice values of its threads while it is sampled, which of them are real-time threads, and the
+nice value of a child that it starts."""
 
 import os
 import subprocess
@@ -14,6 +15,15 @@ def nice_values():
     return found
 
 
+def realtime():
+    found = []
+    for tid in os.listdir("/proc/self/task"):
+        if os.sched_getscheduler(int(tid)) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR:
+            with open("/proc/self/task/{}/comm".format(tid)) as file:
+                found.append(file.read().strip())
+    return found
+
+
 if __name__ == "__main__":
     ready()
-    report(threads=nice_values(), child=int(subprocess.check_output(["nice"])))
+    report(threads=nice_values(), realtime=realtime(), child=int(subprocess.check_output(["nice"])))

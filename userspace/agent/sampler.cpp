@@ -264,7 +264,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     // kernel: here is time to look.
     const bool is_found = found != nullptr && !channel.has_own_table();
     std::int64_t unstarted_ns = monotonic_ns();
-    const std::int32_t raised_by = become_prompt();
+    std::int32_t raised_by = become_prompt();
     auto located = is_found ? Result<cpython::LocatedRuntime>(
                                   fail(ErrorKind::kNotReady, "Python has not started yet"))
                             : find_python();
@@ -308,6 +308,10 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     options.perf_ticks = options.cpu_mode && (configure->flags & control::kPerfTicks) != 0;
     if (options.cpu_mode && !watch.is_open() && read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) == 0) {
         return fail(ErrorKind::kRefused, "read CPU time: clock_gettime is refused", EPERM);
+    }
+    // Flat out it would leave others nothing.
+    if (options.follow && become_realtime(raised_by)) {
+        raised_by = control::kRealtime;
     }
     StackSampler sampler;
     if (auto status =

@@ -437,7 +437,7 @@ void StackSampler::pause() {
 }
 
 void StackSampler::rest(std::int64_t took_ns) {
-    if (can_follow_) {
+    if (options_.follow) {
         const timespec as_long = make_timespec(std::min(took_ns, kLongestRestNs));
         ++clock_reads_;
         clock_nanosleep(CLOCK_MONOTONIC, 0, &as_long, nullptr);

@@ -73,8 +73,8 @@ class StackSampler {
     /// Takes one sample of every thread at `now_ns`.
     void tick(std::int64_t now_ns);
     /// To be called after a tick that took longer than half an interval. The sampler shares a CPU
-    /// with the thread that it follows: sleeps as long as it has worked, so that one tick after the
-    /// other leaves that thread at least half of it.
+    /// with the thread that it follows, and may have a priority above all others there: sleeps as
+    /// long as it has worked, so that one tick after the other leaves them at least half of it.
     void rest(std::int64_t took_ns);
     /// Takes the last sample, and ends what start() began.
     void stop(std::int64_t now_ns);

@@ -84,6 +84,7 @@ void StackSampler::announce(TrackedThread& thread) {
         // Not known to `threading`: the main thread before its import, or a thread from C, which
         // has no name (yet).
         nameless_scans_ = thread.is_announced ? nameless_scans_ : kNamelessScans;
+        thread.name_looks = thread.is_announced ? thread.name_looks : kNamelessScans;
         const std::string_view name = thread.is_main ? "MainThread" : "";
         std::memcpy(thread.name, name.data(), name.size());
         thread.name_bytes = static_cast<std::uint32_t>(name.size());
@@ -227,6 +228,11 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
     }
     if (is_same) {
         return;
+    }
+    // A thread that got no CPU while its name was looked for has gone on.
+    if (thread.name_bytes == 0 && thread.name_looks > 0) {
+        --thread.name_looks;
+        nameless_scans_ = std::max(nameless_scans_, 1);
     }
     thread.must_resend = false;
     encoder_->stack(thread.id, flags, static_cast<std::uint32_t>(kept),

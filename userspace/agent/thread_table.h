@@ -60,7 +60,8 @@ struct TrackedThread {
     std::int64_t cpu_ns;            ///< CPU clock when last read
     std::uint32_t frame_count;
     std::uint32_t name_bytes;
-    char name[256];  ///< UTF-8; what is known of it, or was when it was announced
+    std::uint32_t name_looks;  ///< without one, so many changes of its stack still ask for it
+    char name[256];            ///< UTF-8; what is known of it, or was when it was announced
     PageSet pages;
     Address root;                      ///< code object at the root of its last whole stack
     Address between_root;              ///< that of a chain which may not be whole: see FrameWalker

@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include <algorithm>
@@ -24,6 +25,7 @@ constexpr std::int64_t kLeastUsedNs = 20'000;
 // several threads of the program at the usual priority.
 constexpr std::int32_t kPriorityRaise = 10;
 constexpr std::int32_t kLeastNice = -20;
+constexpr std::uint32_t kLeastRealtimePriority = 1;
 
 constexpr char kNoSignals[] = "wait for the kernel's ticks: rt_sigtimedwait is refused";
 
@@ -267,10 +269,10 @@ std::int32_t become_prompt() {
         return 0;
     }
     const std::int32_t nice = attributes.nice;
-    attributes.runtime_ns = kShortSliceNs;
     // The kernel allows it by the rights of this process alone (CAP_SYS_NICE, RLIMIT_NICE), which
     // could give any thread of its own the same: so whoever runs code in this thread gains nothing.
     attributes.flags |= kResetOnFork;
+    attributes.runtime_ns = kShortSliceNs;
     for (const std::int32_t raise : {kPriorityRaise, kPriorityRaise / 2}) {
         attributes.nice = std::max(nice - raise, kLeastNice);
         if (attributes.nice < nice && write_scheduling(0, attributes)) {
@@ -281,6 +283,24 @@ std::int32_t become_prompt() {
     attributes.flags &= ~kResetOnFork;
     (void)write_scheduling(0, attributes);
     return 0;
+}
+
+bool become_realtime(std::int32_t raised_by) {
+    SchedulerAttributes attributes{};
+    if (!read_scheduling(0, attributes) || attributes.nice + raised_by > 0) {
+        return false;
+    }
+    // With this limit the kernel sends SIGXCPU to the process when one of its real-time threads has
+    // not waited for so long (setrlimit(2)).
+    rlimit limit{};
+    if (getrlimit(RLIMIT_RTTIME, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY) {
+        return false;
+    }
+    attributes.flags |= kResetOnFork;
+    attributes.policy = SCHED_RR;
+    attributes.priority = kLeastRealtimePriority;
+    attributes.nice = 0;
+    return write_scheduling(0, attributes);
 }
 
 }  // namespace echion::agent

@@ -122,4 +122,12 @@ class CpuTimeTimer final : public TickTimer {
 /// higher priority, for the calling thread. Returns by how much its nice value is lower now.
 std::int32_t become_prompt();
 
+/// Where this process may have it, schedules the calling thread before all ordinary ones and behind
+/// all other real-time ones. A nice value counts among the tasks of one group only, and with
+/// autogroups (sched(7)) each session is one: beside busy programs of other sessions a sampler with
+/// any nice value runs when its program does. Not where the program's own nice value is above 0: it
+/// was put behind others, with all its threads. `raised_by`: what become_prompt() returned.
+/// The caller must leave others their share of the CPU.
+bool become_realtime(std::int32_t raised_by);
+
 }  // namespace echion::agent

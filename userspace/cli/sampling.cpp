@@ -507,7 +507,10 @@ void Sampling::tell_about_program(const Session& session) const {
         say("process {} ignores SIGQUIT, and so does not show its stacks at that signal",
             session.pid());
     }
-    if (session.raised_by() > 0) {
+    if (session.raised_by() == control::kRealtime) {
+        say("process {}: its sampler has a priority above the program's (it is a real-time thread)",
+            session.pid());
+    } else if (session.raised_by() > 0) {
         say("process {}: its sampler has a priority above the program's (its nice value is {} "
             "lower)",
             session.pid(), session.raised_by());

@@ -120,7 +120,8 @@ class Session {
     [[nodiscard]] bool was_sampled() const { return was_sampled_; }
     /// Whether its sampler uses the program's descriptor table.
     [[nodiscard]] bool shares_table() const { return shares_table_; }
-    /// By how much its sampler's nice value is lower than the program's, as it says.
+    /// By how much its sampler's nice value is lower than the program's, or control::kRealtime, as
+    /// it says.
     [[nodiscard]] std::int32_t raised_by() const { return raised_by_; }
     /// Whether its ticks come from the kernel.
     [[nodiscard]] bool is_armed() const { return is_armed_; }

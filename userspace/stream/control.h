@@ -141,13 +141,16 @@ struct Armed {
     std::uint32_t reserved;
 };
 
+/// Started::raised_by of a sampler that is scheduled before all ordinary threads (SCHED_RR).
+constexpr std::int32_t kRealtime = 100;
+
 /// Agent → CLI: the first tick has been taken.
 struct Started {
     Header header;
     std::uint32_t python_version;  // major << 16 | minor << 8 | micro
     std::uint32_t sampler_tid;     // as the target sees it
     std::uint32_t shares_table;    // 1: the sampler has no descriptor table of its own
-    std::int32_t raised_by;        // so much lower than the program's is the sampler's nice value
+    std::int32_t raised_by;  // so much lower than the program's is its nice value, or kRealtime
 };
 
 /// Agent → CLI: it will not sample; the channel closes after this.
