@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from typing import Sequence
 
 import pytest
 
@@ -32,13 +33,13 @@ def may_be_realtime(may_raise) -> None:
 REALTIME = "real-time"
 
 
-def run(echion: Echion, python: str, *wrap: str) -> tuple[Result, int | str]:
+def run(echion: Echion, python: str, *wrap: str, options: Sequence[str] = ()) -> tuple[Result, int | str]:
     """Also the sampler's nice value, or REALTIME, when it is clear that nothing else has another than
     usual."""
     copy_for_all((TARGETS / name for name in SCRIPTS), echion.folder)
     command = [*wrap, python, str(echion.folder / SCRIPTS[0])]
     # Another user cannot write to the test's FIFO.
-    result = echion.run(command, "-v", env={"ECHION_TEST_FIFO": ""}).check()
+    result = echion.run(command, "-v", *options, env={"ECHION_TEST_FIFO": ""}).check()
     threads = result.report["threads"]
     nice = threads.pop("echion")
     usual = 5 if "nice" in wrap else 0
@@ -60,6 +61,12 @@ def test_of_a_program_that_may_do_so_itself(echion, any_python, may_be_realtime)
 def test_is_not_real_time_where_that_could_end_the_program(echion, python, may_raise):
     """setrlimit(2): RLIMIT_RTTIME sends SIGXCPU."""
     _, priority = run(echion, python.path, "prlimit", "--rttime=1000000:1000000")
+    assert priority == -10
+
+
+@pytest.mark.parametrize("options", [["--no-follow"], ["-i", "20us"]], ids=["still", "flat out"])
+def test_is_not_real_time_where_it_would_leave_others_nothing(echion, python, may_raise, options):
+    _, priority = run(echion, python.path, options=options)
     assert priority == -10
 
 
