@@ -62,6 +62,17 @@ class CpuWatch {
         });
     }
 
+    /// Sets `has_run` of known threads that have run since look(), or run now; the next look()
+    /// visits them, too.
+    void look_again() {
+        states_.for_each_changed_since(stamps(), [&](std::uint32_t slot, CpuStateMap::Stamp stamp) {
+            if (TrackedThread* thread = owners_[slot]; thread != nullptr) {
+                thread->has_run = true;
+                thread->is_on_cpu = CpuStateMap::is_running(stamp);
+            }
+        });
+    }
+
     /// Calls visit(thread, snapshot) for each stack that has come, oldest first; those of threads
     /// that are not known (any more) are counted as lost.
     template <typename Visit>

@@ -119,6 +119,7 @@ std::int64_t StackSampler::longest_gap_ns() const {
 void StackSampler::begin(std::int64_t at_ns) {
     at_ns = std::max(at_ns, previous_ns_);
     encoder_->begin_tick(static_cast<std::uint64_t>(at_ns - previous_ns_));
+    part_since_ns_ = previous_ns_;
     previous_ns_ = at_ns;
 }
 
@@ -128,6 +129,7 @@ void StackSampler::catch_up_with(std::int64_t at_ns) {
     if (!options_.cpu_mode && at_ns - previous_ns_ > longest_gap_ns()) {
         commit();
         encoder_->continue_tick(static_cast<std::uint64_t>(at_ns - previous_ns_));
+        part_since_ns_ = previous_ns_;
         previous_ns_ = at_ns;
     }
 }
@@ -305,6 +307,11 @@ void StackSampler::sample_gil(std::uint32_t gil_index, Marking marking) {
             return;
         }
         if (marking == Marking::kByGil) {
+            // Who held the GIL and gave it away before it was read has run before it is judged
+            // whether it has: the GIL will not tell of it again.
+            if (watch_.is_open() && now.switch_number != gils_[gil_index].sampled.switch_number) {
+                watch_.look_again();
+            }
             mark_changed(gil_index, now);
             if (walk_changed_lists(gil_index)) {
                 continue;

@@ -314,8 +314,9 @@ class StackSampler {
     std::optional<stream::Encoder> encoder_;
     std::int64_t now_ns_ = 0;
     std::int64_t previous_ns_ = 0;
-    std::int64_t last_look_ns_ = 0;  // when the last tick began to look
-    std::int64_t armed_ns_ = 0;      // when the round that is being read began
+    std::int64_t part_since_ns_ = 0;  // what is written now is given the time from here on
+    std::int64_t last_look_ns_ = 0;   // when the last tick began to look
+    std::int64_t armed_ns_ = 0;       // when the round that is being read began
     std::int64_t lists_walked_ns_ = kLongAgoNs;
     std::int64_t read_ns_ = 0;
     bool can_follow_ = false;

@@ -157,9 +157,13 @@ StackSampler::AssignedStack StackSampler::assign_stack(TrackedThread& thread,
 /// Until when it is known what the thread did. From then on, or from its beginning if that was
 /// later, nobody has looked.
 std::int64_t StackSampler::known_until_ns(const TrackedThread& thread) const {
-    const std::int64_t looked_ns =
-        std::max(last_look_ns_, gils_[interpreters_[thread.interpreter].gil].held_before_ns);
-    if (thread.seen_ns == 0 && has_ticked_ && thread.slot != TrackedThread::kNoSlot) {
+    // What the GIL says since then: its last holder can have had it again meanwhile. Where the
+    // kernel tells who has run, that one may not have been read, as it had not run by then.
+    const bool has_slot = thread.slot != TrackedThread::kNoSlot;
+    const std::int64_t held_ns =
+        has_slot ? 0 : gils_[interpreters_[thread.interpreter].gil].held_before_ns;
+    const std::int64_t looked_ns = std::max(last_look_ns_, held_ns);
+    if (thread.seen_ns == 0 && has_ticked_ && has_slot) {
         if (const auto state = watch_.read(thread.slot);
             state && state->generation == thread.slot_generation) {
             // Its thread may be older than this thread state: what that did before is no gap.
@@ -219,8 +223,10 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
         // which the thread began.
         const bool began_in_gap = thread.seen_ns == 0 && known_ns > last_look_ns_ &&
                                   previous_ns_ - last_look_ns_ > longest_gap_ns();
+        // Earlier parts of a tick that others interrupted have gone to the stack of before.
         const bool is_unknown = at_ns - known_ns > longest_gap_ns() &&
-                                !has_waited_since(thread, known_ns + longest_gap_ns(), at_ns);
+                                (part_since_ns_ - known_ns > longest_gap_ns() ||
+                                 !has_waited_since(thread, known_ns + longest_gap_ns(), at_ns));
         if (is_unknown || began_in_gap) {
             encoder_->missed(thread.id, static_cast<std::uint64_t>(
                                             std::max<std::int64_t>(previous_ns_ - known_ns, 0)));

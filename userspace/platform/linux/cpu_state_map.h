@@ -92,11 +92,18 @@ class CpuStateMap {
     /// says running, and updates `seen`, which has capacity() elements, zero at first.
     template <typename Visit>
     void for_each_changed(std::span<Stamp> seen, Visit&& visit) const {
+        for_each_changed_since(seen, [&](std::uint32_t slot, Stamp now) {
+            seen[slot] = now;
+            visit(slot, now);
+        });
+    }
+
+    /// The same, but notes nothing: they are visited again.
+    template <typename Visit>
+    void for_each_changed_since(std::span<const Stamp> seen, Visit&& visit) const {
         const std::uint32_t end = used();
         for (std::uint32_t slot = 0; slot < end && slot < seen.size(); ++slot) {
-            const Stamp now = stamp(slot);
-            if (now != seen[slot] || is_running(now)) {
-                seen[slot] = now;
+            if (const Stamp now = stamp(slot); now != seen[slot] || is_running(now)) {
                 visit(slot, now);
             }
         }
