@@ -209,6 +209,7 @@ constexpr NeededCall kCalls[] = {
     optional(CALL(rt_sigtimedwait), {kAny, kAny, kAny, kSignalSetBytes, kAny, kAny}),
     optional(CALL(sched_getattr), {kZero, kAny, kAny, kZero, kAny, kAny}),
     optional(CALL(sched_setattr), {kZero, kAny, kZero, kAny, kAny, kAny}),
+    optional(CALL(prlimit64), {kZero, integer(RLIMIT_RTTIME), kZero, kAny, kAny, kAny}),
     optional(CALL(sched_getaffinity), {kZero, kAny, kAny, kAny, kAny, kAny}),
     optional(CALL(sched_setaffinity), {kZero, kAny, kAny, kAny, kAny, kAny}),
     optional(CALL(prctl), {integer(PR_SET_TIMERSLACK), kAny, kAny, kAny, kAny, kAny}),

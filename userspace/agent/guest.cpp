@@ -104,6 +104,7 @@ std::size_t GuestFacts::static_bytes_from(Address address) const {
 
 GuestFacts collect_guest_facts() {
     GuestFacts facts;
+    facts.asked_ns = monotonic_ns();
     facts.rseq_offset = SameCpu::find_rseq_offset();
     facts.used_cpu_ns = read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
     const char* no_color = std::getenv("NO_COLOR");

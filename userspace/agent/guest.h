@@ -36,6 +36,8 @@ struct GuestFacts {
     std::size_t tls_bytes = 0;   ///< thread-local data of all objects, in each thread's stack
     bool is_launch = false;      ///< the agent was there from the program's first moment
     bool is_late = false;        ///< preloaded, but Python came when the program was running
+    /// CLOCK_MONOTONIC of the question. At a launch Python has not started by then.
+    std::int64_t asked_ns = 0;
     /// CPU time of the asking thread until now. At a launch that is what the process used before
     /// this program began: an exec keeps the clock.
     std::int64_t used_cpu_ns = 0;

@@ -263,7 +263,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     // An attachment finds Python running, and the other side busy with what it loads into the
     // kernel: here is time to look.
     const bool is_found = found != nullptr && !channel.has_own_table();
-    std::int64_t unstarted_ns = monotonic_ns();
+    // On a busy machine Python can have started before this thread came here.
+    std::int64_t unstarted_ns = facts.is_launch ? facts.asked_ns : monotonic_ns();
     std::int32_t raised_by = become_prompt();
     auto located = is_found ? Result<cpython::LocatedRuntime>(
                                   fail(ErrorKind::kNotReady, "Python has not started yet"))
