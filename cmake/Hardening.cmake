@@ -36,10 +36,3 @@ function(echion_harden target)
     set_property(TARGET ${target} APPEND PROPERTY ADDITIONAL_CLEAN_FILES ${file}.debug)
   endif()
 endfunction()
-
-# `cmake --install build --component program`, and `debug` for the symbols, each beside its program.
-function(echion_install target folder)
-  install(TARGETS ${target} RUNTIME DESTINATION ${folder} COMPONENT program
-                            LIBRARY DESTINATION ${folder} COMPONENT program)
-  install(FILES $<TARGET_FILE:${target}>.debug DESTINATION ${folder} COMPONENT debug OPTIONAL)
-endfunction()

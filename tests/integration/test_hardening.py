@@ -63,13 +63,3 @@ def test_its_symbols_are_in_a_file_beside_it(program):
     command = ["readelf", "--string-dump=.gnu_debuglink", str(program)]
     link = subprocess.run(command, check=True, capture_output=True).stdout
     assert symbols.name.encode() in link  # a checksum, which is no text, comes behind it
-
-
-def test_an_installation_finds_its_agent(build_dir, tmp_path):
-    install = ["cmake", "--install", str(build_dir), "--prefix", str(tmp_path), "--component", "program"]
-    subprocess.run(install, check=True, capture_output=True)
-    profile = tmp_path / "out.austin"
-    command = [tmp_path / "bin" / "echion", "-o", profile, "/usr/bin/python3", "-c", "sum(range(10**6))"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert profile.stat().st_size > 0

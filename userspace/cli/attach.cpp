@@ -442,8 +442,7 @@ int Attach::run() {
     }
     const std::string path = find_agent();
     if (path.empty()) {
-        say("{} is not beside this program nor in ../lib: the installation is not complete",
-            kAgentName);
+        say("{}", tell_missing_agent());
         return kExitFailure;
     }
     auto agent = read_agent(path);

@@ -178,8 +178,7 @@ Status Launch::prepare(const std::string& agent) {
 int Launch::run() {
     const std::string agent = find_agent();
     if (agent.empty()) {
-        say("{} is not beside this program nor in ../lib: the installation is not complete",
-            kAgentName);
+        say("{}", tell_missing_agent());
         return kExitFailure;
     }
     if (agent.find_first_of(" :") != agent.npos) {
