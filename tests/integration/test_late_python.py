@@ -199,3 +199,22 @@ def test_one_that_has_no_python_yet_cannot_be_attached_to(echion, needs_root, pr
         target.process.stdin.write(b"x")
         target.process.stdin.flush()
         assert target.process.wait(TIMEOUT_S) == STATUS
+
+
+def test_a_state_that_another_thread_made_is_a_thread_of_its_own(
+    echion, program, engine, tmp_path
+):
+    """CPython leaves the maker's number in it: its stacks are not the maker's."""
+    host = tmp_path / "lent_state"
+    source = TARGETS / "lent_state.c"
+    subprocess.run(["gcc", "-O1", "-o", host, source, "-pthread", "-ldl"], check=True)
+    command = [str(host), program.library]
+    result = echion.run(command, "--engine", engine, env=program.env, timeout=60).check()
+    profile = result.profile
+    missed_us = profile.figure("missed_us")
+    for name, us in (("waits", 0.8e6), ("works", 0.3e6)):
+        found = profile.total_with(name)
+        assert us - 0.05e6 - missed_us <= found <= us + 0.05e6 + missed_us, name
+    makers = profile.total(lambda one: one.thread == "MainThread" and one.has("<module>"))
+    assert not [one for one in profile.samples if one.thread == "MainThread" and one.has("waits")]
+    assert makers <= 0.05e6

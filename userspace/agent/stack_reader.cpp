@@ -101,8 +101,8 @@ bool StackSampler::request(Round& round, std::uint32_t gil_index) {
     if (round.holder != nullptr) {
         round.holder_runs_on = round.holder->runs_on;
         // Where it is not known which thread runs with this state, no CPU proves anything.
-        round.is_followed =
-            can_follow_ && (round.holder->is_placed || !can_change_threads(*round.holder));
+        round.is_followed = can_follow_ && !round.holder->is_apart &&
+                            (round.holder->is_placed || !can_change_threads(*round.holder));
         if (round.is_followed) {
             // Last but for the GIL: see SameCpu.
             round.holder_cpu = batch_.add(same_cpu_.cpu_number_address(round.holder->runs_on),

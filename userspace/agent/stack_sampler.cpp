@@ -230,6 +230,17 @@ bool StackSampler::is_shared(std::uint32_t gil_index) const {
     return count > 1;
 }
 
+/// A thread enters its number before it takes the GIL: see begin_apart(). `now` was read after the
+/// state was found, which another thread had made that held the GIL: so it is not what an earlier
+/// state in the same place has left there.
+void StackSampler::note_holder(const GilState& now) {
+    TrackedThread* thread = threads_.find(now.last_holder);
+    if (thread != nullptr && !thread->has_begun && !thread->has_held_gil) {
+        thread->has_held_gil = true;
+        interpreters_[thread->interpreter].list_changed = true;
+    }
+}
+
 void StackSampler::mark_changed(std::uint32_t gil_index, const GilState& now) {
     Gil& gil = gils_[gil_index];
     const std::uintptr_t switches = now.switch_number - gil.sampled.switch_number;
@@ -251,6 +262,7 @@ void StackSampler::mark_changed(std::uint32_t gil_index, const GilState& now) {
             }
         }
     }
+    note_holder(now);
     gil.sampled = now;
     gil.is_known = true;
     gil.held_ns = std::max(gil.held_ns, now_ns_);

@@ -172,6 +172,8 @@ class StackSampler {
     TrackedThread* meet_thread(std::uint32_t interpreter, Address state,
                                const cpython::ThreadHead& head);
     bool has_begun(const TrackedThread& thread);
+    TrackedThread* find_owner(const TrackedThread& thread);
+    void begin_apart(TrackedThread& thread);
     void describe_thread(TrackedThread& thread);
     void complete(TrackedThread& thread, const cpython::ThreadHead& head);
     void end_thread(TrackedThread& thread);
@@ -220,6 +222,7 @@ class StackSampler {
     void mark_all(std::uint32_t gil_index);
     // By several interpreters.
     [[nodiscard]] bool is_shared(std::uint32_t gil_index) const;
+    void note_holder(const cpython::GilState& now);
     void mark_changed(std::uint32_t gil_index, const cpython::GilState& now);
     std::span<TrackedThread*> select_changed(std::uint32_t gil_index);
     void forget_processed();

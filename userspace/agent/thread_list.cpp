@@ -309,19 +309,34 @@ bool StackSampler::has_begun(const TrackedThread& thread) {
     if (thread.head.thread_id == 0) {
         return false;  // 3.12 and later fill it in when the thread begins
     }
-    // Before, a new state carries the number of the thread that made it (CPython 3.8-3.11,
-    // Modules/_threadmodule.c, thread_run) until its own begins, which enters its two numbers one
-    // after the other.
+    // A new state carries the number of the thread that made it: with 3.8 to 3.11
+    // (Modules/_threadmodule.c, thread_run) until its own begins, which enters its two numbers one
+    // after the other; with all of them, if the C API made it, for good.
+    return find_owner(thread) == nullptr;
+}
+
+/// Another state of the interpreter that has this one's number by right.
+TrackedThread* StackSampler::find_owner(const TrackedThread& thread) {
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
-        const TrackedThread& other = threads_.slot(i);
+        TrackedThread& other = threads_.slot(i);
         if (&other != &thread && other.in_use && !other.has_left && other.has_begun &&
-            other.interpreter == thread.interpreter &&
+            !other.is_apart && other.interpreter == thread.interpreter &&
             (other.head.thread_id == thread.head.thread_id ||
              (thread.head.native_id != 0 && other.head.native_id == thread.head.native_id))) {
-            return false;
+            return &other;
         }
     }
-    return true;
+    return nullptr;
+}
+
+/// A thread enters its number before it takes the GIL for the first time: a state that has held it
+/// under another one's number is run by a thread that did not make it.
+void StackSampler::begin_apart(TrackedThread& thread) {
+    thread.has_begun = true;
+    thread.is_apart = true;
+    thread.is_placed = false;
+    set_apart(thread);
+    mark(thread);
 }
 
 std::uint32_t StackSampler::find_native_id(const cpython::ThreadHead& head) {
@@ -338,8 +353,21 @@ std::uint32_t StackSampler::find_native_id(const cpython::ThreadHead& head) {
 }
 
 void StackSampler::describe_thread(TrackedThread& thread) {
+    thread.is_apart = false;
     thread.has_begun = has_begun(thread);
+    if (!thread.has_begun && thread.head.thread_id == main_thread_id_) {
+        // Lists begin with the newest. The main thread's own state is its first one.
+        TrackedThread* newer = find_owner(thread);
+        if (newer != nullptr && newer->head.id > thread.head.id && !newer->is_announced) {
+            newer->has_begun = false;
+            watch_.detach(*newer);
+            thread.has_begun = has_begun(thread);
+        }
+    }
     if (!thread.has_begun) {
+        if (thread.has_held_gil && thread.head.thread_id != 0) {
+            begin_apart(thread);
+        }
         return;
     }
     if (thread.runs_on != thread.head.thread_id && thread.is_announced) {

@@ -33,7 +33,12 @@ struct TrackedThread {
     /// Its thread runs with the state of another interpreter, which counts the thread's time: this
     /// one is not in the stream meanwhile.
     bool is_second;
-    bool is_placed;  ///< `runs_on` is what has been seen, whatever the state says
+    /// Its number is that of the thread that made it, which runs with another state: who runs with
+    /// this one is not known (PyThreadState_New() for another thread). It stands for itself,
+    /// without a name and a clock.
+    bool is_apart;
+    bool has_held_gil;  ///< while it had not begun
+    bool is_placed;     ///< `runs_on` is what has been seen, whatever the state says
     bool is_main;
     bool is_announced;       ///< defined in the stream
     bool may_have_changed;   ///< its stack has to be read in this tick
