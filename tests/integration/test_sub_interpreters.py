@@ -136,3 +136,17 @@ def test_threads_that_go_in_and_out(
         # A sleep lasts longer on a busy machine, and what is in the sub-interpreter is not measured.
         if function == "sleep_outside":
             assert seen_us <= (1 + TOLERANCE) * own_us, function
+
+
+def test_threads_that_run_one_interpreter_in_turns(
+    echion: Echion, every_python: Interpreter, engine: str
+):
+    """That its thread does not run says nothing of a state that others run with, too."""
+    options = ["--engine", engine]
+    result = echion.run_target(every_python, "in_turns", options=options).check()
+    missed_us = result.profile.figure("missed_us")
+    inside = result.report["inside"]
+    for function, seconds in inside.items():
+        seen_us = result.profile.total_with(function)
+        assert seen_us <= (1 + TOLERANCE) * seconds * 1e6, function
+        assert seen_us >= (1 - TOLERANCE) * result.report["least_s"] * 1e6 - missed_us, function

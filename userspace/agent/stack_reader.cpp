@@ -462,6 +462,14 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
                     armed_ns_);
         return;
     }
+    const bool is_by_another =
+        thread.slot != TrackedThread::kNoSlot && !thread.has_run && !thread.must_resend &&
+        can_change_threads(thread) &&
+        (assigned.kept != assigned.frame_count || assigned.kept != thread.frame_count);
+    if (is_by_another) {
+        displace(thread);  // the thread that it was placed on has not run
+        return;
+    }
     thread.may_have_changed = false;
     thread.has_run = false;
     tally_.unproved += verdict == Verdict::kUnproved;

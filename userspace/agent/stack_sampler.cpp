@@ -233,11 +233,19 @@ bool StackSampler::is_shared(std::uint32_t gil_index) const {
 /// A thread enters its number before it takes the GIL: see begin_apart(). `now` was read after the
 /// state was found, which another thread had made that held the GIL: so it is not what an earlier
 /// state in the same place has left there.
-void StackSampler::note_holder(const GilState& now) {
+void StackSampler::note_holder(const Gil& gil, const GilState& now) {
     TrackedThread* thread = threads_.find(now.last_holder);
-    if (thread != nullptr && !thread->has_begun && !thread->has_held_gil) {
+    if (thread == nullptr) {
+        return;
+    }
+    if (!thread->has_begun && !thread->has_held_gil) {
         thread->has_held_gil = true;
         interpreters_[thread->interpreter].list_changed = true;
+    }
+    const bool has_taken_it = gil.is_known && gil.sampled.last_holder != now.last_holder;
+    if (thread->has_begun && !thread->is_second && has_taken_it && can_change_threads(*thread) &&
+        thread->slot != TrackedThread::kNoSlot && !thread->has_run) {
+        displace(*thread);  // another thread has run with it
     }
 }
 
@@ -262,7 +270,7 @@ void StackSampler::mark_changed(std::uint32_t gil_index, const GilState& now) {
             }
         }
     }
-    note_holder(now);
+    note_holder(gil, now);
     gil.sampled = now;
     gil.is_known = true;
     gil.held_ns = std::max(gil.held_ns, now_ns_);
@@ -276,7 +284,9 @@ std::span<TrackedThread*> StackSampler::select_changed(std::uint32_t gil_index) 
             interpreters_[thread->interpreter].gil != gil_index) {
             continue;
         }
-        if (thread->slot != TrackedThread::kNoSlot && !thread->has_run && !thread->must_resend) {
+        // A state that any thread may run with can change without the one that it was placed on.
+        if (thread->slot != TrackedThread::kNoSlot && !thread->has_run && !thread->must_resend &&
+            !can_change_threads(*thread)) {
             thread->may_have_changed = false;  // it has not run: its stack is what it was
             continue;
         }

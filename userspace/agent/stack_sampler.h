@@ -191,6 +191,7 @@ class StackSampler {
     void set_apart(TrackedThread& thread);
     void take_over(TrackedThread& from, TrackedThread& to);
     void place(TrackedThread& thread, std::uintptr_t runs_on);
+    void displace(TrackedThread& thread);
     void place_by_stack(TrackedThread& thread);
     [[nodiscard]] bool can_change_threads(const TrackedThread& thread) const;
     bool place_running(TrackedThread& running, const cpython::GilState& now);
@@ -222,7 +223,7 @@ class StackSampler {
     void mark_all(std::uint32_t gil_index);
     // By several interpreters.
     [[nodiscard]] bool is_shared(std::uint32_t gil_index) const;
-    void note_holder(const cpython::GilState& now);
+    void note_holder(const Gil& gil, const cpython::GilState& now);
     void mark_changed(std::uint32_t gil_index, const cpython::GilState& now);
     std::span<TrackedThread*> select_changed(std::uint32_t gil_index);
     void forget_processed();

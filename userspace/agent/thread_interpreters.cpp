@@ -156,6 +156,15 @@ void StackSampler::place(TrackedThread& thread, std::uintptr_t runs_on) {
     thread.times_between = 0;  // counted by another thread's clock
 }
 
+/// It is not run by the thread that it was placed on: that one has its own state again.
+void StackSampler::displace(TrackedThread& thread) {
+    place(thread, thread.state.value());
+    set_apart(thread);
+    thread.is_placed = false;
+    thread.must_resend = true;
+    mark(thread);
+}
+
 void StackSampler::place_by_stack(TrackedThread& thread) {
     // 3.11 and 3.12: while it runs, a state refers to a _PyCFrame on the C stack of its thread.
     const std::uintptr_t frame = thread.head.cframe.value();
