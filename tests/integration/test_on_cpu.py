@@ -21,7 +21,7 @@ end = time.perf_counter() + 20
 while run_delay_us() < before + 300_000 and time.perf_counter() < end: pass
 print(before, run_delay_us())
 """
-# What the program uses before and behind its own measurement.
+# What a program uses before and behind its own measurement, or while it has nothing to do.
 AROUND_US = 150_000
 
 
@@ -45,7 +45,10 @@ def test_a_busy_program_is_on_a_cpu(
 ) -> None:
     result = echion.run_target(any_python, "cpu_figures", *program, options=OPTIONS).check()
     on_cpu, _, _ = figures(result)
-    assert on_cpu == pytest.approx(result.report["process_us"], abs=AROUND_US)
+    # The process's clock counts the sampler's thread, too, which is not in the profile.
+    process_us = result.report["process_us"] - result.profile.figure("sampler_cpu_ns") // 1000
+    print(on_cpu, process_us, result.report)
+    assert process_us <= on_cpu <= process_us + AROUND_US
 
 
 def test_a_sleeping_program_waits(echion: Echion, any_python: Interpreter) -> None:
