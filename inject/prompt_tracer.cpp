@@ -30,7 +30,7 @@ sigset_t child_signal() {
 PromptTracer::PromptTracer() {
     const sigset_t set = child_signal();
     pthread_sigmask(SIG_BLOCK, &set, &kept_signals_);
-    has_kept_ = read_scheduling(0, kept_);
+    has_kept_ = read_ordinary_scheduling(0, kept_);
     if (has_kept_) {
         // For the ordinary turns: the one that is due first among ordinary threads is the one with
         // a short slice and a large share.
@@ -83,7 +83,7 @@ OrdinaryTurn::~OrdinaryTurn() {
 }
 
 PromptThread::PromptThread(pid_t tid, const PromptTracer& tracer) : tid_(tid) {
-    if (!read_scheduling(tid_, kept_)) {
+    if (!read_ordinary_scheduling(tid_, kept_)) {
         return;
     }
     SchedulerAttributes prompt = kept_;

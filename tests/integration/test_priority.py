@@ -31,6 +31,7 @@ def may_be_realtime(may_raise) -> None:
 
 
 REALTIME = "real-time"
+PROGRAMS_PRIORITY = 5
 
 
 def run(echion: Echion, python: str, *wrap: str, options: Sequence[str] = ()) -> tuple[Result, int | str]:
@@ -46,15 +47,24 @@ def run(echion: Echion, python: str, *wrap: str, options: Sequence[str] = ()) ->
     assert set(threads.values()) == {usual}, threads
     assert result.report["child"] == usual
     realtime = result.report["realtime"]
-    assert set(realtime) <= {"echion"}
-    is_raised = nice < usual or bool(realtime)
+    priority = realtime.pop("echion", 0)
+    assert set(realtime.values()) == ({PROGRAMS_PRIORITY} if "chrt" in wrap else set())
+    if priority:
+        assert priority == (PROGRAMS_PRIORITY + 1 if "chrt" in wrap else 1)
+    is_raised = nice < usual or bool(priority)
     assert (RAISED in result.stderr, NOT_RAISED in result.stderr) == (is_raised, not is_raised)
-    assert (REALTIME in result.stderr) == bool(realtime)
-    return result, REALTIME if realtime else nice
+    assert (REALTIME in result.stderr) == bool(priority)
+    return result, REALTIME if priority else nice
 
 
 def test_of_a_program_that_may_do_so_itself(echion, any_python, may_be_realtime):
     _, priority = run(echion, any_python.path)
+    assert priority == REALTIME
+
+
+@pytest.mark.parametrize("policy", ["--fifo", "--rr"])
+def test_is_above_that_of_a_real_time_program(echion, any_python, may_be_realtime, policy):
+    _, priority = run(echion, any_python.path, "chrt", policy, str(PROGRAMS_PRIORITY))
     assert priority == REALTIME
 
 

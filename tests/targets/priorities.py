@@ -1,5 +1,5 @@
-"""Reports the nice values of its threads while it is sampled, which of them are real-time threads, and the
-nice value of a child that it starts."""
+"""Reports the nice values of its threads while it is sampled, the priorities of those that are real-time
+threads, and the nice value of a child that it starts."""
 
 import os
 import subprocess
@@ -16,11 +16,11 @@ def nice_values():
 
 
 def realtime():
-    found = []
+    found = {}
     for tid in os.listdir("/proc/self/task"):
-        if os.sched_getscheduler(int(tid)) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR:
+        if os.sched_getscheduler(int(tid)) & ~os.SCHED_RESET_ON_FORK != os.SCHED_OTHER:
             with open("/proc/self/task/{}/comm".format(tid)) as file:
-                found.append(file.read().strip())
+                found[file.read().strip()] = os.sched_getparam(int(tid)).sched_priority
     return found
 
 

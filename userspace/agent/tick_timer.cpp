@@ -26,6 +26,7 @@ constexpr std::int64_t kLeastUsedNs = 20'000;
 constexpr std::int32_t kPriorityRaise = 10;
 constexpr std::int32_t kLeastNice = -20;
 constexpr std::uint32_t kLeastRealtimePriority = 1;
+constexpr std::uint32_t kMostRealtimePriority = 99;
 
 constexpr char kNoSignals[] = "wait for the kernel's ticks: rt_sigtimedwait is refused";
 
@@ -265,7 +266,7 @@ std::int32_t become_prompt() {
     // ignore the request or refuse it. Not the very shortest: a copy of a deep stack has to fit in.
     constexpr std::uint64_t kShortSliceNs = 500'000;
     SchedulerAttributes attributes{};
-    if (!read_scheduling(0, attributes)) {
+    if (!read_ordinary_scheduling(0, attributes)) {
         return 0;
     }
     const std::int32_t nice = attributes.nice;
@@ -287,7 +288,12 @@ std::int32_t become_prompt() {
 
 bool become_realtime(std::int32_t raised_by) {
     SchedulerAttributes attributes{};
-    if (!read_scheduling(0, attributes) || attributes.nice + raised_by > 0) {
+    if (!read_scheduling(0, attributes)) {
+        return false;
+    }
+    // The calling thread has the policy of the one that started it.
+    const bool is_realtime = attributes.policy == SCHED_FIFO || attributes.policy == SCHED_RR;
+    if (!is_realtime && (attributes.policy != SCHED_OTHER || attributes.nice + raised_by > 0)) {
         return false;
     }
     // With this limit the kernel sends SIGXCPU to the process when one of its real-time threads has
@@ -298,7 +304,8 @@ bool become_realtime(std::int32_t raised_by) {
     }
     attributes.flags |= kResetOnFork;
     attributes.policy = SCHED_RR;
-    attributes.priority = kLeastRealtimePriority;
+    attributes.priority = is_realtime ? std::min(attributes.priority + 1, kMostRealtimePriority)
+                                      : kLeastRealtimePriority;
     attributes.nice = 0;
     return write_scheduling(0, attributes);
 }

@@ -123,7 +123,8 @@ class CpuTimeTimer final : public TickTimer {
 std::int32_t become_prompt();
 
 /// Where this process may have it, schedules the calling thread before all ordinary ones and behind
-/// all other real-time ones. A nice value counts among the tasks of one group only, and with
+/// all other real-time ones; if it is a real-time thread already (as the one that started it), one
+/// priority higher, as it would not get the CPU from its program's threads. A nice value counts among the tasks of one group only, and with
 /// autogroups (sched(7)) each session is one: beside busy programs of other sessions a sampler with
 /// any nice value runs when its program does. Not where the program's own nice value is above 0: it
 /// was put behind others, with all its threads. `raised_by`: what become_prompt() returned.

@@ -24,10 +24,14 @@ struct SchedulerAttributes {
 /// What the thread starts does not inherit a priority above the usual one.
 constexpr std::uint64_t kResetOnFork = 1;
 
-/// Reads how an ordinary thread is scheduled (0: the calling one); false for any other.
+/// Reads how a thread is scheduled (0: the calling one).
 inline bool read_scheduling(pid_t tid, SchedulerAttributes& attributes) {
-    return syscall(SYS_sched_getattr, tid, &attributes, sizeof(attributes), 0U) == 0 &&
-           attributes.policy == SCHED_OTHER;
+    return syscall(SYS_sched_getattr, tid, &attributes, sizeof(attributes), 0U) == 0;
+}
+
+/// The same of an ordinary thread; false for any other.
+inline bool read_ordinary_scheduling(pid_t tid, SchedulerAttributes& attributes) {
+    return read_scheduling(tid, attributes) && attributes.policy == SCHED_OTHER;
 }
 
 /// Schedules a thread as said, with attributes that have been read. False where that is refused;
