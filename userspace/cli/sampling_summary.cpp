@@ -77,9 +77,10 @@ void SamplingSummary::tell_shortfalls() const {
     const std::uint64_t invalid =
         run_.profile.total(Counter::kInvalid) + run_.profile.total(Counter::kTornMarked);
     if (is_most(invalid, samples)) {
-        say("{} of {} stacks could not be read whole (:INVALID:): memory of the program that "
-            "cannot be read, or a damaged or unusual one",
-            invalid, samples);
+        // Not "of so many": with -c a stack that used no CPU time is no sample.
+        say("{} stacks could not be read whole (:INVALID:): memory of the program that cannot be "
+            "read, or a damaged or unusual one",
+            invalid);
     }
     if (const std::uint64_t full = run_.profile.total(Counter::kTableFull);
         is_most(full, samples)) {
