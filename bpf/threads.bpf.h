@@ -232,6 +232,10 @@ static __always_inline void enter_thread(struct task_struct* task, __u32 target,
                                                    running ? now : 0) == ECHION_SINCE_UNKNOWN;
     if (first) {
         touch_stamp(slot, running);
+        /* It came onto a CPU meanwhile, and its stamp may have been written over. */
+        if (!running && LOAD(thread->on_cpu_since_ns)) {
+            touch_stamp(slot, true);
+        }
     }
     __sync_fetch_and_add(&table->threads_started, 1);
 }

@@ -18,7 +18,6 @@ WAYS = json.loads(
 )
 SECONDS = 0.3
 AT_LEAST = 0.6
-NEARLY = 0.7
 TOLD_ABOUT = {"exception": "RuntimeError: on purpose"}
 
 
@@ -47,7 +46,8 @@ def test_a_child_that_goes_on_leaves_the_parents_stacks_alone(echion, python):
         if sample.has("fork_and_work", "before_the_end"):
             by_process[sample.pid] = by_process.get(sample.pid, 0) + sample.metric
     first = result.profile.samples[0].pid
-    assert AT_LEAST * SECONDS <= by_process[first] / 1e6 <= SECONDS / NEARLY + 0.1
+    # Of CPU time it is SECONDS; the two share the machine with whatever else runs.
+    assert AT_LEAST * SECONDS <= by_process[first] / 1e6 <= result.report["wall_s"] + 0.05
 
 
 def test_what_comes_after_exec_does_not_spoil_what_was_before(echion, python):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import pathlib
 import subprocess
@@ -201,13 +202,17 @@ def test_one_that_has_no_python_yet_cannot_be_attached_to(echion, needs_root, pr
         assert target.process.wait(TIMEOUT_S) == STATUS
 
 
-def test_a_state_that_another_thread_made_is_a_thread_of_its_own(
-    echion, program, engine, tmp_path
-):
-    """CPython leaves the maker's number in it: its stacks are not the maker's."""
+@pytest.fixture
+def lender(tmp_path):
     host = tmp_path / "lent_state"
     source = TARGETS / "lent_state.c"
     subprocess.run(["gcc", "-O1", "-o", host, source, "-pthread", "-ldl"], check=True)
+    return host
+
+
+def test_a_state_that_another_thread_made_is_a_thread_of_its_own(echion, program, engine, lender):
+    """CPython leaves the maker's number in it: its stacks are not the maker's."""
+    host = lender
     command = [str(host), program.library]
     result = echion.run(command, "--engine", engine, env=program.env, timeout=60).check()
     profile = result.profile
@@ -218,3 +223,27 @@ def test_a_state_that_another_thread_made_is_a_thread_of_its_own(
     makers = profile.total(lambda one: one.thread == "MainThread" and one.has("<module>"))
     assert not [one for one in profile.samples if one.thread == "MainThread" and one.has("waits")]
     assert makers <= 0.05e6
+
+
+def test_a_state_that_another_thread_made_is_followed_though_its_maker_rests(
+    echion, program, engine, lender, tmp_path
+):
+    if engine != "clock":
+        pytest.skip("nothing of an engine is in -w")
+    command = [str(lender), program.library, "forever"]
+    with start_target(tmp_path, command, env=program.env) as target:
+        followed = subprocess.run(
+            [echion.program, "-w", str(target.pid), "-x", "2", "--json"],
+            capture_output=True, text=True, timeout=TIMEOUT_S, check=True,
+        )
+    spent = {"waits": 0, "works": 0}
+    for thread in json.loads(followed.stdout)["threads"]:
+        for stack in thread["stacks"]:
+            functions = {frame["function"] for frame in stack["frames"]}
+            for name in spent:
+                if name in functions:
+                    spent[name] += stack["time_ns"]
+                    assert (thread["name"], thread["native_id"]) == ("<unknown>", None)
+    # It takes turns of 0.4 and 0.3 s.
+    assert spent["works"] >= 0.25 * sum(spent.values())
+    assert spent["waits"] >= 0.4 * sum(spent.values())

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from _support import argument, clock, ready, spin
+from _support import argument, clock, ready, report, spin
 
 SECONDS = argument(2, 0.3)
 WAYS = {}
@@ -141,7 +141,9 @@ def fork_and_work():
     if pid == 0:
         before_the_end()
         sys.exit(6)
+    begin = time.monotonic()
     before_the_end()
+    report(wall_s=time.monotonic() - begin)
     expect(pid, 6 << 8)
 
 

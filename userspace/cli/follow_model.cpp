@@ -132,6 +132,11 @@ void FollowModel::add(FollowThread& thread, const report::CapturedThread& captur
     if (run) {
         thread.run = run;
     }
+    thread.had_gil_last = captured.had_gil_last;
+    if (captured.is_lent) {
+        thread.is_lent = true;
+        thread.run.reset();
+    }
     if (!captured.is_skipped) {
         thread.cpu_ticks = std::max(thread.cpu_ticks, captured.cpu_ticks);
         thread.was_running = captured.kernel_state == 'R';

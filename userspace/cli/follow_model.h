@@ -70,6 +70,8 @@ struct FollowThread {
     std::optional<ThreadRun> run;  ///< when last read; nothing if the kernel does not count
     bool was_running = true;       ///< on a CPU then, so that `run` proves nothing
     bool is_present = false;       ///< in the last sample
+    bool had_gil_last = false;     ///< as CapturedThread's, when last listed
+    bool is_lent = false;          ///< as CapturedThread's, once: its counts prove nothing
     bool has_left_out = false;     ///< stacks beyond the bound were counted together
 
     /// Whether it is known how much of the time that it was not on a CPU it was runnable.

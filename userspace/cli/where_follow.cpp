@@ -84,13 +84,15 @@ class Follower {
     Status sample(std::int64_t now_ns);
     void note_last_runs();
     bool has_rested(const report::CapturedThread& captured);
-    void add(const report::CapturedThread& captured);
+    void add(report::CapturedThread& captured);
     int write_summary();
 
     // What a thread's rest is judged by: noted before the stacks are read, so that the model is
     // left alone while the target may stall.
     struct LastRun {
         bool was_running = true;
+        bool had_gil_last = false;
+        bool is_lent = false;
         std::optional<ThreadRun> run;
     };
 
@@ -179,12 +181,16 @@ int Follower::run(std::function<void()>& on_stall) {
 bool Follower::has_rested(const report::CapturedThread& captured) {
     const auto index = static_cast<std::size_t>(&captured - report_.capture().threads().data());
     runs_[index].reset();
-    if (captured.tid != 0) {
+    const LastRun& last = last_runs_[index];
+    if (captured.tid != 0 && !last.is_lent) {
         if (const auto run = read_thread_run(target_.pid(), captured.tid)) {
             runs_[index] = *run;
         }
     }
-    const LastRun& last = last_runs_[index];
+    // Another thread may run with the state of one that rests: see CapturedThread::is_lent.
+    if (captured.had_gil_last || last.had_gil_last || last.is_lent) {
+        return false;
+    }
     if (last.was_running || !last.run || runs_[index] != last.run) {
         return false;
     }
@@ -201,7 +207,7 @@ void Follower::note_last_runs() {
     last_runs_.assign(threads.size(), {});
     for (std::size_t i = 0; i < threads.size(); ++i) {
         if (const FollowThread* known = model_.find(threads[i])) {
-            last_runs_[i] = {known->was_running, known->run};
+            last_runs_[i] = {known->was_running, known->had_gil_last, known->is_lent, known->run};
         }
     }
 }
@@ -243,7 +249,7 @@ Status Follower::sample(std::int64_t now_ns) {
     return {};
 }
 
-void Follower::add(const report::CapturedThread& captured) {
+void Follower::add(report::CapturedThread& captured) {
     FollowThread* thread = captured.is_gone ? nullptr : model_.find(captured);
     if (thread == nullptr) {
         return;
@@ -252,8 +258,11 @@ void Follower::add(const report::CapturedThread& captured) {
         // A thread that has come since the names were read.
         report_.read_names(target_.reader());
     }
-    thread->name = report_.find_name(captured);
     const auto index = static_cast<std::size_t>(&captured - report_.capture().threads().data());
+    if (thread->is_lent) {
+        captured.lend();
+    }
+    thread->name = report_.find_name(captured);
     if (captured.is_skipped) {
         model_.add(*thread, captured, runs_[index], nullptr);
         return;

@@ -43,8 +43,23 @@ struct CapturedThread {
     bool is_broken = false;     ///< the chain of frames could not be followed to its root
     bool is_gone = false;       ///< it has ended since it was listed, or has not begun yet
     bool is_skipped = false;    ///< its stack was not wanted
+    bool had_gil_last = false;  ///< it held the GIL, or held it last, when it was listed
+    /// Another thread was seen to run with the state than the one whose numbers it keeps, its
+    /// maker (PyThreadState_New(); sub-interpreters up to 3.11).
+    bool is_lent = false;
     std::size_t first_frame = 0;
     std::size_t frame_count = 0;
+
+    /// Notes that it is lent: forgets what is its maker's.
+    void lend() {
+        is_lent = true;
+        is_main = false;
+        tid = 0;
+        native_id = 0;
+        kernel_state = '?';
+        cpu_ticks = 0;
+        scheduling = Scheduling::kUnknown;
+    }
 };
 
 }  // namespace echion::report

@@ -33,6 +33,18 @@ bool is_futex(long number) {
 
 bool is_running(char kernel_state) { return kernel_state == 'R'; }
 
+// FNV-1a, by words.
+std::uint64_t hash_frames(std::span<const cpython::RawFrame> frames) {
+    constexpr std::uint64_t kBasis = 0xcbf29ce484222325;
+    constexpr std::uint64_t kPrime = 0x100000001b3;
+    std::uint64_t hash = kBasis;
+    for (const cpython::RawFrame& frame : frames) {
+        hash = (hash ^ frame.code.value()) * kPrime;
+        hash = (hash ^ static_cast<std::uint32_t>(frame.offset)) * kPrime;
+    }
+    return hash;
+}
+
 }  // namespace
 
 Result<ProcessCapture> ProcessCapture::make(const cpython::RuntimeView& view,
@@ -102,6 +114,7 @@ Status ProcessCapture::list_threads(MemoryReader& reader, pid_t pid) {
         }
     }
     find_native_ids(reader);
+    note_last_holders(reader);
     is_cut_ = is_cut_ || !status;
     return thread_count_ > 0 ? Status{} : status;
 }
@@ -172,6 +185,24 @@ void ProcessCapture::find_native_ids(MemoryReader& reader) {
         if (tid != 0 || thread.native_id == 0) {
             thread.native_id = id ? *id : 0;
             thread.tid = tid;
+        }
+    }
+}
+
+void ProcessCapture::note_last_holders(MemoryReader& reader) {
+    Address read;
+    for (std::size_t i = 0; i < interpreter_count_; ++i) {
+        const Address address = interpreters_[i].gil;
+        if (address == read) {
+            continue;  // up to 3.11 all share one
+        }
+        read = address;
+        const auto gil = cpython::read_gil(reader, view_, address);
+        if (!gil) {
+            continue;
+        }
+        for (CapturedThread& thread : threads()) {
+            thread.had_gil_last = thread.had_gil_last || thread.state == gil->holder();
         }
     }
 }
@@ -257,6 +288,7 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
     const bool leads_nowhere = (copy->walk.count == 0 || copy->walk.broken) && holds_gil &&
                                copy->head_stayed && before.thread.has_cframe_on_stack(thread.state);
     copy->is_between = copy->walk.ends_at_generator || leads_nowhere;
+    copy->hash = hash_frames({frames_.data() + thread.first_frame, copy->walk.count});
     return true;
 }
 
@@ -269,6 +301,10 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     Copy copy;
     bool may_have_run = false;  // it has or had the GIL, so that only its own rest proves anything
     bool can_follow = limits_.follow;
+    // Of the last copy that the thread whose number it bears did not run during.
+    bool has_rested = false;
+    ThreadRun rested_run{};
+    std::uint64_t rested_hash = 0;
     for (unsigned attempt = 0; attempt < kAttempts; ++attempt) {
         const auto run_before =
             may_have_run ? read_thread_run(pid_, thread.tid) : Result<ThreadRun>();
@@ -306,9 +342,18 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
         }
         const bool is_elsewhere = is_running(stat->state) && stat->cpu != same_cpu.own_cpu();
         if (*run_before == *run_after && !is_elsewhere) {
-            thread.consistency = Consistency::kProved;
-            break;
+            const bool may_be_lent = copy.gil.holder() == thread.state && !is_running(stat->state);
+            if (!may_be_lent || (has_rested && copy.hash == rested_hash)) {
+                thread.consistency = Consistency::kProved;
+                break;
+            }
+            thread.is_lent = thread.is_lent || (has_rested && rested_run == *run_after);
+            has_rested = true;
+            rested_run = *run_after;
+            rested_hash = copy.hash;
+            continue;
         }
+        has_rested = false;
         if (is_elsewhere && (!can_follow || !same_cpu.move_to(stat->cpu))) {
             can_follow = false;
             if (copy.head_stayed) {
@@ -317,8 +362,11 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
             }
         }
     }
-    if (thread.consistency == Consistency::kTorn && copy.head_stayed) {
+    if (thread.consistency == Consistency::kTorn && copy.head_stayed && !thread.is_lent) {
         thread.consistency = Consistency::kLikely;
+    }
+    if (thread.is_lent) {
+        thread.lend();
     }
     thread.frame_count = copy.walk.count;
     thread.is_truncated = copy.walk.truncated;

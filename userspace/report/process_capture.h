@@ -37,6 +37,9 @@ namespace echion::report {
 /// that runs elsewhere is followed to its CPU, which it then has to leave to us for some 50 us.
 /// What neither proves within some attempts is marked.
 ///
+/// The thread that a state names made it, but any may run with it. So where the last holder of the
+/// GIL rests, two copies in a row have to be the same.
+///
 /// All memory is taken by make(). One thread at a time.
 class ProcessCapture {
   public:
@@ -97,6 +100,7 @@ class ProcessCapture {
         bool head_stayed = false;  // the newest frame
         bool is_between = false;   // perhaps: between two frames, see FrameWalker
         cpython::Walk walk;
+        std::uint64_t hash = 0;  // of its frames
     };
     // What stands at the start of a stack.
     struct Head {
@@ -107,6 +111,7 @@ class ProcessCapture {
 
     Status list_interpreter(MemoryReader& reader, const cpython::InterpreterHead& interpreter);
     void find_native_ids(MemoryReader& reader);
+    void note_last_holders(MemoryReader& reader);
     void read_thread(MemoryReader& reader, SameCpu& same_cpu, CapturedThread& thread);
     bool copy_stack(MemoryReader& reader, const CapturedThread& thread, unsigned attempt,
                     Copy* copy);

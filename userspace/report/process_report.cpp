@@ -74,6 +74,9 @@ void ProcessReport::read_names(MemoryReader& reader) {
 }
 
 std::string_view ProcessReport::find_name(const CapturedThread& thread) {
+    if (thread.is_lent) {
+        return "<unknown>";
+    }
     if (const auto name = names_.find(thread.interpreter, thread.thread_id); !name.empty()) {
         return name;
     }
