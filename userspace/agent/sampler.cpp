@@ -345,12 +345,22 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     std::int64_t published_ns = kLongAgoNs;
     OtherEnding ending(program, monotonic_ns());
     Status refusal;
+    // Others cannot take the CPU from a real-time thread; nor can the thread that is followed, as
+    // it has no other. However long ticks are and however close they come: no more work than sleep.
+    const bool owes_cpu = options.follow || is_realtime();
+    std::int64_t owed_ns = 0;
+    std::int64_t worked_ns = monotonic_ns();
     while (timer->wait(channel, dump)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
-        if (const std::int64_t took_ns = monotonic_ns() - now_ns; took_ns > interval_ns / 2) {
-            sampler.rest(took_ns);
+        const std::int64_t took_ns = monotonic_ns() - now_ns;
+        owed_ns = std::max<std::int64_t>(owed_ns - (now_ns - worked_ns), 0) + took_ns;
+        if (owes_cpu && owed_ns > interval_ns / 2) {
+            while (owed_ns > 0 && !ring.is_stop_requested()) {
+                owed_ns -= sampler.rest(owed_ns);
+            }
         }
+        worked_ns = monotonic_ns();
         if (now_ns - published_ns >= kHousekeepingNs) {
             published_ns = now_ns;
             publish_timing(ring, timer->counts());

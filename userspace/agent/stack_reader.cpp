@@ -33,7 +33,7 @@ constexpr std::int64_t kLongMomentNs = 100'000'000;
 // For a thread to get past the few instructions in which its chain of frames is not whole. Less,
 // and the timer fires before the kernel has switched to it.
 constexpr std::int64_t kPauseNs = 20'000;
-// A tick of a stack so deep that it takes longer is rare enough.
+// Then it is looked whether the end has been asked for.
 constexpr std::int64_t kLongestRestNs = 10'000'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
@@ -436,12 +436,12 @@ void StackSampler::pause() {
     clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
 }
 
-void StackSampler::rest(std::int64_t took_ns) {
-    if (options_.follow) {
-        const timespec as_long = make_timespec(std::min(took_ns, kLongestRestNs));
-        ++clock_reads_;
-        clock_nanosleep(CLOCK_MONOTONIC, 0, &as_long, nullptr);
-    }
+std::int64_t StackSampler::rest(std::int64_t owed_ns) {
+    const std::int64_t rest_ns = std::min(owed_ns, kLongestRestNs);
+    const timespec rest = make_timespec(rest_ns);
+    ++clock_reads_;
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &rest, nullptr);
+    return rest_ns;
 }
 
 void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
@@ -449,6 +449,15 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
     const bool is_line_missing = codes_.take_missing_lines();
     if (verdict != Verdict::kRetry) {
         note_frames(thread, assigned.frame_count);
+    }
+    const auto is_by_another = [&] {
+        return thread.slot != TrackedThread::kNoSlot && !thread.has_run && !thread.must_resend &&
+               can_change_threads(thread) &&
+               (assigned.kept != assigned.frame_count || assigned.kept != thread.frame_count);
+    };
+    if (verdict != Verdict::kRetry && is_by_another()) {
+        watch_
+            .look_again();  // its thread may have come back since the tick's look, before the copy
     }
     // Without BPF a thread that waits where it did is taken to have waited there all the time.
     const bool may_have_run = thread.slot != TrackedThread::kNoSlot ? thread.has_run : holds_gil;
@@ -462,11 +471,7 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
                     armed_ns_);
         return;
     }
-    const bool is_by_another =
-        thread.slot != TrackedThread::kNoSlot && !thread.has_run && !thread.must_resend &&
-        can_change_threads(thread) &&
-        (assigned.kept != assigned.frame_count || assigned.kept != thread.frame_count);
-    if (is_by_another) {
+    if (is_by_another()) {
         displace(thread);  // the thread that it was placed on has not run
         return;
     }

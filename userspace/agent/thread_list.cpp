@@ -355,11 +355,14 @@ std::uint32_t StackSampler::find_native_id(const cpython::ThreadHead& head) {
 void StackSampler::describe_thread(TrackedThread& thread) {
     thread.is_apart = false;
     thread.has_begun = has_begun(thread);
-    if (!thread.has_begun && thread.head.thread_id == main_thread_id_) {
-        // Lists begin with the newest. The main thread's own state is its first one.
+    if (!thread.has_begun && thread.head.thread_id != 0) {
+        // Lists begin with the newest. A thread's own state is older than those that it makes.
         TrackedThread* newer = find_owner(thread);
         if (newer != nullptr && newer->head.id > thread.head.id && !newer->is_announced) {
             newer->has_begun = false;
+            newer->native_id = 0;
+            newer->cpu_ns = 0;
+            newer->is_main = false;
             watch_.detach(*newer);
             thread.has_begun = has_begun(thread);
         }

@@ -28,6 +28,10 @@ constexpr std::int32_t kLeastNice = -20;
 constexpr std::uint32_t kLeastRealtimePriority = 1;
 constexpr std::uint32_t kMostRealtimePriority = 99;
 
+bool is_realtime(const SchedulerAttributes& attributes) {
+    return attributes.policy == SCHED_FIFO || attributes.policy == SCHED_RR;
+}
+
 constexpr char kNoSignals[] = "wait for the kernel's ticks: rt_sigtimedwait is refused";
 
 // What the kernel sends when its queue of real-time signals is full is SIGIO.
@@ -286,14 +290,19 @@ std::int32_t become_prompt() {
     return 0;
 }
 
+bool is_realtime() {
+    SchedulerAttributes attributes{};
+    return read_scheduling(0, attributes) && is_realtime(attributes);
+}
+
 bool become_realtime(std::int32_t raised_by) {
     SchedulerAttributes attributes{};
     if (!read_scheduling(0, attributes)) {
         return false;
     }
     // The calling thread has the policy of the one that started it.
-    const bool is_realtime = attributes.policy == SCHED_FIFO || attributes.policy == SCHED_RR;
-    if (!is_realtime && (attributes.policy != SCHED_OTHER || attributes.nice + raised_by > 0)) {
+    const bool was_realtime = is_realtime(attributes);
+    if (!was_realtime && (attributes.policy != SCHED_OTHER || attributes.nice + raised_by > 0)) {
         return false;
     }
     // With this limit the kernel sends SIGXCPU to the process when one of its real-time threads has
@@ -304,8 +313,8 @@ bool become_realtime(std::int32_t raised_by) {
     }
     attributes.flags |= kResetOnFork;
     attributes.policy = SCHED_RR;
-    attributes.priority = is_realtime ? std::min(attributes.priority + 1, kMostRealtimePriority)
-                                      : kLeastRealtimePriority;
+    attributes.priority = was_realtime ? std::min(attributes.priority + 1, kMostRealtimePriority)
+                                       : kLeastRealtimePriority;
     attributes.nice = 0;
     return write_scheduling(0, attributes);
 }
