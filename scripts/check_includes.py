@@ -41,7 +41,7 @@ GUESTS = {
     "agent",
 }
 NOT_FOR_GUESTS = re.compile(
-    r"^(CLI/|fmt/|bpf/(?!abi\.h)|libunwind|lzma\.h|Python\.h|gelf\.h|libelf\.h"
+    r"^(CLI/|fmt/|bpf/(?!abi\.h)|libunwind|lzma\.h|zlib\.h|protozero/|Python\.h|gelf\.h|libelf\.h"
     r"|iostream$|fstream$|sstream$|filesystem$|regex$|locale$|format$)"
 )
 # The one header of bpf/ that user space and kernel share.

@@ -19,6 +19,7 @@ BASH = "share/bash-completion/completions/echion"
 ZSH = "share/zsh/site-functions/_echion"
 FISH = "share/fish/vendor_completions.d/echion.fish"
 ENGINES = "auto bpf perf clock"
+FORMATS = "austin mojo pprof"
 SPIN = "import time\nend = time.thread_time() + 0.2\nwhile time.thread_time() < end: pass"
 
 
@@ -105,8 +106,8 @@ def test_the_manual_has_every_option(prefix, options):
         names = ["-" + name for name in re.findall(r"Fl (-?[-\w]+)", line)]
         told |= dict.fromkeys(names, " Ar " in line)
     assert told == options
-    for engine in ENGINES.split():
-        assert re.search(rf"^\.Cm {engine}\b", text, re.M)
+    for word in f"{ENGINES} {FORMATS}".split():
+        assert re.search(rf"^\.Cm {word}\b", text, re.M)
 
 
 def test_the_manual_can_be_formatted(prefix):
@@ -146,6 +147,7 @@ def test_bash_knows_which_options_take_a_value(prefix, options):
 
 def test_bash_offers_values(prefix):
     assert complete_in_bash(prefix, "--engine", "") == set(ENGINES.split())
+    assert complete_in_bash(prefix, "--format", "") == set(FORMATS.split())
     assert complete_in_bash(prefix, "--engine", "=", "p") == {"perf"}
     assert str(os.getpid()) in complete_in_bash(prefix, "-p", "")
     assert complete_in_bash(prefix, "--interval", "") == set()
@@ -161,7 +163,7 @@ def test_zsh_knows_every_option(prefix, options):
         for name in re.findall(r"(--?[-\w]+)([+=]?)", head):
             found[name[0]] = bool(name[1])
     assert found == options
-    assert f"({ENGINES})" in text
+    assert f"({ENGINES})" in text and f"({FORMATS})" in text
     if shutil.which("zsh"):
         subprocess.run(["zsh", "-n", str(prefix / ZSH)], check=True)
 
@@ -178,7 +180,7 @@ def test_fish_knows_every_option(prefix, options):
     subcommand = re.search(r"__fish_complete_subcommand -- ([^)]*)", text).group(1)
     for listed in (loop, subcommand):
         assert set(listed.replace("\\", "").split()) == values(options)
-    assert f"'{ENGINES}'" in text
+    assert f"'{ENGINES}'" in text and f"'{FORMATS}'" in text
     if shutil.which("fish"):
         subprocess.run(["fish", "--no-execute", str(prefix / FISH)], check=True)
 

@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -70,7 +72,7 @@ TEST_F(Austin, ChangesAHeaderUntilTheFirstSample) {
     writer->add_header("python", "3.12.1");
     writer->set_header("engine", "bpf");
     stack(0, {code(1, "f", 1)});
-    process->sample(0, 1000);
+    process->sample(0, 1000, {});
     writer->set_header("engine", "perf");
     ASSERT_TRUE(file->close());
     EXPECT_EQ(read(path), "# engine: bpf\n# python: 3.12.1 \n\nP42;T0:MainThread;a.py:f:1 1000\n");
@@ -83,7 +85,7 @@ TEST_F(Austin, WritesHeaderSamplesAndFooterApart) {
     writer->add_header("python", "3.8.0");
     stack(0,
           {code(1, "<module>", 3, "/srv/app.py"), code(2, "sell", 10, "/srv/app.py", "Shop.sell")});
-    process->sample(0, 1000);
+    process->sample(0, 1000, {});
     writer->add_header("late", "yes");
     writer->add_footer("duration", "2000");
     writer->add_footer("note", "of 3 threads");
@@ -97,13 +99,13 @@ TEST_F(Austin, WritesHeaderSamplesAndFooterApart) {
 
 TEST_F(Austin, RewritesWhatHasChanged) {
     stack(0, {code(1, "a", 1), code(2, "b", 2), code(3, "c", 3)});
-    process->sample(0, 1);
+    process->sample(0, 1, {});
     stack(1, {code(4, "d", 4)});
-    process->sample(0, 2);
+    process->sample(0, 2, {});
     stack(0, {});
-    process->sample(0, -3);
+    process->sample(0, -3, {});
     stack(0, {code(2, "b", 2)});
-    process->sample(0, 4);
+    process->sample(0, 4, {});
     EXPECT_EQ(text(),
               "P42;T0:MainThread;a.py:a:1;a.py:b:2;a.py:c:3 1\n"
               "P42;T0:MainThread;a.py:a:1;a.py:d:4 2\n"
@@ -114,11 +116,11 @@ TEST_F(Austin, RewritesWhatHasChanged) {
 TEST_F(Austin, PutsMarksWhereTheyBelong) {
     stack(0, {code(1, "a", 1), label(2, "Task-1"), code(3, "c", 3)});
     stack(3, {}, {.truncated = true, .invalid = true, .in_gc = true});
-    process->sample(0, 1);
+    process->sample(0, 1, {});
     stack(2, {}, {.invalid = true});
-    process->sample(0, 2);
+    process->sample(0, 2, {});
     stack(2, {}, {});
-    process->sample(0, 3);
+    process->sample(0, 3, {});
     EXPECT_EQ(text(),
               "P42;T0:MainThread;:TRUNCATED:0;:INVALID:0;a.py:a:1;:Task-1:0;a.py:c:3;:GC:0 1\n"
               "P42;T0:MainThread;:INVALID:0;a.py:a:1;:Task-1:0 2\n"
@@ -127,11 +129,11 @@ TEST_F(Austin, PutsMarksWhereTheyBelong) {
 
 TEST_F(Austin, ShowsTimeThatNobodyLookedAt) {
     stack(0, {code(1, "a", 1)});
-    process->missed(0, 500);
-    process->sample(0, 1);
-    process->missed(7, 1);  // no such thread
+    process->missed(0, 500, {});
+    process->sample(0, 1, {});
+    process->missed(7, 1, {});  // no such thread
     process->thread(1, 0, 77, "");
-    process->missed(1, 2);
+    process->missed(1, 2, {});
     process->thread(1, 0, 77, "late");
     EXPECT_EQ(text(),
               "P42;T0:MainThread;:MISSED:0 500\nP42;T0:MainThread;a.py:a:1 1\n"
@@ -142,10 +144,10 @@ TEST_F(Austin, KeepsTheStackOfARenamedThread) {
     stack(0, {code(1, "a", 1)}, {.invalid = true});
     process->thread(0, 7, 0, "a much longer name than before");
     stack(1, {code(2, "b", 2)}, {.invalid = true});
-    process->sample(0, 1);
+    process->sample(0, 1, {});
     process->thread(0, 7, 0, "x");
     stack(1, {});
-    process->sample(0, 2);
+    process->sample(0, 2, {});
     EXPECT_EQ(text(),
               "P42;T7:a much longer name than before;:INVALID:0;a.py:a:1;a.py:b:2 1\n"
               "P42;T7:x;a.py:a:1 2\n");
@@ -154,11 +156,11 @@ TEST_F(Austin, KeepsTheStackOfARenamedThread) {
 TEST_F(Austin, WritesAllOfAThreadUnderTheNameThatItGets) {
     process->thread(1, 0, 77, "");
     process->stack(1, {}, 0, std::vector<Frame>{code(1, "early", 1)});
-    process->sample(1, 1);
+    process->sample(1, 1, {});
     stack(0, {code(2, "other", 2)});
-    process->sample(0, 2);
+    process->sample(0, 2, {});
     process->thread(1, 0, 77, "worker");
-    process->sample(1, 3);
+    process->sample(1, 3, {});
     EXPECT_EQ(text(),
               "P42;T0:MainThread;a.py:other:2 2\n"
               "P42;T0:worker;a.py:early:1 1\nP42;T0:worker;a.py:early:1 3\n");
@@ -166,10 +168,10 @@ TEST_F(Austin, WritesAllOfAThreadUnderTheNameThatItGets) {
 
 TEST_F(Austin, AThreadThatGetsNoNameHasItsNumber) {
     process->thread(1, 0, 77, "");
-    process->sample(1, 1);
+    process->sample(1, 1, {});
     process->thread_ended(1);
     process->thread(2, 0, 0, "");
-    process->sample(2, 2);
+    process->sample(2, 2, {});
     process->thread_ended(2);
     EXPECT_EQ(text(), "P42;T0:thread-77 1\nP42;T0:<unknown> 2\n");
 }
@@ -178,25 +180,25 @@ TEST_F(Austin, WaitsForANameOnlySoLong) {
     process->thread(1, 0, 77, "");
     process->stack(1, {}, 0, std::vector<Frame>{code(1, std::string(4000, 'n'), 1)});
     for (int i = 0; i < 500; ++i) {
-        process->sample(1, 1);
+        process->sample(1, 1, {});
     }
-    EXPECT_GE(writer->lines(), 400U);
+    EXPECT_GE(writer->records(), 400U);
     EXPECT_LT(process->memory_bytes(), std::size_t{1} << 20);
     process->thread(1, 0, 77, "late");
-    process->sample(1, 1);
+    process->sample(1, 1, {});
     process->thread_ended(1);
-    EXPECT_EQ(writer->lines(), 501U);
+    EXPECT_EQ(writer->records(), 501U);
 }
 
 TEST_F(Austin, WaitsForANameForSomeCheckpointsOnly) {
     process->thread(1, 0, 77, "");
-    process->sample(1, 1);
+    process->sample(1, 1, {});
     process->checkpoint();
     process->checkpoint();
-    EXPECT_EQ(writer->lines(), 0U);
+    EXPECT_EQ(writer->records(), 0U);
     process->checkpoint();
-    EXPECT_EQ(writer->lines(), 1U);
-    process->sample(1, 2);
+    EXPECT_EQ(writer->records(), 1U);
+    process->sample(1, 2, {});
     EXPECT_EQ(text(), "P42;T0:thread-77 1\nP42;T0:thread-77 2\n");
 }
 
@@ -207,12 +209,12 @@ TEST_F(Austin, KeepsProcessesAndThreadsApart) {
     stack(0, {code(1, "a", 1)});
     process->stack(5, {}, 0, std::vector<Frame>{code(2, "b", 2)});
     other->stack(0, {}, 0, std::vector<Frame>{code(1, "other", 9)});
-    process->sample(5, 1);
-    process->sample(0, 2);
-    other->sample(0, 3);
+    process->sample(5, 1, {});
+    process->sample(0, 2, {});
+    other->sample(0, 3, {});
     process->thread_ended(5);
     process->thread(5, 0, 0, "new");
-    process->sample(5, 4);
+    process->sample(5, 4, {});
     EXPECT_EQ(text(),
               "P42;T0:worker;a.py:b:2 1\nP42;T0:MainThread;a.py:a:1 2\n"
               "P43;T1:MainThread;a.py:other:9 3\nP42;T0:new 4\n");
@@ -222,7 +224,7 @@ TEST_F(Austin, HidesItsOwnSyntaxInNames) {
     process->thread(0, 0, 0, "a;b:c\nd\r");
     stack(0, {code(1, "f;g:h\ti", 1, "C:\\x;y z.py"), label(2, "t;a:sk"), code(3, "", 4, ""),
               code(5, "\u2028\u0085\x7f", 6)});
-    process->sample(0, 1);
+    process->sample(0, 1, {});
     EXPECT_EQ(text(),
               "P42;T0:a；b：c␊d␍;C:\\x；y z.py:f；g：h␉i:1;:t；a：sk:0;:<unknown>:4;"
               "a.py:\uFFFD\uFFFD␡:6 1\n");
@@ -231,7 +233,7 @@ TEST_F(Austin, HidesItsOwnSyntaxInNames) {
 TEST_F(Austin, LeavesNoPathStandingFree) {
     process->thread(0, 0, 0, "/tmp/evil.so");
     stack(0, {code(1, "/tmp/f /tmp/g", 1, "/a b /tmp/evil.so:/tmp/x"), label(2, "GET /x a/b")});
-    process->sample(0, 1);
+    process->sample(0, 1, {});
     EXPECT_EQ(text(),
               "P42;T0:／tmp/evil.so;/a b ／tmp/evil.so:／tmp/x:／tmp/f ／tmp/g:1;"
               ":GET ／x a/b:0 1\n");
@@ -239,22 +241,22 @@ TEST_F(Austin, LeavesNoPathStandingFree) {
 
 TEST_F(Austin, TurnsNoDirectionOfWriting) {
     process->thread(0, 0, 0, "a\u202eb\u2066c\u2069\u2065\u2070");
-    process->sample(0, 1);
+    process->sample(0, 1, {});
     EXPECT_EQ(text(), "P42;T0:a\uFFFDb\uFFFDc\uFFFD\u2065\u2070 1\n");
 }
 
 TEST_F(Austin, LeavesOrdinaryNamesAlone) {
     process->thread(0, 0, 0, "Ünïcödé 日本 🐴 3");
     stack(0, {code(1, "<lambda>", 1, "/a b/â€.py", "C.<locals>.<lambda>")});
-    process->sample(0, 1);
+    process->sample(0, 1, {});
     EXPECT_EQ(text(), "P42;T0:Ünïcödé 日本 🐴 3;/a b/â€.py:C.<locals>.<lambda>:1 1\n");
 }
 
 TEST_F(Austin, HidesANumberAtTheEndOfAFramelessLine) {
     process->thread(0, 0, 0, "Worker 3");
-    process->sample(0, 10);
+    process->sample(0, 10, {});
     stack(0, {code(1, "f", 1)});
-    process->sample(0, 11);
+    process->sample(0, 11, {});
     EXPECT_EQ(text(), "P42;T0:Worker_3 10\nP42;T0:Worker 3;a.py:f:1 11\n");
 }
 
@@ -265,9 +267,9 @@ TEST_F(Austin, CutsALineThatGetsTooLong) {
         frames.push_back(code(1, name, 1));
     }
     stack(0, frames);
-    process->sample(0, 1);
+    process->sample(0, 1, {});
     stack(2, {code(2, "leaf", 2)});
-    process->sample(0, 2);
+    process->sample(0, 2, {});
     const std::string all = text();
     const std::size_t first = all.find('\n');
     EXPECT_LT(first, std::size_t{33} << 20);
@@ -281,15 +283,15 @@ TEST_F(Austin, EndsAtAWholeLineWhenItsOutputIsFull) {
     process = bounded.add_process(7);
     process->thread(0, 0, 0, "main");
     stack(0, {code(1, "f", 1)});
-    process->sample(0, 11);
-    process->sample(0, 12);
+    process->sample(0, 11, {});
+    process->sample(0, 12, {});
     EXPECT_FALSE(bounded.is_full());
-    process->sample(0, 13);
+    process->sample(0, 13, {});
     process->thread(0, 0, 0, "m");
     stack(0, {});
-    process->sample(0, -14);
+    process->sample(0, -14, {});
     EXPECT_TRUE(bounded.is_full());
-    EXPECT_EQ(bounded.lines_cut(), 2U);
+    EXPECT_EQ(bounded.records_cut(), 2U);
     EXPECT_EQ(bounded.value_cut(), 27U);
     EXPECT_EQ(text(), "P7;T0:main;a.py:f:1 11\nP7;T0:main;a.py:f:1 12\n");
 }
@@ -309,11 +311,11 @@ TEST_F(Austin, LosesNoCountOverThreadsThatComeAndGo) {
     for (std::uint32_t round = 0; round < 100; ++round) {
         process->thread(round % 7, 0, 0, "t");
         process->stack(round % 7, {}, 0, std::vector<Frame>{code(1, "f", 1)});
-        process->sample(round % 7, 1);
+        process->sample(round % 7, 1, {});
         process->thread(round % 7, 0, 0, std::string(round, 'n'));
         process->thread_ended(round % 7);
     }
-    EXPECT_EQ(writer->lines_shortened(), 0U);
+    EXPECT_EQ(writer->records_shortened(), 0U);
     EXPECT_LT(process->memory_bytes(), 10'000U);
 }
 
@@ -325,10 +327,10 @@ TEST_F(Austin, BoundsTheLinesOfAllThreads) {
     for (std::uint32_t thread = 0; thread < 20; ++thread) {
         process->thread(thread, 0, 0, "t");
         process->stack(thread, {}, 0, frames);
-        process->sample(thread, 1);
+        process->sample(thread, 1, {});
     }
     EXPECT_LT(process->memory_bytes(), 250'000U);
-    EXPECT_GE(bounded.lines_shortened(), 17U);
+    EXPECT_GE(bounded.records_shortened(), 17U);
 }
 
 TEST(EndsInNumber, SeesWhatFlamegraphWouldTakeForAMetric) {
@@ -400,6 +402,56 @@ TEST_F(File, IsWrittenInWholeLines) {
     EXPECT_EQ(written.size() % line.size(), 0U);
     EXPECT_TRUE(output.close());
     EXPECT_EQ(read(path + ".long").size(), 2000 * line.size());
+}
+
+TEST_F(File, IsWrittenUpToAMark) {
+    const std::string record(1000, '\n');  // no line ends a record
+    auto output = OutputFile::open(path + ".marked").value();
+    output.use_marks();
+    output.append("begun");
+    output.mark_end();
+    for (std::size_t i = 0; i < 2000; ++i) {
+        output.append(record);
+        output.mark_end();
+    }
+    output.append("not whole");
+    output.flush();
+    while (output.waiting_bytes() != 0) {
+        usleep(1000);
+    }
+    EXPECT_EQ((read(path + ".marked").size() - 5) % record.size(), 0U);
+    output.flush();
+    while (output.waiting_bytes() != 0) {
+        usleep(1000);
+    }
+    EXPECT_EQ(read(path + ".marked").size(), 5 + 2000 * record.size());
+    EXPECT_TRUE(output.close());
+    EXPECT_TRUE(read(path + ".marked").ends_with("\nnot whole"));
+}
+
+TEST_F(File, OfMarksEndsWithOneWhenWritingFails) {
+    const rlimit before = [] {
+        rlimit limit{};
+        getrlimit(RLIMIT_FSIZE, &limit);
+        return limit;
+    }();
+    auto output = OutputFile::open(path + ".marked").value();
+    output.use_marks();
+    signal(SIGXFSZ, SIG_IGN);
+    const rlimit small{100'500, before.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &small);
+    for (int i = 0; i < 200; ++i) {
+        output.append(std::string(999, '\n') + "r");
+        output.mark_end();
+    }
+    const auto status = output.close();
+    setrlimit(RLIMIT_FSIZE, &before);
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().system_errno, EFBIG);
+    const std::string written = read(path + ".marked");
+    EXPECT_GT(written.size(), 90'000U);
+    EXPECT_EQ(written.size() % 1000, 0U);
+    EXPECT_EQ(output.kept_bytes(), written.size());
 }
 
 TEST_F(File, SharedWithACommandIsWrittenBehindIt) {

@@ -12,6 +12,9 @@
 #include <sstream>
 #include <string>
 
+#include "output/formats.h"
+#include "output/output_file.h"
+
 namespace echion::output {
 namespace {
 
@@ -149,6 +152,27 @@ TEST_F(OpenOutput, ReplacesAnEmptyFileOfItsOwn) {
     const std::string own = folder("own", geteuid(), 0755);
     file(own + "/7.echion", "", geteuid());
     EXPECT_EQ(why_not_default(own), "it is open");
+}
+
+TEST_F(OpenOutput, KnowsTheProfilesOfEachFormat) {
+    const std::string own = folder("own", geteuid(), 0755);
+    const std::string path = own + "/7.echion";
+    for (const Format format : {Format::kAustin, Format::kMojo, Format::kPprof}) {
+        auto profile = OutputFile::open(path).value();
+        const auto writer = make_writer(format, profile, {}, {});
+        writer->add_header("mode", "wall");
+        writer->add_header("interval", "1000");
+        writer->add_header("sampler", "echion 0.1");
+        writer->add_footer("samples", "0");
+        writer->finish(0);
+        ASSERT_TRUE(profile.close());
+        const std::string written = read(path);
+        ASSERT_GT(written.size(), 40U);
+        EXPECT_EQ(why_not_default(own), "it is open") << static_cast<int>(format);
+        file(path, written.substr(1), geteuid());
+        EXPECT_THAT(why_not_default(own), HasSubstr("no profile")) << static_cast<int>(format);
+        std::filesystem::remove(path);
+    }
 }
 
 TEST_F(OpenOutput, LeavesWhatIsNoProfile) {

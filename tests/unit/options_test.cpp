@@ -40,6 +40,22 @@ TEST(Options, NameTheEngine) {
     EXPECT_EQ(parse_options({"--engine", "sundial", "cmd"}).exit_status, 2);
 }
 
+TEST(Options, TheFormatIsNamedOrTheEndOfTheFileTells) {
+    using output::Format;
+    EXPECT_EQ(accepted({"cmd"}).format, Format::kAustin);
+    EXPECT_EQ(accepted({"-o", "out.austin", "cmd"}).format, Format::kAustin);
+    EXPECT_EQ(accepted({"-o", "out.mojo", "cmd"}).format, Format::kMojo);
+    EXPECT_EQ(accepted({"-o", "%(pid).pb.gz", "cmd"}).format, Format::kPprof);
+    EXPECT_EQ(accepted({"-o", "out.pprof", "cmd"}).format, Format::kPprof);
+    EXPECT_EQ(accepted({"-o", "out.pb", "cmd"}).format, Format::kAustin);
+    EXPECT_EQ(accepted({"--format", "mojo", "-o", "-", "cmd"}).format, Format::kMojo);
+    EXPECT_EQ(accepted({"--format", "austin", "-o", "out.pprof", "cmd"}).format, Format::kAustin);
+    const ParsedOptions refused = parse_options({"--format", "svg", "cmd"});
+    EXPECT_EQ(refused.exit_status, 2);
+    EXPECT_EQ(refused.error,
+              "echion: --format svg: expected austin, mojo or pprof (echion --help shows how)\n");
+}
+
 TEST(Options, HaveShortAndLongForms) {
     for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
              {"-c", "-n", "-s", "-v", "-i", "200", "-o", "f", "-x", "3", "cmd"},
@@ -194,6 +210,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         std::vector<std::string>{"-w", "1", "-i", "500"},
         std::vector<std::string>{"-w", "1", "--engine", "bpf"},
+        std::vector<std::string>{"-w", "1", "--format", "mojo"},
         std::vector<std::string>{"-w", "1", "--engine", "auto"},
         std::vector<std::string>{"-w", "1", "--no-follow"},
         std::vector<std::string>{"-w", "1", "--allow-seccomp"},
@@ -206,6 +223,7 @@ INSTANTIATE_TEST_SUITE_P(
         std::vector<std::string>{"--doctor", "-m"}, std::vector<std::string>{"--doctor", "--json"},
         std::vector<std::string>{"--doctor", "--max-frames", "5"},
         std::vector<std::string>{"--doctor", "--engine", "clock"},
+        std::vector<std::string>{"--doctor", "--format", "pprof"},
         std::vector<std::string>{"--doctor", "--no-follow"}));
 
 TEST(Options, TakeTheTimesThatTheComplaintsName) {

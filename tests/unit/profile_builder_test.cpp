@@ -18,6 +18,7 @@ constexpr std::uint64_t kMs = 1'000'000;
 class Samples final : public StackSink {
   public:
     std::vector<std::string> lines;
+    std::vector<SampleTime> times;  // of each line
 
     void process(PythonVersion /*version*/) override {}
     void thread(std::uint32_t id, std::int64_t /*interpreter*/, std::uint32_t /*native_id*/,
@@ -35,14 +36,16 @@ class Samples final : public StackSink {
         }
         threads_[id].mark = marks.in_gc ? " gc" : "";
     }
-    void sample(std::uint32_t id, std::int64_t value) override {
+    void sample(std::uint32_t id, std::int64_t value, SampleTime until) override {
+        times.push_back(until);
         std::string line = threads_[id].name + ":";
         for (const auto& frame : threads_[id].frames) {
             line += " " + frame;
         }
         lines.push_back(line + threads_[id].mark + " = " + std::to_string(value));
     }
-    void missed(std::uint32_t id, std::int64_t value) override {
+    void missed(std::uint32_t id, std::int64_t value, SampleTime until) override {
+        times.push_back(until);
         lines.push_back(threads_[id].name + ": missed = " + std::to_string(value));
     }
 
@@ -151,6 +154,23 @@ TEST_F(Builder, HandsOnMostAtACheckpoint) {
     EXPECT_EQ(builder->samples(), before + 1) << "a new stack begins anew";
     builder->finish();
     EXPECT_EQ(builder->value_us(), builder->duration_ns() / 1000) << "nothing is lost or doubled";
+}
+
+TEST_F(Builder, TellsUpToWhenASampleCounts) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(kMs);
+    builder->tick(kMs);
+    stack(0, 0, {{1, 0}});
+    builder->tick(kMs);
+    builder->missed(0, kMs);
+    builder->tick(kMs);
+    builder->finish();
+    EXPECT_THAT(sink.lines, ElementsAre("main: f:1 = 2000", "main: g:100 = 1000",
+                                        "main: missed = 1000", "main: g:100 = 1000"));
+    // The stream starts at 1 ns.
+    EXPECT_THAT(sink.times, ElementsAre(2 * kMs + 1, 4 * kMs + 1, 4 * kMs + 1, 5 * kMs + 1));
 }
 
 TEST_F(Builder, HandsOnCpuTimeAtACheckpoint) {

@@ -30,7 +30,7 @@ class ProfileTest : public testing::Test {
     void sample(pid_t pid, std::uint64_t start_ticks = 0) {
         const auto process = profile->add_process(pid);
         process->thread(0, 0, 0, "MainThread");
-        process->sample(0, 1000);
+        process->sample(0, 1000, {});
         profile->finish_process(pid, {}, start_ticks);
     }
     std::string finish(const KernelFigures& kernel = {}) {

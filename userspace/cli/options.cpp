@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "cli/message.h"
+#include "output/formats.h"
 #include "output/open_output.h"
 #include "stream/record.h"
 
@@ -77,6 +78,7 @@ struct Words {
     std::optional<std::string> interval;
     std::optional<std::string> exposure;
     std::optional<std::string> output;
+    std::optional<std::string> format;
     std::optional<std::string> attach_pid;
     std::optional<std::string> where_pid;
     std::optional<std::string> max_frames;
@@ -110,6 +112,12 @@ void declare(CLI::App& app, Options& options, Words& words) {
                                "has written there (default: {})",
                                output::kStandardOutput, kDefaultOutput))
         ->type_name("FILE");
+    app.add_option(
+           "--format", words.format,
+           fmt::format("Format of the profile: {}; without it the end of FILE tells: .mojo, "
+                       ".pb.gz or .pprof, and austin for all others",
+                       output::list_formats()))
+        ->type_name("NAME");
     app.add_option("-p,--pid", words.attach_pid, "Sample the running process PID")
         ->type_name("PID");
     app.add_flag("-s,--stealth", options.stealth,
@@ -271,6 +279,14 @@ std::string convert(const Words& words, Options& options) {
         options.output = *words.output;
         options.output_is_default = false;
     }
+    options.format = output::find_format_of_file(options.output);
+    if (words.format) {
+        const auto format = output::find_format(*words.format);
+        if (!format) {
+            return fmt::format("--format {}: expected {}", *words.format, output::list_formats());
+        }
+        options.format = *format;
+    }
     if (words.engine) {
         if (*words.engine == "auto") {
             options.engine = Engine::kAuto;
@@ -344,6 +360,7 @@ std::string_view find_idle_option(const Options& options, const Words& words) {
         {options.allow_seccomp, "--allow-seccomp"},
         {options.stealth, "-s"},
         {words.output.has_value(), "-o"},
+        {words.format.has_value(), "--format"},
         {words.engine.has_value(), "--engine"},
         {words.max_output.has_value(), "--max-output"},
         {words.max_memory.has_value(), "--max-memory"},

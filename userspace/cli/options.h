@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "output/formats.h"
+
 /// What the user asked for. Parsing touches nothing but the argument strings.
 namespace echion::cli {
 
@@ -47,6 +49,7 @@ struct Options {
     std::uint32_t max_frames = kDefaultMaxFrames;
     std::string output{kDefaultOutput};
     bool output_is_default = true;  ///< Nobody named it.
+    output::Format format = output::Format::kAustin;
     std::uint64_t max_output_bytes = kDefaultMaxOutputBytes;
     std::uint64_t max_memory_bytes = kDefaultMaxMemoryBytes;  ///< For what targets tell.
     bool cpu = false;

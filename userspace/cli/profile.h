@@ -13,8 +13,9 @@
 #include "base/error.h"
 #include "model/profile_builder.h"
 #include "model/stack_sink.h"
-#include "output/austin_writer.h"
+#include "output/formats.h"
 #include "output/output_file.h"
+#include "output/profile_writer.h"
 #include "stream/counters.h"
 
 namespace echion::cli {
@@ -53,6 +54,7 @@ struct ProfileSettings {
     model::Metric metric = model::Metric::kWallTime;
     std::uint64_t interval_ns = 0;  ///< that was asked for
     bool stealth = false;           ///< The sampler's own CPU time stays out.
+    output::Format format = output::Format::kAustin;
     output::WriterLimits limits;
 };
 
@@ -67,7 +69,7 @@ class Profile {
     /// what is known when the first sample comes; of processes that differ the footer tells.
     void note_ticks(std::string_view engine, std::uint64_t interval_ns);
     /// The receiver of a process's samples; it lives no longer than the profile.
-    std::unique_ptr<model::StackSink> add_process(pid_t pid) { return writer_.add_process(pid); }
+    std::unique_ptr<model::StackSink> add_process(pid_t pid) { return writer_->add_process(pid); }
     /// Adds up what a process that has ended amounted to, and puts the sampler's own CPU time into
     /// the profile unless stealth was asked for.
     /// One that has executed another program is the same process still: `start_ticks`, if known,
@@ -75,13 +77,16 @@ class Profile {
     void finish_process(pid_t pid, const ProcessFigures& figures, std::uint64_t start_ticks = 0);
 
     /// Has what is buffered written, so that a reader of the unfinished file sees it.
-    void flush() { file_.flush(); }
+    void flush() {
+        writer_->flush();
+        file_.flush();
+    }
     /// Whether the output does not keep up: then nothing should be taken from a ring for now. What
     /// is in the ring keeps, and a full ring costs the target nothing: the agent drops whole ticks,
     /// counts them, and says how long they took, so that all other times stay true.
     [[nodiscard]] bool is_behind() const { return file_.is_behind(); }
     /// Whether the output has reached its limit: there will be no more samples in it.
-    [[nodiscard]] bool is_full() const { return writer_.is_full(); }
+    [[nodiscard]] bool is_full() const { return writer_->is_full(); }
     [[nodiscard]] std::uint64_t waiting_bytes() const { return file_.waiting_bytes(); }
     [[nodiscard]] std::uint64_t written_bytes() const { return file_.written_bytes(); }
 
@@ -108,7 +113,7 @@ class Profile {
 
     [[nodiscard]] const std::string& path() const { return file_.path(); }
     [[nodiscard]] const ProfileSettings& settings() const { return settings_; }
-    [[nodiscard]] const output::AustinWriter& writer() const { return writer_; }
+    [[nodiscard]] const output::ProfileWriter& writer() const { return *writer_; }
     [[nodiscard]] std::uint64_t processes() const { return processes_; }
     [[nodiscard]] const ProcessFigures& totals() const { return totals_; }
     [[nodiscard]] std::uint64_t total(stream::Counter counter) const {
@@ -117,7 +122,7 @@ class Profile {
 
   private:
     output::OutputFile file_;
-    output::AustinWriter writer_;
+    std::unique_ptr<output::ProfileWriter> writer_;
     ProfileSettings settings_;
     ProcessFigures totals_;
     std::uint64_t processes_ = 0;

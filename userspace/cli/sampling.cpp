@@ -146,6 +146,12 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
 }
 
 Status Sampling::open_profile(pid_t pid_for_name) {
+    if (const auto number = output::find_own_descriptor(options_.output);
+        output::is_binary(options_.format) && number && isatty(*number) != 0) {
+        return fail(ErrorKind::kInvalid,
+                    "it is a terminal, which cannot show this format; use a file or a pipe, or "
+                    "--format austin");
+    }
     auto file = output::OutputFile::open(
         expand_output(options_.output, pid_for_name),
         options_.output_is_default ? output::NameOrigin::kDefault : output::NameOrigin::kUser,
@@ -157,6 +163,7 @@ Status Sampling::open_profile(pid_t pid_for_name) {
     profile_settings.metric = options_.cpu ? model::Metric::kCpuTime : model::Metric::kWallTime;
     profile_settings.interval_ns = options_.interval_ns;
     profile_settings.stealth = options_.stealth;
+    profile_settings.format = options_.format;
     profile_settings.limits.output_bytes = options_.max_output_bytes;
     profile_settings.limits.line_bytes = std::clamp(
         options_.max_frames * kLineBytesOfFrame, kMinLineBytes, profile_settings.limits.line_bytes);

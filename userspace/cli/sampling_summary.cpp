@@ -106,14 +106,14 @@ void SamplingSummary::tell_children() const {
 }
 
 void SamplingSummary::tell_cuts() const {
-    const output::AustinWriter& writer = run_.profile.writer();
+    const output::ProfileWriter& writer = run_.profile.writer();
     if (writer.is_full()) {
-        say("{} lines of samples did not fit into {} (--max-output)", writer.lines_cut(),
+        say("{} samples did not fit into {} (--max-output)", writer.records_cut(),
             format_size(run_.options.max_output_bytes));
     }
-    if (writer.lines_shortened() != 0) {
+    if (writer.records_shortened() != 0) {
         say("{} lines were cut at the leaf, as their stacks' names were too long",
-            writer.lines_shortened());
+            writer.records_shortened());
     }
     if (run_.cut.output_stalled_ns >= kToldStallNs) {
         say("{} did not keep up for {:.1f} s in all: {} ticks were dropped meanwhile",

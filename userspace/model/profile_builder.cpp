@@ -198,7 +198,9 @@ void ProfileBuilder::emit(std::uint32_t thread_id, Thread& thread) {
     const std::uint64_t value = thread.banked_ns / kNanosPerMicro;
     if (value != 0) {
         thread.banked_ns %= kNanosPerMicro;
-        sink_.sample(thread_id, static_cast<std::int64_t>(value));
+        const std::uint64_t until_ns =
+            metric_ == Metric::kWallTime ? thread.since_ns : previous_ns_;
+        sink_.sample(thread_id, static_cast<std::int64_t>(value), start_ns_ + until_ns);
         thread.handed_us += value;
         value_us_ += value;
         ++samples_;
@@ -328,7 +330,7 @@ void ProfileBuilder::add_missed(std::uint32_t thread_id, Thread& thread, std::ui
     const std::uint64_t value = thread.missed_ns / kNanosPerMicro;
     if (value != 0) {
         thread.missed_ns %= kNanosPerMicro;
-        sink_.missed(thread_id, static_cast<std::int64_t>(value));
+        sink_.missed(thread_id, static_cast<std::int64_t>(value), start_ns_ + now_ns_);
         missed_us_ += value;
         value_us_ += value;
     }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -15,6 +16,10 @@ struct Frame {
     CodeView code;
     std::uint32_t line = 0;  ///< 0 when there is none.
 };
+
+/// The moment up to which a sample counts: CLOCK_MONOTONIC in ns, as the target claims, within one
+/// tick. None, where only the sum is known.
+using SampleTime = std::optional<std::uint64_t>;
 
 /// Receives the finished samples of one process: what an output format implements.
 ///
@@ -34,10 +39,10 @@ class StackSink {
     virtual void stack(std::uint32_t thread_id, StackMarks marks, std::size_t kept,
                        std::span<const Frame> frames) = 0;
     /// The thread spent `value` (µs; in memory mode signed bytes; never 0) with its stack.
-    virtual void sample(std::uint32_t thread_id, std::int64_t value) = 0;
+    virtual void sample(std::uint32_t thread_id, std::int64_t value, SampleTime until) = 0;
 
     /// Of the thread's time, `value` is known of no stack: nobody looked for so long.
-    virtual void missed(std::uint32_t thread_id, std::int64_t value) = 0;
+    virtual void missed(std::uint32_t thread_id, std::int64_t value, SampleTime until) = 0;
 
     /// About once a second: what waits in it for something that may never come goes on.
     virtual void checkpoint() {}

@@ -3,8 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
+#include "output/late_names.h"
+#include "output/spare_room.h"
 #include "output/text.h"
 
 namespace echion::output {
@@ -17,30 +21,10 @@ using model::StackMarks;
 /// The cache of frames' texts starts anew above this.
 constexpr std::size_t kMaxCachedBytes = std::size_t{64} << 20;
 
-/// Room that is no longer used is given back above this.
-constexpr std::size_t kMaxSpareBytes = std::size_t{64} << 10;
-
-/// Lines of threads without a name that wait for one, of a process. `threading` enters a thread's
-/// name some microseconds after the thread has begun.
-constexpr std::size_t kMaxWaitingBytes = std::size_t{1} << 20;
-
-/// Checkpoints that they wait for at most.
-constexpr unsigned kMaxWaitingCheckpoints = 3;
-
-constexpr std::string_view kUnknown = "<unknown>";
 constexpr std::string_view kGcFrame = ";:GC:0";
 constexpr std::string_view kInvalidFrame = ";:INVALID:0";
 constexpr std::string_view kTruncatedFrame = ";:TRUNCATED:0";
 constexpr std::string_view kMissedFrame = ";:MISSED:0";
-
-/// Gives back most of what a string or vector grew to, once it is much smaller again.
-template <typename Container>
-void give_back(Container& container) {
-    const std::size_t spare = container.capacity() - container.size();
-    if (spare * sizeof(container[0]) > kMaxSpareBytes && spare > 3 * container.size()) {
-        container.shrink_to_fit();
-    }
-}
 
 class Digits {
   public:
@@ -59,13 +43,11 @@ class Digits {
 std::string make_frame_text(const Frame& frame) {
     std::string text(";");
     const bool is_label = frame.code.kind == CodeKind::kLabel;
-    const std::string_view function =
-        frame.code.qualified_name.empty() ? frame.code.name : frame.code.qualified_name;
     if (!is_label) {
         append_file_name(text, frame.code.file_name);
     }
     text += ':';
-    append_name(text, function.empty() ? kUnknown : function);
+    append_function_name(text, frame.code);
     text += ':';
     text += Digits(frame.line).view();
     return text;
@@ -76,6 +58,14 @@ bool ends_like_metric(std::string_view value) {
     const std::size_t space = value.find_last_of(' ');
     const std::string_view last = space == value.npos ? value : value.substr(space + 1);
     return !last.empty() && last.find_first_not_of("0123456789.") == last.npos;
+}
+
+void append_metadata(std::string& to, std::string_view key, std::string_view value) {
+    to += "# ";
+    append_name(to, key);
+    to += ": ";
+    append_file_name(to, value);
+    to += ends_like_metric(value) ? " \n" : "\n";
 }
 
 }  // namespace
@@ -90,10 +80,7 @@ class AustinWriter::Process final : public model::StackSink {
     Process(AustinWriter& writer, std::int64_t pid) : writer_(writer), pid_(pid) {}
 
     void process(model::PythonVersion version) override {
-        std::string text(Digits(version.major).view());
-        text.append(".").append(Digits(version.minor).view());
-        text.append(".").append(Digits(version.micro).view());
-        writer_.add_header("python", text);
+        writer_.add_header("python", format_version(version));
     }
 
     void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
@@ -106,20 +93,13 @@ class AustinWriter::Process final : public model::StackSink {
         head += ";T";
         head += Digits(interpreter_id).view();
         head += ':';
-        if (!name.empty()) {
-            append_name(head, name);
-        } else if (native_thread_id != 0) {
-            head += "thread-";
-            head += Digits(native_thread_id).view();
-        } else {
-            head += kUnknown;
-        }
+        append_thread_name(head, native_thread_id, name);
         Thread& thread = threads_[thread_id];
         thread.line.replace(0, thread.head_size, head);
         count_held(thread);
         thread.root_size += head.size() - thread.head_size;
         thread.head_size = head.size();
-        thread.may_be_named = name.empty();
+        thread.late.may_be_named = name.empty();
         if (!name.empty()) {
             write_waiting(thread);
         }
@@ -152,7 +132,7 @@ class AustinWriter::Process final : public model::StackSink {
         count_held(thread);
     }
 
-    void sample(std::uint32_t thread_id, std::int64_t value) override {
+    void sample(std::uint32_t thread_id, std::int64_t value, model::SampleTime /*until*/) override {
         if (thread_id >= threads_.size()) {
             return;
         }
@@ -160,7 +140,7 @@ class AustinWriter::Process final : public model::StackSink {
         std::string tail(thread.line, thread.head_size);
         if (thread.is_cut) {
             tail += kTruncatedFrame;
-            ++writer_.lines_shortened_;
+            writer_.count_shortened();
         }
         if (thread.marks.in_gc) {
             tail += kGcFrame;
@@ -171,7 +151,7 @@ class AustinWriter::Process final : public model::StackSink {
         put_line(thread, std::move(tail), value);
     }
 
-    void missed(std::uint32_t thread_id, std::int64_t value) override {
+    void missed(std::uint32_t thread_id, std::int64_t value, model::SampleTime /*until*/) override {
         if (thread_id < threads_.size()) {
             std::string tail(kMissedFrame);
             tail += ' ';
@@ -183,29 +163,22 @@ class AustinWriter::Process final : public model::StackSink {
 
     void checkpoint() override {
         for (Thread& thread : threads_) {
-            if (!thread.waiting.empty() && ++thread.checkpoints >= kMaxWaitingCheckpoints) {
+            if (LateNames::ends_wait(thread.late)) {
                 write_waiting(thread);
-                thread.may_be_named = false;
             }
         }
     }
 
     [[nodiscard]] std::size_t memory_bytes() const override {
-        return held_bytes_ + waiting_bytes_ + threads_.capacity() * sizeof(Thread) + texts_bytes_;
+        return held_bytes_ + late_names_.waiting_bytes() + threads_.capacity() * sizeof(Thread) +
+               texts_bytes_;
     }
     [[nodiscard]] std::uint64_t output_bytes() const override { return output_bytes_; }
 
   private:
-    // A line of a thread that may get a name yet: all behind the head.
-    struct WaitingLine {
-        std::string tail;
-        std::int64_t value;
-    };
     struct Thread {
         std::string line;
-        std::vector<WaitingLine> waiting;
-        bool may_be_named = false;
-        unsigned checkpoints = 0;  // that lines have waited through
+        LateNames::Thread late;  // lines that wait for the thread's name: all behind the head
         std::size_t head_size = 0;
         std::size_t root_size = 0;
         std::vector<std::uint32_t> ends;  // of each frame's text, from root_size
@@ -217,14 +190,10 @@ class AustinWriter::Process final : public model::StackSink {
 
     /// Writes a line, or has it wait for the thread's name.
     void put_line(Thread& thread, std::string tail, std::int64_t value) {
-        if (thread.may_be_named && waiting_bytes_ + tail.size() <= kMaxWaitingBytes) {
-            waiting_bytes_ += tail.size();
-            thread.waiting.push_back({std::move(tail), value});
-            return;
+        if (!late_names_.keep(thread.late, tail, value)) {
+            write_waiting(thread);
+            write_line(thread, tail, value);
         }
-        write_waiting(thread);
-        thread.may_be_named = false;
-        write_line(thread, tail, value);
     }
 
     void write_line(const Thread& thread, std::string_view tail, std::int64_t value) {
@@ -238,22 +207,19 @@ class AustinWriter::Process final : public model::StackSink {
         if (tail.front() == ' ' && ends_in_number(head)) {
             std::string line(head);
             line[line.find_last_of(' ')] = '_';
-            writer_.file_.append(line);
+            writer_.file().append(line);
         } else {
-            writer_.file_.append(head);
+            writer_.file().append(head);
         }
-        writer_.file_.append(tail);
-        ++writer_.lines_;
+        writer_.file().append(tail);
+        writer_.count_record();
     }
 
     /// Writes what has waited for the thread's name, under the one that it has now.
     void write_waiting(Thread& thread) {
-        for (const WaitingLine& line : thread.waiting) {
-            waiting_bytes_ -= line.tail.size();
+        for (const LateNames::Record& line : late_names_.take(thread.late)) {
             write_line(thread, line.tail, line.value);
         }
-        thread.waiting = {};
-        thread.checkpoints = 0;
     }
 
     void count_held(Thread& thread) {
@@ -279,8 +245,8 @@ class AustinWriter::Process final : public model::StackSink {
         if (!thread.is_cut) {
             const std::string& text = find_text(frame);
             const std::size_t bytes = thread.line.size() + text.size();
-            if (bytes > writer_.limits_.line_bytes ||
-                held_bytes_ - thread.held_bytes + bytes > writer_.limits_.lines_bytes) {
+            if (bytes > writer_.limits().line_bytes ||
+                held_bytes_ - thread.held_bytes + bytes > writer_.limits().lines_bytes) {
                 thread.is_cut = true;
                 thread.first_cut = thread.ends.size();
             } else {
@@ -306,70 +272,26 @@ class AustinWriter::Process final : public model::StackSink {
     AustinWriter& writer_;
     std::int64_t pid_;
     std::vector<Thread> threads_;
-    std::size_t held_bytes_ = 0;     // of all threads
-    std::size_t waiting_bytes_ = 0;  // likewise
+    LateNames late_names_;
+    std::size_t held_bytes_ = 0;  // of all threads
     std::uint64_t output_bytes_ = 0;
     std::unordered_map<std::uint64_t, std::string> texts_;  // by Frame::id
     std::size_t texts_bytes_ = 0;
 };
 
-void AustinWriter::append_metadata(std::string& to, std::string_view key, std::string_view value) {
-    to += "# ";
-    append_name(to, key);
-    to += ": ";
-    append_file_name(to, value);
-    to += ends_like_metric(value) ? " \n" : "\n";
-}
-
-void AustinWriter::add_header(std::string_view key, std::string_view value) {
-    if (std::ranges::none_of(header_, [key](const auto& line) { return line.first == key; })) {
-        set_header(key, value);
-    }
-}
-
-void AustinWriter::set_header(std::string_view key, std::string_view value) {
-    if (header_ended_) {
-        return;
-    }
-    const auto known =
-        std::ranges::find_if(header_, [key](const auto& line) { return line.first == key; });
-    if (known != header_.end()) {
-        known->second = value;
-    } else {
-        header_.emplace_back(key, value);
-    }
-}
-
-void AustinWriter::end_header() {
-    if (std::exchange(header_ended_, true)) {
-        return;
-    }
+void AustinWriter::write_header(const Metadata& header) {
     std::string text;
-    for (const auto& [key, value] : header_) {
+    for (const auto& [key, value] : header) {
         append_metadata(text, key, value);
     }
     text += '\n';
-    file_.append(text);
+    file().append(text);
 }
 
-void AustinWriter::add_footer(std::string_view key, std::string_view value) {
-    end_header();
+void AustinWriter::write_footer(std::string_view key, std::string_view value) {
     scratch_ = std::exchange(footer_begun_, true) ? "" : "\n";
     append_metadata(scratch_, key, value);
-    file_.append(scratch_);
-}
-
-bool AustinWriter::has_room(std::size_t bytes, std::int64_t value) {
-    const std::uint64_t used = file_.appended_bytes();
-    // The first that has no room is the last: a profile up to one moment, not of the short lines.
-    if (!is_full() && used <= limits_.output_bytes && bytes <= limits_.output_bytes - used) {
-        return true;
-    }
-    ++lines_cut_;
-    const std::uint64_t amount =
-        value < 0 ? ~static_cast<std::uint64_t>(value) + 1 : static_cast<std::uint64_t>(value);
-    value_cut_ += std::min(amount, ~std::uint64_t{0} - value_cut_);
-    return false;
+    file().append(scratch_);
 }
 
 std::unique_ptr<model::StackSink> AustinWriter::add_process(std::int64_t pid) {

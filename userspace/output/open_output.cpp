@@ -9,6 +9,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <climits>
@@ -17,6 +18,7 @@
 
 #include "base/clock.h"
 #include "base/function_ref.h"
+#include "output/gzip_stream.h"
 
 namespace echion::output {
 namespace {
@@ -34,9 +36,16 @@ constexpr std::int64_t kReaderTryPauseNs = 10'000'000;
 constexpr int kMaxRaces = 10;
 /// The kernel's own bound on links in one path.
 constexpr int kMaxLinks = 40;
-/// A profile's first lines. See AustinWriter.
-constexpr std::string_view kProfileBegins = "# mode: ";
-constexpr std::string_view kProfileHas = "\n# sampler: echion ";
+/// What a profile begins with, and has soon after that. See AustinWriter, MojoWriter, GzipStream.
+struct ProfileSigns {
+    std::string_view begins;
+    std::string_view has;
+};
+constexpr ProfileSigns kProfileSigns[] = {
+    {"# mode: ", "\n# sampler: echion "},
+    {{"MOJ\x03\x01mode\0", 10}, {"\0\x01sampler\0echion ", 17}},
+    {"\x1f\x8b\x08\x10", kGzipComment},
+};
 
 constexpr char kNobodyReads[] = "it is a FIFO that nobody reads";
 
@@ -68,8 +77,9 @@ bool begins_like_profile(int fd) {
         return false;
     }
     const std::string_view text(head.data(), static_cast<std::size_t>(size));
-    return text.empty() ||
-           (text.starts_with(kProfileBegins) && text.find(kProfileHas) != text.npos);
+    return text.empty() || std::ranges::any_of(kProfileSigns, [text](const ProfileSigns& signs) {
+               return text.starts_with(signs.begins) && text.find(signs.has) != text.npos;
+           });
 }
 
 const char* why_not_own_profile(const struct stat& info) {

@@ -15,12 +15,6 @@
 namespace echion::output {
 namespace {
 
-/// Bytes up to the last line's end; all, where there is no line's end.
-std::size_t count_whole_lines(std::string_view text) {
-    const std::size_t end = text.rfind('\n');
-    return end == text.npos ? text.size() : end + 1;
-}
-
 /// A file that only this process can see; none, with errno.
 UniqueFd make_spool() {
     const std::string folder = find_spool_folder();
@@ -104,10 +98,30 @@ Result<OutputFile> OutputFile::open(const std::string& path, NameOrigin origin, 
     return file;
 }
 
+void OutputFile::mark_end() {
+    if (used_ == 0 || (!marks_.empty() && marks_.back() == used_)) {
+        return;
+    }
+    if (marks_.size() > 1 && marks_.back() - marks_[marks_.size() - 2] < kMarkSpacing) {
+        marks_.back() = used_;
+    } else {
+        marks_.push_back(used_);
+    }
+}
+
+/// Bytes in the buffer up to the last record's end; all, where none ends.
+std::size_t OutputFile::count_whole() const {
+    if (record_ends_ == RecordEnds::kMarked) {
+        return marks_.empty() ? used_ : marks_.back();
+    }
+    const std::size_t end = std::string_view(buffer_.get(), used_).rfind('\n');
+    return end == std::string_view::npos ? used_ : end + 1;
+}
+
 void OutputFile::append_slowly(std::string_view text) {
     while (!text.empty()) {
         if (used_ == kBufferBytes) {
-            hand_over(count_whole_lines({buffer_.get(), used_}));
+            hand_over(count_whole());
         }
         const std::size_t part = std::min(text.size(), kBufferBytes - used_);
         text.copy(buffer_.get() + used_, part);
@@ -116,7 +130,7 @@ void OutputFile::append_slowly(std::string_view text) {
     }
 }
 
-/// Hands over the first `bytes` of the buffer.
+/// Hands over the first `bytes` of the buffer, no fewer than count_whole().
 void OutputFile::hand_over(std::size_t bytes) {
     if (bytes == 0) {
         return;
@@ -125,12 +139,13 @@ void OutputFile::hand_over(std::size_t bytes) {
     auto rest = std::make_unique_for_overwrite<char[]>(kBufferBytes);
     used_ -= bytes;
     std::copy_n(buffer_.get() + bytes, used_, rest.get());
-    queue_.push({std::exchange(buffer_, std::move(rest)), bytes});
+    queue_.push(
+        {std::exchange(buffer_, std::move(rest)), bytes, record_ends_, std::exchange(marks_, {})});
 }
 
 void OutputFile::flush() {
     if (queue_.waiting_bytes() == 0 && used_ != 0) {
-        hand_over(count_whole_lines({buffer_.get(), used_}));
+        hand_over(count_whole());
     }
 }
 

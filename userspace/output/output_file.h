@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "output/open_output.h"
@@ -48,9 +49,14 @@ class OutputFile {
         text.copy(buffer_.get() + used_, text.size());
         used_ += text.size();
     }
+    /// For binary formats: records end where mark_end() is called, and not with each line. Before
+    /// the first append().
+    void use_marks() { record_ends_ = RecordEnds::kMarked; }
+    /// After use_marks(): what has been appended so far makes whole records.
+    void mark_end();
     /// Has what is buffered written, unless more waits to be written already. What is written in
-    /// one piece ends with a line, so that whoever reads, or this program's end at any moment,
-    /// finds whole lines. Only a line of more than a buffer is written in parts.
+    /// one piece ends with a record, so that whoever reads, or this program's end at any moment,
+    /// finds whole records. Only a record of more than a buffer is written in parts.
     void flush();
 
     /// The end: has everything written, then the file closed. has_ended() tells when that is done,
@@ -58,9 +64,10 @@ class OutputFile {
     void finish();
     [[nodiscard]] bool has_ended() const { return is_discarded_ || queue_.has_ended(); }
     [[nodiscard]] int ended_fd() const { return queue_.ended_fd(); }
-    /// The first failure of all, if any: a regular file then ends with the last line that was
-    /// written whole. A file that was removed while it was being written counts
-    /// as a failure (ENOENT): nobody will ever read it. kBoundExceeded after give_up().
+    /// The first failure of all, if any: a regular file then ends with a record that was
+    /// written whole: the last one, or one that ends up to kMarkSpacing in front of it. A file that
+    /// was removed while it was being written counts as a failure (ENOENT): nobody will ever read
+    /// it. kBoundExceeded after give_up().
     [[nodiscard]] Status status() const;
     /// finish(), and waits for it.
     Status close();
@@ -91,12 +98,15 @@ class OutputFile {
 
   private:
     static constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
+    /// Marks are kept so far apart, so that they take less than what they mark.
+    static constexpr std::size_t kMarkSpacing = std::size_t{4} << 10;
     /// A second's output of the busiest sampling.
     static constexpr std::uint64_t kMaxWaitingBytes = std::uint64_t{16} << 20;
 
     OutputFile(const std::string& path, OpenedOutput opened, WriteQueue::Begin begin);
     void append_slowly(std::string_view text);
     void hand_over(std::size_t bytes);
+    [[nodiscard]] std::size_t count_whole() const;
 
     std::string path_;
     UniqueFd shared_;  // what was kept in spool_ goes to
@@ -106,6 +116,8 @@ class OutputFile {
     WriteQueue queue_;
     std::unique_ptr<char[]> buffer_;
     std::size_t used_ = 0;
+    RecordEnds record_ends_ = RecordEnds::kLines;
+    std::vector<std::size_t> marks_;  // in buffer_; the last one is where the last record ends
     std::uint64_t appended_bytes_ = 0;
     std::uint64_t delivered_bytes_ = 0;
     bool created_ = false;

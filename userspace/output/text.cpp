@@ -9,6 +9,7 @@ constexpr std::string_view kFullWidthSemicolon = "\uFF1B";
 constexpr std::string_view kFullWidthColon = "\uFF1A";
 constexpr std::string_view kFullWidthSlash = "\uFF0F";
 constexpr std::string_view kDeletePicture = "\u2421";
+constexpr std::string_view kUnknown = "<unknown>";
 constexpr std::string_view kReplacement = "\uFFFD";
 
 /// Bytes of the line break, control character or mark of direction beyond ASCII at the start of
@@ -89,6 +90,27 @@ void append_name(std::string& line, std::string_view name) {
 
 void append_file_name(std::string& line, std::string_view name) {
     append_clean(line, name, NameKind::kFile);
+}
+
+void append_function_name(std::string& line, const model::CodeView& code) {
+    const std::string_view name = code.qualified_name.empty() ? code.name : code.qualified_name;
+    append_name(line, name.empty() ? kUnknown : name);
+}
+
+void append_thread_name(std::string& line, std::uint32_t native_thread_id, std::string_view name) {
+    if (!name.empty()) {
+        append_name(line, name);
+    } else if (native_thread_id != 0) {
+        line += "thread-";
+        line += std::to_string(native_thread_id);
+    } else {
+        line += kUnknown;
+    }
+}
+
+std::string format_version(model::PythonVersion version) {
+    return std::to_string(version.major) + '.' + std::to_string(version.minor) + '.' +
+           std::to_string(version.micro);
 }
 
 bool ends_in_number(std::string_view text) {

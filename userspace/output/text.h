@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
+
+#include "model/profile_events.h"
 
 namespace echion::output {
 
@@ -14,6 +17,12 @@ namespace echion::output {
 /// /etc/ld.so.preload, split at spaces and colons) names no file. `name` is UTF-8.
 void append_name(std::string& line, std::string_view name);
 void append_file_name(std::string& line, std::string_view name);
+
+/// What a frame and a thread are called, in every format.
+void append_function_name(std::string& line, const model::CodeView& code);
+void append_thread_name(std::string& line, std::uint32_t native_thread_id, std::string_view name);
+/// `3.12.1`
+std::string format_version(model::PythonVersion version);
 
 /// Whether a text ends in white space and a number. At the end of a line flamegraph.pl takes such a
 /// number for a metric.

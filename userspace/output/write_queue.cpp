@@ -23,13 +23,6 @@ namespace {
 /// In one call, so that progress shows on a slow disk.
 constexpr std::size_t kMaxWriteBytes = std::size_t{128} << 10;
 
-/// Of `text`, what is written in one call: whole lines, if it holds the end of one. A process that
-/// is killed ends its call first, but where the kernel copies many pages.
-std::size_t count_piece(std::string_view text) {
-    const std::size_t end = text.rfind('\n');
-    return end == text.npos ? text.size() : end + 1;
-}
-
 void raise_event(int fd) {
     const std::uint64_t one = 1;
     // Fails only when it is raised already.
@@ -37,6 +30,15 @@ void raise_event(int fd) {
 }
 
 }  // namespace
+
+std::size_t Chunk::find_end(std::size_t from, std::size_t to) const {
+    if (record_ends == RecordEnds::kLines) {
+        const std::size_t end = std::string_view(bytes.get() + from, to - from).rfind('\n');
+        return end == std::string_view::npos ? from : from + end + 1;
+    }
+    const auto behind = std::ranges::upper_bound(marks, to);
+    return behind == marks.begin() ? from : std::max(from, *(behind - 1));
+}
 
 struct WriteQueue::State {
     State(UniqueFd file, Begin how)
@@ -58,8 +60,8 @@ struct WriteQueue::State {
     std::atomic<int> failure{0};
     std::atomic<bool> given_up{false};
     std::atomic<bool> vanished{false};
-    std::uint64_t left_bytes = 0;         // the owner's
-    std::uint64_t whole_lines_bytes = 0;  // the thread's
+    std::uint64_t left_bytes = 0;   // the owner's
+    std::uint64_t whole_bytes = 0;  // up to the end of a record; the thread's
     std::atomic<std::uint64_t> cut_bytes{0};
 
     std::mutex mutex;
@@ -84,33 +86,33 @@ struct WriteQueue::State {
         return entries[1].revents == 0;
     }
 
-    /// Before written_bytes tells of them.
-    void note_lines(std::string_view text) {
-        if (const std::size_t end = text.rfind('\n'); end != text.npos) {
-            whole_lines_bytes = written_bytes + end + 1;
-        }
-    }
-
-    /// What was written of a line before a failure could be taken for a whole one, with a metric
-    /// that lacks its last digits.
+    /// What was written of a record before a failure could be taken for a whole one: a line with a
+    /// metric that lacks its last digits.
     void cut_back() {
         const std::uint64_t written = written_bytes;
         struct stat info {};
-        if (begin != Begin::kWhereItStands && written > whole_lines_bytes &&
+        if (begin != Begin::kWhereItStands && written > whole_bytes &&
             fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode) &&
-            ftruncate(fd.get(), static_cast<off_t>(whole_lines_bytes)) == 0) {
-            cut_bytes = written - whole_lines_bytes;
+            ftruncate(fd.get(), static_cast<off_t>(whole_bytes)) == 0) {
+            cut_bytes = written - whole_bytes;
         }
     }
 
     void write_out(const Chunk& chunk) {
         for (std::size_t at = 0; at < chunk.size && goes_on();) {
-            const std::size_t size =
-                count_piece({chunk.bytes.get() + at, std::min(chunk.size - at, kMaxWriteBytes)});
-            const ssize_t count = ::write(fd.get(), chunk.bytes.get() + at, size);
+            // Whole records, if it holds the end of one. A process that is killed ends its call
+            // first, but where the kernel copies many pages.
+            const std::size_t most = std::min(chunk.size, at + kMaxWriteBytes);
+            const std::size_t end = chunk.find_end(at, most);
+            const ssize_t count =
+                ::write(fd.get(), chunk.bytes.get() + at, (end == at ? most : end) - at);
             if (count >= 0) {
-                note_lines({chunk.bytes.get() + at, static_cast<std::size_t>(count)});
-                at += static_cast<std::size_t>(count);
+                const std::size_t next = at + static_cast<std::size_t>(count);
+                if (const std::size_t whole = chunk.find_end(at, next); whole != at) {
+                    // Before written_bytes tells of it.
+                    whole_bytes = written_bytes + (whole - at);
+                }
+                at = next;
                 written_bytes += static_cast<std::uint64_t>(count);
                 waiting_bytes -= static_cast<std::uint64_t>(count);
             } else if (errno == EAGAIN) {

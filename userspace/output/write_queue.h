@@ -3,15 +3,28 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/unique_fd.h"
 
 namespace echion::output {
 
-/// A part of a file's text, as it is handed over.
+/// How it is known where a record ends. A file may end there.
+enum class RecordEnds {
+    kLines,   ///< With each line.
+    kMarked,  ///< Where the writer has said so.
+};
+
+/// A part of a file's content, as it is handed over.
 struct Chunk {
     std::unique_ptr<char[]> bytes;
     std::size_t size = 0;
+    RecordEnds record_ends = RecordEnds::kLines;
+    /// Of kMarked: where in it records end, ascending.
+    std::vector<std::size_t> marks;
+
+    /// Where the last record ends that ends behind `from` and not behind `to`; `from` if none does.
+    [[nodiscard]] std::size_t find_end(std::size_t from, std::size_t to) const;
 };
 
 /// Writes to a descriptor from a thread of its own, in the order in which it is given text, so that
@@ -34,7 +47,7 @@ class WriteQueue {
     ~WriteQueue();
 
     /// After a failure, and after give_up(), what comes is dropped. A regular file is then cut back
-    /// to the last line that is whole, unless others write to it, too.
+    /// to the last record that is whole, unless others write to it, too.
     void push(Chunk chunk);
     /// No more comes: when all is written the file is closed.
     void finish();

@@ -10,7 +10,7 @@ function __echion_no_command
         switch $words[1]
             case --
                 return 1
-            case -i --interval -x --exposure -o --output -p --pid -w --where --max-frames \
+            case -i --interval -x --exposure -o --output --format -p --pid -w --where --max-frames \
                 --max-output --max-memory --engine
                 set -e words[1]
             case '-*'
@@ -21,7 +21,7 @@ function __echion_no_command
     end
 end
 
-complete -c echion -x -d Command -a '(__fish_complete_subcommand -- -i --interval -x --exposure -o --output -p --pid -w --where --max-frames --max-output --max-memory --engine)'
+complete -c echion -x -d Command -a '(__fish_complete_subcommand -- -i --interval -x --exposure -o --output --format -p --pid -w --where --max-frames --max-output --max-memory --engine)'
 complete -c echion -n __echion_no_command -s h -l help -d 'Show the help and exit'
 complete -c echion -n __echion_no_command -s V -l version -d 'Show the version and exit'
 complete -c echion -n __echion_no_command -x -s i -l interval -d 'Time between samples'
@@ -30,6 +30,7 @@ complete -c echion -n __echion_no_command -x -s x -l exposure -d 'Stop sampling 
 complete -c echion -n __echion_no_command -s m -l memory -d 'Planned: memory of Python objects'
 complete -c echion -n __echion_no_command -s n -l native -d 'Planned: frames of native code'
 complete -c echion -n __echion_no_command -r -F -s o -l output -d 'File for the profile'
+complete -c echion -n __echion_no_command -x -l format -a 'austin mojo pprof' -d 'Format of the profile'
 complete -c echion -n __echion_no_command -x -s p -l pid -a '(__fish_complete_pids)' -d 'Sample a running process'
 complete -c echion -n __echion_no_command -s s -l stealth -d 'Leave out the CPU time of the sampler'
 complete -c echion -n __echion_no_command -x -s w -l where -a '(__fish_complete_pids)' -d 'Show where the threads are'

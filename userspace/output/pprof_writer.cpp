@@ -1,0 +1,582 @@
+#include "output/pprof_writer.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <optional>
+#include <protozero/pbf_writer.hpp>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "output/late_names.h"
+#include "output/spare_room.h"
+#include "output/text.h"
+
+namespace echion::output {
+namespace {
+
+using model::CodeKind;
+using model::Frame;
+using model::StackMarks;
+using protozero::pbf_writer;
+
+// Numbers of the fields in profile.proto.
+namespace profile {
+enum : protozero::pbf_tag_type {
+    kSampleType = 1,
+    kSample = 2,
+    kLocation = 4,
+    kFunction = 5,
+    kStringTable = 6,
+    kTimeNanos = 9,
+    kDurationNanos = 10,
+    kPeriodType = 11,
+    kPeriod = 12,
+    kComment = 13,
+    kDefaultSampleType = 14,
+};
+}  // namespace profile
+namespace value_type {
+enum : protozero::pbf_tag_type { kType = 1, kUnit = 2 };
+}  // namespace value_type
+namespace sample_fields {
+enum : protozero::pbf_tag_type { kLocationId = 1, kValue = 2, kLabel = 3 };
+}  // namespace sample_fields
+namespace label_fields {
+enum : protozero::pbf_tag_type { kKey = 1, kStr = 2, kNum = 3 };
+}  // namespace label_fields
+namespace location_fields {
+enum : protozero::pbf_tag_type { kId = 1, kLine = 4 };
+}  // namespace location_fields
+namespace line_fields {
+enum : protozero::pbf_tag_type { kFunctionId = 1, kLine = 2 };
+}  // namespace line_fields
+namespace function_fields {
+enum : protozero::pbf_tag_type {
+    kId = 1,
+    kName = 2,
+    kSystemName = 3,
+    kFilename = 4,
+    kStartLine = 5
+};
+}  // namespace function_fields
+
+/// What each entry of the string table begins with: its field's number, and that it has a length.
+constexpr char kStringTag = (profile::kStringTable << 3) | 2;
+
+/// The first entries of the string table. The message's first one is to be empty.
+enum FixedString : std::uint64_t {
+    kEmpty,
+    kMetric,
+    kNanoseconds,
+    kPid,
+    kThread,
+    kTid,
+    kInterpreter,
+    kMark,
+    kFixedStrings
+};
+
+constexpr std::int64_t kNanosPerMicro = 1000;
+constexpr std::int64_t kMostNanos = std::numeric_limits<std::int64_t>::max();
+
+/// What is known to be defined is forgotten above this, and defined again.
+constexpr std::size_t kMaxCachedBytes = std::size_t{64} << 20;
+/// Stacks whose times are added up, of one process. Above it all are written, and it begins anew.
+constexpr std::size_t kMaxTableBytes = std::size_t{16} << 20;
+/// Definitions are not kept for the next sample above this.
+constexpr std::size_t kMaxDefinitionsBytes = std::size_t{1} << 20;
+/// Of a node of a hash map: the node, its allocation, its share of the buckets.
+constexpr std::size_t kMapNodeBytes = 48;
+/// Of what a stack has earned, this share may wait for the end.
+constexpr std::int64_t kWaitingShare = 10;
+/// Of a sample beside what it is given as: its value, its length, and their tags.
+constexpr std::size_t kSampleFrameBytes = 32;
+
+enum class Mark : std::uint8_t { kTruncated, kInvalid, kMissed, kGc };
+constexpr std::array<std::string_view, 4> kMarkNames = {"TRUNCATED", "INVALID", "MISSED", "GC"};
+
+std::int64_t add_capped(std::int64_t a, std::int64_t b) {
+    return b > kMostNanos - a ? kMostNanos : a + b;
+}
+
+void add_text_label(pbf_writer& sample, std::uint64_t key, std::uint64_t text) {
+    pbf_writer label(sample, sample_fields::kLabel);
+    label.add_int64(label_fields::kKey, static_cast<std::int64_t>(key));
+    label.add_int64(label_fields::kStr, static_cast<std::int64_t>(text));
+}
+
+void add_number_label(pbf_writer& sample, std::uint64_t key, std::int64_t number) {
+    pbf_writer label(sample, sample_fields::kLabel);
+    label.add_int64(label_fields::kKey, static_cast<std::int64_t>(key));
+    label.add_int64(label_fields::kNum, number);
+}
+
+std::string make_comment(std::string_view key, std::string_view value) {
+    std::string comment;
+    append_name(comment, key);
+    comment += ": ";
+    append_file_name(comment, value);
+    return comment;
+}
+
+void add_value_type(pbf_writer& message, protozero::pbf_tag_type field) {
+    pbf_writer type(message, field);
+    type.add_int64(value_type::kType, kMetric);
+    type.add_int64(value_type::kUnit, kNanoseconds);
+}
+
+}  // namespace
+
+/// Keeps every thread's stack as numbers of locations, and the times of its process's stacks.
+class PprofWriter::Process final : public model::StackSink {
+  public:
+    Process(PprofWriter& writer, std::int64_t pid) : writer_(writer), pid_(pid) {}
+    ~Process() override { write_table(true); }
+    Process(const Process&) = delete;
+    Process& operator=(const Process&) = delete;
+
+    void process(model::PythonVersion version) override {
+        writer_.add_header("python", format_version(version));
+    }
+
+    void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
+                std::uint32_t native_thread_id, std::string_view name) override {
+        if (thread_id >= threads_.size()) {
+            threads_.resize(thread_id + 1);
+        }
+        Thread& thread = threads_[thread_id];
+        std::string shown;
+        append_thread_name(shown, native_thread_id, name);
+        const std::uint64_t shown_string = find_string(shown);
+        thread.labels.clear();
+        pbf_writer sample(thread.labels);
+        add_number_label(sample, kPid, pid_);
+        add_text_label(sample, kThread, shown_string);
+        if (native_thread_id != 0) {
+            add_number_label(sample, kTid, native_thread_id);
+        }
+        if (interpreter_id != 0) {
+            add_number_label(sample, kInterpreter, interpreter_id);
+        }
+        count_held(thread);
+        thread.late.may_be_named = name.empty();
+        if (!name.empty()) {
+            add_waiting(thread);
+        }
+    }
+
+    void thread_ended(std::uint32_t thread_id) override {
+        if (thread_id < threads_.size()) {
+            add_waiting(threads_[thread_id]);
+            held_bytes_ -= threads_[thread_id].held_bytes;
+            threads_[thread_id] = {};
+        }
+    }
+
+    void stack(std::uint32_t thread_id, StackMarks marks, std::size_t kept,
+               std::span<const Frame> frames) override {
+        if (thread_id >= threads_.size() || writer_.is_full()) {
+            return;
+        }
+        Thread& thread = threads_[thread_id];
+        thread.marks = marks;
+        thread.locations.resize(std::min(kept, thread.locations.size()));
+        for (const Frame& frame : frames) {
+            thread.locations.push_back(find_location(frame));
+        }
+        give_back(thread.locations);
+        count_held(thread);
+    }
+
+    void sample(std::uint32_t thread_id, std::int64_t value, model::SampleTime /*until*/) override {
+        if (thread_id >= threads_.size() || is_cut(value)) {
+            return;
+        }
+        Thread& thread = threads_[thread_id];
+        const StackMarks marks = thread.marks;
+        std::vector<std::uint64_t> leaf_first;
+        leaf_first.reserve(thread.locations.size() + kMarkNames.size());
+        if (marks.in_gc) {
+            leaf_first.push_back(find_mark(Mark::kGc).location);
+        }
+        leaf_first.insert(leaf_first.end(), thread.locations.rbegin(), thread.locations.rend());
+        if (marks.invalid) {
+            leaf_first.push_back(find_mark(Mark::kInvalid).location);
+        }
+        if (marks.truncated) {
+            leaf_first.push_back(find_mark(Mark::kTruncated).location);
+        }
+        std::string tail;
+        pbf_writer sample(tail);
+        sample.add_packed_uint64(sample_fields::kLocationId, leaf_first.begin(), leaf_first.end());
+        for (const auto& [is_marked, mark] :
+             {std::pair{marks.in_gc, Mark::kGc}, std::pair{marks.invalid, Mark::kInvalid},
+              std::pair{marks.truncated, Mark::kTruncated}}) {
+            if (is_marked) {
+                add_text_label(sample, kMark, find_mark(mark).name);
+            }
+        }
+        put_record(thread, std::move(tail), value);
+    }
+
+    void missed(std::uint32_t thread_id, std::int64_t value, model::SampleTime /*until*/) override {
+        if (thread_id >= threads_.size() || is_cut(value)) {
+            return;
+        }
+        const KnownMark& mark = find_mark(Mark::kMissed);
+        std::string tail;
+        pbf_writer sample(tail);
+        sample.add_packed_uint64(sample_fields::kLocationId, &mark.location, &mark.location + 1);
+        add_text_label(sample, kMark, mark.name);
+        put_record(threads_[thread_id], std::move(tail), value);
+    }
+
+    void checkpoint() override {
+        for (Thread& thread : threads_) {
+            if (LateNames::ends_wait(thread.late)) {
+                add_waiting(thread);
+            }
+        }
+        write_table(false);
+    }
+
+    [[nodiscard]] std::size_t memory_bytes() const override {
+        return held_bytes_ + late_names_.waiting_bytes() + threads_.capacity() * sizeof(Thread) +
+               cached_bytes_ + table_bytes_;
+    }
+    /// Its share of the file, by its share of what was compressed.
+    [[nodiscard]] std::uint64_t output_bytes() const override {
+        if (plain_bytes_ == 0) {
+            return 0;
+        }
+        const double share =
+            static_cast<double>(plain_bytes_) / static_cast<double>(writer_.plain_bytes_);
+        return static_cast<std::uint64_t>(share *
+                                          static_cast<double>(writer_.file().appended_bytes()));
+    }
+
+  private:
+    struct Thread {
+        std::string labels;
+        std::vector<std::uint64_t> locations;  // root first
+        StackMarks marks;
+        LateNames::Thread late;      // samples that wait for the thread's name: all but its labels
+        std::size_t held_bytes = 0;  // as counted last
+    };
+    struct Times {
+        std::int64_t waiting_us = 0;
+        std::int64_t written_us = 0;
+    };
+    struct KnownMark {
+        std::uint64_t name = 0;
+        std::uint64_t location = 0;
+    };
+
+    /// Once the output is full; counts it then.
+    bool is_cut(std::int64_t value) {
+        if (writer_.is_full()) {
+            writer_.cut(value);
+        }
+        return writer_.is_full();
+    }
+
+    void put_record(Thread& thread, std::string tail, std::int64_t value) {
+        if (!late_names_.keep(thread.late, tail, value)) {
+            add_waiting(thread);
+            add_time(thread, tail, value);
+        }
+    }
+
+    void add_waiting(Thread& thread) {
+        for (const LateNames::Record& record : late_names_.take(thread.late)) {
+            add_time(thread, record.tail, record.value);
+        }
+    }
+
+    void add_time(const Thread& thread, std::string_view tail, std::int64_t value_us) {
+        std::string sample(tail);
+        sample += thread.labels;
+        const std::size_t entry_bytes = sample.size() + sizeof(Times) + kMapNodeBytes;
+        const auto [entry, is_new] = table_.try_emplace(std::move(sample));
+        table_bytes_ += is_new ? entry_bytes : 0;
+        entry->second.waiting_us = add_capped(entry->second.waiting_us, value_us);
+        if (table_bytes_ > kMaxTableBytes) {
+            write_table(true);
+            table_.clear();
+            table_bytes_ = 0;
+        }
+    }
+
+    /// Writes what has waited, of all stacks or of those that have earned much since.
+    void write_table(bool all) {
+        for (auto& [sample, times] : table_) {
+            const bool is_due = all || times.waiting_us >= times.written_us / (kWaitingShare - 1);
+            if (times.waiting_us == 0 || !is_due) {
+                continue;
+            }
+            const std::uint64_t before = writer_.plain_bytes_;
+            writer_.write_sample(sample, times.waiting_us);
+            plain_bytes_ += writer_.plain_bytes_ - before;
+            times.written_us = add_capped(times.written_us, times.waiting_us);
+            times.waiting_us = 0;
+        }
+    }
+
+    void count_held(Thread& thread) {
+        held_bytes_ -= thread.held_bytes;
+        thread.held_bytes =
+            thread.labels.capacity() + thread.locations.capacity() * sizeof(thread.locations[0]);
+        held_bytes_ += thread.held_bytes;
+    }
+
+    std::uint64_t find_location(const Frame& frame) {
+        if (const auto found = locations_.find(frame.id); found != locations_.end()) {
+            return found->second;
+        }
+        if (cached_bytes_ > kMaxCachedBytes) {
+            locations_.clear();
+            functions_.clear();
+            strings_.clear();
+            cached_bytes_ = 0;
+        }
+        std::string file;
+        if (frame.code.kind != CodeKind::kLabel) {
+            append_file_name(file, frame.code.file_name);
+        }
+        std::string name;
+        append_function_name(name, frame.code);
+        const std::uint64_t location =
+            writer_.define_location(find_function(name, file, frame.code.first_line), frame.line);
+        locations_.emplace(frame.id, location);
+        cached_bytes_ += kMapNodeBytes;
+        return location;
+    }
+
+    std::uint64_t find_function(const std::string& name, const std::string& file,
+                                std::uint32_t first_line) {
+        // No name has a line break in it.
+        const std::string key = name + '\n' + file + '\n' + std::to_string(first_line);
+        if (const auto found = functions_.find(key); found != functions_.end()) {
+            return found->second;
+        }
+        const std::uint64_t name_string = find_string(name);
+        const std::uint64_t id =
+            writer_.define_function(name_string, find_string(file), first_line);
+        cached_bytes_ += key.size() + sizeof(std::string) + kMapNodeBytes;
+        functions_.emplace(key, id);
+        return id;
+    }
+
+    std::uint64_t find_string(const std::string& text) {
+        if (text.empty()) {
+            return kEmpty;
+        }
+        if (const auto found = strings_.find(text); found != strings_.end()) {
+            return found->second;
+        }
+        const std::uint64_t index = writer_.define_string(text);
+        cached_bytes_ += text.size() + sizeof(std::string) + kMapNodeBytes;
+        strings_.emplace(text, index);
+        return index;
+    }
+
+    const KnownMark& find_mark(Mark mark) {
+        const auto index = static_cast<std::size_t>(mark);
+        std::optional<KnownMark>& known = marks_[index];
+        if (!known) {
+            const std::uint64_t name = writer_.define_string(kMarkNames[index]);
+            const std::uint64_t function = writer_.define_function(name, kEmpty, 0);
+            known = KnownMark{name, writer_.define_location(function, 0)};
+        }
+        return *known;
+    }
+
+    PprofWriter& writer_;
+    std::int64_t pid_;
+    std::vector<Thread> threads_;
+    LateNames late_names_;
+    // By the message Sample without its value.
+    std::unordered_map<std::string, Times> table_;
+    std::size_t table_bytes_ = 0;
+    std::unordered_map<std::uint64_t, std::uint64_t> locations_;  // by Frame::id
+    std::unordered_map<std::string, std::uint64_t> functions_;    // by name, file and first line
+    std::unordered_map<std::string, std::uint64_t> strings_;
+    std::array<std::optional<KnownMark>, kMarkNames.size()> marks_;
+    std::size_t cached_bytes_ = 0;
+    std::size_t held_bytes_ = 0;     // of all threads
+    std::uint64_t plain_bytes_ = 0;  // of writer_.plain_bytes_
+};
+
+PprofWriter::PprofWriter(OutputFile& file, const ProfileDescription& description,
+                         const WriterLimits& limits)
+    : ProfileWriter(file, limits),
+      description_(description),
+      stream_(file),
+      next_string_(kFixedStrings),
+      strings_written_(kFixedStrings) {
+    file.use_marks();
+}
+
+void PprofWriter::write_header(const Metadata& header) {
+    const bool is_cpu = description_.metric == model::Metric::kCpuTime;
+    const std::string_view fixed[] = {
+        "", is_cpu ? "cpu" : "wall", "nanoseconds", "pid", "thread", "tid", "interpreter", "mark"};
+    static_assert(std::size(fixed) == kFixedStrings);
+    std::string text;
+    pbf_writer message(text);
+    for (const std::string_view one : fixed) {
+        message.add_string(profile::kStringTable, one.data(), one.size());
+    }
+    add_value_type(message, profile::kSampleType);
+    add_value_type(message, profile::kPeriodType);
+    message.add_int64(profile::kPeriod, static_cast<std::int64_t>(interval_ns()));
+    message.add_int64(profile::kDefaultSampleType, kMetric);
+    message.add_int64(profile::kTimeNanos, static_cast<std::int64_t>(description_.begun_unix_ns));
+    stream_.append(text);
+    for (const auto& [key, value] : header) {
+        header_comments_.push_back(make_comment(key, value));
+        header_comments_bytes_ += header_comments_.back().size() + kSampleFrameBytes;
+    }
+}
+
+void PprofWriter::write_header_comments() {
+    for (const std::string& comment : std::exchange(header_comments_, {})) {
+        write_comment(comment);
+    }
+    header_comments_bytes_ = 0;
+}
+
+void PprofWriter::write_footer(std::string_view key, std::string_view value) {
+    settle_definitions();
+    write_comment(make_comment(key, value));
+}
+
+void PprofWriter::write_comment(std::string_view comment) {
+    std::string text;
+    pbf_writer message(text);
+    message.add_string(profile::kStringTable, comment.data(), comment.size());
+    message.add_int64(profile::kComment, static_cast<std::int64_t>(next_string_));
+    strings_written_ = ++next_string_;
+    stream_.append(text);
+}
+
+void PprofWriter::finish(std::uint64_t duration_ns) {
+    end_header();
+    settle_definitions();
+    std::string text;
+    pbf_writer message(text);
+    message.add_int64(
+        profile::kDurationNanos,
+        static_cast<std::int64_t>(std::min(duration_ns, static_cast<std::uint64_t>(kMostNanos))));
+    stream_.append(text);
+    stream_.finish();
+}
+
+std::uint64_t PprofWriter::define_string(std::string_view text) {
+    if (definitions_.size() > kMaxDefinitionsBytes && !write_definitions()) {
+        drop_definitions();
+        cut(0);
+    }
+    if (is_full()) {
+        return kEmpty;  // nothing comes that needs it
+    }
+    pbf_writer(definitions_).add_string(profile::kStringTable, text.data(), text.size());
+    definition_ends_.push_back(definitions_.size());
+    return next_string_++;
+}
+
+std::uint64_t PprofWriter::define_function(std::uint64_t name, std::uint64_t file,
+                                           std::uint32_t first_line) {
+    {
+        pbf_writer message(definitions_);
+        pbf_writer function(message, profile::kFunction);
+        function.add_uint64(function_fields::kId, next_function_);
+        function.add_int64(function_fields::kName, static_cast<std::int64_t>(name));
+        function.add_int64(function_fields::kSystemName, static_cast<std::int64_t>(name));
+        function.add_int64(function_fields::kFilename, static_cast<std::int64_t>(file));
+        function.add_int64(function_fields::kStartLine, first_line);
+    }
+    definition_ends_.push_back(definitions_.size());
+    return next_function_++;
+}
+
+std::uint64_t PprofWriter::define_location(std::uint64_t function, std::uint32_t line) {
+    {
+        pbf_writer message(definitions_);
+        pbf_writer location(message, profile::kLocation);
+        location.add_uint64(location_fields::kId, next_location_);
+        pbf_writer place(location, location_fields::kLine);
+        place.add_uint64(line_fields::kFunctionId, function);
+        place.add_int64(line_fields::kLine, line);
+    }
+    definition_ends_.push_back(definitions_.size());
+    return next_location_++;
+}
+
+bool PprofWriter::finds_room(std::size_t plain_bytes) {
+    plain_bytes += header_comments_bytes_;
+    if (!is_full() && !fits(stream_.bound(plain_bytes))) {
+        stream_.flush();  // what has been compressed is counted by its true size then
+    }
+    return fits(stream_.bound(plain_bytes));
+}
+
+bool PprofWriter::write_definitions() {
+    end_header();
+    std::size_t from = 0;
+    for (const std::size_t end : definition_ends_) {
+        const std::string_view field = std::string_view(definitions_).substr(from, end - from);
+        if (!finds_room(field.size())) {
+            return false;
+        }
+        stream_.append(field);
+        plain_bytes_ += field.size();
+        strings_written_ += field.front() == kStringTag ? 1 : 0;
+        from = end;
+    }
+    definitions_.clear();
+    give_back(definitions_);
+    definition_ends_.clear();
+    give_back(definition_ends_);
+    write_header_comments();
+    return true;
+}
+
+void PprofWriter::settle_definitions() {
+    if (!write_definitions()) {
+        drop_definitions();
+    }
+    write_header_comments();
+}
+
+/// The indices of strings go on from the last one that was written.
+void PprofWriter::drop_definitions() {
+    definitions_ = {};
+    definition_ends_ = {};
+    next_string_ = strings_written_;
+}
+
+void PprofWriter::write_sample(std::string_view sample, std::int64_t value_us) {
+    if (!write_definitions() || !finds_room(sample.size() + kSampleFrameBytes)) {
+        drop_definitions();
+        cut(value_us);
+        return;
+    }
+    const std::int64_t value_ns =
+        value_us > kMostNanos / kNanosPerMicro ? kMostNanos : value_us * kNanosPerMicro;
+    scratch_.assign(sample);
+    pbf_writer(scratch_).add_packed_int64(sample_fields::kValue, &value_ns, &value_ns + 1);
+    std::string field;
+    pbf_writer(field).add_message(profile::kSample, scratch_);
+    plain_bytes_ += field.size();
+    stream_.append(field);
+    count_record();
+}
+
+std::unique_ptr<model::StackSink> PprofWriter::add_process(std::int64_t pid) {
+    return std::make_unique<Process>(*this, pid);
+}
+
+}  // namespace echion::output
