@@ -144,7 +144,8 @@ void OutputFile::hand_over(std::size_t bytes) {
 }
 
 void OutputFile::flush() {
-    if (queue_.waiting_bytes() == 0 && used_ != 0) {
+    const bool has_no_end = record_ends_ == RecordEnds::kMarked && marks_.empty();
+    if (queue_.waiting_bytes() == 0 && used_ != 0 && !has_no_end) {
         hand_over(count_whole());
     }
 }
