@@ -8,7 +8,7 @@ from conftest import ROOT
 
 USERSPACE = ROOT / "userspace"
 COUNTER = re.compile(r'\{Counter::k\w+,\s*"(\w+)",\s*"[^"]*"(,\s*true)?\}')
-CALL = re.compile(r"\.(?:add|set)_(header|footer)\(\s*([^,]+),")
+CALL = re.compile(r"(?:\.|->)(?:add|set)_(header|footer)\(\s*([^,]+),")
 LISTED_KEY = re.compile(r'std::pair\{"(\w+)"')
 ROW = re.compile(r"^\| (\*?)`(\w+)`\*? \|(.*)\|$", re.MULTILINE)
 

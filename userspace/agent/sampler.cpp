@@ -346,7 +346,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     OtherEnding ending(program, monotonic_ns());
     Status refusal;
     // Others cannot take the CPU from a real-time thread; nor can the thread that is followed, as
-    // it has no other. However long ticks are and however close they come: no more work than sleep.
+    // it has no other. However close ticks come: no more work than sleep, but for a tick longer
+    // than the longest rest.
     const bool owes_cpu = options.follow || is_realtime();
     std::int64_t owed_ns = 0;
     std::int64_t worked_ns = monotonic_ns();
@@ -356,9 +357,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
         const std::int64_t took_ns = monotonic_ns() - now_ns;
         owed_ns = std::max<std::int64_t>(owed_ns - (now_ns - worked_ns), 0) + took_ns;
         if (owes_cpu && owed_ns > interval_ns / 2) {
-            while (owed_ns > 0 && !ring.is_stop_requested()) {
-                owed_ns -= sampler.rest(owed_ns);
-            }
+            sampler.rest(owed_ns);
+            owed_ns = 0;
         }
         worked_ns = monotonic_ns();
         if (now_ns - published_ns >= kHousekeepingNs) {

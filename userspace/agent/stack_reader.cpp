@@ -33,7 +33,7 @@ constexpr std::int64_t kLongMomentNs = 100'000'000;
 // For a thread to get past the few instructions in which its chain of frames is not whole. Less,
 // and the timer fires before the kernel has switched to it.
 constexpr std::int64_t kPauseNs = 20'000;
-// Then it is looked whether the end has been asked for.
+// What nobody has looked at for longer is missed; a stack so deep that a tick takes longer is rare.
 constexpr std::int64_t kLongestRestNs = 10'000'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
@@ -436,12 +436,10 @@ void StackSampler::pause() {
     clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
 }
 
-std::int64_t StackSampler::rest(std::int64_t owed_ns) {
-    const std::int64_t rest_ns = std::min(owed_ns, kLongestRestNs);
-    const timespec rest = make_timespec(rest_ns);
+void StackSampler::rest(std::int64_t owed_ns) {
+    const timespec rest = make_timespec(std::min(owed_ns, kLongestRestNs));
     ++clock_reads_;
     clock_nanosleep(CLOCK_MONOTONIC, 0, &rest, nullptr);
-    return rest_ns;
 }
 
 void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
