@@ -154,8 +154,11 @@ struct Message {
         std::int64_t value = 0;
         while (sample.next()) {
             if (sample.tag() == 1) {
-                for (const std::uint64_t id : sample.get_packed_uint64()) {
-                    stack = locations.at(id) + (stack.empty() ? "" : ";") + stack;
+                const auto packed = sample.get_packed_uint64();
+                const std::vector<std::uint64_t> leaf_first(packed.begin(), packed.end());
+                for (std::size_t i = leaf_first.size(); i-- > 0;) {
+                    stack += locations.at(leaf_first[i]);
+                    stack += i != 0 ? ";" : "";
                 }
             } else if (sample.tag() == 2) {
                 value = *sample.get_packed_int64().begin();
