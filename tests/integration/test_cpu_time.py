@@ -32,6 +32,23 @@ def check_process(result: Result, tolerance: float) -> None:
     )
 
 
+def check_short_threads(result: Result, tolerance: float) -> None:
+    """All threads of the target's `short` together have no less than their own figures, and no more
+    than what the process used beside its main thread and the sampler: a thread's end costs time, too,
+    up to a tenth of 5 ms on a slow machine, but is not in its own figure."""
+    threads = result.report["threads"]
+    names = set(threads) | {f"thread-{figures['tid']}" for figures in threads.values()}
+    # A thread that no tick met is in the stand-in's.
+    names.add("threads not seen")
+    # A line without a stack does not end in a number.
+    names |= {name.replace(" ", "_") for name in names}
+    seen = result.profile.total(lambda sample: sample.thread in names)
+    least = sum(figures["cpu_us"] for figures in threads.values()) * (1 - tolerance)
+    most = result.report["all_threads_us"] + PROCESS_ALLOWANCE_US
+    print(least, seen, most)
+    assert least <= seen <= most
+
+
 @pytest.mark.parametrize("kind", ["busy", "bursts", "duty"])
 def test_each_thread_has_the_cpu_time_that_its_clock_shows(
     echion: Echion, any_python: Interpreter, cpu_engine: str, kind: str
@@ -55,16 +72,7 @@ def test_threads_that_live_for_five_milliseconds_are_accounted_for(
     result = echion.run_target(
         any_python, "cpu_figures", "short", SECONDS, options=["-c", "-i", "1000", "--engine", cpu_engine]
     ).check()
-    # All threads of their kind together: what each does before and after its function, 2 % of 5 ms,
-    # is in the profile but not in its own figure. A thread that no tick met is in the stand-in's.
-    threads = result.report["threads"]
-    names = set(threads) | {f"thread-{figures['tid']}" for figures in threads.values()}
-    names.add("threads not seen")
-    # A line without a stack does not end in a number.
-    names |= {name.replace(" ", "_") for name in names}
-    seen = result.profile.total(lambda sample: sample.thread in names)
-    expected = sum(figures["cpu_us"] for figures in threads.values())
-    assert expected * (1 - TOLERANCE[cpu_engine]) <= seen <= expected * 1.05, (seen, expected)
+    check_short_threads(result, TOLERANCE[cpu_engine])
     check_process(result, TOLERANCE[cpu_engine])
 
 

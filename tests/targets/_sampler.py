@@ -34,6 +34,17 @@ def count_waits(tid):
     return int(fields["voluntary_ctxt_switches"])
 
 
+def read_cpu_ns(tid):
+    """CPU time that the thread has used, in ns, as the kernel's scheduler counts it."""
+    with open("/proc/self/task/{}/schedstat".format(tid)) as file:
+        return int(file.read().split()[0])
+
+
+def agent_cpu_ns():
+    """CPU time of all threads that find_agent_threads() names."""
+    return sum(map(read_cpu_ns, find_agent_threads()))
+
+
 class Sampler:
     """What the sampler uses between begin() and end(); zeros where there is none."""
 
@@ -43,10 +54,7 @@ class Sampler:
     def _read(self):
         if self.tid is None:
             return 0, 0
-        task = "/proc/self/task/{}/".format(self.tid)
-        with open(task + "schedstat") as file:
-            cpu_ns = int(file.read().split()[0])
-        return cpu_ns, count_waits(self.tid)
+        return read_cpu_ns(self.tid), count_waits(self.tid)
 
     def begin(self):
         self._cpu_ns, self._wakeups = self._read()

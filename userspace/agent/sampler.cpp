@@ -20,6 +20,7 @@
 #include "platform/process_modules.h"
 #include "platform/process_reader.h"
 #include "platform/program_image.h"
+#include "platform/thread_clock.h"
 #include "stream/ring.h"
 
 namespace echion::agent {
@@ -71,25 +72,29 @@ Result<cpython::LocatedRuntime> find_python() {
     return located;
 }
 
+PythonStart start_after_now() {
+    return {monotonic_ns(), read_clock_ns(thread_cpu_clock(static_cast<std::uint32_t>(getpid())))};
+}
+
 /// Waits until a runtime that was found has started, at most `wait_ns`; true when told to stop.
-/// `unstarted_ns`: as below.
+/// `start`: as below.
 bool wait_for_start(Channel& channel, MemoryReader& reader, const cpython::LocatedRuntime* found,
-                    std::int64_t begin_ns, std::int64_t wait_ns, std::int64_t& unstarted_ns) {
+                    std::int64_t begin_ns, std::int64_t wait_ns, PythonStart& start) {
     if (found == nullptr) {
         return channel.wait_for_stop(wait_ns);
     }
     const std::int64_t end_ns = monotonic_ns() + wait_ns;
     for (;;) {
-        const std::int64_t now_ns = monotonic_ns();
+        const PythonStart look = start_after_now();
         if (cpython::check_ready(reader, found->view)) {
             break;
         }
-        unstarted_ns = now_ns;
-        if (now_ns >= end_ns) {
+        start = look;
+        if (look.after_ns >= end_ns) {
             break;
         }
-        if (channel.wait_for_stop(
-                std::clamp((now_ns - begin_ns) / kLookWaitShare, kMinLookWaitNs, kMaxLookWaitNs))) {
+        if (channel.wait_for_stop(std::clamp((look.after_ns - begin_ns) / kLookWaitShare,
+                                             kMinLookWaitNs, kMaxLookWaitNs))) {
             return true;
         }
     }
@@ -103,14 +108,14 @@ Result<cpython::LocatedRuntime> told_to_stop() {
 /// The same for a runtime that was found when the program began, without opening a file.
 Result<cpython::LocatedRuntime> wait_for_found(Channel& channel,
                                                const cpython::LocatedRuntime& found,
-                                               std::int64_t& unstarted_ns) {
+                                               PythonStart& start) {
     ProcessReader reader;
     if (auto status = open_reader(reader); !status) {
         return tl::unexpected(status.error());
     }
     const std::int64_t begin_ns = monotonic_ns();
     while (!cpython::check_ready(reader, found.view)) {
-        if (wait_for_start(channel, reader, &found, begin_ns, kMaxLookWaitNs, unstarted_ns) ||
+        if (wait_for_start(channel, reader, &found, begin_ns, kMaxLookWaitNs, start) ||
             channel.is_lost()) {
             return told_to_stop();
         }
@@ -118,9 +123,9 @@ Result<cpython::LocatedRuntime> wait_for_found(Channel& channel,
     return found;
 }
 
-/// `unstarted_ns`: when Python was last looked for and had not started.
+/// `start`: when Python was last looked for and had not started.
 Result<cpython::LocatedRuntime> wait_for_python(Channel& channel, ProgramThreads& program,
-                                                std::int64_t& unstarted_ns) {
+                                                PythonStart& start) {
     ProcessReader reader;
     if (auto status = open_reader(reader); !status) {
         return tl::unexpected(status.error());
@@ -128,12 +133,12 @@ Result<cpython::LocatedRuntime> wait_for_python(Channel& channel, ProgramThreads
     const std::int64_t begin_ns = monotonic_ns();
     for (;;) {
         cpython::LocatedRuntime located;
-        const std::int64_t now_ns = monotonic_ns();
+        const PythonStart look = start_after_now();
         const Status status = cpython::locate_runtime(reader, kOwnProcess, located);
         if (status && located.is_ready) {
             return located;
         }
-        unstarted_ns = now_ns;
+        start = look;
         if (!status && status.error().kind != ErrorKind::kNotReady) {
             return tl::unexpected(name_version(status.error(), located));
         }
@@ -145,7 +150,7 @@ Result<cpython::LocatedRuntime> wait_for_python(Channel& channel, ProgramThreads
         const std::int64_t wait_ns =
             std::clamp((monotonic_ns() - begin_ns) / share, kMinSearchWaitNs, kMaxSearchWaitNs);
         if (wait_for_start(channel, reader, status ? &located : nullptr, begin_ns, wait_ns,
-                           unstarted_ns) ||
+                           start) ||
             channel.is_lost()) {
             return told_to_stop();
         }
@@ -264,7 +269,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     // kernel: here is time to look.
     const bool is_found = found != nullptr && !channel.has_own_table();
     // On a busy machine Python can have started before this thread came here.
-    std::int64_t unstarted_ns = facts.is_launch ? facts.asked_ns : monotonic_ns();
+    PythonStart start{facts.is_launch ? facts.asked_ns : monotonic_ns(), facts.used_cpu_ns};
     std::int32_t raised_by = become_prompt();
     auto located = is_found ? Result<cpython::LocatedRuntime>(
                                   fail(ErrorKind::kNotReady, "Python has not started yet"))
@@ -283,7 +288,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     }
     stream::RingProducer ring(std::move(*mapping));
     if (!facts.is_launch) {
-        unstarted_ns = monotonic_ns();  // it is sampled from the attachment on
+        start.after_ns = monotonic_ns();  // it is sampled from the attachment on
     }
     CpuWatch watch = open_watch(channel, *configure, facts);
     // Before Python's start, after which a program closes descriptors that it does not know, and
@@ -292,8 +297,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     io.settle();
 
     if (!located) {
-        located = is_found ? wait_for_found(channel, *found, unstarted_ns)
-                           : wait_for_python(channel, program, unstarted_ns);
+        located = is_found ? wait_for_found(channel, *found, start)
+                           : wait_for_python(channel, program, start);
     }
     if (!located) {
         return tl::unexpected(located.error());
@@ -315,8 +320,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
         raised_by = control::kRealtime;
     }
     StackSampler sampler;
-    if (auto status =
-            sampler.start(located->view, options, std::move(watch), facts, ring, unstarted_ns);
+    if (auto status = sampler.start(located->view, options, std::move(watch), facts, ring, start);
         !status) {
         return status;
     }

@@ -59,7 +59,7 @@ Status StackSampler::reserve() {
 
 Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOptions& options,
                            CpuWatch watch, const GuestFacts& facts, stream::RingProducer& ring,
-                           std::int64_t since_ns) {
+                           const PythonStart& python_start) {
     view_ = view;
     options_ = options;
     watch_ = std::move(watch);
@@ -67,7 +67,7 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
         return status;
     }
     // The probe has to be memory that is not copied directly: this object's own.
-    if (auto status = reader_.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&since_ns)));
+    if (auto status = reader_.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(this)));
         !status) {
         return status;
     }
@@ -82,12 +82,13 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     known_starts_ = python_starts_ != nullptr ? python_starts_->load() : 0;
     counts_from_birth_ = facts.is_launch;
     used_before_ns_ = facts.used_cpu_ns;
+    unstarted_cpu_ns_ = facts.is_launch && options.cpu_mode ? python_start.main_cpu_ns : 0;
     io_tid_ = facts.io_tid;
     tick_interval_ns_ = static_cast<std::int64_t>(options.interval_ns);
     ring_ = &ring;
     encoder_.emplace(ring);
-    now_ns_ = previous_ns_ = last_look_ns_ = since_ns;
-    encoder_->begin_start(static_cast<std::uint64_t>(since_ns), view_.version.major,
+    now_ns_ = previous_ns_ = last_look_ns_ = python_start.after_ns;
+    encoder_->begin_start(static_cast<std::uint64_t>(python_start.after_ns), view_.version.major,
                           view_.version.minor, view_.version.micro);
     define_unknown_code();
     if (!encoder_->commit()) {

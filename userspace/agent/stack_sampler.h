@@ -34,6 +34,12 @@ struct SamplerOptions {
     bool follow = true;       ///< go to the GIL holder's CPU to read its stack
 };
 
+/// The last look that did not find Python started.
+struct PythonStart {
+    std::int64_t after_ns = 0;     ///< when it was: CLOCK_MONOTONIC
+    std::int64_t main_cpu_ns = 0;  ///< CPU time of the process's first thread by then
+};
+
 /// Looks at all Python threads of this process once a tick and writes what has changed.
 ///
 /// Whose stack can have changed? Only that of a thread that held the GIL since the last tick. The
@@ -64,9 +70,10 @@ class StackSampler {
     /// Reserves all memory and starts the stream. `view`'s layout must outlive this object. To be
     /// called by the thread that will call tick(), as ticks are proved by where that thread runs.
     /// `watch`: closed where there is no BPF.
-    /// `since_ns`: from when on the profile tells of the program; nobody has looked since.
+    /// The profile tells of the program from `python_start` on; nobody has looked since.
     Status start(const cpython::RuntimeView& view, const SamplerOptions& options, CpuWatch watch,
-                 const GuestFacts& facts, stream::RingProducer& ring, std::int64_t since_ns);
+                 const GuestFacts& facts, stream::RingProducer& ring,
+                 const PythonStart& python_start);
     /// Ticks come from the kernel, `interval_ns` apart: in CPU mode each for a thread that has used
     /// so much CPU time, and with BPF only those threads are looked at.
     void use_kernel_ticks(std::int64_t interval_ns);
@@ -186,6 +193,7 @@ class StackSampler {
     void settle_end(TrackedThread& thread);
     void make_current(TrackedThread& thread);
     void start_account(TrackedThread& thread);
+    void tell_unstarted_cpu(TrackedThread& thread);
     void forget_place(TrackedThread& thread);
     void set_apart(TrackedThread& thread);
     void take_over(TrackedThread& from, TrackedThread& to);
@@ -338,8 +346,9 @@ class StackSampler {
     bool is_unseen_announced_ = false;
     bool has_kernel_ticks_ = false;
     bool counts_from_birth_ = false;
-    std::int64_t used_before_ns_ = 0;  // by the main thread, before this program
-    std::uint32_t io_tid_ = 0;         // the agent's other thread
+    std::int64_t used_before_ns_ = 0;    // by the main thread, before this program
+    std::int64_t unstarted_cpu_ns_ = 0;  // by it, when Python had not started; 0: told, or unknown
+    std::uint32_t io_tid_ = 0;           // the agent's other thread
     bool has_ticked_ = false;
     bool is_stopping_ = false;
     bool must_pause_ = false;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <utility>
 
 #include "agent/stack_sampler.h"
 #include "platform/thread_clock.h"
@@ -402,11 +403,32 @@ void StackSampler::describe_thread(TrackedThread& thread) {
         thread.native_id == static_cast<std::uint32_t>(getpid())) {
         thread.cpu_ns = used_before_ns_;
     }
+    tell_unstarted_cpu(thread);
     for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
         if (i == thread.interpreter || !thread.is_second) {
             names_.forget(interpreters_[i].head.id, thread.runs_on);
         }
     }
+}
+
+/// What the main thread used while Python had not started is time without a stack. It would else be
+/// time that nobody looked at, once it is long.
+void StackSampler::tell_unstarted_cpu(TrackedThread& thread) {
+    if (unstarted_cpu_ns_ == 0 || thread.is_second ||
+        thread.native_id != static_cast<std::uint32_t>(getpid())) {
+        return;
+    }
+    const std::int64_t used_ns = std::exchange(unstarted_cpu_ns_, 0) - thread.cpu_ns;
+    if (used_ns <= 0) {
+        return;
+    }
+    announce(thread);
+    encoder_->cpu(thread.id, static_cast<std::uint64_t>(used_ns));
+    thread.cpu_ns += used_ns;
+    // In one tick it would go to the stack that follows.
+    commit();
+    encoder_->continue_tick(1);
+    ++previous_ns_;
 }
 
 /// A thread that had another state before: a C thread that enters Python again, or any that
