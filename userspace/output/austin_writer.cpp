@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "output/late_names.h"
+#include "output/process_sink.h"
 #include "output/spare_room.h"
 #include "output/text.h"
 
@@ -68,14 +68,25 @@ void append_metadata(std::string& to, std::string_view key, std::string_view val
     to += ends_like_metric(value) ? " \n" : "\n";
 }
 
+/// A thread's line behind its head, ready to be copied; a change at the leaf costs the leaf.
+///
+///     text:   ;:INVALID:0 │ ;a.py:f:1 │ ;b.py:g:2
+///             0           root_size   root_size + ends[0]
+struct Line {
+    std::string text;
+    std::size_t root_size = 0;
+    std::vector<std::uint32_t> ends;  // of each frame's text, from root_size
+    bool is_cut = false;              // frames from first_cut on have no text
+    std::size_t first_cut = 0;
+};
+
+std::size_t held_bytes(const Line& line) {
+    return line.text.capacity() + line.ends.capacity() * sizeof(line.ends[0]);
+}
+
 }  // namespace
 
-/// Keeps every thread's line ready, so that a sample is one copy and a stack that changed at its
-/// leaf costs the leaf.
-///
-///     line:   P1;T0:Main │ ;:INVALID:0 │ ;a.py:f:1 │ ;b.py:g:2
-///             0          head_size     root_size   root_size + ends[0]
-class AustinWriter::Process final : public model::StackSink {
+class AustinWriter::Process final : public ProcessSink<Line> {
   public:
     Process(AustinWriter& writer, std::int64_t pid) : writer_(writer), pid_(pid) {}
 
@@ -83,177 +94,98 @@ class AustinWriter::Process final : public model::StackSink {
         writer_.add_header("python", format_version(version));
     }
 
-    void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
-                std::uint32_t native_thread_id, std::string_view name) override {
-        if (thread_id >= threads_.size()) {
-            threads_.resize(thread_id + 1);
-        }
+    [[nodiscard]] std::size_t memory_bytes() const override {
+        return ProcessSink::memory_bytes() + texts_bytes_;
+    }
+    [[nodiscard]] std::uint64_t output_bytes() const override { return output_bytes_; }
+
+  private:
+    std::string make_head(std::int64_t interpreter_id, std::uint32_t native_thread_id,
+                          std::string_view name) override {
         std::string head("P");
         head += Digits(pid_).view();
         head += ";T";
         head += Digits(interpreter_id).view();
         head += ':';
         append_thread_name(head, native_thread_id, name);
-        Thread& thread = threads_[thread_id];
-        thread.line.replace(0, thread.head_size, head);
-        count_held(thread);
-        thread.root_size += head.size() - thread.head_size;
-        thread.head_size = head.size();
-        thread.late.may_be_named = name.empty();
-        if (!name.empty()) {
-            write_waiting(thread);
-        }
+        return head;
     }
 
-    void thread_ended(std::uint32_t thread_id) override {
-        if (thread_id < threads_.size()) {
-            write_waiting(threads_[thread_id]);
-            held_bytes_ -= threads_[thread_id].held_bytes;
-            threads_[thread_id] = {};
+    void change_stack(Thread& thread, StackMarks marks, std::size_t kept,
+                      std::span<const Frame> frames) override {
+        Line& line = thread.stack;
+        kept = std::min(kept, line.ends.size());
+        line.ends.resize(kept);
+        line.text.resize(line.root_size + (kept == 0 ? 0 : line.ends.back()));
+        line.is_cut = line.is_cut && kept > line.first_cut;
+        if (marks != thread.marks) {
+            set_root(line, marks);
         }
-    }
-
-    void stack(std::uint32_t thread_id, StackMarks marks, std::size_t kept,
-               std::span<const Frame> frames) override {
-        if (thread_id >= threads_.size()) {
-            return;
-        }
-        Thread& thread = threads_[thread_id];
-        kept = std::min(kept, thread.ends.size());
-        thread.ends.resize(kept);
-        thread.line.resize(thread.root_size + (kept == 0 ? 0 : thread.ends.back()));
-        thread.is_cut = thread.is_cut && kept > thread.first_cut;
-        set_marks(thread, marks);
         for (const Frame& frame : frames) {
             append_frame(thread, frame);
         }
-        give_back(thread.line);
-        give_back(thread.ends);
-        count_held(thread);
+        give_back(line.text);
+        give_back(line.ends);
     }
 
-    void sample(std::uint32_t thread_id, std::int64_t value, model::SampleTime /*until*/) override {
-        if (thread_id >= threads_.size()) {
-            return;
-        }
-        Thread& thread = threads_[thread_id];
-        std::string tail(thread.line, thread.head_size);
-        if (thread.is_cut) {
+    std::string make_tail(const Thread& thread) override {
+        std::string tail(thread.stack.text);
+        if (thread.stack.is_cut) {
             tail += kTruncatedFrame;
             writer_.count_shortened();
         }
         if (thread.marks.in_gc) {
             tail += kGcFrame;
         }
-        tail += ' ';
-        tail += Digits(value).view();
-        tail += '\n';
-        put_line(thread, std::move(tail), value);
+        return tail;
     }
 
-    void missed(std::uint32_t thread_id, std::int64_t value, model::SampleTime /*until*/) override {
-        if (thread_id < threads_.size()) {
-            std::string tail(kMissedFrame);
-            tail += ' ';
-            tail += Digits(value).view();
-            tail += '\n';
-            put_line(threads_[thread_id], std::move(tail), value);
-        }
-    }
+    std::string make_missed_tail() override { return std::string(kMissedFrame); }
 
-    void checkpoint() override {
-        for (Thread& thread : threads_) {
-            if (LateNames::ends_wait(thread.late)) {
-                write_waiting(thread);
-            }
-        }
-    }
-
-    [[nodiscard]] std::size_t memory_bytes() const override {
-        return held_bytes_ + late_names_.waiting_bytes() + threads_.capacity() * sizeof(Thread) +
-               texts_bytes_;
-    }
-    [[nodiscard]] std::uint64_t output_bytes() const override { return output_bytes_; }
-
-  private:
-    struct Thread {
-        std::string line;
-        LateNames::Thread late;  // lines that wait for the thread's name: all behind the head
-        std::size_t head_size = 0;
-        std::size_t root_size = 0;
-        std::vector<std::uint32_t> ends;  // of each frame's text, from root_size
-        StackMarks marks;
-        bool is_cut = false;  // frames from first_cut on have no text
-        std::size_t first_cut = 0;
-        std::size_t held_bytes = 0;  // as counted last
-    };
-
-    /// Writes a line, or has it wait for the thread's name.
-    void put_line(Thread& thread, std::string tail, std::int64_t value) {
-        if (!late_names_.keep(thread.late, tail, value)) {
-            write_waiting(thread);
-            write_line(thread, tail, value);
-        }
-    }
-
-    void write_line(const Thread& thread, std::string_view tail, std::int64_t value) {
+    void put_record(const Thread& thread, std::string_view tail, std::int64_t value) override {
         writer_.end_header();
-        const std::size_t bytes = thread.head_size + tail.size();
+        const Digits digits(value);
+        const std::size_t bytes = thread.head.size() + tail.size() + 1 + digits.view().size() + 1;
         if (!writer_.has_room(bytes, value)) {
             return;
         }
         output_bytes_ += bytes;
-        const std::string_view head = std::string_view(thread.line).substr(0, thread.head_size);
-        if (tail.front() == ' ' && ends_in_number(head)) {
-            std::string line(head);
-            line[line.find_last_of(' ')] = '_';
-            writer_.file().append(line);
-        } else {
+        if (tail.empty() && ends_in_number(thread.head)) {
+            std::string head(thread.head);
+            head[head.find_last_of(' ')] = '_';
             writer_.file().append(head);
+        } else {
+            writer_.file().append(thread.head);
         }
         writer_.file().append(tail);
+        writer_.file().append(" ");
+        writer_.file().append(digits.view());
+        writer_.file().append("\n");
         writer_.count_record();
     }
 
-    /// Writes what has waited for the thread's name, under the one that it has now.
-    void write_waiting(Thread& thread) {
-        for (const LateNames::Record& line : late_names_.take(thread.late)) {
-            write_line(thread, line.tail, line.value);
-        }
-    }
-
-    void count_held(Thread& thread) {
-        held_bytes_ -= thread.held_bytes;
-        thread.held_bytes =
-            thread.line.capacity() + thread.ends.capacity() * sizeof(thread.ends[0]);
-        held_bytes_ += thread.held_bytes;
-    }
-
-    void set_marks(Thread& thread, StackMarks marks) {
-        if (marks == thread.marks) {
-            return;
-        }
-        thread.marks = marks;
+    static void set_root(Line& line, StackMarks marks) {
         std::string root;
         root += marks.truncated ? kTruncatedFrame : "";
         root += marks.invalid ? kInvalidFrame : "";
-        thread.line.replace(thread.head_size, thread.root_size - thread.head_size, root);
-        thread.root_size = thread.head_size + root.size();
+        line.text.replace(0, line.root_size, root);
+        line.root_size = root.size();
     }
 
     void append_frame(Thread& thread, const Frame& frame) {
-        if (!thread.is_cut) {
+        Line& line = thread.stack;
+        if (!line.is_cut) {
             const std::string& text = find_text(frame);
-            const std::size_t bytes = thread.line.size() + text.size();
+            const std::size_t bytes = thread.head.size() + line.text.size() + text.size();
             if (bytes > writer_.limits().line_bytes ||
-                held_bytes_ - thread.held_bytes + bytes > writer_.limits().lines_bytes) {
-                thread.is_cut = true;
-                thread.first_cut = thread.ends.size();
+                held_bytes_beside(thread) + bytes > writer_.limits().lines_bytes) {
+                line.is_cut = true;
+                line.first_cut = line.ends.size();
             } else {
-                thread.line += text;
+                line.text += text;
             }
         }
-        thread.ends.push_back(static_cast<std::uint32_t>(thread.line.size() - thread.root_size));
+        line.ends.push_back(static_cast<std::uint32_t>(line.text.size() - line.root_size));
     }
 
     const std::string& find_text(const Frame& frame) {
@@ -271,9 +203,6 @@ class AustinWriter::Process final : public model::StackSink {
 
     AustinWriter& writer_;
     std::int64_t pid_;
-    std::vector<Thread> threads_;
-    LateNames late_names_;
-    std::size_t held_bytes_ = 0;  // of all threads
     std::uint64_t output_bytes_ = 0;
     std::unordered_map<std::uint64_t, std::string> texts_;  // by Frame::id
     std::size_t texts_bytes_ = 0;

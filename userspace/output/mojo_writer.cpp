@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "output/late_names.h"
+#include "output/process_sink.h"
 #include "output/spare_room.h"
 #include "output/text.h"
 
@@ -76,7 +76,7 @@ void append_metadata(std::string& to, std::string_view key, std::string_view val
 
 }  // namespace
 
-class MojoWriter::Process final : public model::StackSink {
+class MojoWriter::Process final : public ProcessSink<NumberedStack> {
   public:
     Process(MojoWriter& writer, std::int64_t pid) : writer_(writer), pid_(pid) {
         append_string(definitions_, kEmptyKey, "");
@@ -87,53 +87,34 @@ class MojoWriter::Process final : public model::StackSink {
         writer_.add_header("python", format_version(version));
     }
 
-    void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
-                std::uint32_t native_thread_id, std::string_view name) override {
-        if (thread_id >= threads_.size()) {
-            threads_.resize(thread_id + 1);
-        }
-        Thread& thread = threads_[thread_id];
-        thread.head.clear();
-        append_event(thread.head, Event::kStack);
-        append_number(thread.head, pid_);
-        append_number(thread.head, interpreter_id);
-        append_thread_name(thread.head, native_thread_id, name);
-        thread.head += '\0';
-        count_held(thread);
-        thread.late.may_be_named = name.empty();
-        if (!name.empty()) {
-            write_waiting(thread);
-        }
+    [[nodiscard]] std::size_t memory_bytes() const override {
+        return ProcessSink::memory_bytes() + cached_bytes_ + definitions_.capacity();
+    }
+    [[nodiscard]] std::uint64_t output_bytes() const override { return output_bytes_; }
+
+  private:
+    std::string make_head(std::int64_t interpreter_id, std::uint32_t native_thread_id,
+                          std::string_view name) override {
+        std::string head;
+        append_event(head, Event::kStack);
+        append_number(head, pid_);
+        append_number(head, interpreter_id);
+        append_thread_name(head, native_thread_id, name);
+        head += '\0';
+        return head;
     }
 
-    void thread_ended(std::uint32_t thread_id) override {
-        if (thread_id < threads_.size()) {
-            write_waiting(threads_[thread_id]);
-            held_bytes_ -= threads_[thread_id].held_bytes;
-            threads_[thread_id] = {};
-        }
-    }
-
-    void stack(std::uint32_t thread_id, StackMarks marks, std::size_t kept,
-               std::span<const Frame> frames) override {
-        if (thread_id >= threads_.size()) {
-            return;
-        }
-        Thread& thread = threads_[thread_id];
-        thread.marks = marks;
-        thread.frames.resize(std::min(kept, thread.frames.size()));
+    void change_stack(Thread& thread, StackMarks /*marks*/, std::size_t kept,
+                      std::span<const Frame> frames) override {
+        NumberedStack& keys = thread.stack;
+        keys.resize(std::min(kept, keys.size()));
         for (const Frame& frame : frames) {
-            thread.frames.push_back(find_frame(frame));
+            keys.push_back(find_frame(frame));
         }
-        give_back(thread.frames);
-        count_held(thread);
+        give_back(keys);
     }
 
-    void sample(std::uint32_t thread_id, std::int64_t value, model::SampleTime /*until*/) override {
-        if (thread_id >= threads_.size()) {
-            return;
-        }
-        Thread& thread = threads_[thread_id];
+    std::string make_tail(const Thread& thread) override {
         std::string tail;
         if (thread.marks.truncated) {
             append_ref(tail, find_mark("TRUNCATED"));
@@ -141,70 +122,35 @@ class MojoWriter::Process final : public model::StackSink {
         if (thread.marks.invalid) {
             append_ref(tail, find_mark("INVALID"));
         }
-        for (const std::uint64_t key : thread.frames) {
+        for (const std::uint64_t key : thread.stack) {
             append_ref(tail, key);
         }
         if (thread.marks.in_gc) {
             append_ref(tail, find_mark("GC"));
             append_event(tail, Event::kGc);
         }
-        put_record(thread, std::move(tail), value);
+        return tail;
     }
 
-    void missed(std::uint32_t thread_id, std::int64_t value, model::SampleTime /*until*/) override {
-        if (thread_id < threads_.size()) {
-            std::string tail;
-            append_ref(tail, find_mark("MISSED"));
-            put_record(threads_[thread_id], std::move(tail), value);
-        }
+    std::string make_missed_tail() override {
+        std::string tail;
+        append_ref(tail, find_mark("MISSED"));
+        return tail;
     }
 
-    void checkpoint() override {
-        for (Thread& thread : threads_) {
-            if (LateNames::ends_wait(thread.late)) {
-                write_waiting(thread);
-            }
-        }
-    }
-
-    [[nodiscard]] std::size_t memory_bytes() const override {
-        return held_bytes_ + late_names_.waiting_bytes() + threads_.capacity() * sizeof(Thread) +
-               cached_bytes_ + definitions_.capacity();
-    }
-    [[nodiscard]] std::uint64_t output_bytes() const override { return output_bytes_; }
-
-  private:
-    struct Thread {
-        std::string head;                   // the event STACK
-        std::vector<std::uint64_t> frames;  // keys, root first
-        StackMarks marks;
-        LateNames::Thread late;      // records that wait for the thread's name: all behind the head
-        std::size_t held_bytes = 0;  // as counted last
-    };
-
-    static void append_ref(std::string& to, std::uint64_t key) {
-        append_event(to, Event::kFrameRef);
-        append_number(to, key);
-    }
-
-    /// Writes a record, or has it wait for the thread's name.
-    void put_record(Thread& thread, std::string tail, std::int64_t value) {
-        append_event(tail, Event::kMetricTime);
-        append_number(tail, value);
-        if (!late_names_.keep(thread.late, tail, value)) {
-            write_waiting(thread);
-            write_record(thread, tail, value);
-        }
-    }
-
-    void write_record(const Thread& thread, std::string_view tail, std::int64_t value) {
+    void put_record(const Thread& thread, std::string_view tail, std::int64_t value) override {
         writer_.end_header();
-        const std::size_t bytes = thread.head.size() + definitions_.size() + tail.size();
+        std::string metric;
+        append_event(metric, Event::kMetricTime);
+        append_number(metric, value);
+        const std::size_t bytes =
+            thread.head.size() + definitions_.size() + tail.size() + metric.size();
         if (writer_.has_room(bytes, value)) {
             output_bytes_ += bytes;
             writer_.file().append(thread.head);
             writer_.file().append(definitions_);
             writer_.file().append(tail);
+            writer_.file().append(metric);
             writer_.file().mark_end();
             writer_.count_record();
         }
@@ -212,18 +158,9 @@ class MojoWriter::Process final : public model::StackSink {
         give_back(definitions_);
     }
 
-    /// Writes what has waited for the thread's name, under the one that it has now.
-    void write_waiting(Thread& thread) {
-        for (const LateNames::Record& record : late_names_.take(thread.late)) {
-            write_record(thread, record.tail, record.value);
-        }
-    }
-
-    void count_held(Thread& thread) {
-        held_bytes_ -= thread.held_bytes;
-        thread.held_bytes =
-            thread.head.capacity() + thread.frames.capacity() * sizeof(thread.frames[0]);
-        held_bytes_ += thread.held_bytes;
+    static void append_ref(std::string& to, std::uint64_t key) {
+        append_event(to, Event::kFrameRef);
+        append_number(to, key);
     }
 
     std::uint64_t find_frame(const Frame& frame) {
@@ -289,15 +226,12 @@ class MojoWriter::Process final : public model::StackSink {
 
     MojoWriter& writer_;
     std::int64_t pid_;
-    std::vector<Thread> threads_;
-    LateNames late_names_;
     std::string definitions_;                                  // that have not been written yet
     std::unordered_map<std::uint64_t, std::uint64_t> frames_;  // keys, by Frame::id
     std::unordered_map<std::string, std::uint64_t> strings_;   // keys
     std::unordered_map<std::string_view, std::uint64_t>
         marks_;  // keys of frames; views of literals
     std::size_t cached_bytes_ = 0;
-    std::size_t held_bytes_ = 0;  // of all threads
     std::uint64_t output_bytes_ = 0;
 };
 

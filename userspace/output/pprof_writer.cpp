@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "output/late_names.h"
+#include "output/process_sink.h"
 #include "output/spare_room.h"
 #include "output/text.h"
 
@@ -130,7 +130,7 @@ void add_value_type(pbf_writer& message, protozero::pbf_tag_type field) {
 }  // namespace
 
 /// Keeps every thread's stack as numbers of locations, and the times of its process's stacks.
-class PprofWriter::Process final : public model::StackSink {
+class PprofWriter::Process final : public ProcessSink<NumberedStack> {
   public:
     Process(PprofWriter& writer, std::int64_t pid) : writer_(writer), pid_(pid) {}
     ~Process() override { write_table(true); }
@@ -141,110 +141,32 @@ class PprofWriter::Process final : public model::StackSink {
         writer_.add_header("python", format_version(version));
     }
 
-    void thread(std::uint32_t thread_id, std::int64_t interpreter_id,
-                std::uint32_t native_thread_id, std::string_view name) override {
-        if (thread_id >= threads_.size()) {
-            threads_.resize(thread_id + 1);
-        }
-        Thread& thread = threads_[thread_id];
-        std::string shown;
-        append_thread_name(shown, native_thread_id, name);
-        const std::uint64_t shown_string = find_string(shown);
-        thread.labels.clear();
-        pbf_writer sample(thread.labels);
-        add_number_label(sample, kPid, pid_);
-        add_text_label(sample, kThread, shown_string);
-        if (native_thread_id != 0) {
-            add_number_label(sample, kTid, native_thread_id);
-        }
-        if (interpreter_id != 0) {
-            add_number_label(sample, kInterpreter, interpreter_id);
-        }
-        count_held(thread);
-        thread.late.may_be_named = name.empty();
-        if (!name.empty()) {
-            add_waiting(thread);
-        }
-    }
-
-    void thread_ended(std::uint32_t thread_id) override {
-        if (thread_id < threads_.size()) {
-            add_waiting(threads_[thread_id]);
-            held_bytes_ -= threads_[thread_id].held_bytes;
-            threads_[thread_id] = {};
-        }
-    }
-
     void stack(std::uint32_t thread_id, StackMarks marks, std::size_t kept,
                std::span<const Frame> frames) override {
-        if (thread_id >= threads_.size() || writer_.is_full()) {
-            return;
+        if (!writer_.is_full()) {
+            ProcessSink::stack(thread_id, marks, kept, frames);
         }
-        Thread& thread = threads_[thread_id];
-        thread.marks = marks;
-        thread.locations.resize(std::min(kept, thread.locations.size()));
-        for (const Frame& frame : frames) {
-            thread.locations.push_back(find_location(frame));
-        }
-        give_back(thread.locations);
-        count_held(thread);
     }
 
-    void sample(std::uint32_t thread_id, std::int64_t value, model::SampleTime /*until*/) override {
-        if (thread_id >= threads_.size() || is_cut(value)) {
-            return;
+    void sample(std::uint32_t thread_id, std::int64_t value, model::SampleTime until) override {
+        if (!is_cut(value)) {
+            ProcessSink::sample(thread_id, value, until);
         }
-        Thread& thread = threads_[thread_id];
-        const StackMarks marks = thread.marks;
-        std::vector<std::uint64_t> leaf_first;
-        leaf_first.reserve(thread.locations.size() + kMarkNames.size());
-        if (marks.in_gc) {
-            leaf_first.push_back(find_mark(Mark::kGc).location);
-        }
-        leaf_first.insert(leaf_first.end(), thread.locations.rbegin(), thread.locations.rend());
-        if (marks.invalid) {
-            leaf_first.push_back(find_mark(Mark::kInvalid).location);
-        }
-        if (marks.truncated) {
-            leaf_first.push_back(find_mark(Mark::kTruncated).location);
-        }
-        std::string tail;
-        pbf_writer sample(tail);
-        sample.add_packed_uint64(sample_fields::kLocationId, leaf_first.begin(), leaf_first.end());
-        for (const auto& [is_marked, mark] :
-             {std::pair{marks.in_gc, Mark::kGc}, std::pair{marks.invalid, Mark::kInvalid},
-              std::pair{marks.truncated, Mark::kTruncated}}) {
-            if (is_marked) {
-                add_text_label(sample, kMark, find_mark(mark).name);
-            }
-        }
-        put_record(thread, std::move(tail), value);
     }
 
-    void missed(std::uint32_t thread_id, std::int64_t value, model::SampleTime /*until*/) override {
-        if (thread_id >= threads_.size() || is_cut(value)) {
-            return;
+    void missed(std::uint32_t thread_id, std::int64_t value, model::SampleTime until) override {
+        if (!is_cut(value)) {
+            ProcessSink::missed(thread_id, value, until);
         }
-        const KnownMark& mark = find_mark(Mark::kMissed);
-        std::string tail;
-        pbf_writer sample(tail);
-        sample.add_packed_uint64(sample_fields::kLocationId, &mark.location, &mark.location + 1);
-        add_text_label(sample, kMark, mark.name);
-        put_record(threads_[thread_id], std::move(tail), value);
     }
 
     void checkpoint() override {
-        for (Thread& thread : threads_) {
-            if (LateNames::ends_wait(thread.late)) {
-                add_waiting(thread);
-            }
-        }
+        ProcessSink::checkpoint();
         write_table(false);
     }
 
     [[nodiscard]] std::size_t memory_bytes() const override {
-        return held_bytes_ + late_names_.waiting_bytes() + threads_.capacity() * sizeof(Thread) +
-               cached_bytes_ + table_bytes_;
+        return ProcessSink::memory_bytes() + cached_bytes_ + table_bytes_;
     }
     /// Its share of the file, by its share of what was compressed.
     [[nodiscard]] std::uint64_t output_bytes() const override {
@@ -258,13 +180,6 @@ class PprofWriter::Process final : public model::StackSink {
     }
 
   private:
-    struct Thread {
-        std::string labels;
-        std::vector<std::uint64_t> locations;  // root first
-        StackMarks marks;
-        LateNames::Thread late;      // samples that wait for the thread's name: all but its labels
-        std::size_t held_bytes = 0;  // as counted last
-    };
     struct Times {
         std::int64_t waiting_us = 0;
         std::int64_t written_us = 0;
@@ -282,22 +197,75 @@ class PprofWriter::Process final : public model::StackSink {
         return writer_.is_full();
     }
 
-    void put_record(Thread& thread, std::string tail, std::int64_t value) {
-        if (!late_names_.keep(thread.late, tail, value)) {
-            add_waiting(thread);
-            add_time(thread, tail, value);
+    /// The labels of the thread's samples.
+    std::string make_head(std::int64_t interpreter_id, std::uint32_t native_thread_id,
+                          std::string_view name) override {
+        std::string shown;
+        append_thread_name(shown, native_thread_id, name);
+        const std::uint64_t shown_string = find_string(shown);
+        std::string labels;
+        pbf_writer sample(labels);
+        add_number_label(sample, kPid, pid_);
+        add_text_label(sample, kThread, shown_string);
+        if (native_thread_id != 0) {
+            add_number_label(sample, kTid, native_thread_id);
         }
+        if (interpreter_id != 0) {
+            add_number_label(sample, kInterpreter, interpreter_id);
+        }
+        return labels;
     }
 
-    void add_waiting(Thread& thread) {
-        for (const LateNames::Record& record : late_names_.take(thread.late)) {
-            add_time(thread, record.tail, record.value);
+    void change_stack(Thread& thread, StackMarks /*marks*/, std::size_t kept,
+                      std::span<const Frame> frames) override {
+        NumberedStack& locations = thread.stack;
+        locations.resize(std::min(kept, locations.size()));
+        for (const Frame& frame : frames) {
+            locations.push_back(find_location(frame));
         }
+        give_back(locations);
     }
 
-    void add_time(const Thread& thread, std::string_view tail, std::int64_t value_us) {
+    std::string make_tail(const Thread& thread) override {
+        const StackMarks marks = thread.marks;
+        std::vector<std::uint64_t> leaf_first;
+        leaf_first.reserve(thread.stack.size() + kMarkNames.size());
+        if (marks.in_gc) {
+            leaf_first.push_back(find_mark(Mark::kGc).location);
+        }
+        leaf_first.insert(leaf_first.end(), thread.stack.rbegin(), thread.stack.rend());
+        if (marks.invalid) {
+            leaf_first.push_back(find_mark(Mark::kInvalid).location);
+        }
+        if (marks.truncated) {
+            leaf_first.push_back(find_mark(Mark::kTruncated).location);
+        }
+        std::string tail;
+        pbf_writer sample(tail);
+        sample.add_packed_uint64(sample_fields::kLocationId, leaf_first.begin(), leaf_first.end());
+        for (const auto& [is_marked, mark] :
+             {std::pair{marks.in_gc, Mark::kGc}, std::pair{marks.invalid, Mark::kInvalid},
+              std::pair{marks.truncated, Mark::kTruncated}}) {
+            if (is_marked) {
+                add_text_label(sample, kMark, find_mark(mark).name);
+            }
+        }
+        return tail;
+    }
+
+    std::string make_missed_tail() override {
+        const KnownMark& mark = find_mark(Mark::kMissed);
+        std::string tail;
+        pbf_writer sample(tail);
+        sample.add_packed_uint64(sample_fields::kLocationId, &mark.location, &mark.location + 1);
+        add_text_label(sample, kMark, mark.name);
+        return tail;
+    }
+
+    /// Adds the time to what the same stack of the same thread has.
+    void put_record(const Thread& thread, std::string_view tail, std::int64_t value_us) override {
         std::string sample(tail);
-        sample += thread.labels;
+        sample += thread.head;
         const std::size_t entry_bytes = sample.size() + sizeof(Times) + kMapNodeBytes;
         const auto [entry, is_new] = table_.try_emplace(std::move(sample));
         table_bytes_ += is_new ? entry_bytes : 0;
@@ -322,13 +290,6 @@ class PprofWriter::Process final : public model::StackSink {
             times.written_us = add_capped(times.written_us, times.waiting_us);
             times.waiting_us = 0;
         }
-    }
-
-    void count_held(Thread& thread) {
-        held_bytes_ -= thread.held_bytes;
-        thread.held_bytes =
-            thread.labels.capacity() + thread.locations.capacity() * sizeof(thread.locations[0]);
-        held_bytes_ += thread.held_bytes;
     }
 
     std::uint64_t find_location(const Frame& frame) {
@@ -395,8 +356,6 @@ class PprofWriter::Process final : public model::StackSink {
 
     PprofWriter& writer_;
     std::int64_t pid_;
-    std::vector<Thread> threads_;
-    LateNames late_names_;
     // By the message Sample without its value.
     std::unordered_map<std::string, Times> table_;
     std::size_t table_bytes_ = 0;
@@ -405,7 +364,6 @@ class PprofWriter::Process final : public model::StackSink {
     std::unordered_map<std::string, std::uint64_t> strings_;
     std::array<std::optional<KnownMark>, kMarkNames.size()> marks_;
     std::size_t cached_bytes_ = 0;
-    std::size_t held_bytes_ = 0;     // of all threads
     std::uint64_t plain_bytes_ = 0;  // of writer_.plain_bytes_
 };
 
