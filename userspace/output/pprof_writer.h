@@ -40,7 +40,20 @@ class PprofWriter final : public ProfileWriter {
     void finish(std::uint64_t duration_ns) override;
 
   private:
-    class Process;
+    class Process;  // in pprof_process.cpp
+
+    /// The first entries of the string table. The message's first one is to be empty.
+    enum FixedString : std::uint64_t {
+        kEmpty,
+        kMetric,
+        kNanoseconds,
+        kPid,
+        kThread,
+        kTid,
+        kInterpreter,
+        kMark,
+        kFixedStrings
+    };
 
     void write_header(const Metadata& header) override;
     void write_footer(std::string_view key, std::string_view value) override;
