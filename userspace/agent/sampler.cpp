@@ -10,6 +10,7 @@
 #include <optional>
 #include <utility>
 
+#include "agent/cpu_share.h"
 #include "agent/cpu_watch.h"
 #include "agent/dump.h"
 #include "agent/stack_sampler.h"
@@ -349,22 +350,17 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     std::int64_t published_ns = kLongAgoNs;
     OtherEnding ending(program, monotonic_ns());
     Status refusal;
-    // Others cannot take the CPU from a real-time thread; nor can the thread that is followed, as
-    // it has no other. However close ticks come: no more work than sleep, but for a tick longer
-    // than the longest rest.
     const bool owes_cpu = options.follow || is_realtime();
-    std::int64_t owed_ns = 0;
-    std::int64_t worked_ns = monotonic_ns();
+    CpuShare share(interval_ns, monotonic_ns());
     while (timer->wait(channel, dump)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
-        const std::int64_t took_ns = monotonic_ns() - now_ns;
-        owed_ns = std::max<std::int64_t>(owed_ns - (now_ns - worked_ns), 0) + took_ns;
-        if (owes_cpu && owed_ns > interval_ns / 2) {
-            sampler.rest(owed_ns);
-            owed_ns = 0;
+        if (owes_cpu) {
+            if (const auto rest_ns = share.find_rest_ns(now_ns, monotonic_ns()); rest_ns != 0) {
+                sampler.rest(rest_ns);
+                share.end_rest(monotonic_ns());
+            }
         }
-        worked_ns = monotonic_ns();
         if (now_ns - published_ns >= kHousekeepingNs) {
             published_ns = now_ns;
             publish_timing(ring, timer->counts());

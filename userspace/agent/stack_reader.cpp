@@ -33,8 +33,6 @@ constexpr std::int64_t kLongMomentNs = 100'000'000;
 // For a thread to get past the few instructions in which its chain of frames is not whole. Less,
 // and the timer fires before the kernel has switched to it.
 constexpr std::int64_t kPauseNs = 20'000;
-// What nobody has looked at for longer is missed; a stack so deep that a tick takes longer is rare.
-constexpr std::int64_t kLongestRestNs = 10'000'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
@@ -436,8 +434,8 @@ void StackSampler::pause() {
     clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
 }
 
-void StackSampler::rest(std::int64_t owed_ns) {
-    const timespec rest = make_timespec(std::min(owed_ns, kLongestRestNs));
+void StackSampler::rest(std::int64_t duration_ns) {
+    const timespec rest = make_timespec(duration_ns);
     ++clock_reads_;
     clock_nanosleep(CLOCK_MONOTONIC, 0, &rest, nullptr);
 }

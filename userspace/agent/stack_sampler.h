@@ -79,9 +79,8 @@ class StackSampler {
     void use_kernel_ticks(std::int64_t interval_ns);
     /// Takes one sample of every thread at `now_ns`.
     void tick(std::int64_t now_ns);
-    /// Sleeps for `owed_ns`, 10 ms at most. The sampler shares a CPU with the thread that it
-    /// follows, and may have a priority above all others there: it has to leave them at least half.
-    void rest(std::int64_t owed_ns);
+    /// Sleeps for others' sake (CpuShare).
+    void rest(std::int64_t duration_ns);
     /// Takes the last sample, and ends what start() began.
     void stop(std::int64_t now_ns);
 
