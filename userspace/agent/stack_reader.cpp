@@ -25,7 +25,8 @@ constexpr std::size_t kRecentCodes = 8;
 // Walks after which a page that was not needed any more is no longer fetched ahead.
 constexpr std::uint32_t kPageAge = 32;
 // When a chain that leads nowhere, or ends at a generator or at another function than before, is
-// what it seems: seen so often, after so much CPU time of the thread each time, or for so long.
+// what it seems: seen so often, after so much CPU time of the thread each time, or for so long
+// (which says nothing of a thread that waits for a CPU: only BPF tells).
 constexpr std::uint32_t kTimesBetweenFrames = 16;
 constexpr std::uint32_t kTimesOfAnotherRoot = 2;
 constexpr std::int64_t kPastAMomentNs = 2'000;
@@ -422,7 +423,19 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& s
     }
     const std::uint32_t enough =
         leads_nowhere || ends_at_generator ? kTimesBetweenFrames : kTimesOfAnotherRoot;
-    return thread.times_between < enough && now_ns_ - thread.between_since_ns < kLongMomentNs;
+    const bool was_long =
+        now_ns_ - thread.between_since_ns >= kLongMomentNs && !was_interrupted(thread);
+    return thread.times_between < enough && !was_long;
+}
+
+/// Whether the kernel has taken the thread off its CPU at an instruction that may be any.
+bool StackSampler::was_interrupted(const TrackedThread& thread) const {
+    if (thread.slot == TrackedThread::kNoSlot) {
+        return false;
+    }
+    const auto state = watch_.read(thread.slot);
+    return state && state->generation == thread.slot_generation && !state->is_on_cpu() &&
+           (state->off_reason == ECHION_OFF_PREEMPTED || state->off_reason == ECHION_OFF_STOPPED);
 }
 
 void StackSampler::pause() {
