@@ -226,7 +226,7 @@ def lender(tmp_path):
 def test_a_state_that_another_thread_made_is_a_thread_of_its_own(echion, program, engine, lender):
     """CPython leaves the maker's number in it: its stacks are not the maker's."""
     host = lender
-    command = [str(host), program.library]
+    command = [str(host), program.library, "once", "main"]
     result = echion.run(command, "--engine", engine, env=program.env, timeout=60).check()
     profile = result.profile
     missed_us = profile.figure("missed_us")
@@ -238,12 +238,43 @@ def test_a_state_that_another_thread_made_is_a_thread_of_its_own(echion, program
     assert makers <= 0.05e6
 
 
+@pytest.mark.parametrize("way", ["launched", "attached"])
+def test_a_state_that_a_thread_of_python_made_is_a_thread_of_its_own(
+    echion, program, engine, lender, tmp_path, needs_root, way
+):
+    """The maker runs Python, too, and is looked at before or after the state that it lends."""
+    command = [str(lender), program.library, "forever" if way == "attached" else "once", "thread"]
+    options = ["--engine", engine]
+    if way == "launched":
+        result = echion.run(command, *options, env=program.env, timeout=60).check()
+    else:
+        with start_target(tmp_path, command, env=program.env) as target:
+            result = echion.run(["-p", str(target.pid)], *options, "-x", "1").check()
+    profile = result.profile
+    threads = {
+        name: {one.thread for one in profile.samples if one.has(name)}
+        for name in ("rests", "waits", "works")
+    }
+    print(threads, profile.footer)
+    assert threads["waits"] == threads["works"]
+    assert not threads["waits"] & threads["rests"]
+    missed_us = profile.figure("missed_us")
+    if way == "launched":
+        for name, us in (("waits", 0.8e6), ("works", 0.3e6), ("rests", 1.2e6)):
+            found = profile.total_with(name)
+            assert us - 0.05e6 - missed_us <= found <= us + 0.05e6 + missed_us, name
+    else:
+        # The maker rests from before the first sample to some time behind it.
+        assert profile.total_with("works") >= 0.25e6 - missed_us
+        assert profile.total_with("waits") >= 0.35e6 - missed_us
+
+
 def test_a_state_that_another_thread_made_is_followed_though_its_maker_rests(
     echion, program, engine, lender, tmp_path
 ):
     if engine != "clock":
         pytest.skip("nothing of an engine is in -w")
-    command = [str(lender), program.library, "forever"]
+    command = [str(lender), program.library, "forever", "main"]
     with start_target(tmp_path, command, env=program.env) as target:
         followed = subprocess.run(
             [echion.program, "-w", str(target.pid), "-x", "2", "--json"],
