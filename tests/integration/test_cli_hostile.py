@@ -19,13 +19,13 @@ def fake(build_dir) -> str:
 @pytest.mark.parametrize(
     "behaviour",
     [
-        "knock-without-fd",
-        "knock-with-a-file",
-        "knock-with-many",
-        "knock-with-garbage",
+        "connect-without-fd",
+        "connect-with-a-file",
+        "connect-with-many",
+        "connect-with-garbage",
     ],
 )
-def test_who_does_not_knock_properly_is_not_let_in(echion, fake, behaviour):
+def test_who_does_not_connect_properly_is_not_let_in(echion, fake, behaviour):
     script = f'"{fake}" {behaviour}; "{fake}" exit 0'
     result = echion.run(["sh", "-c", script], "-s").check()
     assert len(check_profile(result.output.read_text()).samples) == 2
@@ -34,7 +34,7 @@ def test_who_does_not_knock_properly_is_not_let_in(echion, fake, behaviour):
 
 def test_what_takes_minutes_to_close_keeps_nobody(echion, fake):
     """A connection that lingers, of which echion has the last descriptor."""
-    result = echion.run([fake, "knock-with-a-lingerer"], "-s", timeout=60).check()
+    result = echion.run([fake, "connect-with-a-lingerer"], "-s", timeout=60).check()
     assert result.stderr.count("\n") == 1  # no Python there
 
 
@@ -116,7 +116,7 @@ def test_a_flood_does_not_keep_echion_from_its_work(echion, fake):
 
 
 def test_who_is_gone_when_echion_looks_is_turned_away(echion, fake):
-    result = echion.run([fake, "knock-of-the-dead"], "-s")
+    result = echion.run([fake, "connect-of-the-dead"], "-s")
     assert result.stdout == "turned away\n"
     assert "before its first sample" in result.stderr and result.stderr.count("\n") == 1
 
@@ -173,7 +173,7 @@ def test_a_flood_of_requests_ends_with_the_first(echion, fake, cpu_engine):
 
 
 def test_complaints_come_to_an_end(echion, fake):
-    result = echion.run([fake, "knock-often", "1000"], "-s")
+    result = echion.run([fake, "connect-often", "1000"], "-s")
     assert result.stderr.count("\n") == 101
     assert "no more of these" in result.stderr.splitlines()[-1]
 

@@ -43,7 +43,7 @@ def run_between_ticks(
 ) -> Result:
     """Ticks so rare that nearly all is used between them."""
     if cpu_engine != "bpf":
-        pytest.skip("without BPF nobody keeps the books between ticks")
+        pytest.skip("without BPF nobody counts CPU time between ticks")
     return echion.run_target(
         python, "cpu_kept", *arguments, options=["-c", "-i", interval, "--engine", cpu_engine]
     ).check()

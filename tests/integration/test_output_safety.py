@@ -256,7 +256,7 @@ def test_a_full_standard_error_keeps_nobody(build_dir, fake, tmp_path):
         while True:
             os.write(writer, b"x" * 4096)
     os.set_blocking(writer, True)
-    arguments = [build_dir / "echion", "-o", tmp_path / "out", fake, "knock-often", "20"]
+    arguments = [build_dir / "echion", "-o", tmp_path / "out", fake, "connect-often", "20"]
     run = subprocess.run(list(map(str, arguments)), stderr=writer, timeout=60)
     os.close(reader)
     os.close(writer)

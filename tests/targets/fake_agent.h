@@ -82,7 +82,7 @@ inline int find_rendezvous() {
     return std::atoi(variable);
 }
 
-/// This agent's end of its own control channel, after knocking.
+/// This agent's end of its own control channel, after connecting.
 inline UniqueFd connect_channel() {
     int fds[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) != 0) {
@@ -90,7 +90,7 @@ inline UniqueFd connect_channel() {
     }
     const auto message = make_message<control::Connect>(control::MessageType::kConnect);
     if (!send_message(find_rendezvous(), message, {fds[1]})) {
-        die("knock");
+        die("connect");
     }
     close(fds[1]);
     return UniqueFd(fds[0]);

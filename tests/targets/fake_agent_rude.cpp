@@ -162,23 +162,23 @@ Behaviours rude_behaviours() {
              wait_hang_up(agent.channel.get());
              announce("hung-up");
          }},
-        {"knock-without-fd",
+        {"connect-without-fd",
          [](const char*) {
              const auto message = make_message<control::Connect>(control::MessageType::kConnect);
              send_message(find_rendezvous(), message);
          }},
-        {"knock-with-a-file",
+        {"connect-with-a-file",
          [](const char*) {
              const UniqueFd file(open("/dev/null", O_RDWR | O_CLOEXEC));
              const auto message = make_message<control::Connect>(control::MessageType::kConnect);
              send_message(find_rendezvous(), message, {file.get()});
          }},
-        {"knock-with-many",
+        {"connect-with-many",
          [](const char*) {
              const auto message = make_message<control::Connect>(control::MessageType::kConnect);
              send_message(find_rendezvous(), message, std::vector<int>(16, STDERR_FILENO));
          }},
-        {"knock-with-a-lingerer",
+        {"connect-with-a-lingerer",
          [](const char*) {
              // Echion's descriptor is the last one when it runs again.
              stop_echion();
@@ -197,7 +197,7 @@ Behaviours rude_behaviours() {
              kill(getppid(), SIGCONT);
              wait_hang_up(channel.get());
          }},
-        {"knock-with-garbage",
+        {"connect-with-garbage",
          [](const char*) {
              const std::vector<char> garbage(2000, 'x');
              send_packet(find_rendezvous(), garbage.data(), garbage.size());
@@ -312,7 +312,7 @@ Behaviours rude_behaviours() {
              kill(getppid(), SIGCONT);
              wait_hang_up(channel.get());
          }},
-        {"knock-of-the-dead",
+        {"connect-of-the-dead",
          [](const char*) {
              // By a child that is gone when echion looks. Its number may be anybody's then.
              kill(getppid(), SIGSTOP);
@@ -333,7 +333,7 @@ Behaviours rude_behaviours() {
              kill(getppid(), SIGCONT);
              std::printf("%s\n", receive_configure(channel[0]) ? "let in" : "turned away");
          }},
-        {"knock-often",
+        {"connect-often",
          [](const char* count) {
              // One after the other, each of them at fault.
              for (int i = std::atoi(count); i > 0; --i) {

@@ -32,16 +32,16 @@ struct Ends {
         taking.reset(fds[0]);
         sending.reset(fds[1]);
     }
-    /// Takes all that is there; how many packets that were of a knock's size.
+    /// Takes all that is there; how many packets that were of a Connect's size.
     [[nodiscard]] int take_all() const {
-        int knocks = 0;
+        int connects = 0;
         std::array<char, 4096> packet{};
         for (;;) {
             const ssize_t size = recv(taking.get(), packet.data(), packet.size(), 0);
             if (size < 0) {
-                return knocks;
+                return connects;
             }
-            knocks += size == sizeof(control::Connect) ? 1 : 0;
+            connects += size == sizeof(control::Connect) ? 1 : 0;
         }
     }
     UniqueFd taking;
@@ -66,14 +66,14 @@ class FullRendezvous : public testing::Test {
         }
         EXPECT_EQ(errno, EAGAIN);
     }
-    /// Knocks, and calls `meanwhile` once that waits. The errno, or 0.
+    /// Connects, and calls `meanwhile` once that waits. The errno, or 0.
     template <typename Function>
-    int knock_beside(const Function& meanwhile) {
+    int connect_beside(const Function& meanwhile) {
         std::atomic<pid_t> tid{0};
         int error = 0;
-        std::thread knocker([&] {
+        std::thread connecting([&] {
             tid = static_cast<pid_t>(syscall(SYS_gettid));
-            const auto channel = rendezvous_.knock(true);
+            const auto channel = rendezvous_.connect(true);
             error = channel ? 0 : channel.error().system_errno;
         });
         const std::int64_t deadline_ns = monotonic_ns() + kPatienceNs;
@@ -82,7 +82,7 @@ class FullRendezvous : public testing::Test {
             waits = call && call->number == SYS_ppoll;
         }
         meanwhile();
-        knocker.join();
+        connecting.join();
         return error;
     }
 
@@ -91,20 +91,20 @@ class FullRendezvous : public testing::Test {
 };
 
 TEST_F(FullRendezvous, IsWaitedForUntilItHasRoom) {
-    int knocks = 0;  // the first room may be taken while the queue is still being emptied
-    EXPECT_EQ(knock_beside([&] { knocks += ends_.take_all(); }), 0);
-    knocks += ends_.take_all();
-    EXPECT_EQ(knocks, 1);
+    int connects = 0;  // the first room may be taken while the queue is still being emptied
+    EXPECT_EQ(connect_beside([&] { connects += ends_.take_all(); }), 0);
+    connects += ends_.take_all();
+    EXPECT_EQ(connects, 1);
 }
 
 TEST_F(FullRendezvous, IsGivenUpWhenNobodyMakesRoom) {
-    EXPECT_EQ(rendezvous_.knock(true).error().system_errno, EAGAIN);
+    EXPECT_EQ(rendezvous_.connect(true).error().system_errno, EAGAIN);
 }
 
 TEST_F(FullRendezvous, WhoseNumberIsAnothersByThenIsLeftAlone) {
     const Ends programs;
     const UniqueFd kept(fcntl(ends_.sending.get(), F_DUPFD_CLOEXEC, 0));  // it does not hang up
-    EXPECT_EQ(knock_beside([&] {
+    EXPECT_EQ(connect_beside([&] {
                   dup2(programs.sending.get(), ends_.sending.get());
                   EXPECT_EQ(ends_.take_all(), 0);
               }),

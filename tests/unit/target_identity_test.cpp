@@ -63,9 +63,9 @@ TEST(ThreadDescriptors, AreOnlyThoseOfTheTargetsThreads) {
     auto target = TargetIdentity::hold(child.pid());
     ASSERT_TRUE(target);
     EXPECT_TRUE(ThreadDescriptors::open(*target, child.pid()));
-    for (const pid_t stranger : {other.pid(), getpid(), pid_t{1}, pid_t{0}, pid_t{-1}}) {
-        const auto opened = ThreadDescriptors::open(*target, stranger);
-        ASSERT_FALSE(opened) << stranger;
+    for (const pid_t another : {other.pid(), getpid(), pid_t{1}, pid_t{0}, pid_t{-1}}) {
+        const auto opened = ThreadDescriptors::open(*target, another);
+        ASSERT_FALSE(opened) << another;
         EXPECT_EQ(opened.error().system_errno, ESRCH);
     }
     EXPECT_EQ(child.finish(), kGood);

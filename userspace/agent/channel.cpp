@@ -59,7 +59,7 @@ ssize_t receive_packet(int fd, void* packet, std::size_t size_bytes, int flags) 
     return recvmsg(fd, &message, flags);
 }
 
-// How long a knock waits for room in the rendezvous' queue; the program may wait for it.
+// How long a Connect waits for room in the rendezvous' queue; the program may wait for it.
 constexpr std::int64_t kQueueNs = kNanosPerSecond / 2;
 
 /// False when that is refused.
@@ -97,7 +97,7 @@ Rendezvous Rendezvous::find() {
     return rendezvous;
 }
 
-Result<UniqueFd> Rendezvous::knock(bool has_own_table) const {
+Result<UniqueFd> Rendezvous::connect(bool has_own_table) const {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
         return fail(ErrorKind::kSystem, "make a control channel", errno);
@@ -119,7 +119,7 @@ Result<UniqueFd> Rendezvous::knock(bool has_own_table) const {
     rights->cmsg_len = CMSG_LEN(sizeof(int));
     const int fd = other.get();
     std::memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
-    // Where many programs begin at a time, their knocks may fill the queue for a moment. Meanwhile
+    // Where many programs begin at a time, their packets may fill the queue for a moment. Meanwhile
     // the program may give the number to a socket of its own.
     const std::int64_t deadline_ns = monotonic_ns() + kQueueNs;
     for (;;) {

@@ -25,8 +25,8 @@ SocketId identify(int fd);
 bool is_socket(int fd, const SocketId& id);
 
 /// A launched command's end of the rendezvous socket. It is the environment's: shells, `env` and
-/// forked children inherit it, and whoever becomes Python knocks there. It stays open as long as
-/// the program at the other end may answer, and not a moment longer than the agent can help.
+/// forked children inherit it, and each that becomes Python connects to it. It stays open as long
+/// as the program at the other end may answer, and not a moment longer than the agent can help.
 class Rendezvous {
   public:
     /// None.
@@ -37,7 +37,7 @@ class Rendezvous {
     [[nodiscard]] bool is_there() const { return is_socket(fd_, id_); }
     /// Makes a channel, where move_up() puts it, and sends its other end to the program. Waits half
     /// a second at most for room (kSystem with EAGAIN); EBADF when the socket has been closed.
-    [[nodiscard]] Result<UniqueFd> knock(bool has_own_table) const;
+    [[nodiscard]] Result<UniqueFd> connect(bool has_own_table) const;
     /// Whether nobody is left at the other end. Waits up to `timeout_ns` for that.
     [[nodiscard]] bool is_abandoned(std::int64_t timeout_ns) const;
     /// Closes it in the calling thread's descriptor table, unless it has been closed already.

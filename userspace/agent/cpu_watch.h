@@ -37,17 +37,17 @@ class CpuWatch {
     void hand_over(TrackedThread& from, TrackedThread& to);
 
     /// Looks which threads have run: sets `has_run` of those that the sampler knows, and calls
-    /// `visit_stranger(slot)` for slots that belong to none of them, at each change;
+    /// `visit_unlisted(slot)` for slots that belong to none of them, at each change;
     /// `visit_ran(thread)`, and `visit_ended(thread, state)` for one whose slot has become final.
-    template <typename VisitStranger, typename VisitRan, typename VisitEnded>
-    void look(VisitStranger&& visit_stranger, VisitRan&& visit_ran, VisitEnded&& visit_ended) {
+    template <typename VisitUnlisted, typename VisitRan, typename VisitEnded>
+    void look(VisitUnlisted&& visit_unlisted, VisitRan&& visit_ran, VisitEnded&& visit_ended) {
         states_.for_each_changed(stamps(), [&](std::uint32_t slot, CpuStateMap::Stamp stamp) {
             if (slot == own_slot_ || slot == io_slot_) {
                 return;
             }
             TrackedThread* thread = owners_[slot];
             if (thread == nullptr) {
-                visit_stranger(slot);
+                visit_unlisted(slot);
                 return;
             }
             thread->has_run = true;

@@ -23,13 +23,13 @@ constexpr std::int64_t kHandlerWaitNs = 100'000'000;
 /// What the signal's handler works with. A global, as a handler has nowhere else to find anything.
 struct Gate {
     std::atomic<bool> requested{false};
-    std::atomic<bool> is_open{false};    // dumps have been started
-    std::atomic<bool> is_taken{false};   // our handler has been installed since then
-    std::atomic<pid_t> sampler{0};       // the thread to wake; 0: it looks by itself
-    std::atomic<int> users{0};           // handlers that may be waking it
-    std::atomic<pid_t> owner{0};         // the process that has the sampler
-    std::atomic<bool> is_buried{false};  // the application's handler may have ours as its next
-    struct sigaction previous {};        // written while ours is not installed, or is not reached
+    std::atomic<bool> is_open{false};     // dumps have been started
+    std::atomic<bool> is_taken{false};    // our handler has been installed since then
+    std::atomic<pid_t> sampler{0};        // the thread to wake; 0: it looks by itself
+    std::atomic<int> users{0};            // handlers that may be waking it
+    std::atomic<pid_t> owner{0};          // the process that has the sampler
+    std::atomic<bool> is_chained{false};  // the application's handler may have ours as its next
+    struct sigaction previous {};         // written while ours is not installed, or is not reached
 };
 Gate g_gate;
 
@@ -113,7 +113,7 @@ void give_signal_back() {
     if (is_ours(current)) {
         sigaction(kSignal, &g_gate.previous, nullptr);
     } else if (is_real(current)) {
-        g_gate.is_buried.store(true);
+        g_gate.is_chained.store(true);
     }
 }
 
@@ -144,8 +144,8 @@ void take_signal() {
     struct sigaction current {};
     // Behind another handler that may call ours, ours must not be in front of it as well: they
     // would call each other for ever.
-    if (g_gate.is_buried.load() || sigaction(kSignal, nullptr, &current) != 0 || is_ours(current) ||
-        is_ignored(current)) {
+    if (g_gate.is_chained.load() || sigaction(kSignal, nullptr, &current) != 0 ||
+        is_ours(current) || is_ignored(current)) {
         return;
     }
     install(current);

@@ -115,7 +115,7 @@ struct Assignment {
 constexpr std::int64_t kLastDescriptorNs = 5 * kNanosPerSecond;
 
 /// Closes this process's end of the rendezvous socket when the run is over. When only this agent's
-/// part of it is, a Python that this process starts or becomes may still knock.
+/// part of it is, a Python that this process starts or becomes may still connect.
 void leave_rendezvous(Assignment& assignment) {
     Rendezvous& rendezvous = assignment.rendezvous;
     if (assignment.was_told_to_stop ||
@@ -155,7 +155,7 @@ Result<UniqueFd> open_channel(Assignment& assignment, bool has_own_table) {
         UniqueFd given(assignment.control_fd);
         return move_up(std::move(given), has_own_table);
     }
-    auto channel = assignment.rendezvous.knock(has_own_table);
+    auto channel = assignment.rendezvous.connect(has_own_table);
     if (has_own_table) {
         Rendezvous(assignment.rendezvous).close();  // the copy
     }
@@ -249,7 +249,7 @@ Error thread_failure(int error) {
 
 /// Tells the program at the other end why there is no sampler.
 void report_failure(const Rendezvous& rendezvous, int error) {
-    if (auto socket = rendezvous.knock(false)) {
+    if (auto socket = rendezvous.connect(false)) {
         Channel(std::move(*socket), false).send_failed(thread_failure(error));
     }
 }

@@ -14,13 +14,13 @@ using stream::Counter;
 // For so long after a thread has been met, each look at it looks for it in Python's lists.
 constexpr std::int64_t kBeginningNs = 20'000'000;
 // A thread that Python's lists have not had for so long is none of Python's.
-constexpr std::int64_t kStrangerNs = 500'000'000;
+constexpr std::int64_t kUnlistedNs = 500'000'000;
 
 }  // namespace
 
 void StackSampler::look_at_cpus() {
     ran_count_ = 0;
-    watch_.look([&](std::uint32_t slot) { meet_stranger(slot); },
+    watch_.look([&](std::uint32_t slot) { note_unlisted(slot); },
                 [&](TrackedThread& thread) {
                     if (ran_count_ < ran_.capacity()) {
                         ran_[ran_count_++] = &thread;
@@ -29,46 +29,46 @@ void StackSampler::look_at_cpus() {
                 [&](TrackedThread& thread, const CpuState& state) { end_slot(thread, state); });
 }
 
-void StackSampler::meet_stranger(std::uint32_t slot) {
-    Stranger& stranger = strangers_[slot];
+void StackSampler::note_unlisted(std::uint32_t slot) {
+    UnlistedThread& unlisted = unlisted_[slot];
     const auto state = watch_.read_own(slot);
     if (!state) {
         return;
     }
-    const bool is_new = state->generation != stranger.generation;
+    const bool is_new = state->generation != unlisted.generation;
     if (is_new) {
-        stranger = {state->generation, now_ns_, false, false, watch_.first_cpu_ns(slot, *state)};
+        unlisted = {state->generation, now_ns_, false, false, watch_.first_cpu_ns(slot, *state)};
     }
-    if (now_ns_ - stranger.met_ns < kBeginningNs) {
+    if (now_ns_ - unlisted.met_ns < kBeginningNs) {
         // A thread that has just begun: Python's own, most likely, which has to enter its numbers.
         for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
             interpreters_[i].list_changed = true;
         }
     }
     // Not at once: a walk of the lists may tell whose thread it is.
-    const bool is_old = now_ns_ - stranger.met_ns > kStrangerNs;
+    const bool is_old = now_ns_ - unlisted.met_ns > kUnlistedNs;
     if (options_.cpu_mode && (state->ended || is_old)) {
-        write_stranger_cpu(slot, *state, is_new && state->ended);
-        if (state->ended && stranger.is_announced) {
+        write_unlisted_cpu(slot, *state, is_new && state->ended);
+        if (state->ended && unlisted.is_announced) {
             encoder_->thread_end(static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot));
-            stranger.is_announced = false;
+            unlisted.is_announced = false;
         }
-        stranger.is_foreign = is_old && !state->ended;
+        unlisted.is_foreign = is_old && !state->ended;
     }
 }
 
-void StackSampler::adopt_stranger(TrackedThread& thread) {
+void StackSampler::take_over_unlisted(TrackedThread& thread) {
     if (thread.slot == TrackedThread::kNoSlot) {
         return;
     }
-    Stranger& stranger = strangers_[thread.slot];
-    if (stranger.generation != thread.slot_generation) {
+    UnlistedThread& unlisted = unlisted_[thread.slot];
+    if (unlisted.generation != thread.slot_generation) {
         return;
     }
-    thread.cpu_ns = std::max(thread.cpu_ns, stranger.cpu_ns);
-    if (stranger.is_announced) {
+    thread.cpu_ns = std::max(thread.cpu_ns, unlisted.cpu_ns);
+    if (unlisted.is_announced) {
         encoder_->thread_end(static_cast<std::uint32_t>(cpython::kMaxThreadStates + thread.slot));
-        stranger.is_announced = false;
+        unlisted.is_announced = false;
     }
 }
 
@@ -174,7 +174,7 @@ void StackSampler::tick_for_events(std::int64_t now_ns) {
     watch_.drain([&](TrackedThread& thread, const SnapshotView& snapshot) {
         std::size_t count = 0;
         if (!convert(thread, snapshot, {snapshot_raw_.data(), snapshot_raw_.capacity()}, &count)) {
-            return;  // its CPU time is still to be accounted for: see catch_up()
+            return;  // its CPU time is still to be accounted for: see read_without_snapshot()
         }
         const std::int64_t at_ns = snapshot.time_ns;
         begin(at_ns);
@@ -190,12 +190,12 @@ void StackSampler::tick_for_events(std::int64_t now_ns) {
     begin(now_ns);
     look_at_cpus();
     refresh_interpreters(now_ns);
-    catch_up();
+    read_without_snapshot();
     refresh_names();
     finish();
 }
 
-void StackSampler::catch_up() {
+void StackSampler::read_without_snapshot() {
     // Threads that have used CPU time without a snapshot to attribute it to: new ones, deep stacks,
     // pages that the program could not read. They are read the plain way.
     for (std::size_t i = 0; i < ran_count_; ++i) {

@@ -270,7 +270,7 @@ std::size_t StackSampler::read_group(std::uint32_t gil_index, std::span<TrackedT
         }
     }
     armed_ns_ = monotonic_ns();
-    catch_up_with(armed_ns_);
+    continue_at(armed_ns_);
     same_cpu_.arm();
     if (!request(round, gil_index)) {
         ++tally_.table_full;

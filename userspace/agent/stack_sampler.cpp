@@ -37,8 +37,8 @@ Status StackSampler::reserve() {
     auto names = cpython::ThreadNames::make();
     auto snapshot_raw = FixedArray<cpython::RawFrame>::make(kMinRawFrames);
     auto ran = FixedArray<TrackedThread*>::make(cpython::kMaxThreadStates);
-    auto strangers = FixedArray<Stranger>::make(ECHION_MAX_THREADS);
-    if (!names || !snapshot_raw || !ran || !strangers || !batch || !threads || !codes || !raw ||
+    auto unlisted = FixedArray<UnlistedThread>::make(ECHION_MAX_THREADS);
+    if (!names || !snapshot_raw || !ran || !unlisted || !batch || !threads || !codes || !raw ||
         !changed || !selected || !interpreters || !gils) {
         return fail(ErrorKind::kNoSpace, "reserve memory for the sampler");
     }
@@ -53,7 +53,7 @@ Status StackSampler::reserve() {
     names_ = std::move(*names);
     snapshot_raw_ = std::move(*snapshot_raw);
     ran_ = std::move(*ran);
-    strangers_ = std::move(*strangers);
+    unlisted_ = std::move(*unlisted);
     return {};
 }
 
@@ -126,7 +126,7 @@ void StackSampler::begin(std::int64_t at_ns) {
 
 /// Goes on in a tick of its own where the one that has begun is so old that others had the CPU
 /// meanwhile: what is seen from now on did not have to be so when it began.
-void StackSampler::catch_up_with(std::int64_t at_ns) {
+void StackSampler::continue_at(std::int64_t at_ns) {
     if (!options_.cpu_mode && at_ns - previous_ns_ > longest_gap_ns()) {
         commit();
         encoder_->continue_tick(static_cast<std::uint64_t>(at_ns - previous_ns_));

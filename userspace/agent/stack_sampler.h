@@ -183,7 +183,7 @@ class StackSampler {
     void complete(TrackedThread& thread, const cpython::ThreadHead& head);
     void end_thread(TrackedThread& thread);
     void forget_thread(TrackedThread& thread);
-    void adopt_stranger(TrackedThread& thread);
+    void take_over_unlisted(TrackedThread& thread);
     void succeed_former_state(TrackedThread& thread);
     TrackedThread* find_other_state(const TrackedThread& thread, bool is_second);
     void set_second(TrackedThread& thread, bool is_second);
@@ -209,17 +209,17 @@ class StackSampler {
     void refresh_names();
 
     void begin(std::int64_t at_ns);
-    void catch_up_with(std::int64_t at_ns);
+    void continue_at(std::int64_t at_ns);
     void finish();
     void look_at_cpus();
-    void meet_stranger(std::uint32_t slot);
+    void note_unlisted(std::uint32_t slot);
     void end_slot(TrackedThread& thread, const CpuState& state);
     void keep_snapshots();
     bool convert(TrackedThread& thread, const SnapshotView& snapshot,
                  std::span<cpython::RawFrame> out, std::size_t* count);
     void use_snapshots();
     void tick_for_events(std::int64_t now_ns);
-    void catch_up();
+    void read_without_snapshot();
     [[nodiscard]] std::uint8_t gc_flag(const TrackedThread& thread);
 
     enum class Marking { kByGil, kMarkedOnly };
@@ -271,7 +271,7 @@ class StackSampler {
     bool lives_on(const TrackedThread& thread);
     void write_cpu_after_leaving(TrackedThread& thread);
     void write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns);
-    void write_stranger_cpu(std::uint32_t slot, const CpuState& state, bool is_unseen);
+    void write_unlisted_cpu(std::uint32_t slot, const CpuState& state, bool is_unseen);
     void write_all_cpu(bool is_last);
     void settle_unclaimed(std::int64_t living_ns, std::size_t left_count, bool is_last);
     void write_unseen_cpu(std::int64_t cpu_ns);
@@ -296,14 +296,14 @@ class StackSampler {
     FixedArray<cpython::RawFrame> snapshot_raw_;  // stacks that have come in this tick
     std::size_t snapshot_raw_used_ = 0;
     // Threads of this process that Python does not know, by their slot in the kernel's table.
-    struct Stranger {
+    struct UnlistedThread {
         std::uint32_t generation;
         std::int64_t met_ns;
         bool is_announced;
         bool is_foreign;      // has lived for long, and Python's lists have not had it
         std::int64_t cpu_ns;  // accounted for
     };
-    FixedArray<Stranger> strangers_;
+    FixedArray<UnlistedThread> unlisted_;
     FixedArray<TrackedThread*> ran_;  // threads that have run since the last tick
     std::size_t ran_count_ = 0;
     FixedArray<TrackedThread*> changed_;   // threads whose may_have_changed is set

@@ -1,13 +1,8 @@
 // The part of StackSampler that compares stacks with the last ones and writes what is new.
 
-#include <time.h>
-
 #include <algorithm>
-#include <cstring>
 
 #include "agent/stack_sampler.h"
-#include "base/clock.h"
-#include "platform/thread_clock.h"
 
 namespace echion::agent {
 namespace {
@@ -23,79 +18,11 @@ static_assert(kBatchBytes + stream::kMaxLineTableBytes + 4 * stream::kMaxTextByt
               stream::kMaxBatchBytes);
 // A stack is looked up again when a code object changes its id meanwhile; rarely more than once.
 constexpr int kLookups = 4;
-// How often CPU time that no thread's clock shows is looked for.
-constexpr std::int64_t kSettlePeriodNs = 100'000'000;
-// Less of it waits for the next look.
-constexpr std::int64_t kLeastUnseenNs = 1'000'000;
 
 }  // namespace
 
 void StackSampler::define_unknown_code() {
     encoder_->label(CodeRegistry::kUnknownCode, "<unknown>");
-}
-
-std::string_view StackSampler::find_name(const TrackedThread& thread) const {
-    std::string_view name = names_.find(interpreters_[thread.interpreter].head.id, thread.runs_on);
-    // `threading` of the interpreter that started it has the name, and perhaps no other one.
-    for (std::uint32_t i = 0; i < interpreter_count_ && name.empty(); ++i) {
-        name = names_.find(interpreters_[i].head.id, thread.runs_on);
-    }
-    return name;
-}
-
-/// Names go by pthread_t, which is another thread's as soon as the one that had it has ended:
-/// whether that one still has a state of its own, after its name was read.
-bool StackSampler::is_named_by_right(const TrackedThread& thread) {
-    for (std::size_t i = 0; i < threads_.slots(); ++i) {
-        const TrackedThread& one = threads_.slot(i);
-        if (one.in_use && !one.has_left && one.runs_on == thread.runs_on &&
-            one.head.thread_id == thread.runs_on && is_intact(one)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/// True if that is news.
-bool StackSampler::note_name(TrackedThread& thread) {
-    if (thread.has_left) {
-        return false;
-    }
-    const std::string_view name = find_name(thread).substr(0, sizeof(thread.name));
-    if (name.empty() || name == thread.name_view()) {
-        return false;
-    }
-    if (!is_named_by_right(thread)) {
-        interpreters_[thread.interpreter].list_changed = true;
-        return false;
-    }
-    std::memcpy(thread.name, name.data(), name.size());
-    thread.name_bytes = static_cast<std::uint32_t>(name.size());
-    return true;
-}
-
-void StackSampler::announce(TrackedThread& thread) {
-    bool is_news = note_name(thread);
-    if (thread.name_bytes == 0 && !thread.is_announced && !thread.has_left) {
-        scan_names();
-        is_news = note_name(thread);
-    }
-    if (thread.name_bytes == 0) {
-        // Not known to `threading`: the main thread before its import, or a thread from C, which
-        // has no name (yet).
-        nameless_scans_ = thread.is_announced ? nameless_scans_ : kNamelessScans;
-        thread.name_looks = thread.is_announced ? thread.name_looks : kNamelessScans;
-        const std::string_view name = thread.is_main ? "MainThread" : "";
-        std::memcpy(thread.name, name.data(), name.size());
-        thread.name_bytes = static_cast<std::uint32_t>(name.size());
-        is_news = is_news || !name.empty();
-    }
-    if (thread.is_announced && !is_news) {
-        return;
-    }
-    thread.is_announced = true;
-    encoder_->thread(thread.id, interpreters_[thread.interpreter].head.id, thread.native_id,
-                     thread.name_view());
 }
 
 bool StackSampler::assign_refs(TrackedThread& thread, std::span<const cpython::RawFrame> raw,
@@ -277,177 +204,6 @@ void StackSampler::split_batch() {
     }
 }
 
-void StackSampler::write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns) {
-    if (cpu_ns <= thread.cpu_ns) {
-        return;
-    }
-    if (!thread.is_announced) {
-        announce(thread);
-    }
-    const auto used_ns = static_cast<std::uint64_t>(cpu_ns - thread.cpu_ns);
-    if (cpu_ns - thread.cpu_ns > longest_gap_ns()) {
-        encoder_->missed(thread.id, used_ns);
-    } else {
-        encoder_->cpu(thread.id, used_ns);
-    }
-    thread.cpu_ns = cpu_ns;
-}
-
-std::int64_t StackSampler::read_thread_cpu_ns(const TrackedThread& thread) {
-    ++clock_reads_;
-    return thread.native_id == 0 ? 0 : read_clock_ns(thread_cpu_clock(thread.native_id));
-}
-
-void StackSampler::write_cpu(TrackedThread& thread) {
-    if (!thread.has_begun || thread.is_second) {
-        return;
-    }
-    if (thread.slot != TrackedThread::kNoSlot) {
-        if (const auto state = watch_.read(thread.slot);
-            state && state->generation == thread.slot_generation) {
-            write_cpu_up_to(thread, static_cast<std::int64_t>(
-                                        state->cpu_ns_at(static_cast<std::uint64_t>(now_ns_))));
-        }
-        return;
-    }
-    if (thread.native_id == 0) {
-        return;
-    }
-    const std::int64_t cpu_ns = read_thread_cpu_ns(thread);
-    if (thread.cpu_ns == 0 && !thread.began_under_watch) {
-        thread.cpu_ns = cpu_ns;  // what it used before is not this profile's
-    } else if (thread.cpu_ns == 0) {
-        skip_told_as_unseen(thread, cpu_ns);
-    }
-    write_cpu_up_to(thread, cpu_ns);
-}
-
-/// Whether the kernel's thread is still there, of a state that has left.
-bool StackSampler::lives_on(const TrackedThread& thread) {
-    const std::int64_t cpu_ns = read_thread_cpu_ns(thread);
-    return cpu_ns != 0 && cpu_ns >= thread.cpu_ns;  // else the number is another thread's
-}
-
-/// Of a thread that goes on without Python: up to now to its last stack, then to none.
-void StackSampler::write_cpu_after_leaving(TrackedThread& thread) {
-    write_cpu(thread);
-    if (thread.is_announced && (thread.frame_count > 0 || thread.must_resend)) {
-        encoder_->stack(thread.id, 0, 0, {});
-        thread.frame_count = 0;
-        thread.flags = 0;
-        thread.must_resend = false;
-    }
-}
-
-void StackSampler::write_all_cpu(bool is_last) {
-    std::int64_t living_ns = 0;
-    std::size_t left_count = 0;
-    for (std::size_t i = 0; i < threads_.slots(); ++i) {
-        TrackedThread& thread = threads_.slot(i);
-        if (!thread.in_use) {
-            continue;
-        }
-        thread.lives_on =
-            thread.has_left && thread.slot == TrackedThread::kNoSlot && lives_on(thread);
-        if (thread.has_left && thread.slot == TrackedThread::kNoSlot && !thread.lives_on) {
-            ++left_count;  // its clock is gone
-            settled_ns_ += thread.cpu_ns;
-            continue;
-        }
-        if (thread.has_left) {
-            write_cpu_after_leaving(thread);
-        } else {
-            write_cpu(thread);
-        }
-        living_ns += thread.is_second ? 0 : thread.cpu_ns;
-    }
-    const bool is_due = now_ns_ - last_settled_ns_ >= kSettlePeriodNs;
-    if (!watch_.is_open() && (left_count > 0 || is_due || is_last || !has_ticked_)) {
-        settle_unclaimed(living_ns, left_count, is_last);
-    }
-}
-
-void StackSampler::settle_unclaimed(std::int64_t living_ns, std::size_t left_count, bool is_last) {
-    // What the process has used beyond all threads that have a clock was used by threads that have
-    // ended since their last sample, each an interval or two before; by threads that began and
-    // ended between two ticks; and by threads that Python does not know.
-    clock_reads_ += 3;
-    last_settled_ns_ = now_ns_;
-    const std::int64_t used_ns = read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) -
-                                 read_clock_ns(CLOCK_THREAD_CPUTIME_ID) -
-                                 read_clock_ns(thread_cpu_clock(io_tid_));
-    if (!has_ticked_) {
-        settled_ns_ = used_ns - living_ns;  // before the start
-    }
-    std::int64_t unclaimed_ns = used_ns - living_ns - settled_ns_;
-    const auto count = static_cast<std::int64_t>(left_count);
-    const std::int64_t share_ns =
-        count == 0 ? 0 : std::clamp<std::int64_t>(unclaimed_ns / count, 0, 2 * tick_interval_ns_);
-    for (std::size_t i = 0; i < threads_.slots() && left_count > 0; ++i) {
-        TrackedThread& thread = threads_.slot(i);
-        if (!thread.in_use || !thread.has_left || thread.lives_on) {
-            continue;
-        }
-        if (thread.has_begun) {
-            write_cpu_up_to(thread, thread.cpu_ns + share_ns);
-            settled_ns_ += share_ns;
-            unclaimed_ns -= share_ns;
-        }
-        forget_thread(thread);
-    }
-    // A little may be of a thread that is about to be met, or was used while the clocks were read.
-    if (unclaimed_ns > (is_last ? 0 : std::max(tick_interval_ns_, kLeastUnseenNs))) {
-        write_unseen_cpu(unclaimed_ns);
-    }
-}
-
-void StackSampler::write_unseen_cpu(std::int64_t cpu_ns) {
-    // A number behind those of the threads that Python knows.
-    constexpr std::uint32_t kId = cpython::kMaxThreadStates;
-    static_assert(kId < stream::kMaxThreads);
-    if (!is_unseen_announced_) {
-        encoder_->thread(kId, 0, 0, "threads not seen");
-        is_unseen_announced_ = true;
-    }
-    encoder_->cpu(kId, static_cast<std::uint64_t>(cpu_ns));
-    settled_ns_ += cpu_ns;
-    unseen_told_ns_ = now_ns_;
-}
-
-void StackSampler::skip_told_as_unseen(TrackedThread& thread, std::int64_t cpu_ns) {
-    // A thread that ran before Python came to know it: what it used until the stand-in thread's
-    // last figure is in that.
-    if (!unseen_told_ns_) {
-        return;
-    }
-    thread.cpu_ns = std::max<std::int64_t>(cpu_ns - (now_ns_ - *unseen_told_ns_), 0);
-    settled_ns_ -= thread.cpu_ns;
-}
-
-/// What a thread did that may have been Python's is not known where nobody looked: for long, or
-/// (`is_unseen`) while it lived.
-void StackSampler::write_stranger_cpu(std::uint32_t slot, const CpuState& state, bool is_unseen) {
-    // Numbers behind those of the threads that Python knows.
-    const auto id = static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot);
-    Stranger& stranger = strangers_[slot];
-    const auto cpu_ns =
-        static_cast<std::int64_t>(state.cpu_ns_at(static_cast<std::uint64_t>(now_ns_)));
-    if (id >= stream::kMaxThreads || cpu_ns <= stranger.cpu_ns) {
-        return;
-    }
-    if (!stranger.is_announced) {
-        encoder_->thread(id, 0, state.tid, "");
-        stranger.is_announced = true;
-    }
-    const std::int64_t used_ns = cpu_ns - stranger.cpu_ns;
-    if (!stranger.is_foreign && (is_unseen || used_ns > longest_gap_ns())) {
-        encoder_->missed(id, static_cast<std::uint64_t>(used_ns));
-    } else {
-        encoder_->cpu(id, static_cast<std::uint64_t>(used_ns));
-    }
-    stranger.cpu_ns = cpu_ns;
-}
-
 void StackSampler::commit() {
     if (encoder_->commit()) {
         return;
@@ -463,8 +219,8 @@ void StackSampler::commit() {
         }
     }
     is_unseen_announced_ = false;
-    for (std::size_t slot = 0; slot < strangers_.capacity() && watch_.is_open(); ++slot) {
-        strangers_[slot].is_announced = false;
+    for (std::size_t slot = 0; slot < unlisted_.capacity() && watch_.is_open(); ++slot) {
+        unlisted_[slot].is_announced = false;
     }
 }
 

@@ -105,7 +105,7 @@ void StackSampler::start_account(TrackedThread& thread) {
         thread.cpu_ns =
             static_cast<std::int64_t>(state->cpu_ns_at(static_cast<std::uint64_t>(now_ns_)));
     }
-    adopt_stranger(thread);
+    take_over_unlisted(thread);
 }
 
 void StackSampler::take_over(TrackedThread& from, TrackedThread& to) {

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <utility>
 
 #include "agent/stack_sampler.h"
 #include "platform/thread_clock.h"
@@ -22,11 +21,6 @@ using cpython::Offset;
 constexpr std::size_t kPthreadBytes = 2048;
 // Walks of the list that may leave out a thread that looks alive.
 constexpr std::uint32_t kMissesOfTheLiving = 8;
-// How often names are looked at again, and how many are read at most each time.
-constexpr std::int64_t kNamesPeriodNs = 250'000'000;
-constexpr std::size_t kNamesPerScan = 64;
-// The same after a thread without a name has appeared.
-constexpr std::int64_t kNamelessPeriodNs = 1'000'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
@@ -396,7 +390,7 @@ void StackSampler::describe_thread(TrackedThread& thread) {
     }
     if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
         watch_.attach(thread);
-        adopt_stranger(thread);
+        take_over_unlisted(thread);
         succeed_former_state(thread);
     }
     if (thread.slot == TrackedThread::kNoSlot && thread.cpu_ns == 0 && counts_from_birth_ &&
@@ -407,45 +401,6 @@ void StackSampler::describe_thread(TrackedThread& thread) {
     for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
         if (i == thread.interpreter || !thread.is_second) {
             names_.forget(interpreters_[i].head.id, thread.runs_on);
-        }
-    }
-}
-
-/// What the main thread used while Python had not started is time without a stack. It would else be
-/// time that nobody looked at, once it is long.
-void StackSampler::tell_unstarted_cpu(TrackedThread& thread) {
-    if (unstarted_cpu_ns_ == 0 || thread.is_second ||
-        thread.native_id != static_cast<std::uint32_t>(getpid())) {
-        return;
-    }
-    const std::int64_t used_ns = std::exchange(unstarted_cpu_ns_, 0) - thread.cpu_ns;
-    if (used_ns <= 0) {
-        return;
-    }
-    announce(thread);
-    encoder_->cpu(thread.id, static_cast<std::uint64_t>(used_ns));
-    thread.cpu_ns += used_ns;
-    // In one tick it would go to the stack that follows.
-    commit();
-    encoder_->continue_tick(1);
-    ++previous_ns_;
-}
-
-/// A thread that had another state before: a C thread that enters Python again, or any that
-/// initialises it again. What has been told of its CPU time is not told again.
-void StackSampler::succeed_former_state(TrackedThread& thread) {
-    for (std::size_t i = 0; i < threads_.slots() && thread.native_id != 0; ++i) {
-        TrackedThread& former = threads_.slot(i);
-        const bool is_same = &former != &thread && former.in_use && former.has_left &&
-                             former.native_id == thread.native_id && former.slot == thread.slot &&
-                             (thread.slot != TrackedThread::kNoSlot
-                                  ? former.slot_generation == thread.slot_generation
-                                  : lives_on(former));
-        if (is_same) {
-            write_cpu_after_leaving(former);
-            thread.cpu_ns = former.cpu_ns;
-            former.slot = TrackedThread::kNoSlot;  // not its own any more
-            forget_thread(former);
         }
     }
 }
@@ -462,7 +417,7 @@ void StackSampler::complete(TrackedThread& thread, const cpython::ThreadHead& he
         describe_thread(thread);
     } else if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
         watch_.attach(thread);
-        adopt_stranger(thread);
+        take_over_unlisted(thread);
     }
 }
 
@@ -499,46 +454,6 @@ void StackSampler::forget_thread(TrackedThread& thread) {
         encoder_->thread_end(thread.id);
     }
     threads_.remove(thread);
-}
-
-void StackSampler::scan_names() {
-    if (names_scanned_ns_ == now_ns_) {
-        return;
-    }
-    names_scanned_ns_ = now_ns_;
-    cpython::ObjectReader objects(reader_, *view_.layout);
-    for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
-        const cpython::InterpreterHead& head = interpreters_[i].head;
-        const auto modules =
-            reader_.read_pointer(head.interpreter + at(view_.layout->interpreter.modules));
-        if (modules && !modules->is_null()) {
-            const auto scan = names_.scan(objects, head.id, *modules, kNamesPerScan);
-            if (scan && !scan->is_complete) {
-                nameless_scans_ = kNamelessScans;  // more have come than one scan reads
-            }
-        }
-    }
-}
-
-void StackSampler::refresh_names() {
-    // A thread is found some microseconds before it enters its name.
-    const bool is_waiting = nameless_scans_ > 0;
-    if (now_ns_ - names_scanned_ns_ < (is_waiting ? kNamelessPeriodNs : kNamesPeriodNs)) {
-        return;
-    }
-    nameless_scans_ -= is_waiting;
-    scan_names();
-    for (std::size_t i = 0; i < threads_.slots(); ++i) {
-        TrackedThread& thread = threads_.slot(i);
-        if (!thread.in_use || thread.has_left || !thread.has_begun) {
-            continue;
-        }
-        if (thread.is_announced) {
-            announce(thread);  // says something only when the name has changed
-        } else {
-            note_name(thread);  // which it may not have any more when there is something to say
-        }
-    }
 }
 
 /// Python has been finalised, or has started anew: nothing that was known of it counts any more, be

@@ -56,7 +56,7 @@ std::optional<BpfSession::Target> BpfSession::Impl::find_living(pid_t pid) const
     return std::nullopt;
 }
 
-bool BpfSession::Impl::lives(const CpuBook::Holder& thread) const {
+bool BpfSession::Impl::lives(const CpuAccounts::Holder& thread) const {
     const auto state = states.read(thread.slot);
     if (!state) {
         return state.error().kind == ErrorKind::kTorn;  // it runs, and how
@@ -111,7 +111,7 @@ Result<BpfSession::Target> BpfSession::add_target(pid_t pid) {
     if (const auto added = impl_->find_living(pid)) {
         impl_->added[pid] = *added;
         if (const auto state = impl_->read_target(*added)) {
-            impl_->book.begin(*added, state->target_pid, impl_->states);
+            impl_->accounts.begin(*added, state->target_pid, impl_->states);
         }
         return *added;
     }
@@ -138,7 +138,7 @@ void BpfSession::remove_target(Target target) {
     std::erase_if(impl_->added, [target](const auto& entry) { return entry.second == target; });
     impl_->rings.erase(target);
     impl_->samplers.erase(target);
-    impl_->book.forget(target);
+    impl_->accounts.forget(target);
     bpf_map_delete_elem(bpf_map__fd(impl_->skeleton->maps.snapshot_rings), &target);
     if (state->kernel_pid == 0) {
         return;
@@ -177,13 +177,14 @@ Result<int> BpfSession::snapshot_fd(Target target) {
 }
 
 std::vector<ThreadCpu> BpfSession::count_cpu(Target target, bool with_living) {
-    return impl_->samplers.contains(target) ? impl_->book.count(target, impl_->states, with_living)
-                                            : std::vector<ThreadCpu>{};
+    return impl_->samplers.contains(target)
+               ? impl_->accounts.count(target, impl_->states, with_living)
+               : std::vector<ThreadCpu>{};
 }
 
-void BpfSession::note_ended() { impl_->book.note_ended(impl_->states); }
+void BpfSession::note_ended() { impl_->accounts.note_ended(impl_->states); }
 
-std::uint64_t BpfSession::threads_missed() const { return impl_->book.missed(); }
+std::uint64_t BpfSession::threads_missed() const { return impl_->accounts.missed(); }
 
 std::array<std::uint64_t, ECHION_COUNTERS> BpfSession::counters() const {
     std::array<std::uint64_t, ECHION_COUNTERS> sums{};

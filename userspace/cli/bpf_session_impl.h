@@ -30,8 +30,8 @@ struct BpfSession::Impl {
     std::map<pid_t, Target> added;
     std::map<Target, UniqueFd> rings;
     std::map<Target, TickTimers> timers;
-    CpuBook book;
-    std::map<Target, CpuBook::Holder> samplers;  // of targets whose ticks have been started
+    CpuAccounts accounts;
+    std::map<Target, CpuAccounts::Holder> samplers;  // of targets whose ticks have been started
     bool has_wall_program = true;
     bool has_loop_helper = true;
     UniqueFd stats;        // while it is open, the kernel measures the programs
@@ -42,7 +42,7 @@ struct BpfSession::Impl {
     /// The target that is the living process.
     [[nodiscard]] std::optional<Target> find_living(pid_t pid) const;
     /// Whether the slot is still this thread's, and the thread has not ended.
-    [[nodiscard]] bool lives(const CpuBook::Holder& thread) const;
+    [[nodiscard]] bool lives(const CpuAccounts::Holder& thread) const;
     /// Has the programs enter a process, and those of its threads that they do not know yet.
     [[nodiscard]] Status enter_threads(pid_t pid);
     /// The slot of one of its threads. Has it entered if the kernel had no memory, or its lock, for

@@ -118,13 +118,13 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
                              timers->threads_without_event()};
     impl_->timers.emplace(target, std::move(*timers));
     impl_->samplers[target] = {*slot, sampler->generation};
-    impl_->book.leave_out(target, {*slot, sampler->generation});
+    impl_->accounts.leave_out(target, {*slot, sampler->generation});
     for (const std::uint32_t tid : request.helper_tids) {
-        impl_->book.leave_out_so_far(target, tid);
+        impl_->accounts.leave_out_so_far(target, tid);
     }
     if (const auto io_slot = impl_->find_or_enter(*state, request.io_tid, target)) {
         if (const auto io_thread = impl_->states.read(*io_slot)) {
-            impl_->book.leave_out(target, {*io_slot, io_thread->generation});
+            impl_->accounts.leave_out(target, {*io_slot, io_thread->generation});
         }
     }
     return report;

@@ -1,5 +1,5 @@
 // Launch: the command runs as a child with the agent preloaded. Every Python process among its
-// descendants knocks at the rendezvous socket, which they all inherit, and gets a session.
+// descendants connects to the rendezvous socket, which they all inherit, and gets a session.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,15 +39,15 @@ constexpr std::string_view kPreloadVariable = "LD_PRELOAD";
 constexpr int kPassedSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
 
 /// In one go, then others have their turn.
-constexpr int kMaxKnocks = 32;
+constexpr int kMaxConnects = 32;
 
 struct Rendezvous {
     Channel ours;
     UniqueFd theirs;
 };
 
-/// The socket at which agents knock. Its other end gets a high number, where it is in nobody's way:
-/// shells and daemons hand out and close the low ones.
+/// The socket to which agents connect. Its other end gets a high number, where it is in nobody's
+/// way: shells and daemons hand out and close the low ones.
 Result<Rendezvous> make_rendezvous() {
     int fds[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) != 0) {
@@ -115,7 +115,7 @@ class Launch {
     Status prepare(const std::string& agent);
     void on_signal(const signalfd_siginfo& info);
     bool is_known_to_command(const signalfd_siginfo& info);
-    void on_knock();
+    void on_connect();
     void on_command_end();
     void on_profile_written();
     void close_rendezvous();
@@ -158,7 +158,7 @@ Status Launch::prepare(const std::string& agent) {
         return tl::unexpected(rendezvous.error());
     }
     rendezvous_ = std::move(*rendezvous);
-    auto source = loop_->add(rendezvous_.ours.fd(), [this] { on_knock(); });
+    auto source = loop_->add(rendezvous_.ours.fd(), [this] { on_connect(); });
     if (!source) {
         return tl::unexpected(source.error());
     }
@@ -283,8 +283,8 @@ bool Launch::is_known_to_command(const signalfd_siginfo& info) {
     return info.ssi_code == SI_KERNEL && !is_for_us_alone && command_->is_in_own_group();
 }
 
-void Launch::on_knock() {
-    for (int taken = 0; taken < kMaxKnocks; ++taken) {
+void Launch::on_connect() {
+    for (int taken = 0; taken < kMaxConnects; ++taken) {
         auto packet = rendezvous_.ours.receive();
         if (!packet) {
             if (packet.error().kind == ErrorKind::kProtocol) {
@@ -295,7 +295,7 @@ void Launch::on_knock() {
                 sampling_->miss_agent(packet.error());
                 continue;
             }
-            close_rendezvous();  // nobody is left that could knock
+            close_rendezvous();  // nobody is left that could connect
             return;
         }
         if (!packet->has_value()) {
@@ -325,7 +325,7 @@ void Launch::on_command_end() {
         return;  // stopped or continued, or a child that this program inherited
     }
     if (rendezvous_.ours.is_open()) {
-        on_knock();  // so that one who came and went is known of
+        on_connect();  // so that one who came and went is known of
         close_rendezvous();
     }
     if (sampling_->has_finished()) {

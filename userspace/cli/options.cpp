@@ -97,8 +97,9 @@ void declare(CLI::App& app, Options& options, Words& words) {
                                "1h (default: {}; with -x -w: {}ms)",
                                kDefaultIntervalNs / 1'000, kDefaultFollowIntervalNs / 1'000'000))
         ->type_name("TIME");
-    app.add_flag("-c,--cpu", options.cpu,
-                 "Sample the threads that are on a CPU, and measure their CPU time");
+    app.add_flag(
+        "-c,--cpu", options.cpu,
+        "CPU time instead of wall time: only threads that used CPU, and how much they used");
     app.add_option("-x,--exposure", words.exposure,
                    "Stop sampling after so many seconds, or a time with a unit (us, ms, s, m, h, "
                    "d), up to 366d; a launched command goes on")
@@ -525,7 +526,7 @@ std::string expand_output(std::string_view pattern, pid_t pid) {
 ParsedOptions parse_options(const std::vector<std::string>& arguments) {
     Options options;
     Words words;
-    CLI::App app("Samples the stacks of a Python program from within, without stopping it.",
+    CLI::App app("Samples the stacks of a Python program from within it, without holding its GIL.",
                  "echion");
     declare(app, options, words);
     if (arguments.empty()) {

@@ -40,10 +40,6 @@ constexpr std::int64_t kLastChildrenNs = 50 * kMs;
 constexpr std::int64_t kMaxEndingCpuNs = 10 * kNanosPerSecond;
 /// How often it is looked whether an output that did not keep up does again.
 constexpr std::uint64_t kStallDelayNs = 10 * kMs;
-/// An output that takes nothing for so long is stuck.
-constexpr std::int64_t kPatienceNs = 2 * kNanosPerSecond;
-/// And so long after a user's signal at the least; after the second one, in all.
-constexpr std::int64_t kLastChanceNs = 200 * kMs;
 constexpr std::uint64_t kWatchEveryNs = 50 * kMs;
 constexpr std::int64_t kFlushEveryNs = kNanosPerSecond;
 /// An agent needs a tick or two to stop. One whose process is stopped or starved never answers, and
@@ -360,7 +356,7 @@ void Sampling::drain_all() {
     if (ending_cpu_ns_ > kMaxEndingCpuNs) {
         end_all_at_once();
     }
-    note_stall(monotonic_ns());
+    look_at_output(monotonic_ns());
     if (profile_->has_failed()) {
         stop();  // nobody will ever see more of it
     }
@@ -390,18 +386,11 @@ unsigned Sampling::drain_rings(std::int64_t now_ns) {
     return fullest;
 }
 
-void Sampling::note_stall(std::int64_t now_ns) {
-    if (stalled_since_ns_ != 0) {
-        cut_.output_stalled_ns += static_cast<std::uint64_t>(now_ns - stalled_since_ns_);
-    }
-    stalled_since_ns_ = profile_->is_behind() && !agents_.empty() ? now_ns : 0;
-    // What has come since the last look has not waited yet, however long ago that look was.
-    const bool has_waited = std::exchange(seen_waiting_bytes_, profile_->waiting_bytes()) != 0 &&
-                            seen_waiting_bytes_ != 0;
-    if (!has_waited || profile_->written_bytes() != seen_written_bytes_) {
-        seen_written_bytes_ = profile_->written_bytes();
-        last_written_ns_ = now_ns;
-    }
+void Sampling::look_at_output(std::int64_t now_ns) {
+    output_watch_.look(
+        {profile_->is_behind(), profile_->waiting_bytes(), profile_->written_bytes()},
+        !agents_.empty(), now_ns);
+    cut_.output_stalled_ns = output_watch_.stalled_ns();
 }
 
 /// What processes can make this program hold and write is bounded for the run. The process that
@@ -611,7 +600,7 @@ void Sampling::stop() {
     }
     deadline_timer_->arm(kStopDeadlineNs);
     if (drain_delay_ns_ == 0) {
-        last_written_ns_ = monotonic_ns();  // nobody has looked
+        output_watch_.restart(monotonic_ns());
     }
     output_timer_->arm(kWatchEveryNs);
     if (agents_.empty()) {
@@ -625,15 +614,12 @@ void Sampling::hurry(bool may_force) {
     if (!stopping_) {
         return;  // the command's, which goes on
     }
-    if (hurried_ns_ == 0) {
-        hurried_ns_ = monotonic_ns();
+    if (output_watch_.is_hurried() && (!may_force || finished_)) {
         return;
     }
-    if (!may_force || finished_ || std::exchange(is_forced_, true)) {
-        return;
+    if (output_watch_.hurry(monotonic_ns())) {
+        end_all_at_once();
     }
-    hurried_ns_ = monotonic_ns();
-    end_all_at_once();
 }
 
 void Sampling::end_all_at_once() {
@@ -649,14 +635,12 @@ void Sampling::watch_output() {
         return;
     }
     const std::int64_t now = monotonic_ns();
-    note_stall(now);
-    const bool is_stuck = now - last_written_ns_ >= kPatienceNs;
-    const bool had_last_chance = hurried_ns_ != 0 && now - hurried_ns_ >= kLastChanceNs;
-    if (had_last_chance && (is_stuck || is_forced_)) {
+    look_at_output(now);
+    if (output_watch_.is_given_up(now)) {
         give_up_output();
         return;
     }
-    if (is_stuck && !std::exchange(is_waiting_told_, true)) {
+    if (output_watch_.is_stuck(now) && !std::exchange(is_waiting_told_, true)) {
         say("{} takes nothing: {} bytes of the profile wait to be written; Ctrl-C gives them up",
             profile_->path(), profile_->waiting_bytes());
     }

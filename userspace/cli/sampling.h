@@ -19,6 +19,7 @@
 #include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/options.h"
+#include "cli/output_watch.h"
 #include "cli/profile.h"
 #include "cli/sampling_summary.h"
 #include "cli/session.h"
@@ -116,7 +117,7 @@ class Sampling {
     Status open_profile(pid_t pid_for_name);
     void drain_all();
     unsigned drain_rings(std::int64_t now_ns);
-    void note_stall(std::int64_t now_ns);
+    void look_at_output(std::int64_t now_ns);
     void keep_bounds();
     void end_all_at_once();
     void end_agent(Agent& agent, std::string complaint);
@@ -167,15 +168,10 @@ class Sampling {
     std::size_t next_to_drain_ = 0;
     CutFigures cut_;
     ForkedChildren children_;
-    std::int64_t stalled_since_ns_ = 0;  // 0: the output keeps up
-    std::uint64_t seen_written_bytes_ = 0;
-    std::uint64_t seen_waiting_bytes_ = 0;
-    std::int64_t last_written_ns_ = 0;  // when the output last took something, or had all
-    std::int64_t ending_cpu_ns_ = 0;    // of this program, since stop(), for rings
-    std::int64_t hurried_ns_ = 0;       // 0: nobody is in a hurry
+    OutputWatch output_watch_;
+    std::int64_t ending_cpu_ns_ = 0;  // of this program, since stop(), for rings
     bool leaves_empty_file_ = true;
     bool is_waiting_told_ = false;
-    bool is_forced_ = false;
     bool is_finishing_ = false;
     bool exposure_begun_ = false;
     bool exposure_over_ = false;

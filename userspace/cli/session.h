@@ -41,7 +41,7 @@ struct ExtraFd {
 };
 
 /// One agent: its control channel, its ring, and the part of the profile that comes from it. The
-/// agent is a stranger: what it sends is checked, a broken rule ends the session.
+/// agent is not trusted: what it sends is checked, a broken rule ends the session.
 ///
 ///     waiting ──Hello/Configure──► configured ──Started──► sampling ──Stop──► stopping ──►
 ///     emptying

@@ -19,7 +19,7 @@ struct CountedCpu {
     std::uint64_t ended_ns = 0;     ///< CLOCK_MONOTONIC of its end; 0: it lives
 };
 
-/// Passes events on and keeps the books on the CPU time in them, so that what an agent did not come
+/// Passes events on and counts the CPU time in them, so that what an agent did not come
 /// to report (its process ended before the next tick) can be made good. Host side, one thread.
 class CpuLedger final : public ProfileEvents {
   public:

@@ -65,7 +65,7 @@ class Decoder {
 
     /// The state of a thread id that was read, or null when it names no living thread.
     ThreadState* find_thread(std::uint64_t thread_id);
-    /// Keeps the books on definitions; false when they are over their limit.
+    /// Counts definitions; false when they are over their limit.
     bool charge(std::uint32_t& charged, std::size_t bytes);
 
     model::ProfileEvents& events_;

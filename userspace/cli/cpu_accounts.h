@@ -19,9 +19,10 @@ struct ThreadCpu {
     std::uint64_t ended_ns = 0;     ///< CLOCK_MONOTONIC of the last one's end; 0: it lives
 };
 
-/// The books on the CPU time of the targets' threads. A slot of the kernel's table keeps a thread's
-/// final figure only until another thread is given it, so it is noted here before. One thread.
-class CpuBook {
+/// The CPU time of the targets' threads, as the kernel counts it. A slot of the kernel's table
+/// keeps a thread's final figure only until another thread is given it, so it is noted here before.
+/// One thread.
+class CpuAccounts {
   public:
     /// One thread of all that ever had a slot.
     struct Holder {
