@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <span>
 #include <vector>
 
 #include "cpython/runtime_view.h"
@@ -171,6 +173,53 @@ TEST_P(FrameWalkerOf, ReadsAFrameThatLiesOnTwoPages) {
     EXPECT_FALSE(result.broken);
     EXPECT_EQ(frames_, expected(2));
     EXPECT_EQ(pages_.size(), 2U);
+}
+
+TEST_P(FrameWalkerOf, TellsARootThatIsNotTheFirstOfItsStack) {
+    const Address first = kStack + 2 * kPageBytes + kStackHeadBytes;
+    write_frame(first + spacing(), first, 0);
+    write_frame(first, Address(), 1);
+    const std::uintptr_t size_bytes = 4 * kStackChunkBytes;
+    ASSERT_TRUE(memory_.write(first - kStackHeadBytes, Address()));
+    ASSERT_TRUE(memory_.write(first - kStackHeadBytes + sizeof(void*), size_bytes));
+    EXPECT_FALSE(walk(first + spacing()).ends_midway);
+    EXPECT_EQ(frames_, expected(2));
+
+    const bool has_data_stack = has(layout_.frame.owner);
+    write_frame(first + spacing(), Address(), 0);
+    batch_.reset();
+    EXPECT_EQ(walk(first + spacing()).ends_midway, has_data_stack);
+    // A generator's is on no stack.
+    write_frame(kHeap + 0x100, Address(), 0, 1);
+    EXPECT_FALSE(walk(kHeap + 0x100).ends_midway);
+    // A chunk that is not the first.
+    ASSERT_TRUE(memory_.write(first - kStackHeadBytes, kHeap));
+    write_frame(first + spacing(), first, 0);
+    batch_.reset();
+    EXPECT_EQ(walk(first + spacing()).ends_midway, has_data_stack);
+}
+
+TEST_P(EntryFramesOf, AGeneratorThatCRunsIsTheRoot) {
+    write_frame(kHeap + 0x100, frame_at(0), 0, 1);
+    write_entry_frame(frame_at(0), Address());
+    const Walk result = walk(kHeap + 0x100);
+    EXPECT_FALSE(result.ends_midway || result.ends_at_generator);
+}
+
+TEST(StackHead, HasASizeThatAChunkCanHave) {
+    std::array<std::uintptr_t, 4> words{};
+    const std::span bytes(std::as_bytes(std::span(words)));
+    for (const std::uintptr_t size : {kStackChunkBytes, kStackChunkBytes << 9}) {
+        words = {0, size, 77, 88};
+        EXPECT_TRUE(is_stack_head(bytes)) << size;
+        words[0] = 0x7f0000001000;
+        EXPECT_FALSE(is_stack_head(bytes)) << size;
+    }
+    for (const std::uintptr_t size :
+         {std::uintptr_t{0}, std::uintptr_t{1}, kStackChunkBytes / 2, 3 * kStackChunkBytes}) {
+        words = {0, size, 77, 88};
+        EXPECT_FALSE(is_stack_head(bytes)) << size;
+    }
 }
 
 TEST_P(FrameWalkerOf, ACycleEndsTheWalk) {

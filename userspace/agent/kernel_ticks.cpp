@@ -1,6 +1,7 @@
 // The part of StackSampler that lives on what the BPF programs tell it.
 
 #include <algorithm>
+#include <array>
 
 #include "agent/stack_sampler.h"
 #include "base/clock.h"
@@ -84,8 +85,25 @@ void StackSampler::end_slot(TrackedThread& thread, const CpuState& state) {
     interpreters_[thread.interpreter].list_changed = true;
 }
 
-bool StackSampler::convert(TrackedThread& thread, const SnapshotView& snapshot,
-                           std::span<cpython::RawFrame> out, std::size_t* count) {
+/// Whether the thread has no frame below this one, whose stack may be gone by now: then the answer
+/// is no, unless it is known already.
+bool StackSampler::is_first_of_stack(const echion_frame& root) {
+    const Address frame(static_cast<std::uintptr_t>(root.frame));
+    Address& known =
+        stack_starts_[frame.value() / cpython::kStackChunkBytes % stack_starts_.size()];
+    if (known != frame) {
+        std::array<std::byte, cpython::kStackHeadBytes> head{};
+        if (!reader_.read_bytes(frame - head.size(), head.data(), head.size()) ||
+            !cpython::is_stack_head(head)) {
+            return false;
+        }
+        known = frame;
+    }
+    return true;
+}
+
+bool StackSampler::convert(const SnapshotView& snapshot, std::span<cpython::RawFrame> out,
+                           std::size_t* count) {
     ++tally_.snapshots;
     *count = 0;
     bool is_usable = snapshot.head.end == ECHION_SNAPSHOT_COMPLETE &&
@@ -99,9 +117,9 @@ bool StackSampler::convert(TrackedThread& thread, const SnapshotView& snapshot,
             *view_.layout, code, static_cast<std::intptr_t>(frame.instruction), &out[*count]);
         ++*count;
     }
-    // A root that the thread did not have before may be that of a thread between two frames (see
-    // FrameWalker): the plain way tells.
-    is_usable = is_usable && *count > 0 && thread.root == out[*count - 1].code;
+    // The thread may stand between two frames (see FrameWalker): the plain way tells.
+    is_usable = is_usable && *count > 0 &&
+                (!has(view_.layout->frame.owner) || is_first_of_stack(snapshot.frames.back()));
     tally_.snapshots_unused += !is_usable;
     return is_usable;
 }
@@ -134,7 +152,7 @@ void StackSampler::keep_snapshots() {
         std::size_t count = 0;
         const std::span out(snapshot_raw_.data() + snapshot_raw_used_,
                             snapshot_raw_.capacity() - snapshot_raw_used_);
-        thread.has_snapshot = convert(thread, snapshot, out, &count);
+        thread.has_snapshot = convert(snapshot, out, &count);
         thread.snapshot_first = snapshot_raw_used_;
         thread.snapshot_count = count;
         thread.snapshot_ns = snapshot.time_ns;
@@ -173,7 +191,7 @@ void StackSampler::tick_for_events(std::int64_t now_ns) {
     // Each snapshot is a sample at its own moment.
     watch_.drain([&](TrackedThread& thread, const SnapshotView& snapshot) {
         std::size_t count = 0;
-        if (!convert(thread, snapshot, {snapshot_raw_.data(), snapshot_raw_.capacity()}, &count)) {
+        if (!convert(snapshot, {snapshot_raw_.data(), snapshot_raw_.capacity()}, &count)) {
             return;  // its CPU time is still to be accounted for: see read_without_snapshot()
         }
         const std::int64_t at_ns = snapshot.time_ns;

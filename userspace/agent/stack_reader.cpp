@@ -24,11 +24,10 @@ constexpr std::size_t kDeepFrames = 512;
 constexpr std::size_t kRecentCodes = 8;
 // Walks after which a page that was not needed any more is no longer fetched ahead.
 constexpr std::uint32_t kPageAge = 32;
-// When a chain that leads nowhere, or ends at a generator or at another function than before, is
-// what it seems: seen so often, after so much CPU time of the thread each time, or for so long
+// When a chain that leads nowhere, or ends at a generator or in the middle of its stack, is what it
+// seems: seen so often, after so much CPU time of the thread each time, or for so long
 // (which says nothing of a thread that waits for a CPU: only BPF tells).
 constexpr std::uint32_t kTimesBetweenFrames = 16;
-constexpr std::uint32_t kTimesOfAnotherRoot = 2;
 constexpr std::int64_t kPastAMomentNs = 2'000;
 constexpr std::int64_t kLongMomentNs = 100'000'000;
 // For a thread to get past the few instructions in which its chain of frames is not whole. Less,
@@ -396,22 +395,17 @@ bool StackSampler::still_stands(Round& round, std::uint32_t gil_index, const Gil
 bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& stack,
                                      bool holds_gil, bool* can_pass) {
     const cpython::Walk& walk = stack.walk;
-    const bool is_whole = walk.count > 0 && !walk.truncated && !walk.broken;
-    const Address root = is_whole ? raw_[stack.first + walk.count - 1].code : Address();
-    const bool has_new_root =
-        has(view_.layout->frame.owner) && thread.root && is_whole && root != thread.root;
+    const bool comes_to_end = walk.count > 0 && !walk.truncated && !walk.broken;
+    const bool ends_early = comes_to_end && (walk.ends_at_generator || walk.ends_midway);
     const bool leads_nowhere =
         (walk.count == 0 || walk.broken) && thread.head.has_cframe_on_stack(thread.state);
-    const bool ends_at_generator = is_whole && walk.ends_at_generator;
     // Who does not hold the GIL waits in C code, with its frames in order.
-    if (!holds_gil || !(leads_nowhere || ends_at_generator || has_new_root)) {
+    if (!holds_gil || !(leads_nowhere || ends_early)) {
         thread.times_between = 0;
         return false;
     }
     const std::int64_t cpu_ns = read_thread_cpu_ns(thread);
-    if (thread.times_between == 0 || root != thread.between_root) {
-        thread.times_between = 0;
-        thread.between_root = root;
+    if (thread.times_between == 0) {
         thread.between_since_ns = now_ns_;
     }
     // Since it was last seen there it has not run: others have its CPU, and waiting does not help.
@@ -421,11 +415,9 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& s
         thread.between_cpu_ns = cpu_ns;
         ++thread.times_between;
     }
-    const std::uint32_t enough =
-        leads_nowhere || ends_at_generator ? kTimesBetweenFrames : kTimesOfAnotherRoot;
     const bool was_long =
         now_ns_ - thread.between_since_ns >= kLongMomentNs && !was_interrupted(thread);
-    return thread.times_between < enough && !was_long;
+    return thread.times_between < kTimesBetweenFrames && !was_long;
 }
 
 /// Whether the kernel has taken the thread off its CPU at an instruction that may be any.
@@ -499,9 +491,6 @@ void StackSampler::accept(TrackedThread& thread, const WalkedStack& stack,
     // The collector runs with the GIL held, so whoever holds it while one runs is running it.
     if (holds_gil && interpreters_[thread.interpreter].is_collecting) {
         flags |= stream::kStackInGc;
-    }
-    if (!stack.walk.broken && !stack.walk.truncated && assigned.frame_count > 0) {
-        thread.root = thread.codes[0];
     }
     write_stack(thread, assigned, flags, may_have_run, armed_ns_);
     if (is_line_missing) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -215,8 +216,9 @@ class StackSampler {
     void note_unlisted(std::uint32_t slot);
     void end_slot(TrackedThread& thread, const CpuState& state);
     void keep_snapshots();
-    bool convert(TrackedThread& thread, const SnapshotView& snapshot,
-                 std::span<cpython::RawFrame> out, std::size_t* count);
+    bool is_first_of_stack(const echion_frame& root);
+    bool convert(const SnapshotView& snapshot, std::span<cpython::RawFrame> out,
+                 std::size_t* count);
     void use_snapshots();
     void tick_for_events(std::int64_t now_ns);
     void read_without_snapshot();
@@ -295,6 +297,7 @@ class StackSampler {
     FixedArray<cpython::RawFrame> raw_;
     FixedArray<cpython::RawFrame> snapshot_raw_;  // stacks that have come in this tick
     std::size_t snapshot_raw_used_ = 0;
+    std::array<Address, 64> stack_starts_;  // first frames of data stacks, by their chunks
     // Threads of this process that Python does not know, by their slot in the kernel's table.
     struct UnlistedThread {
         std::uint32_t generation;

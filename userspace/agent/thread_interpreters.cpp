@@ -78,7 +78,6 @@ void StackSampler::make_current(TrackedThread& thread) {
         start_account(thread);
     }
     set_second(thread, false);
-    thread.root = Address();  // of a call that is over: see is_between_frames()
     thread.times_between = 0;
     thread.must_resend = true;
     has_switched_ = true;

@@ -68,8 +68,6 @@ struct TrackedThread {
     std::uint32_t name_looks;  ///< without one, so many changes of its stack still ask for it
     char name[256];            ///< UTF-8; what is known of it, or was when it was announced
     PageSet pages;
-    Address root;                      ///< code object at the root of its last whole stack
-    Address between_root;              ///< that of a chain which may not be whole: see FrameWalker
     std::int64_t between_since_ns;     ///< when that first showed
     std::int64_t between_cpu_ns;       ///< its CPU clock when that was last counted
     std::int64_t last_between_cpu_ns;  ///< its CPU clock when it was last seen so

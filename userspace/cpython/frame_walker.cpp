@@ -1,5 +1,7 @@
 #include "cpython/frame_walker.h"
 
+#include <bit>
+
 namespace echion::cpython {
 namespace {
 
@@ -8,6 +10,12 @@ namespace {
 constexpr std::intptr_t kMaxCodeBytes = 1U << 28;
 
 }  // namespace
+
+bool is_stack_head(std::span<const std::byte, kStackHeadBytes> bytes) {
+    const auto size_bytes = load<std::uintptr_t>(bytes.data(), sizeof(void*));
+    return !load_address(bytes.data(), 0) && size_bytes >= kStackChunkBytes &&
+           std::has_single_bit(size_bytes);
+}
 
 bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instruction, RawFrame* out) {
     if (!code || !code.is_aligned(sizeof(void*))) {
@@ -57,11 +65,25 @@ Address FrameWalker::touch(PageSet& pages, Address frame, Address last_page, std
     return first;
 }
 
+bool FrameWalker::is_first_of_stack(Address frame, PageSet& pages, std::uint32_t walk) {
+    const Address head = frame - kStackHeadBytes;
+    const std::byte* copy = batch_.find(head, kStackHeadBytes);
+    if (copy == nullptr) {
+        copy = batch_.fetch(reader_, head, kStackHeadBytes);
+    }
+    if (copy == nullptr) {
+        return false;
+    }
+    pages.touch(head, frame, walk);
+    return is_stack_head(std::span<const std::byte, kStackHeadBytes>(copy, kStackHeadBytes));
+}
+
 Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::span<RawFrame> out) {
     const FrameLayout& fields = layout_.frame;
     const auto frame_size = static_cast<std::size_t>(fields.size);
     Walk result;
     Address frame = head;
+    Address root;  // the last frame with code; null if it is a generator's
     Address last_page;
     // Entry frames without code do not count as output, so that the steps have a bound of their
     // own.
@@ -99,6 +121,7 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
         const bool has_code = owner != fields.owner_cstack;
         result.ends_at_generator = owner == fields.owner_generator;
         if (has_code) {
+            root = result.ends_at_generator ? Address() : frame;
             if (result.count == out.size()) {
                 result.truncated = true;
                 return result;
@@ -117,6 +140,7 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
         }
         frame = load_address(copy, static_cast<std::size_t>(fields.previous));
     }
+    result.ends_midway = has(fields.owner) && root && !is_first_of_stack(root, pages, walk);
     return result;
 }
 

@@ -24,11 +24,21 @@ struct RawFrame {
 /// index or a pointer). False when the two cannot belong together. Pure.
 bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instruction, RawFrame* out);
 
+/// From 3.11 on, what is in front of the first frame of a data stack: the head of the stack's first
+/// chunk and one empty place (CPython Python/pystate.c, push_chunk()).
+constexpr std::size_t kStackHeadBytes = 4 * sizeof(void*);
+/// The least that a chunk has, and what it has where no frame is larger.
+constexpr std::size_t kStackChunkBytes = std::size_t{16} << 10;
+/// Whether that is what these bytes are: a chunk's head is a pointer to the chunk before, null in
+/// the first, and the chunk's size, kStackChunkBytes or a power of two of them. Pure.
+bool is_stack_head(std::span<const std::byte, kStackHeadBytes> bytes);
+
 /// Outcome of one walk.
 struct Walk {
     std::size_t count = 0;                ///< frames written, newest first
     bool truncated = false;               ///< there were more than fit
     bool ends_at_generator = false;       ///< the root is a generator's frame: see FrameWalker
+    bool ends_midway = false;             ///< frames are below the root: see FrameWalker
     bool broken = false;                  ///< the chain could not be followed to its root
     ErrorKind why = ErrorKind::kInvalid;  ///< when broken
 };
@@ -44,7 +54,8 @@ struct Walk {
 /// generator, which nobody runs. Likewise a new frame may become the thread's newest before it is
 /// tied to its caller's, and in 3.11 and 3.12 the _PyCFrame that leads to it before it leads
 /// anywhere (Python/ceval.c, _PyEval_EvalFrameDefault): the chain then ends where some earlier one
-/// did.
+/// did. Frames that are no generator's lie in the thread's data stack, one on the other, so that
+/// the root of a whole chain is the first in it (is_stack_head()).
 class FrameWalker {
   public:
     FrameWalker(const Layout& layout, MemoryReader& reader, PageBatch& batch)
@@ -61,6 +72,7 @@ class FrameWalker {
     // Notes the memory of a frame; returns the page where it begins. `last_page`: of the frame
     // before.
     Address touch(PageSet& pages, Address frame, Address last_page, std::uint32_t walk);
+    bool is_first_of_stack(Address frame, PageSet& pages, std::uint32_t walk);
 
     const Layout& layout_;
     MemoryReader& reader_;

@@ -287,7 +287,8 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
         copy->gil_stayed && copy->gil.locked > 0 && copy->gil.holder() == thread.state;
     const bool leads_nowhere = (copy->walk.count == 0 || copy->walk.broken) && holds_gil &&
                                copy->head_stayed && before.thread.has_cframe_on_stack(thread.state);
-    copy->is_between = copy->walk.ends_at_generator || leads_nowhere;
+    copy->is_between =
+        copy->walk.ends_at_generator || copy->walk.ends_midway || leads_nowhere;
     copy->hash = hash_frames({frames_.data() + thread.first_frame, copy->walk.count});
     return true;
 }
