@@ -10,7 +10,7 @@ import pytest
 
 from conftest import PYTHON
 from runner import TARGETS
-from seccomp_filters import ALLOW, EPERM, ERRNO, NUMBERS, answer, match
+from seccomp_filters import ALLOW, EPERM, ERRNO, KILL_THREAD, NUMBERS, answer, match
 from test_engines import BURN
 
 pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filters are for x86-64")
@@ -93,12 +93,12 @@ def test_calls_without_which_it_says_why(echion, wrap, call, options, words):
     assert words in result.stderr
 
 
-def start_locking(echion, tmp_path, *options, refuse):
+def start_locking(echion, tmp_path, *options, refuse, action=ERRNO | EPERM, kind="later", **streams):
     """A program that works, locks up all of its threads, and works on."""
     place = tmp_path / "filters.json"
-    place.write_text(json.dumps([match([(NUMBERS[call], {}) for call in refuse], ERRNO | EPERM, ALLOW)]))
-    command = [PYTHON, TARGETS / "filtered.py", str(place), "later"]
-    return echion.start(command, *options)
+    place.write_text(json.dumps([match([(NUMBERS[call], {}) for call in refuse], action, ALLOW)]))
+    command = [PYTHON, TARGETS / "filtered.py", str(place), kind]
+    return echion.start(command, *options, **streams)
 
 
 @pytest.mark.parametrize(
@@ -120,5 +120,22 @@ def test_a_program_that_locks_itself_up_later(echion, tmp_path, engine, refuse, 
         running.wait_for("locked")
         result = running.finish()
     assert words in result.stderr
+    assert result.report["got"] == "end"
+    assert result.profile.total_with("before")
+
+
+def test_a_sampler_that_is_killed_alone_is_missed(echion, tmp_path):
+    """The program goes on, so that nothing else would tell that most of it is not in the profile."""
+    refuse = ["process_vm_writev", "process_vm_readv"]
+    options = ["--engine", "clock"]
+    with start_locking(
+        echion, tmp_path, *options, refuse=refuse, action=KILL_THREAD, kind="on", stdin=subprocess.PIPE
+    ) as running:
+        running.wait_for("locked")
+        # By what echion says: the rest of it comes at the end.
+        said = running.process.stderr.readline()
+        result = running.finish()
+    assert "was not sampled to its end" in said and "seccomp" in said, said
+    assert result.returncode == 0
     assert result.report["got"] == "end"
     assert result.profile.total_with("before")

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from attach_support import Target, start_target
-from runner import TARGETS
+from runner import TARGETS, TIMEOUT_S
 
 ALLOCATES = re.compile(
     r"(m|c|re|v|pv)alloc|c?free|aligned_alloc|posix_memalign|memalign|reallocarray|s?brk|_Zn[wa].*"
@@ -50,6 +50,44 @@ def test_a_program_of_limited_address_space_is_sampled(echion, python, kilobytes
     result = echion.run(["sh", "-c", f"ulimit -v {kilobytes}; exec {program}"], *options).check()
     assert result.profile.total_with("sixty") > 0, result.stderr
     assert int(result.profile.footer["table_full"]) == 0
+
+
+# Judges, notebooks and workers do so: what echion has reserved by then counts as the program's.
+LIMITS_ITSELF = """
+import resource, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import _support
+if sys.argv[3] == "attached":
+    _support.ready()
+    input()
+_support.wait_for_sampler()
+limit = int(sys.argv[2]) << 20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+memory = bytearray(limit // 4)
+thread = threading.Thread(target=time.sleep, args=(0.2,))
+thread.start()
+thread.join()
+memory = bytearray(limit // 4)
+print("fine")
+"""
+
+
+@pytest.mark.parametrize("way", ["launched", "attached"])
+def test_a_program_that_limits_its_own_address_space_has_room(
+    echion, any_python, needs_root, tmp_path, way
+):
+    command = [any_python.path, "-c", LIMITS_ITSELF, str(TARGETS), "640", way]
+    if way == "launched":
+        out = echion.run(command).check().stdout
+    else:
+        with start_target(tmp_path, command, stdout=subprocess.PIPE) as target:
+            with echion.start(["-p", str(target.pid)]) as running:
+                target.wait_until_sampled(100)
+                target.process.stdin.write(b"\n")
+                target.process.stdin.flush()
+                out = target.process.communicate(timeout=TIMEOUT_S)[0].decode()
+                running.finish().check()
+    assert out == "fine\n"
 
 
 # Many threads that take the lock in turn, for a moment: each tick has to look at all of them, and

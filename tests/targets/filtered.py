@@ -5,7 +5,8 @@
 Kinds: `waits` for the end of its input; `spins`, using CPU time, until then; `sleeps`, in short
 sleeps one after the other, until then; `sleep` for 0.6 s at once, and says how long; `worker`: the
 filters are those of a second thread alone; `later`: works for a while, installs them for all of its
-threads, says `locked`, and works on until a sampler has gone or for 2 s. Ends by os._exit(), which
+threads, says `locked`, and works on until a sampler has gone or for 2 s; `on`: likewise, until the
+end of its input. Ends by os._exit(), which
 needs few system calls.
 """
 
@@ -91,13 +92,15 @@ def before():
     work_until(lambda: False, 0.3)
 
 
-def later(programs, ready):
+def later(programs, ready, goes_on=False):
     _support.wait_for_sampler()
     before()
     folder = os.open("/proc/self/task", os.O_RDONLY)
     for instructions in programs:
         install(instructions, SECCOMP_FILTER_FLAG_TSYNC)
     os.write(ready, b"locked\n")
+    if goes_on:
+        return spins()
     # The sampler is a thread of this process.
     work_until(lambda: len(os.listdir(folder)) == 1, 2.0)
     return {"got": "end"}
@@ -123,8 +126,8 @@ def main():
         os.write(ready, word)
         result = waits()
         may_end.set()
-    elif kind == "later":
-        result = later(programs, ready)
+    elif kind in ("later", "on"):
+        result = later(programs, ready, goes_on=kind == "on")
     else:
         job = globals()[kind]
         install_all(programs)

@@ -210,6 +210,27 @@ TEST_F(PageBatchTest, RefusesWhatHasNoRoomOrWrapsAround) {
     EXPECT_EQ(batch_.add(page(1), 1), PageBatch::kNone);
 }
 
+TEST_F(PageBatchTest, HasMoreRoomAfterARoundThatWasTooLarge) {
+    constexpr std::size_t kMost = std::size_t{64} << 20;
+    auto batch = PageBatch::make(kMost).value();
+    const std::size_t first_bytes = batch.capacity_bytes();
+    EXPECT_LT(first_bytes, kMost);
+    batch.reset();
+    EXPECT_EQ(batch.capacity_bytes(), first_bytes);
+    EXPECT_EQ(batch.add(page(1), first_bytes + 1), PageBatch::kNone);
+    EXPECT_EQ(batch.capacity_bytes(), first_bytes) << "copies of this round are still there";
+    batch.reset();
+    EXPECT_EQ(batch.capacity_bytes(), 2 * first_bytes);
+    EXPECT_NE(batch.add(page(1), first_bytes + 1), PageBatch::kNone);
+    while (batch.capacity_bytes() < kMost) {
+        ASSERT_EQ(batch.add(page(1), kMost), PageBatch::kNone);
+        batch.reset();
+    }
+    EXPECT_EQ(batch.add(page(1), kMost + 1), PageBatch::kNone);
+    batch.reset();
+    EXPECT_EQ(batch.capacity_bytes(), kMost);
+}
+
 TEST_F(PageBatchTest, RefusesMoreRequestsThanItHasPlacesFor) {
     for (std::size_t i = 0; i < PageBatch::kMaxRequests; ++i) {
         ASSERT_NE(batch_.add(page(1), 1), PageBatch::kNone);

@@ -25,11 +25,10 @@ constexpr std::size_t kRecentCodes = 8;
 // Walks after which a page that was not needed any more is no longer fetched ahead.
 constexpr std::uint32_t kPageAge = 32;
 // When a chain that leads nowhere, or ends at a generator or in the middle of its stack, is what it
-// seems: seen so often, after so much CPU time of the thread each time, or for so long
-// (which says nothing of a thread that waits for a CPU: only BPF tells).
+// seems: seen so often, after so much CPU time of the thread each time. A thread that waits for a
+// CPU may stand there for as long as it likes.
 constexpr std::uint32_t kTimesBetweenFrames = 16;
 constexpr std::int64_t kPastAMomentNs = 2'000;
-constexpr std::int64_t kLongMomentNs = 100'000'000;
 // For a thread to get past the few instructions in which its chain of frames is not whole. Less,
 // and the timer fires before the kernel has switched to it.
 constexpr std::int64_t kPauseNs = 20'000;
@@ -405,9 +404,6 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& s
         return false;
     }
     const std::int64_t cpu_ns = read_thread_cpu_ns(thread);
-    if (thread.times_between == 0) {
-        thread.between_since_ns = now_ns_;
-    }
     // Since it was last seen there it has not run: others have its CPU, and waiting does not help.
     *can_pass = thread.times_between == 0 || cpu_ns != thread.last_between_cpu_ns;
     thread.last_between_cpu_ns = cpu_ns;
@@ -415,19 +411,7 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& s
         thread.between_cpu_ns = cpu_ns;
         ++thread.times_between;
     }
-    const bool was_long =
-        now_ns_ - thread.between_since_ns >= kLongMomentNs && !was_interrupted(thread);
-    return thread.times_between < kTimesBetweenFrames && !was_long;
-}
-
-/// Whether the kernel has taken the thread off its CPU at an instruction that may be any.
-bool StackSampler::was_interrupted(const TrackedThread& thread) const {
-    if (thread.slot == TrackedThread::kNoSlot) {
-        return false;
-    }
-    const auto state = watch_.read(thread.slot);
-    return state && state->generation == thread.slot_generation && !state->is_on_cpu() &&
-           (state->off_reason == ECHION_OFF_PREEMPTED || state->off_reason == ECHION_OFF_STOPPED);
+    return thread.times_between < kTimesBetweenFrames;
 }
 
 void StackSampler::pause() {

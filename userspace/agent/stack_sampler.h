@@ -240,7 +240,6 @@ class StackSampler {
     void read_interpreter_copies();
     bool is_between_frames(TrackedThread& thread, const WalkedStack& stack, bool holds_gil,
                            bool* can_pass);
-    [[nodiscard]] bool was_interrupted(const TrackedThread& thread) const;
     void pause();
     bool still_stands(Round& round, std::uint32_t gil_index, const cpython::GilState& before,
                       const TrackedThread& thread, const WalkedStack& stack);

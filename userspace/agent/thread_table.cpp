@@ -28,16 +28,36 @@ Result<ThreadTable> ThreadTable::make(std::size_t max_frames) {
         fit_address_space(std::size_t{1} << (sizeof(void*) == 8 ? 30 : 26), kShareOfLimit);
     const std::size_t threads =
         std::clamp(budget_bytes / table.block_bytes_, kLeastThreads, kMaxThreads);
+    table.blocks_per_segment_ =
+        std::max((threads + kMaxSegments - 1) / kMaxSegments, kLeastThreads);
+    table.kind_ = pick_mapping_kind();
     auto index = AddressMap::make(2 * kMaxThreads);
     auto blocks = FixedArray<TrackedThread*>::make(threads);
-    auto pool = Reservation::make(threads * table.block_bytes_);
-    if (!index || !blocks || !pool) {
+    if (!index || !blocks) {
         return fail(ErrorKind::kNoSpace, "reserve memory for threads");
     }
     table.index_ = std::move(*index);
     table.blocks_ = std::move(*blocks);
-    table.pool_ = std::move(*pool);
+    // The first threads have room, whatever comes.
+    if (table.find_block(0) == nullptr) {
+        return fail(ErrorKind::kNoSpace, "reserve memory for threads");
+    }
     return table;
+}
+
+/// The memory of a block, which may be used for the first time. Null when there is none.
+std::byte* ThreadTable::find_block(std::size_t slot) {
+    if (slot >= blocks_.capacity()) {
+        return nullptr;
+    }
+    Reservation& segment = segments_[slot / blocks_per_segment_];
+    if (segment.data() == nullptr) {
+        if (auto made = Reservation::make(blocks_per_segment_ * block_bytes_, kind_)) {
+            segment = std::move(*made);
+        }
+    }
+    const std::size_t offset = slot % blocks_per_segment_ * block_bytes_;
+    return segment.grow_to(offset + block_bytes_) ? segment.data() + offset : nullptr;
 }
 
 TrackedThread* ThreadTable::find(Address state) {
@@ -51,11 +71,10 @@ TrackedThread* ThreadTable::add(Address state) {
         ++slot;
     }
     free_hint_ = slot;
-    if (slot == blocks_.capacity() || !pool_.grow_to((slot + 1) * block_bytes_) ||
-        !index_.set(state, static_cast<std::uint32_t>(slot))) {
+    std::byte* block = find_block(slot);
+    if (block == nullptr || !index_.set(state, static_cast<std::uint32_t>(slot))) {
         return nullptr;
     }
-    std::byte* block = pool_.data() + slot * block_bytes_;
     if (slot == slot_count_) {
         ++slot_count_;
         blocks_[slot] = reinterpret_cast<TrackedThread*>(block);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -68,7 +69,6 @@ struct TrackedThread {
     std::uint32_t name_looks;  ///< without one, so many changes of its stack still ask for it
     char name[256];            ///< UTF-8; what is known of it, or was when it was announced
     PageSet pages;
-    std::int64_t between_since_ns;     ///< when that first showed
     std::int64_t between_cpu_ns;       ///< its CPU clock when that was last counted
     std::int64_t last_between_cpu_ns;  ///< its CPU clock when it was last seen so
     std::uint32_t times_between;       ///< how often that was
@@ -101,7 +101,13 @@ class ThreadTable {
   private:
     AddressMap index_;
     FixedArray<TrackedThread*> blocks_;
-    Reservation pool_;  // for all blocks
+    // A program may limit its own address space as it runs: what no thread needs is not reserved.
+    static constexpr std::size_t kMaxSegments = 64;
+    std::array<Reservation, kMaxSegments> segments_;  // for blocks_per_segment_ each
+    std::size_t blocks_per_segment_ = 0;
+    MappingKind kind_ = MappingKind::kPrivate;
+    std::byte* find_block(std::size_t slot);
+
     std::size_t block_bytes_ = 0;
     std::size_t max_frames_ = 0;
     std::size_t slot_count_ = 0;

@@ -31,6 +31,15 @@ inline bool is_data_limited() {
     return ::getrlimit(RLIMIT_DATA, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
 }
 
+/// What an anonymous mapping is made of. Where private memory is limited, shared memory, which that
+/// limit does not count (Linux, mm/mmap.c, is_data_mapping()): what the agent reserves is not to be
+/// missing when the program wants it.
+enum class MappingKind { kPrivate, kShared };
+
+inline MappingKind pick_mapping_kind() {
+    return is_data_limited() ? MappingKind::kShared : MappingKind::kPrivate;
+}
+
 /// Owner of one mapping of this process; unmaps it when it goes out of scope. Anonymous mappings
 /// are the agent's only memory: they do not go through the target's allocator, they are zero, and
 /// pages that are never touched cost nothing.
@@ -54,16 +63,14 @@ class Mapping {
     ~Mapping() { reset(); }
 
     /// Reserves `size_bytes` of zeroed memory, not for forked children. kNoSpace when the system
-    /// refuses. Where private memory is limited it is shared memory, which that limit does not
-    /// count (Linux, mm/mmap.c, is_data_mapping()): what is reserved here is not to be missing when
-    /// the program wants it.
+    /// refuses.
     static Result<Mapping> make_anonymous(std::size_t size_bytes) {
-        return make(size_bytes, PROT_READ | PROT_WRITE);
+        return make(size_bytes, PROT_READ | PROT_WRITE, pick_mapping_kind());
     }
 
     /// The same without any access to it, which the owner gets with mprotect(2) as it needs it.
-    static Result<Mapping> make_without_access(std::size_t size_bytes) {
-        return make(size_bytes, PROT_NONE);
+    static Result<Mapping> make_without_access(std::size_t size_bytes, MappingKind kind) {
+        return make(size_bytes, PROT_NONE, kind);
     }
 
     /// Keeps it from children that are forked from now on: they have no use for it, and what is
@@ -91,10 +98,10 @@ class Mapping {
     }
 
   private:
-    static Result<Mapping> make(std::size_t size_bytes, int access) {
-        const int kind = is_data_limited() ? MAP_SHARED : MAP_PRIVATE;
-        void* data =
-            ::mmap(nullptr, size_bytes, access, kind | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    static Result<Mapping> make(std::size_t size_bytes, int access, MappingKind kind) {
+        const int flags = (kind == MappingKind::kShared ? MAP_SHARED : MAP_PRIVATE) |
+                          MAP_ANONYMOUS | MAP_NORESERVE;
+        void* data = ::mmap(nullptr, size_bytes, access, flags, -1, 0);
         if (data == MAP_FAILED) {
             return fail(ErrorKind::kNoSpace, "reserve memory for the sampler (ulimit -v)", errno);
         }
@@ -113,7 +120,10 @@ class Mapping {
 class Reservation {
   public:
     static Result<Reservation> make(std::size_t capacity_bytes) {
-        auto mapping = Mapping::make_without_access(capacity_bytes);
+        return make(capacity_bytes, pick_mapping_kind());
+    }
+    static Result<Reservation> make(std::size_t capacity_bytes, MappingKind kind) {
+        auto mapping = Mapping::make_without_access(capacity_bytes, kind);
         if (!mapping) {
             return tl::unexpected(mapping.error());
         }

@@ -56,6 +56,11 @@ constexpr std::size_t kMinLineBytes = std::size_t{64} << 10;
 /// Lines about agents at fault: nobody reads more, and a program may make any number of such.
 constexpr std::uint64_t kMaxComplaints = 100;
 
+/// A process that lives on for so long without its agent is not about to end.
+constexpr std::int64_t kLastMomentsNs = kNanosPerSecond;
+/// Of such at a time; each costs a descriptor.
+constexpr std::size_t kMaxLeft = 64;
+
 /// A program's exec ends its threads, the agent's too, before it shows as another one: for so long.
 constexpr int kExecutingMs = 20;
 
@@ -344,6 +349,7 @@ void Sampling::drain_all() {
         kernel_.keep_ticking();
         stop_deserted();
         look_at_processes(now);
+        look_at_left(now);
         next_flush_ns_ = now + kFlushEveryNs;
     }
     if (fullest >= kFillingPercent) {
@@ -360,7 +366,7 @@ void Sampling::drain_all() {
     if (profile_->has_failed()) {
         stop();  // nobody will ever see more of it
     }
-    if (agents_.empty()) {
+    if (agents_.empty() && left_.empty()) {
         drain_delay_ns_ = 0;  // nothing to look at until the next one comes
     } else {
         drain_timer_->arm(profile_->is_behind() ? kStallDelayNs : drain_delay_ns_);
@@ -491,6 +497,27 @@ void Sampling::look_at_processes(std::int64_t now_ns) {
     }
 }
 
+/// A sampler can be killed alone (a seccomp filter that kills the calling thread).
+void Sampling::look_at_left(std::int64_t now_ns) {
+    std::erase_if(left_, [&](const Left& left) {
+        const pid_t pid = left.process.pid();
+        const bool has_another = std::ranges::any_of(
+            agents_, [pid](const auto& agent) { return agent->process.pid() == pid; });
+        if (has_another || is_ending(pid) || left.process.has_executed() || !left.process.check()) {
+            return true;
+        }
+        if (now_ns - left.since_ns < kLastMomentsNs) {
+            return false;
+        }
+        complain(
+            "process {} was not sampled to its end: its sampler has ended, though nobody told "
+            "it to, and the process goes on; a seccomp filter of the program may have killed "
+            "that thread",
+            pid);
+        return true;
+    });
+}
+
 void Sampling::tell_about_program(const Session& session) const {
     if (!options_.verbose) {
         return;
@@ -580,6 +607,10 @@ void Sampling::remove(Agent& agent) {
     }
     cut_.ring_bytes += session.undecoded_bytes();
     detach(agent);
+    if (!options_.attach_pid && !stopping_ && !is_at_fault && session.was_sampled() &&
+        agent.process.is_pinned() && !is_ending(session.pid()) && left_.size() < kMaxLeft) {
+        left_.push_back({std::move(agent.process), monotonic_ns()});
+    }
     std::erase_if(agents_, [&](const auto& one) { return one.get() == &agent; });
     if (gone_handler_) {
         gone_handler_();

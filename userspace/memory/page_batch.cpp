@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace echion {
 namespace {
@@ -76,7 +77,8 @@ void PageSet::erase(Address page) {
 }
 
 Result<PageBatch> PageBatch::make(std::size_t arena_bytes) {
-    auto arena = Reservation::make(arena_bytes);
+    const MappingKind kind = pick_mapping_kind();
+    auto arena = Reservation::make(std::min(arena_bytes, kFirstArenaBytes), kind);
     auto requests = FixedArray<ReadRequest>::make(kMaxRequests);
     auto failed = FixedArray<bool>::make(kMaxRequests);
     if (!arena || !requests || !failed) {
@@ -84,12 +86,26 @@ Result<PageBatch> PageBatch::make(std::size_t arena_bytes) {
     }
     PageBatch batch;
     batch.arena_ = std::move(*arena);
+    batch.max_arena_bytes_ = arena_bytes;
+    batch.kind_ = kind;
     batch.requests_ = std::move(*requests);
     batch.failed_ = std::move(*failed);
     return batch;
 }
 
+void PageBatch::enlarge() {
+    const std::size_t size_bytes = std::min(2 * arena_.capacity_bytes(), max_arena_bytes_);
+    if (auto larger = Reservation::make(size_bytes, kind_)) {
+        arena_ = std::move(*larger);
+    } else {
+        max_arena_bytes_ = arena_.capacity_bytes();  // the program's limit: not again
+    }
+}
+
 void PageBatch::reset() {
+    if (std::exchange(was_too_small_, false)) {
+        enlarge();
+    }
     used_ = 0;
     count_ = 0;
     run_ = 0;
@@ -99,6 +115,8 @@ void PageBatch::reset() {
 }
 
 PageBatch::Handle PageBatch::add(Address from, std::size_t size_bytes) {
+    was_too_small_ =
+        was_too_small_ || (size_bytes > free_bytes() && arena_.capacity_bytes() < max_arena_bytes_);
     if (count_ == kMaxRequests || size_bytes > free_bytes() ||
         from.value() + size_bytes < from.value() || !arena_.grow_to(used_ + size_bytes)) {
         return kNone;

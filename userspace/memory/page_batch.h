@@ -58,16 +58,19 @@ class PageSet {
 };
 
 /// One round of reading: ranges are requested, copied together in as few system calls as possible,
-/// then looked up by address. All memory is reserved by make(), and becomes usable as rounds grow.
+/// then looked up by address. Memory for most stacks is reserved by make(), and becomes usable as
+/// rounds grow; a program may limit its own address space as it runs, so that no more is taken of
+/// it than it needs.
 class PageBatch {
   public:
     static constexpr std::size_t kMaxRequests = 1024;
     static constexpr std::size_t kKeptRequests = 64;
 
-    /// `arena_bytes`: room for the copies of one round.
+    /// `arena_bytes`: the most room for the copies of one round.
     static Result<PageBatch> make(std::size_t arena_bytes);
 
-    /// Forgets the round before.
+    /// Forgets the round before. If that was too large for the room, there is twice as much from
+    /// now on, up to the most: some system calls.
     void reset();
 
     /// Names a requested range until reset(); after that, nothing.
@@ -110,13 +113,20 @@ class PageBatch {
     const std::byte* fetch(MemoryReader& reader, Address from, std::size_t size_bytes);
 
     [[nodiscard]] bool is_empty() const { return count_ == 0; }
-    /// Room for the copies of one round, full or empty.
+    /// Room for the copies of this round, full or empty.
     [[nodiscard]] std::size_t capacity_bytes() const { return arena_.capacity_bytes(); }
     [[nodiscard]] std::size_t free_bytes() const { return arena_.capacity_bytes() - used_; }
     [[nodiscard]] std::size_t free_requests() const { return kMaxRequests - count_; }
 
   private:
+    void enlarge();
+
+    static constexpr std::size_t kFirstArenaBytes = std::size_t{16} << 20;
+
     Reservation arena_;
+    std::size_t max_arena_bytes_ = 0;
+    MappingKind kind_ = MappingKind::kPrivate;
+    bool was_too_small_ = false;
     FixedArray<ReadRequest> requests_;
     FixedArray<bool> failed_;
     std::size_t used_ = 0;
