@@ -46,3 +46,16 @@ def test_each_outermost_function_has_its_share(
     samples, marked = profile.figure("samples"), profile.figure("torn_marked")
     assert marked <= 0.01 * samples
     assert profile.figure("torn_retried") <= 0.05 * samples
+
+
+@pytest.mark.parametrize("interpreter", PYTHONS, ids=lambda one: one.name)
+def test_what_runs_behind_the_outermost_function_is_seen(
+    echion: Echion, interpreter: Interpreter, engine: str
+) -> None:
+    """Its frame has left the chain then, and not the stack (3.11 and later)."""
+    result = echion.run_target(interpreter, "late_del", "1", options=["--engine", engine]).check()
+    took_us = result.report["took_us"]
+    missed_us = result.profile.figure("missed_us")
+    found_us = result.profile.total(lambda sample: sample.names[-1:] == ("__del__",))
+    print(found_us, took_us, result.profile.footer)
+    assert found_us >= 0.9 * took_us - missed_us

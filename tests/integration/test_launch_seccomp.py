@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 
 import pytest
 
 from conftest import PYTHON
-from runner import TARGETS
+from runner import TARGETS, TIMEOUT_S
 from seccomp_filters import ALLOW, EPERM, ERRNO, KILL_THREAD, NUMBERS, answer, match
 from test_engines import BURN
 
@@ -133,6 +134,7 @@ def test_a_sampler_that_is_killed_alone_is_missed(echion, tmp_path):
     ) as running:
         running.wait_for("locked")
         # By what echion says: the rest of it comes at the end.
+        assert select.select([running.process.stderr], [], [], TIMEOUT_S)[0], "nothing was said"
         said = running.process.stderr.readline()
         result = running.finish()
     assert "was not sampled to its end" in said and "seccomp" in said, said

@@ -199,6 +199,33 @@ TEST_P(FrameWalkerOf, TellsARootThatIsNotTheFirstOfItsStack) {
     EXPECT_EQ(walk(first + spacing()).ends_midway, has_data_stack);
 }
 
+TEST_P(FrameWalkerOf, AFrameThatIsTooLargeForTheFirstChunkIsTheFirstOfItsStackInTheSecond) {
+    const Address chunk = kStack + 2 * kPageBytes;
+    const Address before = kStack + 5 * kPageBytes;
+    const Address first = chunk + kChunkHeadBytes;
+    write_frame(first, Address(), 0);
+    const auto write_head = [&](Address at, Address previous, std::uintptr_t top) {
+        ASSERT_TRUE(memory_.write(at, previous));
+        ASSERT_TRUE(memory_.write(at + sizeof(void*), std::uintptr_t{kStackChunkBytes}));
+        ASSERT_TRUE(memory_.write(at + 2 * sizeof(void*), top));
+        batch_.reset();
+    };
+    write_head(chunk, before, 0);
+    write_head(before, Address(), 1);
+    EXPECT_FALSE(walk(first).ends_midway);
+    const bool has_data_stack = has(layout_.frame.owner);
+    write_head(before, Address(), 40);  // frames are in the first
+    EXPECT_EQ(walk(first).ends_midway, has_data_stack);
+    write_head(before, kStack, 1);  // it is not the first
+    EXPECT_EQ(walk(first).ends_midway, has_data_stack);
+    write_head(chunk, Address(0x10), 0);
+    EXPECT_EQ(walk(first).ends_midway, has_data_stack);
+    // Nothing in front of the frame can be read.
+    write_frame(kStack, Address(), 0);
+    batch_.reset();
+    EXPECT_EQ(walk(kStack).ends_midway, has_data_stack);
+}
+
 TEST_P(EntryFramesOf, AGeneratorThatCRunsIsTheRoot) {
     write_frame(kHeap + 0x100, frame_at(0), 0, 1);
     write_entry_frame(frame_at(0), Address());
@@ -212,7 +239,7 @@ TEST(StackHead, HasASizeThatAChunkCanHave) {
     for (const std::uintptr_t size : {kStackChunkBytes, kStackChunkBytes << 9}) {
         words = {0, size, 77, 88};
         EXPECT_TRUE(is_stack_head(bytes)) << size;
-        words[0] = 0x7f0000001000;
+        words[0] = 0x7f001000;
         EXPECT_FALSE(is_stack_head(bytes)) << size;
     }
     for (const std::uintptr_t size :

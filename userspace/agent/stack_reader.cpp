@@ -28,6 +28,9 @@ constexpr std::uint32_t kPageAge = 32;
 // seems: seen so often, after so much CPU time of the thread each time. A thread that waits for a
 // CPU may stand there for as long as it likes.
 constexpr std::uint32_t kTimesBetweenFrames = 16;
+// With the same frame at its end, such as that of a __del__() which runs as the outermost function
+// returns: that function has left the chain, and not the stack.
+constexpr std::uint32_t kTimesMidway = 2;
 constexpr std::int64_t kPastAMomentNs = 2'000;
 // For a thread to get past the few instructions in which its chain of frames is not whole. Less,
 // and the timer fires before the kernel has switched to it.
@@ -395,13 +398,21 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& s
                                      bool holds_gil, bool* can_pass) {
     const cpython::Walk& walk = stack.walk;
     const bool comes_to_end = walk.count > 0 && !walk.truncated && !walk.broken;
-    const bool ends_early = comes_to_end && (walk.ends_at_generator || walk.ends_midway);
+    const bool ends_at_generator = comes_to_end && walk.ends_at_generator;
+    const bool ends_midway = comes_to_end && walk.ends_midway;
     const bool leads_nowhere =
         (walk.count == 0 || walk.broken) && thread.head.has_cframe_on_stack(thread.state);
-    // Who does not hold the GIL waits in C code, with its frames in order.
-    if (!holds_gil || !(leads_nowhere || ends_early)) {
+    if (!(leads_nowhere || ends_at_generator || ends_midway)) {
         thread.times_between = 0;
         return false;
+    }
+    // Who does not hold the GIL waits in C code, with its frames in order.
+    if (!holds_gil) {
+        return false;
+    }
+    if (thread.between_root != walk.root) {
+        thread.between_root = walk.root;
+        thread.times_between = 0;
     }
     const std::int64_t cpu_ns = read_thread_cpu_ns(thread);
     // Since it was last seen there it has not run: others have its CPU, and waiting does not help.
@@ -411,7 +422,7 @@ bool StackSampler::is_between_frames(TrackedThread& thread, const WalkedStack& s
         thread.between_cpu_ns = cpu_ns;
         ++thread.times_between;
     }
-    return thread.times_between < kTimesBetweenFrames;
+    return thread.times_between < (ends_midway ? kTimesMidway : kTimesBetweenFrames);
 }
 
 void StackSampler::pause() {

@@ -442,6 +442,7 @@ void StackSampler::end_thread(TrackedThread& thread) {
 }
 
 void StackSampler::forget_thread(TrackedThread& thread) {
+    stack_starts_.fill({});
     const std::int64_t known_ns = known_until_ns(thread);  // the kernel may know, by its slot
     set_second(thread, false);
     watch_.detach(thread);
@@ -459,6 +460,7 @@ void StackSampler::forget_thread(TrackedThread& thread) {
 /// Python has been finalised, or has started anew: nothing that was known of it counts any more, be
 /// it at the same place.
 void StackSampler::forget_python() {
+    stack_starts_.fill({});
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         TrackedThread& thread = threads_.slot(i);
         if (thread.in_use && !thread.has_left) {

@@ -69,6 +69,7 @@ struct TrackedThread {
     std::uint32_t name_looks;  ///< without one, so many changes of its stack still ask for it
     char name[256];            ///< UTF-8; what is known of it, or was when it was announced
     PageSet pages;
+    Address between_root;              ///< Walk::root of a chain that may not be whole
     std::int64_t between_cpu_ns;       ///< its CPU clock when that was last counted
     std::int64_t last_between_cpu_ns;  ///< its CPU clock when it was last seen so
     std::uint32_t times_between;       ///< how often that was

@@ -47,6 +47,12 @@ bool AgentProcess::has_executed() const {
     return is_known && now->places != image_.places && !has_ended();
 }
 
+bool AgentProcess::runs_same_program() const {
+    const auto now = look_at_program(pid_);
+    return image_.stack() != 0 && now && !now->is_hidden && now->places == image_.places &&
+           !has_ended();
+}
+
 void AgentProcess::wait_for_change(int patience_ms) const {
     pollfd entry{pidfd_.get(), POLLIN, 0};
     for (int i = 0; i < patience_ms && !has_executed(); ++i) {

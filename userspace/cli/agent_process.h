@@ -38,6 +38,9 @@ class AgentProcess {
     /// process may change what is compared (PR_SET_MM). False when it cannot be told, and in the
     /// middle of an exec.
     [[nodiscard]] bool has_executed() const;
+    /// Whether it lives, and runs the program that it ran when it was pinned; as above, but false
+    /// when it cannot be told.
+    [[nodiscard]] bool runs_same_program() const;
     /// Waits, at most so long, until it has ended or has executed another program.
     void wait_for_change(int patience_ms) const;
 

@@ -326,6 +326,9 @@ void Sampling::end_exposure() {
 }
 
 void Sampling::drain_all() {
+    if (is_finishing_) {
+        return;
+    }
     const std::int64_t now = monotonic_ns();
     const std::int64_t cpu_before_ns = read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
     const unsigned fullest = drain_rings(now);
@@ -366,7 +369,7 @@ void Sampling::drain_all() {
     if (profile_->has_failed()) {
         stop();  // nobody will ever see more of it
     }
-    if (agents_.empty() && left_.empty()) {
+    if (is_finishing_ || (agents_.empty() && left_.empty())) {
         drain_delay_ns_ = 0;  // nothing to look at until the next one comes
     } else {
         drain_timer_->arm(profile_->is_behind() ? kStallDelayNs : drain_delay_ns_);
@@ -503,10 +506,13 @@ void Sampling::look_at_left(std::int64_t now_ns) {
         const pid_t pid = left.process.pid();
         const bool has_another = std::ranges::any_of(
             agents_, [pid](const auto& agent) { return agent->process.pid() == pid; });
-        if (has_another || is_ending(pid) || left.process.has_executed() || !left.process.check()) {
+        if (has_another || is_ending(pid) || !left.process.runs_same_program() ||
+            !left.process.check()) {
             return true;
         }
-        if (now_ns - left.since_ns < kLastMomentsNs) {
+        // One that has been killed may be in a wait that it has to end first.
+        const auto info = read_process_info(pid);
+        if (now_ns - left.since_ns < kLastMomentsNs || !info || info->state == 'D') {
             return false;
         }
         complain(
@@ -688,6 +694,8 @@ void Sampling::finish() {
     if (std::exchange(is_finishing_, true)) {
         return;
     }
+    look_at_left(monotonic_ns());
+    left_.clear();
     drain_timer_->disarm();
     deadline_timer_->disarm();
     // Python that ended before its first tick leaves a profile without samples; what is no Python,

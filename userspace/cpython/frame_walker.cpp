@@ -9,12 +9,26 @@ namespace {
 // does not point into this code.
 constexpr std::intptr_t kMaxCodeBytes = 1U << 28;
 
+struct ChunkHead {
+    Address previous;
+    std::uintptr_t size_bytes = 0;
+    std::uintptr_t top = 0;
+
+    [[nodiscard]] bool is_possible() const {
+        return size_bytes >= kStackChunkBytes && std::has_single_bit(size_bytes);
+    }
+};
+
+ChunkHead load_chunk_head(const std::byte* copy) {
+    return {load_address(copy, 0), load<std::uintptr_t>(copy, sizeof(void*)),
+            load<std::uintptr_t>(copy, 2 * sizeof(void*))};
+}
+
 }  // namespace
 
 bool is_stack_head(std::span<const std::byte, kStackHeadBytes> bytes) {
-    const auto size_bytes = load<std::uintptr_t>(bytes.data(), sizeof(void*));
-    return !load_address(bytes.data(), 0) && size_bytes >= kStackChunkBytes &&
-           std::has_single_bit(size_bytes);
+    const ChunkHead head = load_chunk_head(bytes.data());
+    return head.is_possible() && !head.previous;
 }
 
 bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instruction, RawFrame* out) {
@@ -65,17 +79,28 @@ Address FrameWalker::touch(PageSet& pages, Address frame, Address last_page, std
     return first;
 }
 
+const std::byte* FrameWalker::find_or_fetch(Address from, std::size_t size_bytes) {
+    const std::byte* copy = batch_.find(from, size_bytes);
+    return copy != nullptr ? copy : batch_.fetch(reader_, from, size_bytes);
+}
+
 bool FrameWalker::is_first_of_stack(Address frame, PageSet& pages, std::uint32_t walk) {
-    const Address head = frame - kStackHeadBytes;
-    const std::byte* copy = batch_.find(head, kStackHeadBytes);
-    if (copy == nullptr) {
-        copy = batch_.fetch(reader_, head, kStackHeadBytes);
+    const Address start = frame - kStackHeadBytes;
+    const std::byte* copy = find_or_fetch(start, kStackHeadBytes);
+    if (copy != nullptr &&
+        is_stack_head(std::span<const std::byte, kStackHeadBytes>(copy, kStackHeadBytes))) {
+        pages.touch(start, frame, walk);
+        return true;
     }
-    if (copy == nullptr) {
+    // One that is too large for the first chunk lies in the second, above an empty first one.
+    copy = find_or_fetch(frame - kChunkHeadBytes, kChunkHeadBytes);
+    const ChunkHead second = copy == nullptr ? ChunkHead{} : load_chunk_head(copy);
+    if (!second.is_possible() || !second.previous) {
         return false;
     }
-    pages.touch(head, frame, walk);
-    return is_stack_head(std::span<const std::byte, kStackHeadBytes>(copy, kStackHeadBytes));
+    copy = find_or_fetch(second.previous, kChunkHeadBytes);
+    const ChunkHead first = copy == nullptr ? ChunkHead{} : load_chunk_head(copy);
+    return first.is_possible() && !first.previous && first.top == 1;
 }
 
 Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::span<RawFrame> out) {
@@ -83,7 +108,6 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
     const auto frame_size = static_cast<std::size_t>(fields.size);
     Walk result;
     Address frame = head;
-    Address root;  // the last frame with code; null if it is a generator's
     Address last_page;
     // Entry frames without code do not count as output, so that the steps have a bound of their
     // own.
@@ -121,7 +145,7 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
         const bool has_code = owner != fields.owner_cstack;
         result.ends_at_generator = owner == fields.owner_generator;
         if (has_code) {
-            root = result.ends_at_generator ? Address() : frame;
+            result.root = result.ends_at_generator ? Address() : frame;
             if (result.count == out.size()) {
                 result.truncated = true;
                 return result;
@@ -140,7 +164,8 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
         }
         frame = load_address(copy, static_cast<std::size_t>(fields.previous));
     }
-    result.ends_midway = has(fields.owner) && root && !is_first_of_stack(root, pages, walk);
+    result.ends_midway =
+        has(fields.owner) && result.root && !is_first_of_stack(result.root, pages, walk);
     return result;
 }
 

@@ -24,13 +24,17 @@ struct RawFrame {
 /// index or a pointer). False when the two cannot belong together. Pure.
 bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instruction, RawFrame* out);
 
-/// From 3.11 on, what is in front of the first frame of a data stack: the head of the stack's first
-/// chunk and one empty place (CPython Python/pystate.c, push_chunk()).
-constexpr std::size_t kStackHeadBytes = 4 * sizeof(void*);
-/// The least that a chunk has, and what it has where no frame is larger.
+/// The least that a chunk of a data stack has (3.11 and later), and what it has where no frame is
+/// larger.
 constexpr std::size_t kStackChunkBytes = std::size_t{16} << 10;
-/// Whether that is what these bytes are: a chunk's head is a pointer to the chunk before, null in
-/// the first, and the chunk's size, kStackChunkBytes or a power of two of them. Pure.
+/// What a chunk begins with: a pointer to the chunk before it, null in the first; its size,
+/// kStackChunkBytes or a power of two of them; and how many places, of a pointer each, were in use
+/// when another chunk was begun (CPython Include/cpython/pystate.h, _PyStackChunk).
+constexpr std::size_t kChunkHeadBytes = 3 * sizeof(void*);
+/// What is in front of the first frame of a data stack: the head of its first chunk and one place,
+/// which is left empty (Python/pystate.c, push_chunk()).
+constexpr std::size_t kStackHeadBytes = kChunkHeadBytes + sizeof(void*);
+/// Whether that is what these bytes can be. Pure.
 bool is_stack_head(std::span<const std::byte, kStackHeadBytes> bytes);
 
 /// Outcome of one walk.
@@ -38,7 +42,8 @@ struct Walk {
     std::size_t count = 0;                ///< frames written, newest first
     bool truncated = false;               ///< there were more than fit
     bool ends_at_generator = false;       ///< the root is a generator's frame: see FrameWalker
-    bool ends_midway = false;             ///< frames are below the root: see FrameWalker
+    bool ends_midway = false;             ///< frames may be below the root: see FrameWalker
+    Address root;                         ///< the root's frame, if it is no generator's
     bool broken = false;                  ///< the chain could not be followed to its root
     ErrorKind why = ErrorKind::kInvalid;  ///< when broken
 };
@@ -73,6 +78,7 @@ class FrameWalker {
     // before.
     Address touch(PageSet& pages, Address frame, Address last_page, std::uint32_t walk);
     bool is_first_of_stack(Address frame, PageSet& pages, std::uint32_t walk);
+    const std::byte* find_or_fetch(Address from, std::size_t size_bytes);
 
     const Layout& layout_;
     MemoryReader& reader_;

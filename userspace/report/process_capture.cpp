@@ -287,8 +287,8 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
         copy->gil_stayed && copy->gil.locked > 0 && copy->gil.holder() == thread.state;
     const bool leads_nowhere = (copy->walk.count == 0 || copy->walk.broken) && holds_gil &&
                                copy->head_stayed && before.thread.has_cframe_on_stack(thread.state);
-    copy->is_between =
-        copy->walk.ends_at_generator || copy->walk.ends_midway || leads_nowhere;
+    copy->is_cut = copy->walk.ends_at_generator || (copy->walk.ends_midway && holds_gil);
+    copy->is_between = copy->is_cut || leads_nowhere;
     copy->hash = hash_frames({frames_.data() + thread.first_frame, copy->walk.count});
     return true;
 }
@@ -371,7 +371,7 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     }
     thread.frame_count = copy.walk.count;
     thread.is_truncated = copy.walk.truncated;
-    thread.is_broken = copy.walk.broken || copy.walk.ends_at_generator;
+    thread.is_broken = copy.walk.broken || copy.is_cut;
     frames_used_ += thread.frame_count;
     describe_state(index, copy.gil);
     thread.is_gone = has_not_begun(thread);

@@ -98,6 +98,7 @@ class ProcessCapture {
         cpython::GilState gil;     // after it
         bool gil_stayed = false;   // with the same thread, all the time
         bool head_stayed = false;  // the newest frame
+        bool is_cut = false;       // perhaps: frames below the root are missing
         bool is_between = false;   // perhaps: between two frames, see FrameWalker
         cpython::Walk walk;
         std::uint64_t hash = 0;  // of its frames
