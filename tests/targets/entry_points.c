@@ -1,5 +1,5 @@
-/* A host that calls two Python functions in turn, with no Python function below them, so that the root
- * of its stack changes all the time.
+/* A host that calls two Python functions in turn, with no Python function below them, so that the
+ * root of its stack changes all the time.
  *
  *     entry_points LIBPYTHON SECONDS
  *
@@ -45,7 +45,8 @@ int main(int argc, char** argv) {
     ((void (*)(void))find("Py_Initialize"))();
     if (((int (*)(const char*))find("PyRun_SimpleString"))(kCode) != 0) return 1;
     void* module = ((void* (*)(const char*))find("PyImport_AddModule"))("__main__");
-    void* (*get)(void*, const char*) = (void* (*)(void*, const char*))find("PyObject_GetAttrString");
+    void* (*get)(void*, const char*) =
+        (void* (*)(void*, const char*))find("PyObject_GetAttrString");
     void* (*call)(void*, void*) = (void* (*)(void*, void*))find("PyObject_CallObject");
     void (*let_go)(void*) = (void (*)(void*))find("Py_DecRef");
     void* functions[] = {get(module, "first"), get(module, "second")};
