@@ -6,10 +6,11 @@
  * At its end it prints the time in each (us).
  */
 #define _GNU_SOURCE
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+
+#include "python_library.h"
 
 static const char kCode[] =
     "def spin(n):\n"
@@ -19,17 +20,6 @@ static const char kCode[] =
     "def second():\n"
     "    spin(300)\n";
 
-static void* library;
-
-static void* find(const char* name) {
-    void* found = dlsym(library, name);
-    if (found == NULL) {
-        fprintf(stderr, "%s\n", dlerror());
-        exit(1);
-    }
-    return found;
-}
-
 static double now_us(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -37,11 +27,11 @@ static double now_us(void) {
 }
 
 int main(int argc, char** argv) {
-    library = argc == 3 ? dlopen(argv[1], RTLD_NOW | RTLD_GLOBAL) : NULL;
-    if (library == NULL) {
+    if (argc != 3) {
         fprintf(stderr, "usage: entry_points LIBPYTHON SECONDS\n");
         return 1;
     }
+    open_library(argv[1]);
     ((void (*)(void))find("Py_Initialize"))();
     if (((int (*)(const char*))find("PyRun_SimpleString"))(kCode) != 0) return 1;
     void* module = ((void* (*)(const char*))find("PyImport_AddModule"))("__main__");

@@ -5,11 +5,12 @@
  * `main`, `thread`: who makes it. The main thread rests in C code meanwhile; the other one has a
  * state of its own, too, and rests in Python code.
  */
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "python_library.h"
 
 static const char kWork[] =
     "import time\n"
@@ -33,18 +34,8 @@ static const char kForever[] =
     "    waits()\n"
     "    works()\n";
 
-static void* library;
 static void* lent;
 static const char* calls;
-
-static void* find(const char* name) {
-    void* found = dlsym(library, name);
-    if (found == NULL) {
-        fprintf(stderr, "%s\n", dlerror());
-        exit(1);
-    }
-    return found;
-}
 
 static void* borrow(void* unused) {
     ((void (*)(void*))find("PyEval_AcquireThread"))(lent);
@@ -72,11 +63,11 @@ static void* make_and_rest(void* unused) {
 }
 
 int main(int argc, char** argv) {
-    library = argc == 4 ? dlopen(argv[1], RTLD_NOW | RTLD_GLOBAL) : NULL;
-    if (library == NULL) {
+    if (argc != 4) {
         fprintf(stderr, "usage: lent_state LIBPYTHON once|forever main|thread\n");
         return 1;
     }
+    open_library(argv[1]);
     ((void (*)(void))find("Py_Initialize"))();
     void* main_state = ((void* (*)(void))find("PyThreadState_Get"))();
     calls = strcmp(argv[2], "forever") == 0 ? kForever : kOnce;
