@@ -82,7 +82,6 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     known_starts_ = python_starts_ != nullptr ? python_starts_->load() : 0;
     counts_from_birth_ = facts.is_launch;
     used_before_ns_ = facts.used_cpu_ns;
-    unstarted_cpu_ns_ = facts.is_launch && options.cpu_mode ? python_start.main_cpu_ns : 0;
     io_tid_ = facts.io_tid;
     tick_interval_ns_ = static_cast<std::int64_t>(options.interval_ns);
     ring_ = &ring;

@@ -37,8 +37,7 @@ struct SamplerOptions {
 
 /// The last look that did not find Python started.
 struct PythonStart {
-    std::int64_t after_ns = 0;     ///< when it was: CLOCK_MONOTONIC
-    std::int64_t main_cpu_ns = 0;  ///< CPU time of the process's first thread by then
+    std::int64_t after_ns = 0;  ///< when it was: CLOCK_MONOTONIC
 };
 
 /// Looks at all Python threads of this process once a tick and writes what has changed.
@@ -193,7 +192,6 @@ class StackSampler {
     void settle_end(TrackedThread& thread);
     void make_current(TrackedThread& thread);
     void start_account(TrackedThread& thread);
-    void tell_unstarted_cpu(TrackedThread& thread);
     void forget_place(TrackedThread& thread);
     void set_apart(TrackedThread& thread);
     void take_over(TrackedThread& from, TrackedThread& to);
@@ -348,9 +346,8 @@ class StackSampler {
     bool is_unseen_announced_ = false;
     bool has_kernel_ticks_ = false;
     bool counts_from_birth_ = false;
-    std::int64_t used_before_ns_ = 0;    // by the main thread, before this program
-    std::int64_t unstarted_cpu_ns_ = 0;  // by it, when Python had not started; 0: told, or unknown
-    std::uint32_t io_tid_ = 0;           // the agent's other thread
+    std::int64_t used_before_ns_ = 0;  // by the main thread, before this program
+    std::uint32_t io_tid_ = 0;         // the agent's other thread
     bool has_ticked_ = false;
     bool is_stopping_ = false;
     bool must_pause_ = false;

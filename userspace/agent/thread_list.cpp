@@ -397,7 +397,6 @@ void StackSampler::describe_thread(TrackedThread& thread) {
         thread.native_id == static_cast<std::uint32_t>(getpid())) {
         thread.cpu_ns = used_before_ns_;
     }
-    tell_unstarted_cpu(thread);
     for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
         if (i == thread.interpreter || !thread.is_second) {
             names_.forget(interpreters_[i].head.id, thread.runs_on);
