@@ -23,6 +23,7 @@ CPU_SHARE, CPU_MOST = 0.5, 1.5
 SLEEP_LINE = 9  # of run_N()
 # What a run uses besides: the start of Python, and its end.
 CPU_BESIDE = 2.5
+USE_CPU_US = 100_000  # of host.c's use_cpu()
 
 STATUS, STATUS_OF_THREAD = 6, 5
 WAYS = {
@@ -132,6 +133,19 @@ def test_a_lock_that_nobody_lets_go_of_after_a_fork_is_not_waited_for(echion, ho
     result = echion.run(program.command("lkfp"), env=program.env, timeout=30)
     assert result.returncode == STATUS, result.stderr
     assert list(measured(result.stdout)) == [1]
+
+
+@pytest.mark.parametrize("steps", ["clp", "calp"])
+def test_work_before_python_starts_is_no_missed_time(echion, program, cpu_engine, steps):
+    """Of a program that is linked with Python: no stack was there, and none was missed."""
+    env = program.env | {"LD_PRELOAD": program.library}
+    result = echion.run(program.command(steps), "-c", "--engine", cpu_engine, env=env, timeout=60)
+    assert result.returncode == STATUS, result.stderr
+    # The library and Python start after the last look, on a busy machine a good while.
+    assert result.profile.figure("missed_us") < USE_CPU_US / 2
+    without_stack = result.profile.total(lambda one: one.thread == "MainThread" and not one.frames)
+    assert USE_CPU_US / 2 < without_stack < MOST * USE_CPU_US
+    check_cpu(result.profile, measured(result.stdout))
 
 
 @pytest.mark.parametrize("steps", ["lppp", "lptp"])

@@ -79,6 +79,7 @@ void open_gate(void) { gate_is_open = 1; }
 
 static int wait_fd;
 static volatile char got;
+static unsigned char* volatile handler_frame;
 
 static void read_in_handler(int number) {
     (void)number;
@@ -86,19 +87,35 @@ static void read_in_handler(int number) {
     got = syscall(SYS_read, wait_fd, &byte, 1) == 1 ? byte : '?';
 }
 
+static void note_frame(int number) {
+    (void)number;
+    handler_frame = __builtin_frame_address(0);
+}
+
+static int use_signal_stack(void (*handler)(int), unsigned char* memory, size_t size) {
+    stack_t stack = {.ss_sp = memory, .ss_size = size};
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_ONSTACK};
+    return sigaltstack(&stack, NULL) != 0 || sigaction(SIGALRM, &action, NULL) != 0;
+}
+
 /* Waits for a byte in a signal handler, on an alternate stack with `room` bytes more than the
-   kernel's frame needs; returns how many bytes of the memory below that stack have changed, or -1.
+   kernel's frame takes; returns how many bytes of the memory below that stack have changed, or -1.
  */
 int wait_on_signal_stack(int fd, size_t room) {
-    size_t size = getauxval(AT_MINSIGSTKSZ) + room;
+    /* AT_MINSIGSTKSZ has the registers of AMX, too, which few programs may use: a frame of this
+       thread's is smaller. */
+    const size_t most = getauxval(AT_MINSIGSTKSZ) + room;
     unsigned char* memory =
-        mmap(NULL, ROOM_BYTES + size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    stack_t stack = {.ss_sp = memory + ROOM_BYTES, .ss_size = size};
-    struct sigaction action = {.sa_handler = read_in_handler, .sa_flags = SA_ONSTACK};
+        mmap(NULL, ROOM_BYTES + most, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct itimerval soon = {.it_value = {0, 1000}};
     int changed = 0;
-    if (memory == MAP_FAILED || sigaltstack(&stack, NULL) != 0 ||
-        sigaction(SIGALRM, &action, NULL) != 0) {
+    if (memory == MAP_FAILED || use_signal_stack(note_frame, memory + ROOM_BYTES, most) != 0 ||
+        raise(SIGALRM) != 0) {
+        return -1;
+    }
+    const size_t used = (size_t)(memory + ROOM_BYTES + most - handler_frame);
+    if (used + room > most ||
+        use_signal_stack(read_in_handler, memory + ROOM_BYTES, used + room) != 0) {
         return -1;
     }
     memset(memory, PATTERN, ROOM_BYTES);

@@ -11,6 +11,7 @@
        e     finalises it then
        d     closes the library
        c     uses a little CPU time in C code
+       a     has each later start of Python make a thread state at once that nobody runs with
        s     starts a thread, which makes the attributes of condition variables as others than
              Python do
        k     starts a thread, which keeps the loader's lock for ever
@@ -36,6 +37,7 @@
 static const char* path;
 static void* library;
 static int runs;
+static int makes_state;
 
 static const char code[] =
     "import time\n"
@@ -70,6 +72,10 @@ static void run(int finalises) {
     ++runs;
     snprintf(text, sizeof(text), code, runs, runs, runs, runs, runs);
     ((void (*)(int))find("Py_InitializeEx"))(0);
+    if (makes_state) {
+        void* interpreter = ((void* (*)(void))find("PyInterpreterState_Main"))();
+        if (((void* (*)(void*))find("PyThreadState_New"))(interpreter) == NULL) exit(1);
+    }
     if (((int (*)(const char*))find("PyRun_SimpleString"))(text) != 0) exit(1);
     if (finalises) finalise();
 }
@@ -177,6 +183,9 @@ static void go_on(const char* steps) {
                 break;
             case 'c':
                 use_cpu();
+                break;
+            case 'a':
+                makes_state = 1;
                 break;
             case 's':
                 in_thread(use_condition_attributes, NULL);

@@ -2,8 +2,10 @@
 // does not, and of those that have ended.
 
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "agent/stack_sampler.h"
 #include "base/clock.h"
@@ -18,6 +20,29 @@ constexpr std::int64_t kSettlePeriodNs = 100'000'000;
 constexpr std::int64_t kLeastUnseenNs = 1'000'000;
 
 }  // namespace
+
+/// What the main thread used while Python had not started is time without a stack. It would else be
+/// time that nobody looked at, once it is long. To be called between two rounds of reading.
+void StackSampler::tell_unstarted_cpu() {
+    for (std::size_t i = 0; i < threads_.slots() && unstarted_cpu_ns_ > 0; ++i) {
+        TrackedThread& thread = threads_.slot(i);
+        if (!thread.in_use || thread.has_left || !thread.has_begun || thread.is_second ||
+            thread.native_id != static_cast<std::uint32_t>(getpid())) {
+            continue;
+        }
+        const std::int64_t used_ns = std::exchange(unstarted_cpu_ns_, 0) - thread.cpu_ns;
+        if (used_ns <= 0) {
+            return;
+        }
+        announce(thread);
+        encoder_->cpu(thread.id, static_cast<std::uint64_t>(used_ns));
+        thread.cpu_ns += used_ns;
+        // In one tick it would go to the stack that follows.
+        commit();
+        encoder_->continue_tick(1);
+        ++previous_ns_;
+    }
+}
 
 void StackSampler::write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns) {
     if (cpu_ns <= thread.cpu_ns) {

@@ -21,6 +21,7 @@
 #include "platform/process_modules.h"
 #include "platform/process_reader.h"
 #include "platform/program_image.h"
+#include "platform/thread_clock.h"
 #include "stream/ring.h"
 
 namespace echion::agent {
@@ -72,7 +73,9 @@ Result<cpython::LocatedRuntime> find_python() {
     return located;
 }
 
-PythonStart start_after_now() { return {monotonic_ns()}; }
+PythonStart start_after_now() {
+    return {monotonic_ns(), read_clock_ns(thread_cpu_clock(static_cast<std::uint32_t>(getpid())))};
+}
 
 /// Waits until a runtime that was found has started, at most `wait_ns`; true when told to stop.
 /// `start`: as below.
@@ -267,7 +270,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     // kernel: here is time to look.
     const bool is_found = found != nullptr && !channel.has_own_table();
     // On a busy machine Python can have started before this thread came here.
-    PythonStart start{facts.is_launch ? facts.asked_ns : monotonic_ns()};
+    PythonStart start{facts.is_launch ? facts.asked_ns : monotonic_ns(), facts.used_cpu_ns};
     std::int32_t raised_by = become_prompt();
     auto located = is_found ? Result<cpython::LocatedRuntime>(
                                   fail(ErrorKind::kNotReady, "Python has not started yet"))

@@ -38,8 +38,9 @@ Status StackSampler::reserve() {
     auto snapshot_raw = FixedArray<cpython::RawFrame>::make(kMinRawFrames);
     auto ran = FixedArray<TrackedThread*>::make(cpython::kMaxThreadStates);
     auto unlisted = FixedArray<UnlistedThread>::make(ECHION_MAX_THREADS);
-    if (!names || !snapshot_raw || !ran || !unlisted || !batch || !threads || !codes || !raw ||
-        !changed || !selected || !interpreters || !gils) {
+    auto listed = FixedArray<ListedState>::make(cpython::kMaxThreadStates);
+    if (!names || !snapshot_raw || !ran || !unlisted || !listed || !batch || !threads || !codes ||
+        !raw || !changed || !selected || !interpreters || !gils) {
         return fail(ErrorKind::kNoSpace, "reserve memory for the sampler");
     }
     batch_ = std::move(*batch);
@@ -54,6 +55,7 @@ Status StackSampler::reserve() {
     snapshot_raw_ = std::move(*snapshot_raw);
     ran_ = std::move(*ran);
     unlisted_ = std::move(*unlisted);
+    listed_ = std::move(*listed);
     return {};
 }
 
@@ -82,6 +84,7 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     known_starts_ = python_starts_ != nullptr ? python_starts_->load() : 0;
     counts_from_birth_ = facts.is_launch;
     used_before_ns_ = facts.used_cpu_ns;
+    unstarted_cpu_ns_ = facts.is_launch && options.cpu_mode ? python_start.main_cpu_ns : 0;
     io_tid_ = facts.io_tid;
     tick_interval_ns_ = static_cast<std::int64_t>(options.interval_ns);
     ring_ = &ring;

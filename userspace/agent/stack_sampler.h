@@ -37,7 +37,8 @@ struct SamplerOptions {
 
 /// The last look that did not find Python started.
 struct PythonStart {
-    std::int64_t after_ns = 0;  ///< when it was: CLOCK_MONOTONIC
+    std::int64_t after_ns = 0;     ///< when it was: CLOCK_MONOTONIC
+    std::int64_t main_cpu_ns = 0;  ///< CPU time of the process's first thread by then
 };
 
 /// Looks at all Python threads of this process once a tick and writes what has changed.
@@ -173,6 +174,7 @@ class StackSampler {
     void watch_version_counter();
     void look_at_lists();
     void walk_thread_list(std::uint32_t interpreter);
+    bool read_thread_list(Address first, Address interpreter, std::size_t* count);
     bool is_intact(const TrackedThread& thread);
     TrackedThread* meet_thread(std::uint32_t interpreter, Address state,
                                const cpython::ThreadHead& head);
@@ -192,6 +194,7 @@ class StackSampler {
     void settle_end(TrackedThread& thread);
     void make_current(TrackedThread& thread);
     void start_account(TrackedThread& thread);
+    void tell_unstarted_cpu();
     void forget_place(TrackedThread& thread);
     void set_apart(TrackedThread& thread);
     void take_over(TrackedThread& from, TrackedThread& to);
@@ -306,6 +309,11 @@ class StackSampler {
     FixedArray<UnlistedThread> unlisted_;
     FixedArray<TrackedThread*> ran_;  // threads that have run since the last tick
     std::size_t ran_count_ = 0;
+    struct ListedState {
+        Address state;
+        cpython::ThreadHead head;
+    };
+    FixedArray<ListedState> listed_;       // one interpreter's, newest first
     FixedArray<TrackedThread*> changed_;   // threads whose may_have_changed is set
     FixedArray<TrackedThread*> selected_;  // those of one GIL
     std::size_t changed_count_ = 0;
@@ -346,8 +354,9 @@ class StackSampler {
     bool is_unseen_announced_ = false;
     bool has_kernel_ticks_ = false;
     bool counts_from_birth_ = false;
-    std::int64_t used_before_ns_ = 0;  // by the main thread, before this program
-    std::uint32_t io_tid_ = 0;         // the agent's other thread
+    std::int64_t used_before_ns_ = 0;    // by the main thread, before this program
+    std::int64_t unstarted_cpu_ns_ = 0;  // by it, when Python had not started; 0: told, or unknown
+    std::uint32_t io_tid_ = 0;           // the agent's other thread
     bool has_ticked_ = false;
     bool is_stopping_ = false;
     bool must_pause_ = false;

@@ -219,27 +219,18 @@ void StackSampler::walk_thread_list(std::uint32_t index) {
     }
     batch_.run(reader_);
 
-    Address previous;
-    std::size_t steps = 0;
-    for (Address state = *first; state; ++steps) {
-        TrackedThread* thread = threads_.find(state);
-        const std::byte* copy = thread != nullptr ? batch_.copy(thread->state_copy) : nullptr;
-        cpython::ThreadHead head;
-        if (copy != nullptr) {
-            head = cpython::parse_thread_head(*view_.layout, copy);
-        } else if (const auto read = cpython::read_thread_head(reader_, view_, state)) {
-            head = *read;
-        } else {
-            ++tally_.read_failures;
-            return;
-        }
+    std::size_t count = 0;
+    const bool is_whole = read_thread_list(*first, interpreter.head.interpreter, &count);
+    if (!is_whole) {
         // The list changes while it is walked; what does not fit together is left to the next walk.
-        if (steps == cpython::kMaxThreadStates || head.prev != previous ||
-            head.interpreter != interpreter.head.interpreter) {
-            ++tally_.read_failures;
-            lists_walked_ns_ = kLongAgoNs;
-            return;
-        }
+        ++tally_.read_failures;
+        lists_walked_ns_ = kLongAgoNs;
+    }
+    // Lists begin with the newest. A new state may carry the number of the thread that made it,
+    // whose own is older, and is to be known first.
+    while (count-- > 0) {
+        const auto& [state, head] = listed_[count];
+        TrackedThread* thread = threads_.find(state);
         if (thread != nullptr && (thread->head.id != head.id || thread->interpreter != index)) {
             end_thread(*thread);  // another thread's state in the same place
             thread = nullptr;
@@ -254,8 +245,9 @@ void StackSampler::walk_thread_list(std::uint32_t index) {
             thread->head.prev = head.prev;
             thread->head.next = head.next;
         }
-        previous = state;
-        state = head.next;
+    }
+    if (!is_whole) {
+        return;
     }
     for (std::size_t i = 0; i < threads_.slots(); ++i) {
         TrackedThread& thread = threads_.slot(i);
@@ -270,6 +262,35 @@ void StackSampler::walk_thread_list(std::uint32_t index) {
             }
         }
     }
+    tell_unstarted_cpu();
+}
+
+/// The states of one interpreter from `first` on, into listed_. False if it could not be followed
+/// to its end: what was read until then counts.
+bool StackSampler::read_thread_list(Address first, Address interpreter, std::size_t* count) {
+    Address previous;
+    for (Address state = first; state;) {
+        if (*count == listed_.capacity()) {
+            return false;
+        }
+        const TrackedThread* known = threads_.find(state);
+        const std::byte* copy = known != nullptr ? batch_.copy(known->state_copy) : nullptr;
+        cpython::ThreadHead head;
+        if (copy != nullptr) {
+            head = cpython::parse_thread_head(*view_.layout, copy);
+        } else if (const auto read = cpython::read_thread_head(reader_, view_, state)) {
+            head = *read;
+        } else {
+            return false;
+        }
+        if (head.prev != previous || head.interpreter != interpreter) {
+            return false;
+        }
+        listed_[(*count)++] = {state, head};
+        previous = state;
+        state = head.next;
+    }
+    return true;
 }
 
 bool StackSampler::is_intact(const TrackedThread& thread) {
@@ -350,15 +371,19 @@ std::uint32_t StackSampler::find_native_id(const cpython::ThreadHead& head) {
 void StackSampler::describe_thread(TrackedThread& thread) {
     thread.is_apart = false;
     thread.has_begun = has_begun(thread);
-    if (!thread.has_begun && thread.head.thread_id != 0) {
-        // Lists begin with the newest. A thread's own state is older than those that it makes.
+    const bool is_met_now = thread.visit == 0;
+    if (!thread.has_begun && is_met_now && thread.head.thread_id != 0) {
+        // A thread's own state is older than those that it makes. One of those was met first, as
+        // the list changed under the walk: what has been told of it is this thread's.
         TrackedThread* newer = find_owner(thread);
-        if (newer != nullptr && newer->head.id > thread.head.id && !newer->is_announced) {
+        if (newer != nullptr && newer->head.id > thread.head.id) {
+            retract(*newer);
+            take_over(*newer, thread);
             newer->has_begun = false;
             newer->native_id = 0;
             newer->cpu_ns = 0;
             newer->is_main = false;
-            watch_.detach(*newer);
+            set_second(*newer, false);
             thread.has_begun = has_begun(thread);
         }
     }
