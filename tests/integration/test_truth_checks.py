@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -115,6 +116,14 @@ def test_what_a_program_does_beside_its_waits_is_none():
     waits = [Wait("MainThread", frozenset({("app.py", "a")}), 0.1, within="main")]
     assert judged(f"{START} 100", waits=waits).wrong_leaves == 0
     assert judged(f"{MAIN};x.html:<module>:1 100", waits=waits).wrong_leaves == 100
+
+
+def test_a_program_without_a_cpu_stands_where_it_says_that_it_stood():
+    """It measured how long it was not in its waits: a longer line is wrong all the same."""
+    late = [dataclasses.replace(WAITS[0], beside_s=0.07)]
+    wrong = f"{MAIN};app.py:b:5"
+    assert judged(f"{wrong} 60", waits=late).wrong_leaves == 0
+    assert judged(f"{wrong} 80", waits=late).wrong_leaves == 80
 
 
 # --- times -------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def main():
         run_piece("burn(%r)\n" % BUSY_S, "busy_%d.html" % number, {"burn": burn})  # calls run_piece
         source = "wait(%r)\n" % wait_s
         run_piece(source, "wait_%d.html" % number, {"wait": time.sleep})  # calls run_piece
-    report(pieces=pieces, wait_s=wait_s)  # calls others
+    report(pieces=pieces, wait_s=wait_s, busy_s=BUSY_S)  # calls others
 
 
 if __name__ == "__main__":

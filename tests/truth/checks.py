@@ -207,7 +207,8 @@ class _Check:
         for wait in self._truth.waits:
             if not self._profile.names_threads and wait.thread != "MainThread":
                 continue
-            much_us = MUCH_OF_A_WAIT * wait.each_s * 1e6
+            much_s = max(MUCH_OF_A_WAIT * wait.each_s, wait.beside_s + self._edge_s)
+            much_us = 1e6 * much_s
             for sample in self._samples:
                 is_its = sample.thread == wait.thread or not self._profile.names_threads
                 if not is_its or is_untold(sample) or sample.metric < much_us:

@@ -115,7 +115,11 @@ def _tell_sleep(file: str, function: str) -> Truth:
 def tell_generated(report: Report, measure: str) -> Truth:
     pieces = _pieces(report, measure)
     files = frozenset((piece.file, "<module>") for piece in pieces if piece.is_leaf)
-    waits = [Wait("MainThread", files, report["wait_s"], "run_piece")] if measure == WALL else []
+    waits = []
+    if measure == WALL:
+        wait_s, busy_s = report["wait_s"], report["busy_s"]
+        beside_s = max(one.seconds - (wait_s if one.is_leaf else busy_s) for one in pieces)
+        waits = [Wait("MainThread", files, wait_s, "run_piece", beside_s)]
     return Truth(pieces=pieces, waits=waits, lives=[_life_of_pieces(pieces)])
 
 

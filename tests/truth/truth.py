@@ -55,6 +55,9 @@ class Wait:
     leaves: frozenset[tuple[str, str]]  # file's last name, function
     each_s: float
     within: str | None = None
+    # The most that the program measured at a time outside of its waits: how long it stood somewhere
+    # else without a CPU.
+    beside_s: float = 0.0
 
 
 @dataclasses.dataclass
