@@ -24,22 +24,29 @@ LAYERS: dict[str, set[str]] = {
     "linux": CORE | {"bpf"},
     "darwin": CORE,
     "cpython": CORE,
-    "report": CORE | {"cpython"},
+    "capture": CORE | {"cpython"},
+    "report": CORE | {"cpython", "capture"},
+    "control": {"base"},
     "stream": {"base", "model"},
+    "engine": CORE | {"cpython", "control", "bpf"},
     "output": {"base", "model"},
     "native": CORE,
-    "agent": CORE | {"linux", "darwin", "cpython", "report", "stream", "bpf"},
-    "inject": CORE | {"linux", "stream"},
+    "agent": CORE | {"linux", "darwin", "cpython", "capture", "report", "control"}
+    | {"stream", "engine"},
+    "inject": CORE | {"linux"},
     "cli": CORE
-    | {"linux", "darwin", "cpython", "report", "stream", "output", "native", "inject", "bpf"},
+    | {"linux", "darwin", "cpython", "capture", "report", "control", "stream", "engine"}
+    | {"output", "native", "inject", "bpf"},
     "bpf": set(),
 }
 
 # Code in these folders may run inside the target: libc and the C++ headers that need no run time.
 GUESTS = {
-    *("base", "memory", "model", "platform", "linux", "darwin", "cpython", "report", "stream"),
-    "agent",
+    *("base", "memory", "model", "platform", "linux", "darwin", "cpython", "capture", "report"),
+    *("control", "stream", "agent"),
 }
+# The engines have both halves side by side: the guest's files are those of this library.
+GUEST_LIBRARY = re.compile(r"echion_guest_library\(echion_engine_guest\s+SOURCES([^)]*?)USES")
 NOT_FOR_GUESTS = re.compile(
     r"^(CLI/|fmt/|bpf/(?!abi\.h)|libunwind|lzma\.h|zlib\.h|protozero/|Python\.h|gelf\.h|libelf\.h"
     r"|iostream$|fstream$|sstream$|filesystem$|regex$|locale$|format$)"
@@ -48,6 +55,17 @@ NOT_FOR_GUESTS = re.compile(
 BPF_FOR_ALL = "bpf/abi.h"
 
 SYSTEM_FOLDERS = {"linux", "darwin"}
+
+# Headers that only Linux has. Code in these folders asks platform/ instead.
+LINUX_ONLY = re.compile(
+    r"^(linux/|link\.h$|sys/(auxv|epoll|eventfd|personality|prctl|ptrace|signalfd|syscall|timerfd|uio)"
+    r"\.h$)"
+)
+NEUTRAL = {"memory", "model", "cpython", "control", "stream", "capture", "report", "agent"}
+# Those that still know Linux: how it loads programs, and whose descriptors are whose.
+NOT_NEUTRAL_YET = {
+    f"userspace/agent/{name}.cpp" for name in ("descriptors", "entry", "guest", "python_start")
+}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<([^>]+)>)')
 SYSTEM_IFDEF = re.compile(
@@ -65,6 +83,20 @@ def folder_of(path: pathlib.Path) -> str:
     return layer_of(parts[1:-1]) if parts[0] == "userspace" else parts[0]
 
 
+def guest_engine_files() -> set[pathlib.Path]:
+    """The sources of the engines' guest half, with the headers of the same names and two alone."""
+    folder = ROOT / "userspace" / "engine"
+    listed = GUEST_LIBRARY.search((folder / "CMakeLists.txt").read_text(encoding="utf-8"))
+    if listed is None:
+        raise SystemExit(f"{folder}/CMakeLists.txt: no sources of the engines' guest half")
+    sources = [folder / name for name in listed.group(1).split()]
+    headers = {folder / "bpf" / name for name in ("kernel_time.h", "snapshot_layout.h")}
+    return headers | {file for source in sources for file in (source, source.with_suffix(".h"))}
+
+
+GUEST_ENGINE_FILES = guest_engine_files()
+
+
 def target_of(included: str) -> str | None:
     """The layer that a quoted include names, or None if it stands in the including folder."""
     parts = tuple(included.split("/")[:-1])
@@ -74,6 +106,10 @@ def target_of(included: str) -> str | None:
 def resolves(path: pathlib.Path, included: str) -> bool:
     candidates = (path.parent / included, ROOT / "userspace" / included, ROOT / included)
     return any(candidate.is_file() for candidate in candidates)
+
+
+def is_host_engine(path: pathlib.Path) -> bool:
+    return folder_of(path) == "engine" and path not in GUEST_ENGINE_FILES
 
 
 def check_quoted(path: pathlib.Path, included: str) -> str | None:
@@ -87,7 +123,7 @@ def check_quoted(path: pathlib.Path, included: str) -> str | None:
         return f'"{included}" is in no known layer'
     if target not in LAYERS[folder]:
         return f'{folder} may not include {target} ("{included}")'
-    if target == "bpf" and included != BPF_FOR_ALL and folder != "cli":
+    if target == "bpf" and included != BPF_FOR_ALL and not is_host_engine(path):
         return f'{folder} may include "{BPF_FOR_ALL}" only ("{included}")'
     if not included.endswith(".skel.h") and not resolves(path, included):
         return f'"{included}" is not in the tree'
@@ -98,6 +134,7 @@ def check_file(path: pathlib.Path) -> list[str]:
     folder = folder_of(path)
     if folder not in LAYERS:
         return [f"{path.relative_to(ROOT)}:1: the folder {folder} is in no known layer"]
+    is_neutral = folder in NEUTRAL and str(path.relative_to(ROOT)) not in NOT_NEUTRAL_YET
     problems: list[tuple[int, str]] = []
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".h" and folder != "bpf" and "#pragma once" not in text:
@@ -107,8 +144,14 @@ def check_file(path: pathlib.Path) -> list[str]:
             quoted, angled = match.groups()
             if quoted and (problem := check_quoted(path, quoted)):
                 problems.append((number, problem))
-            if angled and folder in GUESTS and NOT_FOR_GUESTS.match(angled):
+            is_guest = folder in GUESTS or path in GUEST_ENGINE_FILES
+            if angled and is_guest and NOT_FOR_GUESTS.match(angled):
                 problems.append((number, f"{folder} may run in the target: no <{angled}>"))
+            knows_linux = (angled and LINUX_ONLY.match(angled)) or (
+                quoted and quoted.startswith("platform/linux/")
+            )
+            if knows_linux and is_neutral:
+                problems.append((number, f"{folder} asks platform/: no {quoted or angled}"))
         if folder not in SYSTEM_FOLDERS and SYSTEM_IFDEF.match(line):
             problems.append((number, "an OS #if where the build could choose a file"))
     relative = path.relative_to(ROOT)

@@ -23,15 +23,15 @@
 
 #include "base/clock.h"
 #include "base/unique_fd.h"
-#include "cli/bpf_session.h"
+#include "engine/bpf/bpf_session.h"
+#include "engine/bpf/cpu_state_map.h"
+#include "engine/bpf/snapshot_ring.h"
+#include "engine/perf/perf_event.h"
 #include "kernel/fake_interpreter.h"
-#include "platform/linux/cpu_state_map.h"
-#include "platform/linux/perf_event.h"
-#include "platform/linux/snapshot_ring.h"
 
 namespace {
 
-using echion::cli::BpfSession;
+using echion::engine::BpfSession;
 
 void pin_to(int cpu) {
     cpu_set_t set;
@@ -273,7 +273,7 @@ void measure_snapshot(bool in_data_stack, int depth) {
     };
     const pid_t child = ::fork();
     if (child == 0) {
-        auto refs = echion::ThreadRefTable::make(ECHION_DEFAULT_THREADS);
+        auto refs = echion::engine::ThreadRefTable::make(ECHION_DEFAULT_THREADS);
         std::thread sampler([&] {
             sigset_t all;
             ::sigfillset(&all);
@@ -297,12 +297,12 @@ void measure_snapshot(bool in_data_stack, int depth) {
         std::abort();
     }
     const auto target = session->add_target(child);
-    const auto states = echion::CpuStateMap::open(session->state_fd());
+    const auto states = echion::engine::CpuStateMap::open(session->state_fd());
     const auto pid = static_cast<std::uint32_t>(child);
     const auto slot = states->find_slot(pid, pid);
     const std::uint32_t slot_and_generation[2] = {*slot, states->read(*slot)->generation};
-    auto ring =
-        echion::SnapshotRing::open(*session->snapshot_fd(*target), states->snapshot_ring_bytes());
+    auto ring = echion::engine::SnapshotRing::open(*session->snapshot_fd(*target),
+                                                   states->snapshot_ring_bytes());
     const auto report = session->start_timer(
         *target, {.wall = true,
                   .interval_ns = 50'000,
@@ -316,7 +316,7 @@ void measure_snapshot(bool in_data_stack, int depth) {
     (void)session->enable_stats();
     std::size_t taken = 0;
     while (taken < 10'000) {
-        const auto drained = ring->drain([](const echion::SnapshotView&) {});
+        const auto drained = ring->drain([](const echion::engine::SnapshotView&) {});
         taken += drained.value_or(0);
         ::usleep(1000);
     }

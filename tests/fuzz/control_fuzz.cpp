@@ -25,9 +25,9 @@
 #include "cli/channel.h"
 #include "cli/profile.h"
 #include "cli/session.h"
+#include "control/control.h"
 #include "fuzz_support.h"
 #include "output/output_file.h"
-#include "stream/control.h"
 #include "stream/ring.h"
 
 namespace {
@@ -198,8 +198,8 @@ void drive_session(fuzz::Input& input, cli::Channel channel, Peer& peer) {
         return answer;
     };
     cli::Session session(
-        profile, settings, std::move(channel), getpid(), [] { return std::vector<cli::ExtraFd>{}; },
-        arm,
+        profile, settings, std::move(channel), getpid(),
+        [] { return std::vector<engine::ExtraFd>{}; }, arm,
         [](bool) {
             return std::vector<model::CountedCpu>{{1, 1000}};
         });

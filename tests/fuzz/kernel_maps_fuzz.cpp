@@ -90,11 +90,11 @@ void look(agent::CpuWatch& watch, agent::TrackedThread& thread) {
     std::size_t seen = 0;
     watch.look([&](std::uint32_t slot) { seen += watch.read_own(slot).has_value() ? 1 : 0; },
                [&](agent::TrackedThread&) { ++seen; },
-               [&](agent::TrackedThread&, const CpuState&) { ++seen; });
+               [&](agent::TrackedThread&, const engine::CpuState&) { ++seen; });
     require(seen <= 3 * std::size_t{ECHION_MAX_THREADS});
     static volatile std::uint64_t sum;
     std::size_t snapshots = 0;
-    watch.drain([&](agent::TrackedThread& owner, const SnapshotView& snapshot) {
+    watch.drain([&](agent::TrackedThread& owner, const engine::SnapshotView& snapshot) {
         require(&owner == &thread && snapshot.frames.size() <= ECHION_SNAPSHOT_FRAMES);
         for (const echion_frame& frame : snapshot.frames) {
             sum = sum + frame.code;

@@ -15,8 +15,8 @@
 #include <string_view>
 
 #include "base/unique_fd.h"
-#include "cli/privileges.h"
 #include "cpython/locate.h"
+#include "engine/privileges.h"
 #include "fuzz_support.h"
 #include "platform/linux/proc_file.h"
 #include "platform/process_info.h"
@@ -99,15 +99,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             }
             break;
         case 6: {
-            cli::Privileges privileges;
-            cli::parse_status(std::string(text), privileges);
+            engine::Privileges privileges;
+            engine::parse_status(std::string(text), privileges);
             break;
         }
         case 7:
             walk_lines(text);
             break;
         default:
-            (void)cli::parse_lockdown(std::string(text));
+            (void)engine::parse_lockdown(std::string(text));
             break;
     }
     return 0;

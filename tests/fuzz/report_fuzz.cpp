@@ -66,7 +66,7 @@ report::ProcessReport& report_of(std::size_t row) {
     static std::array<std::optional<report::ProcessReport>, 16> reports;
     auto& one = reports.at(row);
     if (!one) {
-        report::ProcessCapture::Limits limits;
+        capture::ProcessCapture::Limits limits;
         limits.max_threads = kMaxThreads;
         limits.max_frames = kMaxFrames;
         limits.follow = false;

@@ -25,7 +25,7 @@ class CpuTime : public SessionTest {
     /// while it rests, after it has read its clock: what it does after that, its own reading leaves
     /// out, and a host that pauses the machine can make that a millisecond.
     void expect_agrees(const Child& child, const Figures& figures, double share) {
-        Result<CpuState> state = fail(ErrorKind::kInvalid, "not looked for");
+        Result<engine::CpuState> state = fail(ErrorKind::kInvalid, "not looked for");
         Result<ThreadRun> run = fail(ErrorKind::kInvalid, "not looked for");
         ASSERT_TRUE(comes_true([&] {
             run = read_thread_run(child.pid(), figures.tid);
@@ -150,7 +150,7 @@ TEST_F(CpuTime, OfThreadsThatLiveForFiveMillisecondsAgrees) {
     const auto expected_sum = static_cast<double>(child.receive<std::int64_t>());
     std::vector<double> differences;
     for (const Figures& thread : threads) {
-        Result<CpuState> state = fail(ErrorKind::kInvalid, "");
+        Result<engine::CpuState> state = fail(ErrorKind::kInvalid, "");
         do {  // joined: it is about to leave its CPU for the last time
             state = find(static_cast<std::uint32_t>(thread.tid));
             ASSERT_TRUE(state);
@@ -227,7 +227,7 @@ TEST_F(CpuTime, SwitchesAreCountedAndGivenAReason) {
     ASSERT_TRUE(session_->add_target(child.pid()));
     child.send('g');
     const auto figures = child.receive<Figures>();
-    Result<CpuState> state = fail(ErrorKind::kInvalid, "");
+    Result<engine::CpuState> state = fail(ErrorKind::kInvalid, "");
     do {  // until it has gone to rest
         state = find(static_cast<std::uint32_t>(figures.tid));
         ASSERT_TRUE(state);

@@ -21,8 +21,8 @@
 
 #include "base/clock.h"
 #include "base/unique_fd.h"
-#include "cli/bpf_session.h"
-#include "platform/linux/cpu_state_map.h"
+#include "engine/bpf/bpf_session.h"
+#include "engine/bpf/cpu_state_map.h"
 
 namespace echion::test {
 
@@ -154,8 +154,8 @@ inline void burn(std::int64_t cpu_ns) {
 /// A test that needs a session: skipped, with the reason, where there can be none.
 class SessionTest : public ::testing::Test {
   protected:
-    using BpfOptions = cli::BpfOptions;
-    using BpfSession = cli::BpfSession;
+    using BpfOptions = engine::BpfOptions;
+    using BpfSession = engine::BpfSession;
 
     void SetUp() override {
         static const std::string reason = [] {
@@ -171,14 +171,14 @@ class SessionTest : public ::testing::Test {
         auto session = BpfSession::open(options);
         ASSERT_TRUE(session) << session.error().text();
         session_ = std::move(*session);
-        auto states = CpuStateMap::open(session_->state_fd());
+        auto states = engine::CpuStateMap::open(session_->state_fd());
         ASSERT_TRUE(states);
-        states_ = std::make_unique<CpuStateMap>(std::move(*states));
+        states_ = std::make_unique<engine::CpuStateMap>(std::move(*states));
     }
 
     /// The latest thread that had this number, ended or not.
-    [[nodiscard]] Result<CpuState> find(std::uint32_t session_tid) const {
-        Result<CpuState> found = fail(ErrorKind::kInvalid, "no such thread");
+    [[nodiscard]] Result<engine::CpuState> find(std::uint32_t session_tid) const {
+        Result<engine::CpuState> found = fail(ErrorKind::kInvalid, "no such thread");
         for (std::uint32_t slot = 0; slot < states_->used(); ++slot) {
             const auto state = states_->read(slot);
             if (state && state->session_tid == session_tid &&
@@ -190,7 +190,7 @@ class SessionTest : public ::testing::Test {
     }
 
     std::unique_ptr<BpfSession> session_;
-    std::unique_ptr<CpuStateMap> states_;
+    std::unique_ptr<engine::CpuStateMap> states_;
 };
 
 }  // namespace echion::test

@@ -79,7 +79,7 @@ Attempts try_to_write(int fd) {
     freeze.map_fd = static_cast<std::uint32_t>(fd);
     result.freeze_again =
         ::syscall(SYS_bpf, BPF_MAP_FREEZE, &freeze, sizeof(freeze)) != 0 ? errno : 0;
-    result.read = CpuStateMap::open(fd).has_value() ? 0 : EIO;
+    result.read = engine::CpuStateMap::open(fd).has_value() ? 0 : EIO;
     return result;
 }
 
@@ -127,7 +127,7 @@ TEST_F(SessionTest, NothingIsLeftWhenItsProcessIsKilled) {
     std::set<std::uint32_t> added;
     {
         const Child holder([](const Child::Channel& channel) {
-            const auto session = cli::BpfSession::open({});
+            const auto session = engine::BpfSession::open({});
             channel.send(session.has_value());
             channel.rest();
         });
@@ -157,7 +157,7 @@ TEST_F(SessionTest, SaysWhyAnOrdinaryUserCannotHaveOne) {
         if (::setuid(65534) != 0) {
             ::_exit(9);
         }
-        const auto session = cli::BpfSession::open({});
+        const auto session = engine::BpfSession::open({});
         if (session) {
             ::_exit(8);
         }

@@ -262,11 +262,11 @@ TEST_F(Session, WorksFromInsideAPidNamespace) {
         }
         // Number 1 here. Its child is 2, before threads take that number.
         const Child target([](const Child::Channel& channel) { channel.rest(); });
-        auto session = cli::BpfSession::open({});
+        auto session = engine::BpfSession::open({});
         if (!session) {
             ::_exit(11);
         }
-        const auto states = CpuStateMap::open((*session)->state_fd());
+        const auto states = engine::CpuStateMap::open((*session)->state_fd());
         if (target.pid() != 2 || !(*session)->add_target(2) || !states) {
             ::_exit(12);
         }
@@ -281,7 +281,7 @@ TEST_F(Session, TwoAtOnceDoNotSeeEachOthersTargets) {
     open();
     auto other = BpfSession::open({});
     ASSERT_TRUE(other);
-    const auto other_states = CpuStateMap::open((*other)->state_fd());
+    const auto other_states = engine::CpuStateMap::open((*other)->state_fd());
     ASSERT_TRUE(other_states);
     const Child one([](const Child::Channel& channel) { channel.rest(); });
     const Child two([](const Child::Channel& channel) { channel.rest(); });

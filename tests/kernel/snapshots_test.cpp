@@ -2,9 +2,9 @@
 #include <atomic>
 #include <thread>
 
+#include "engine/bpf/snapshot_ring.h"
 #include "fake_interpreter.h"
 #include "kernel_test.h"
-#include "platform/linux/snapshot_ring.h"
 
 namespace echion::test {
 namespace {
@@ -22,7 +22,7 @@ struct Hello {
 // A worker that keeps building chains of frames whose code numbers say how deep the chain is, each
 // depth in turn, over and over: a snapshot that mixes two of them is an impossible stack.
 void run_target(const Child::Channel& channel, std::uint32_t capacity) {
-    auto refs = ThreadRefTable::make(capacity);
+    auto refs = engine::ThreadRefTable::make(capacity);
     static FakeThreadState state{};
     static std::uint64_t cframe[2]{};
     static FakeChunk chunk{};
@@ -84,7 +84,7 @@ class Snapshots : public SessionTest {
     }
 
     /// In wall mode the threads' ticks send no signals: nobody waits for them here.
-    [[nodiscard]] cli::TimerRequest request(bool wall, bool in_data_stack = false) const {
+    [[nodiscard]] engine::TimerRequest request(bool wall, bool in_data_stack = false) const {
         return {.wall = wall,
                 .interval_ns = 50'000,
                 .sampler_tid = static_cast<std::uint32_t>(hello_.sampler_tid),
@@ -117,7 +117,7 @@ TEST_P(SnapshotsByPlace, ShowStacksThatStoodStill) {
     ASSERT_TRUE(session_->enable_stats());
     const auto ring_fd = session_->snapshot_fd(target_);
     ASSERT_TRUE(ring_fd);
-    auto ring = SnapshotRing::open(*ring_fd, states_->snapshot_ring_bytes());
+    auto ring = engine::SnapshotRing::open(*ring_fd, states_->snapshot_ring_bytes());
     ASSERT_TRUE(ring);
     const auto report = session_->start_timer(target_, request(true, GetParam().is_data_stack));
     ASSERT_TRUE(report);
@@ -130,7 +130,7 @@ TEST_P(SnapshotsByPlace, ShowStacksThatStoodStill) {
     std::size_t impossible = 0;
     std::uint64_t frames = 0;
     ASSERT_TRUE(comes_true([&] {
-        const auto drained = ring->drain([&](const SnapshotView& view) {
+        const auto drained = ring->drain([&](const engine::SnapshotView& view) {
             ++count;
             EXPECT_EQ(view.head.slot, slot_);
             EXPECT_EQ(view.head.target_tid, static_cast<std::uint32_t>(hello_.worker_tid));
@@ -194,7 +194,7 @@ TEST_F(Snapshots, AreCountedWhenTheyCannotBeTaken) {
     const auto wait_for = [this](echion_counter counter) {
         EXPECT_TRUE(comes_true([&] { return session_->counters()[counter] != 0; })) << counter;
     };
-    cli::TimerRequest wrong = request(true);
+    engine::TimerRequest wrong = request(true);
     ASSERT_TRUE(session_->start_timer(target_, wrong));
     wait_for(ECHION_COUNT_SNAPSHOT_UNKNOWN);  // its thread state has not been given yet
     give_thread_state();
@@ -210,7 +210,7 @@ TEST_F(Snapshots, AreCountedWhenTheyCannotBeTaken) {
 }
 
 TEST(SnapshotLayout, IsRefusedWithFieldsOutOfBounds) {
-    if (!cli::bpf_is_built_in()) {
+    if (!engine::bpf_is_built_in()) {
         GTEST_SKIP() << "a build without BPF";
     }
     echion_snapshot_layout good{};
@@ -224,11 +224,11 @@ TEST(SnapshotLayout, IsRefusedWithFieldsOutOfBounds) {
     good.frame_bytes = 72;
     good.frame_instruction = 56;
     good.owner_without_code = ECHION_ABSENT;
-    EXPECT_TRUE(cli::is_valid(good));
+    EXPECT_TRUE(engine::is_valid(good));
     const auto is_refused = [&good](auto change) {
         echion_snapshot_layout bad = good;
         change(bad);
-        return !cli::is_valid(bad);
+        return !engine::is_valid(bad);
     };
     EXPECT_TRUE(is_refused([](auto& bad) { bad.frame_bytes = ECHION_FRAME_BYTES + 1; }));
     EXPECT_TRUE(is_refused([](auto& bad) { bad.frame_previous = 65; }));

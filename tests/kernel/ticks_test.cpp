@@ -10,7 +10,7 @@
 namespace echion::test {
 namespace {
 
-using cli::TimerRequest;
+using engine::TimerRequest;
 
 /// In memory shared by the child and the test: what its sampler saw, and orders to its threads.
 struct Shared {

@@ -17,11 +17,11 @@ namespace {
 class Counter final : public ReportWriter {
   public:
     void begin(const ReportHeader&) override { EXPECT_EQ(state_++, 0); }
-    void begin_thread(const CapturedThread&, std::string_view) override {
+    void begin_thread(const capture::CapturedThread&, std::string_view) override {
         EXPECT_EQ(state_++, 1);
         ++threads;
     }
-    void frame(const SourceFrame&) override {
+    void frame(const capture::SourceFrame&) override {
         EXPECT_EQ(state_, 2);
         ++frames;
     }

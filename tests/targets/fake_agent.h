@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
-#include "stream/control.h"
+#include "control/control.h"
 #include "stream/encoder.h"
 #include "stream/ring.h"
 

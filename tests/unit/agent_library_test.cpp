@@ -24,8 +24,8 @@
 
 #include "base/attach_part.h"
 #include "base/unique_fd.h"
+#include "control/control.h"
 #include "fd_pairs.h"
-#include "stream/control.h"
 
 namespace echion {
 namespace {

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "base/unique_fd.h"
-#include "platform/linux/cpu_state_map.h"
-#include "platform/linux/snapshot_ring.h"
+#include "engine/bpf/cpu_state_map.h"
+#include "engine/bpf/snapshot_ring.h"
 
-namespace echion {
+namespace echion::engine {
 namespace {
 
 constexpr std::uint32_t kCapacity = 70;  // 3 entries of stamps
@@ -329,4 +329,4 @@ TEST(SnapshotRing, RefusesRecordsThatClaimMoreThanThereIs) {
 }
 
 }  // namespace
-}  // namespace echion
+}  // namespace echion::engine

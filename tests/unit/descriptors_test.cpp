@@ -11,9 +11,9 @@
 #include <cerrno>
 #include <thread>
 
-#include "agent/futex.h"
 #include "base/unique_fd.h"
 #include "fd_pairs.h"
+#include "platform/wake_word.h"
 
 namespace echion::agent {
 namespace {
@@ -84,7 +84,7 @@ TEST_F(DescriptorTable, ClosesNoFileForTheOthersAndTakesNoneOfTheirNumbers) {
 TEST_F(DescriptorTable, KeepsNoStreamOfTheOthersOpen) {
     Pipe other;
     Pipe stop;
-    FutexWord has_left{0};
+    WakeWord has_left{0};
     std::thread apart([&] {
         ASSERT_TRUE(leave_descriptor_table(stop.reading.get(), false));
         set_and_wake(has_left, 1);

@@ -11,161 +11,167 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-Privileges with(std::initializer_list<Capability> capabilities) {
-    Privileges privileges;
+engine::Privileges with(std::initializer_list<engine::Capability> capabilities) {
+    engine::Privileges privileges;
     privileges.kernel_has_btf = true;
     privileges.kernel_release = "6.1.0";
     privileges.perf_max_rate = 100'000;
     privileges.bounding_capabilities = ~std::uint64_t{0};
-    for (const Capability capability : capabilities) {
+    for (const engine::Capability capability : capabilities) {
         privileges.effective_capabilities |= std::uint64_t{1} << static_cast<int>(capability);
     }
     return privileges;
 }
 
-Privileges without_any() { return with({}); }
+engine::Privileges without_any() { return with({}); }
 
-Privileges without_new_privileges() {
-    Privileges privileges = without_any();
+engine::Privileges without_new_privileges() {
+    engine::Privileges privileges = without_any();
     privileges.no_new_privileges = true;
     return privileges;
 }
 
-Privileges out_of_reach() {
-    Privileges privileges = without_any();
+engine::Privileges out_of_reach() {
+    engine::Privileges privileges = without_any();
     privileges.bounding_capabilities = 0;
     return privileges;
 }
 
-Privileges in_user_namespace(std::initializer_list<Capability> capabilities) {
-    Privileges privileges = with(capabilities);
+engine::Privileges in_user_namespace(std::initializer_list<engine::Capability> capabilities) {
+    engine::Privileges privileges = with(capabilities);
     privileges.in_initial_user_namespace = false;
     return privileges;
 }
 
 TEST(Privileges, AreParsedFromStatus) {
-    Privileges privileges;
-    parse_status(
+    engine::Privileges privileges;
+    engine::parse_status(
         "Name:\tcat\nCapInh:\t0000000000000000\nCapEff:\t000000c000080000\n"
         "CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n",
         privileges);
-    EXPECT_TRUE(privileges.has(Capability::kBpf));
-    EXPECT_TRUE(privileges.has(Capability::kPerfmon));
-    EXPECT_TRUE(privileges.has(Capability::kSysPtrace));
-    EXPECT_FALSE(privileges.has(Capability::kSysAdmin));
-    EXPECT_TRUE(privileges.may_have(Capability::kSysAdmin));
+    EXPECT_TRUE(privileges.has(engine::Capability::kBpf));
+    EXPECT_TRUE(privileges.has(engine::Capability::kPerfmon));
+    EXPECT_TRUE(privileges.has(engine::Capability::kSysPtrace));
+    EXPECT_FALSE(privileges.has(engine::Capability::kSysAdmin));
+    EXPECT_TRUE(privileges.may_have(engine::Capability::kSysAdmin));
     EXPECT_TRUE(privileges.no_new_privileges);
     EXPECT_EQ(privileges.seccomp_mode, 2);
 }
 
 TEST(Privileges, SurviveAStatusThatIsNone) {
-    Privileges privileges;
+    engine::Privileges privileges;
     for (const char* text : {"", ":", "CapEff", "CapEff:", "CapEff:\n\nSeccomp:\tx\n"}) {
-        parse_status(text, privileges);
+        engine::parse_status(text, privileges);
     }
     EXPECT_EQ(privileges.effective_capabilities, 0U);
     EXPECT_EQ(privileges.seccomp_mode, 0);
 }
 
 TEST(Lockdown, IsTheWordInBrackets) {
-    EXPECT_EQ(parse_lockdown("none [integrity] confidentiality\n"), "integrity");
-    EXPECT_EQ(parse_lockdown("[none] integrity confidentiality\n"), "none");
+    EXPECT_EQ(engine::parse_lockdown("none [integrity] confidentiality\n"), "integrity");
+    EXPECT_EQ(engine::parse_lockdown("[none] integrity confidentiality\n"), "none");
     for (const char* text : {"", "none", "][", "[none", "none]"}) {
-        EXPECT_EQ(parse_lockdown(text), "") << text;
+        EXPECT_EQ(engine::parse_lockdown(text), "") << text;
     }
 }
 
 TEST(ExplainBpf, NamesTheMissingCapabilities) {
-    EXPECT_THAT(explain_bpf("load", EPERM, without_any()).text(),
+    EXPECT_THAT(engine::explain_bpf("load", EPERM, without_any()).text(),
                 HasSubstr("CAP_BPF and CAP_PERFMON"));
-    const std::string one = explain_bpf("load", EPERM, with({Capability::kBpf})).text();
+    const std::string one =
+        engine::explain_bpf("load", EPERM, with({engine::Capability::kBpf})).text();
     EXPECT_THAT(one, HasSubstr("CAP_PERFMON"));
     EXPECT_THAT(one, Not(HasSubstr("CAP_BPF and")));
     EXPECT_THAT(one, HasSubstr("setcap"));
 }
 
 TEST(ExplainBpf, DoesNotSuggestSetcapWhereItCannotHelp) {
-    EXPECT_THAT(explain_bpf("load", EPERM, without_new_privileges()).remedy,
+    EXPECT_THAT(engine::explain_bpf("load", EPERM, without_new_privileges()).remedy,
                 Not(HasSubstr("setcap")));
-    EXPECT_THAT(explain_bpf("load", EPERM, out_of_reach()).remedy, HasSubstr("--cap-add"));
+    EXPECT_THAT(engine::explain_bpf("load", EPERM, out_of_reach()).remedy, HasSubstr("--cap-add"));
     // One that is out of reach is enough.
-    Privileges privileges = without_any();
-    privileges.bounding_capabilities = ~(std::uint64_t{1} << static_cast<int>(Capability::kBpf));
-    const Unavailable without_bpf = explain_bpf("load", EPERM, privileges);
+    engine::Privileges privileges = without_any();
+    privileges.bounding_capabilities =
+        ~(std::uint64_t{1} << static_cast<int>(engine::Capability::kBpf));
+    const engine::Unavailable without_bpf = engine::explain_bpf("load", EPERM, privileges);
     EXPECT_THAT(without_bpf.why, HasSubstr("bounding set"));
     EXPECT_EQ(without_bpf.remedy, "start the container with --cap-add BPF");
-    EXPECT_THAT(explain_bpf("load", EPERM, in_user_namespace({})).remedy, HasSubstr("outside"));
+    EXPECT_THAT(engine::explain_bpf("load", EPERM, in_user_namespace({})).remedy,
+                HasSubstr("outside"));
 }
 
 TEST(ExplainBpf, TakesEveryErrnoOfAnOrdinaryUserForMissingCapabilities) {
     // Which it is depends on kernel.unprivileged_bpf_disabled.
     for (const int number : {EPERM, EACCES, EINVAL}) {
-        const std::string text = explain_bpf("load", number, without_any()).text();
+        const std::string text = engine::explain_bpf("load", number, without_any()).text();
         EXPECT_THAT(text, HasSubstr("needs CAP_BPF and CAP_PERFMON")) << number;
         EXPECT_THAT(text, HasSubstr("setcap")) << number;
     }
-    const Privileges nested = in_user_namespace({Capability::kBpf, Capability::kPerfmon});
-    EXPECT_THAT(explain_bpf("load", EINVAL, nested).why, HasSubstr("user namespace"));
+    const engine::Privileges nested =
+        in_user_namespace({engine::Capability::kBpf, engine::Capability::kPerfmon});
+    EXPECT_THAT(engine::explain_bpf("load", EINVAL, nested).why, HasSubstr("user namespace"));
 }
 
 TEST(ExplainBpf, AsksForAnotherKernelOnlyWhereThatHelps) {
-    Privileges privileges = with({Capability::kBpf, Capability::kPerfmon});
+    engine::Privileges privileges = with({engine::Capability::kBpf, engine::Capability::kPerfmon});
     privileges.kernel_release = "5.4.0-42-generic";
-    EXPECT_THAT(explain_bpf("load", EINVAL, privileges).remedy, HasSubstr("5.12"));
+    EXPECT_THAT(engine::explain_bpf("load", EINVAL, privileges).remedy, HasSubstr("5.12"));
     privileges.kernel_release = "6.18.0";
-    EXPECT_EQ(explain_bpf("load", EINVAL, privileges).remedy, "");
-    EXPECT_THAT(explain_bpf("load", EINVAL, privileges).why, HasSubstr("6.18"));
+    EXPECT_EQ(engine::explain_bpf("load", EINVAL, privileges).remedy, "");
+    EXPECT_THAT(engine::explain_bpf("load", EINVAL, privileges).why, HasSubstr("6.18"));
 }
 
 TEST(Setcap, GivesAGroupWhatIsNeededAndNoMore) {
-    Privileges privileges = without_any();
-    const std::string command = setcap_command(privileges, Purpose::kLaunch);
+    engine::Privileges privileges = without_any();
+    const std::string command = engine::setcap_command(privileges, engine::Purpose::kLaunch);
     EXPECT_THAT(command, HasSubstr("setcap cap_bpf,cap_perfmon=ep /"));
     // A change of the group takes the capabilities away: it has to come first.
     EXPECT_LT(command.find("chgrp"), command.find("chmod 750"));
     EXPECT_LT(command.find("chmod 750"), command.find("setcap"));
-    EXPECT_THAT(setcap_command(privileges, Purpose::kAttach),
+    EXPECT_THAT(engine::setcap_command(privileges, engine::Purpose::kAttach),
                 HasSubstr("cap_bpf,cap_perfmon,cap_sys_ptrace=ep"));
     // A file that asks for a capability out of reach cannot be executed at all.
-    privileges.bounding_capabilities &= ~(std::uint64_t{1} << static_cast<int>(Capability::kBpf));
-    EXPECT_THAT(setcap_command(privileges, Purpose::kLaunch), HasSubstr("setcap cap_perfmon=ep /"));
+    privileges.bounding_capabilities &=
+        ~(std::uint64_t{1} << static_cast<int>(engine::Capability::kBpf));
+    EXPECT_THAT(engine::setcap_command(privileges, engine::Purpose::kLaunch),
+                HasSubstr("setcap cap_perfmon=ep /"));
 }
 
 TEST(ExplainPerf, KnowsWhereSetcapCannotHelp) {
-    EXPECT_THAT(explain_perf("open", EACCES, without_any()).remedy, HasSubstr("setcap"));
-    EXPECT_THAT(explain_perf("open", EACCES, without_new_privileges()).remedy,
+    EXPECT_THAT(engine::explain_perf("open", EACCES, without_any()).remedy, HasSubstr("setcap"));
+    EXPECT_THAT(engine::explain_perf("open", EACCES, without_new_privileges()).remedy,
                 Not(HasSubstr("setcap")));
-    EXPECT_THAT(explain_perf("open", EACCES, out_of_reach()).remedy,
+    EXPECT_THAT(engine::explain_perf("open", EACCES, out_of_reach()).remedy,
                 HasSubstr("--cap-add PERFMON"));
-    const Unavailable nested =
-        explain_perf("open", EACCES, in_user_namespace({Capability::kPerfmon}));
+    const engine::Unavailable nested =
+        engine::explain_perf("open", EACCES, in_user_namespace({engine::Capability::kPerfmon}));
     EXPECT_THAT(nested.why, HasSubstr("user namespace"));
     EXPECT_THAT(nested.remedy, HasSubstr("outside"));
 }
 
 TEST(ExplainBpf, TellsWhatElseStandsInTheWay) {
-    Privileges privileges = with({Capability::kBpf, Capability::kPerfmon});
+    engine::Privileges privileges = with({engine::Capability::kBpf, engine::Capability::kPerfmon});
     privileges.lockdown = "confidentiality";
-    EXPECT_THAT(explain_bpf("load", EPERM, privileges).why, HasSubstr("lockdown"));
+    EXPECT_THAT(engine::explain_bpf("load", EPERM, privileges).why, HasSubstr("lockdown"));
     privileges.lockdown = "none";
     privileges.in_initial_user_namespace = false;
-    EXPECT_THAT(explain_bpf("load", EPERM, privileges).why, HasSubstr("user namespace"));
+    EXPECT_THAT(engine::explain_bpf("load", EPERM, privileges).why, HasSubstr("user namespace"));
     privileges.in_initial_user_namespace = true;
     privileges.seccomp_mode = 2;
-    EXPECT_THAT(explain_bpf("load", EPERM, privileges).why, HasSubstr("seccomp"));
+    EXPECT_THAT(engine::explain_bpf("load", EPERM, privileges).why, HasSubstr("seccomp"));
     privileges.kernel_has_btf = false;
-    EXPECT_THAT(explain_bpf("load", EPERM, privileges).why, HasSubstr("btf"));
+    EXPECT_THAT(engine::explain_bpf("load", EPERM, privileges).why, HasSubstr("btf"));
 }
 
 TEST(DoctorPerf, IsFineWithAllRights) {
-    const Finding finding = judge_perf({}, with({Capability::kPerfmon}));
+    const Finding finding = judge_perf({}, with({engine::Capability::kPerfmon}));
     EXPECT_EQ(finding.verdict, Verdict::kYes);
     EXPECT_EQ(finding.cost, "");
     EXPECT_EQ(finding.remedy, "");
 }
 
 TEST(DoctorPerf, NamesTheRateLimitThatIsInTheWayOfShortIntervals) {
-    Privileges privileges = with({Capability::kPerfmon});
+    engine::Privileges privileges = with({engine::Capability::kPerfmon});
     privileges.perf_max_rate = 4000;
     const Finding finding = judge_perf({}, privileges);
     EXPECT_THAT(finding.detail, HasSubstr("250 us"));
@@ -186,7 +192,7 @@ TEST(DoctorPerf, IsAbsentWhereNothingOpens) {
 }
 
 TEST(DoctorAttach, KnowsThatAChildProvesNothingUnderYama) {
-    Privileges privileges = without_any();
+    engine::Privileges privileges = without_any();
     privileges.yama_ptrace_scope = 0;
     EXPECT_EQ(judge_attach({}, privileges).verdict, Verdict::kYes);
     privileges.yama_ptrace_scope = 1;
@@ -195,7 +201,7 @@ TEST(DoctorAttach, KnowsThatAChildProvesNothingUnderYama) {
     EXPECT_THAT(finding.detail, HasSubstr("ptrace_scope is 1"));
     EXPECT_THAT(finding.remedy, HasSubstr("cap_sys_ptrace"));
     EXPECT_THAT(finding.remedy, HasSubstr("trace every process"));
-    privileges = with({Capability::kSysPtrace});
+    privileges = with({engine::Capability::kSysPtrace});
     privileges.yama_ptrace_scope = 2;
     EXPECT_EQ(judge_attach({}, privileges).verdict, Verdict::kYes);
     privileges.yama_ptrace_scope = 3;
@@ -203,7 +209,7 @@ TEST(DoctorAttach, KnowsThatAChildProvesNothingUnderYama) {
 }
 
 TEST(DoctorAttach, SaysThatWhereStillWorksWithoutPtrace) {
-    Privileges privileges = without_any();
+    engine::Privileges privileges = without_any();
     privileges.seccomp_mode = 2;
     const Finding finding = judge_attach({EPERM, 0, EPERM}, privileges);
     EXPECT_EQ(finding.verdict, Verdict::kLimited);
@@ -213,8 +219,8 @@ TEST(DoctorAttach, SaysThatWhereStillWorksWithoutPtrace) {
 
 TEST(DoctorAttach, NeedsACapabilityForOtherUsers) {
     EXPECT_EQ(judge_other_users(without_any()).verdict, Verdict::kNo);
-    EXPECT_EQ(judge_other_users(with({Capability::kSysPtrace})).verdict, Verdict::kYes);
-    Privileges nested = with({Capability::kSysPtrace});
+    EXPECT_EQ(judge_other_users(with({engine::Capability::kSysPtrace})).verdict, Verdict::kYes);
+    engine::Privileges nested = with({engine::Capability::kSysPtrace});
     nested.in_initial_user_namespace = false;
     EXPECT_EQ(judge_other_users(nested).verdict, Verdict::kLimited);
 }

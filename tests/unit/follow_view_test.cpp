@@ -13,7 +13,7 @@
 namespace echion::cli {
 namespace {
 
-using report::Consistency;
+using capture::Consistency;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -21,8 +21,8 @@ constexpr std::int64_t kSecond = 1'000'000'000;
 
 class Followed : public ::testing::Test {
   protected:
-    static report::CapturedThread make_thread(std::uintptr_t state) {
-        report::CapturedThread thread;
+    static capture::CapturedThread make_thread(std::uintptr_t state) {
+        capture::CapturedThread thread;
         thread.state = Address(state);
         thread.state_id = state;
         thread.native_id = static_cast<std::uint32_t>(state);
@@ -40,7 +40,7 @@ class Followed : public ::testing::Test {
     }
 
     /// One sample of one thread.
-    void sample(const report::CapturedThread& captured, std::int64_t elapsed_ns,
+    void sample(const capture::CapturedThread& captured, std::int64_t elapsed_ns,
                 std::int64_t run_ns, const std::vector<FrameId>* stack) {
         model_.begin_sample(elapsed_ns);
         FollowThread* thread = model_.find(captured);
@@ -80,7 +80,7 @@ TEST_F(Followed, TimeGoesToTheStackThatIsSeen) {
 
 TEST_F(Followed, AThreadThatHasRestedStaysInItsStack) {
     auto captured = make_thread(8);
-    captured.gil_role = report::GilRole::kWaits;
+    captured.gil_role = capture::GilRole::kWaits;
     const auto stack = make_stack({"main"});
     sample(captured, 0, 100, &stack);
     auto unread = make_thread(8);
@@ -91,7 +91,7 @@ TEST_F(Followed, AThreadThatHasRestedStaysInItsStack) {
     EXPECT_EQ(thread.stacks.size(), 1U);
     EXPECT_EQ(thread.stacks[0].time_ns, 40);
     EXPECT_EQ(thread.captured.kernel_state, 'S');
-    EXPECT_EQ(thread.captured.gil_role, report::GilRole::kWaits);
+    EXPECT_EQ(thread.captured.gil_role, capture::GilRole::kWaits);
     EXPECT_FALSE(thread.was_running);
 }
 

@@ -26,8 +26,8 @@
 #include <thread>
 
 #include "agent/descriptors.h"
-#include "agent/futex.h"
 #include "fd_pairs.h"
+#include "platform/wake_word.h"
 
 namespace echion::agent {
 namespace {
@@ -83,7 +83,7 @@ class OtherWriter {
     }
 
     UniqueFd fd_;
-    FutexWord state_{kIdle};
+    WakeWord state_{kIdle};
     std::thread thread_{[this] { run(); }};
 };
 std::atomic<OtherWriter*> OtherWriter::current{nullptr};

@@ -1,12 +1,12 @@
-#include "cli/kernel_clock.h"
+#include "engine/bpf/kernel_clock.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "platform/linux/kernel_time.h"
+#include "engine/bpf/kernel_time.h"
 
-namespace echion::cli {
+namespace echion::engine {
 namespace {
 
 TEST(KernelClockTest, AProcessWithoutAnOffsetHasTheKernelsClock) {
@@ -49,4 +49,4 @@ TEST(KernelClockTest, TheProgramsTimesAreOfTheKernelsClock) {
 }
 
 }  // namespace
-}  // namespace echion::cli
+}  // namespace echion::engine

@@ -16,8 +16,8 @@
 
 #include "agent/channel.h"
 #include "base/clock.h"
+#include "control/control.h"
 #include "platform/process_info.h"
-#include "stream/control.h"
 
 namespace echion::agent {
 namespace {

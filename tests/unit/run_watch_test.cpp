@@ -1,10 +1,10 @@
 // On a CPU or runnable: told from what changes first in the scheduler's counts.
 
-#include "report/run_watch.h"
+#include "capture/run_watch.h"
 
 #include <gtest/gtest.h>
 
-namespace echion::report {
+namespace echion::capture {
 namespace {
 
 // Run time, wait time and slices of a thread when the watch begins.
@@ -54,4 +54,4 @@ TEST_F(RunWatched, AnotherStateForgetsWhatWasSeen) {
 }
 
 }  // namespace
-}  // namespace echion::report
+}  // namespace echion::capture

@@ -90,8 +90,8 @@ TEST(TextSink, KnowsHowWideCharactersAre) {
     EXPECT_EQ(column_width(0x301), 0);
 }
 
-CapturedThread make_thread() {
-    CapturedThread thread;
+capture::CapturedThread make_thread() {
+    capture::CapturedThread thread;
     thread.native_id = 12;
     thread.tid = 12;
     thread.kernel_state = 'S';
@@ -99,7 +99,7 @@ CapturedThread make_thread() {
     return thread;
 }
 
-std::string text_of(const CapturedThread& thread, std::string_view name,
+std::string text_of(const capture::CapturedThread& thread, std::string_view name,
                     const Palette& palette = Palette::none()) {
     return collect([&](TextSink& sink) {
         TextReport report(sink, palette);
@@ -124,41 +124,41 @@ TEST(TextReport, WritesAThreadWithItsFrames) {
 }
 
 TEST(TextReport, TellsAllThatIsKnownOfAThread) {
-    CapturedThread thread = make_thread();
+    capture::CapturedThread thread = make_thread();
     thread.native_id = 3;
     thread.interpreter = 2;
     thread.kernel_state = 'D';
-    thread.gil_role = GilRole::kWaits;
+    thread.gil_role = capture::GilRole::kWaits;
     EXPECT_THAT(
         text_of(thread, "w"),
         HasSubstr("w: thread 12 (own id 3), interpreter 2, disk sleep, waiting for the GIL"));
-    thread.gil_role = GilRole::kHolds;
+    thread.gil_role = capture::GilRole::kHolds;
     EXPECT_THAT(text_of(thread, "w"), HasSubstr("disk sleep, holding the GIL\n"));
     thread.tid = 0;
     EXPECT_THAT(text_of(thread, "w"), HasSubstr("thread 3, interpreter 2, ended"));
     thread.native_id = 0;
     thread.kernel_state = '?';
-    thread.gil_role = GilRole::kUnknown;
+    thread.gil_role = capture::GilRole::kUnknown;
     thread.interpreter = 0;
     EXPECT_THAT(text_of(thread, "w"), HasSubstr("w: \n"));
 }
 
 TEST(TextReport, TellsAThreadOnACpuFromARunnableOne) {
-    CapturedThread thread = make_thread();
+    capture::CapturedThread thread = make_thread();
     thread.kernel_state = 'R';
-    thread.scheduling = Scheduling::kOnCpu;
+    thread.scheduling = capture::Scheduling::kOnCpu;
     EXPECT_THAT(text_of(thread, "w"), HasSubstr("w: thread 12, on CPU\n"));
-    thread.scheduling = Scheduling::kRunnable;
+    thread.scheduling = capture::Scheduling::kRunnable;
     EXPECT_THAT(text_of(thread, "w"), HasSubstr("w: thread 12, runnable\n"));
-    thread.scheduling = Scheduling::kUnknown;
+    thread.scheduling = capture::Scheduling::kUnknown;
     EXPECT_THAT(text_of(thread, "w"), HasSubstr("w: thread 12, on CPU or runnable\n"));
 }
 
 TEST(TextReport, MarksStacksThatAreNotWhole) {
-    CapturedThread thread = make_thread();
-    thread.consistency = Consistency::kTorn;
+    capture::CapturedThread thread = make_thread();
+    thread.consistency = capture::Consistency::kTorn;
     EXPECT_THAT(text_of(thread, "w"), HasSubstr("may not belong together"));
-    thread.consistency = Consistency::kProved;
+    thread.consistency = capture::Consistency::kProved;
     thread.is_truncated = true;
     EXPECT_THAT(text_of(thread, "w"), HasSubstr("(more frames above these)"));
     thread.is_truncated = false;
@@ -183,16 +183,16 @@ TEST(TextReport, SaysSoWhenAThreadHasNoFrames) {
 }
 
 TEST(JsonReport, WritesOneDocument) {
-    CapturedThread main = make_thread();
+    capture::CapturedThread main = make_thread();
     main.is_main = true;
-    main.scheduling = Scheduling::kWaiting;
-    CapturedThread other = make_thread();
+    main.scheduling = capture::Scheduling::kWaiting;
+    capture::CapturedThread other = make_thread();
     other.tid = 0;
     other.native_id = 0;
     other.thread_id = 0;
     other.kernel_state = '?';
-    other.gil_role = GilRole::kWaits;
-    other.consistency = Consistency::kTorn;
+    other.gil_role = capture::GilRole::kWaits;
+    other.consistency = capture::Consistency::kTorn;
     const std::string text = collect([&](TextSink& sink) {
         JsonReport writer(sink);
         writer.begin({7, 1, "py\"", {3, 8, 18}});

@@ -1,4 +1,4 @@
-#include "agent/tick_timer.h"
+#include "engine/tick_timer.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -13,12 +13,19 @@
 #include <optional>
 #include <thread>
 
-#include "agent/dump.h"
+#include "agent/interruptions.h"
 #include "base/clock.h"
+#include "engine/bpf/signal_timer.h"
+#include "engine/clock/clock_timer.h"
+#include "engine/perf/cpu_time_timer.h"
 #include "fd_pairs.h"
 
 namespace echion::agent {
 namespace {
+
+using engine::ClockTimer;
+using engine::CpuTimeTimer;
+using engine::SignalTimer;
 
 /// A channel, and the end that the command-line program has.
 class TickTimerTest : public testing::Test {
@@ -26,6 +33,7 @@ class TickTimerTest : public testing::Test {
     void SetUp() override {
         test::SocketPair pair(SOCK_SEQPACKET);
         channel_.emplace(std::move(pair.first), false);
+        others_.emplace(*channel_, dump_);
         other_ = std::move(pair.second);
         sigset_t ours;
         sigemptyset(&ours);
@@ -62,6 +70,7 @@ class TickTimerTest : public testing::Test {
 
     std::optional<Channel> channel_;
     StackDump dump_;  // not started: there are none
+    std::optional<Interruptions> others_;
     UniqueFd other_;
 };
 
@@ -70,7 +79,7 @@ constexpr std::int64_t kInterval = 1'000'000;
 TEST_F(TickTimerTest, TheClocksFirstTickIsOneIntervalAfterItsStart) {
     const std::int64_t start = monotonic_ns();
     ClockTimer timer(kInterval, start);
-    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    ASSERT_TRUE(timer.wait(*others_));
     EXPECT_GE(monotonic_ns(), start + kInterval);
     EXPECT_EQ(timer.counts().missed + timer.counts().late, timer.counts().late);
 }
@@ -79,14 +88,14 @@ TEST_F(TickTimerTest, CountsTheDeadlinesThatHavePassed) {
     // It was due for the first time 10.75 intervals ago.
     const std::int64_t late = 10 * kNanosPerSecond + kNanosPerSecond * 3 / 4;
     ClockTimer timer(kNanosPerSecond, monotonic_ns() - kNanosPerSecond - late);
-    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    ASSERT_TRUE(timer.wait(*others_));
     EXPECT_EQ(timer.counts().missed, 10U);
     EXPECT_EQ(timer.counts().late, 1U);
 }
 
 TEST_F(TickTimerTest, ATickThatIsALittleLateIsNeitherMissedNorLate) {
     ClockTimer timer(1000 * kNanosPerSecond, monotonic_ns() - 1001 * kNanosPerSecond);
-    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    ASSERT_TRUE(timer.wait(*others_));
     EXPECT_EQ(timer.counts().missed, 0U);
     EXPECT_EQ(timer.counts().late, 0U);
 }
@@ -94,7 +103,7 @@ TEST_F(TickTimerTest, ATickThatIsALittleLateIsNeitherMissedNorLate) {
 TEST_F(TickTimerTest, AClockThatIsAlwaysLateStillHearsTheStop) {
     ClockTimer timer(1, monotonic_ns());
     send_stop();
-    while (timer.wait(*channel_, dump_)) {
+    while (timer.wait(*others_)) {
     }
     EXPECT_GT(timer.counts().missed, 0U);
 }
@@ -102,20 +111,20 @@ TEST_F(TickTimerTest, AClockThatIsAlwaysLateStillHearsTheStop) {
 TEST_F(TickTimerTest, ALongIntervalEndsWithTheStop) {
     ClockTimer timer(3600 * kNanosPerSecond, monotonic_ns());
     send_stop();
-    EXPECT_FALSE(timer.wait(*channel_, dump_));
+    EXPECT_FALSE(timer.wait(*others_));
 }
 
 TEST_F(TickTimerTest, AHangUpIsAStop) {
     ClockTimer timer(3600 * kNanosPerSecond, monotonic_ns());
     other_.reset();
-    EXPECT_FALSE(timer.wait(*channel_, dump_));
+    EXPECT_FALSE(timer.wait(*others_));
 }
 
 TEST_F(TickTimerTest, EachSignalIsATick) {
     SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
     for (int i = 0; i < 3; ++i) {
         send_tick(1000);
-        EXPECT_TRUE(timer.wait(*channel_, dump_));
+        EXPECT_TRUE(timer.wait(*others_));
     }
     EXPECT_EQ(timer.counts().missed, 0U);
 }
@@ -124,53 +133,53 @@ TEST_F(TickTimerTest, ATickWhoseDescriptorHasTheChannelsNumberIsATick) {
     // The number is the command-line program's, where it means another file.
     SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
     send_tick(channel_->fd());
-    EXPECT_TRUE(timer.wait(*channel_, dump_));
+    EXPECT_TRUE(timer.wait(*others_));
 }
 
 TEST_F(TickTimerTest, AStopComesAsASignalToo) {
     ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
     SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
     send_tick(1000);
-    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    ASSERT_TRUE(timer.wait(*others_));
     send_stop();
-    EXPECT_FALSE(timer.wait(*channel_, dump_));
+    EXPECT_FALSE(timer.wait(*others_));
 }
 
 TEST_F(TickTimerTest, AHangUpComesAsASignalToo) {
     ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
     SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
     send_tick(1000);
-    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    ASSERT_TRUE(timer.wait(*others_));
     other_.reset();
-    EXPECT_FALSE(timer.wait(*channel_, dump_));
+    EXPECT_FALSE(timer.wait(*others_));
 }
 
 TEST_F(TickTimerTest, AStopFromBeforeTheSignalsIsHeard) {
     send_stop();
     ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
     SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
-    EXPECT_FALSE(timer.wait(*channel_, dump_)) << "no signal will ever tell of it";
+    EXPECT_FALSE(timer.wait(*others_)) << "no signal will ever tell of it";
 }
 
 TEST_F(TickTimerTest, AFullQueueOfSignalsIsATickAndALookAtTheChannel) {
     SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
     ASSERT_EQ(syscall(SYS_tgkill, getpid(), gettid(), SIGIO), 0);
-    EXPECT_TRUE(timer.wait(*channel_, dump_));
+    EXPECT_TRUE(timer.wait(*others_));
     send_stop();
     ASSERT_EQ(syscall(SYS_tgkill, getpid(), gettid(), SIGIO), 0);
-    EXPECT_FALSE(timer.wait(*channel_, dump_));
+    EXPECT_FALSE(timer.wait(*others_));
 }
 
 TEST_F(TickTimerTest, CountsRegularTicksThatDidNotCome) {
     SignalTimer timer(SignalTimer::pick_signal(), kInterval, true, monotonic_ns());
     send_tick(1000);
-    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    ASSERT_TRUE(timer.wait(*others_));
     EXPECT_EQ(timer.counts().missed, 0U);
     const std::int64_t begin = monotonic_ns();
     while (monotonic_ns() < begin + 5 * kInterval) {
     }
     send_tick(1000);
-    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    ASSERT_TRUE(timer.wait(*others_));
     EXPECT_GE(timer.counts().missed, 4U);
     EXPECT_EQ(timer.counts().late, 1U);
 }
@@ -178,10 +187,10 @@ TEST_F(TickTimerTest, CountsRegularTicksThatDidNotCome) {
 TEST_F(TickTimerTest, RegularTicksThatDoNotComeAreMadeUpForWhenTheyAreDue) {
     SignalTimer timer(SignalTimer::pick_signal(), kInterval, true, monotonic_ns());
     send_tick(1000);
-    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    ASSERT_TRUE(timer.wait(*others_));
     const std::int64_t begin = monotonic_ns();
     for (int i = 0; i < 20; ++i) {
-        ASSERT_TRUE(timer.wait(*channel_, dump_));
+        ASSERT_TRUE(timer.wait(*others_));
     }
     // Each a quarter late, they would take 25; a busy machine lets some pass.
     EXPECT_GE(monotonic_ns() - begin, 19 * kInterval);
@@ -193,10 +202,10 @@ TEST_F(TickTimerTest, RegularTicksThatDoNotComeAreMadeUpForWhenTheyAreDue) {
 TEST_F(TickTimerTest, AKernelsTickThatHasBeenMadeUpForIsNoSecondOne) {
     constexpr std::int64_t kLong = 400 * kInterval;
     SignalTimer timer(SignalTimer::pick_signal(), kLong, true, monotonic_ns());
-    ASSERT_TRUE(timer.wait(*channel_, dump_)) << "its own";
+    ASSERT_TRUE(timer.wait(*others_)) << "its own";
     send_tick(1000);
     const std::int64_t begin = monotonic_ns();
-    ASSERT_TRUE(timer.wait(*channel_, dump_));
+    ASSERT_TRUE(timer.wait(*others_));
     EXPECT_GE(monotonic_ns() - begin, kLong / 2);
 }
 
@@ -206,7 +215,7 @@ TEST_F(TickTimerTest, EachSignalOfAnEventIsATick) {
     CpuTimeTimer timer(SignalTimer::pick_signal(), 2, monotonic_ns());
     for (int i = 0; i < 3; ++i) {
         send_tick(1000);
-        EXPECT_TRUE(timer.wait(*channel_, dump_));
+        EXPECT_TRUE(timer.wait(*others_));
     }
 }
 
@@ -215,9 +224,9 @@ TEST_F(TickTimerTest, TicksOfSeveralThreadsAtATimeAreOne) {
     CpuTimeTimer timer(SignalTimer::pick_signal(), 3600 * kNanosPerSecond, monotonic_ns());
     send_tick(1000);
     send_tick(1001);
-    EXPECT_TRUE(timer.wait(*channel_, dump_));
+    EXPECT_TRUE(timer.wait(*others_));
     send_stop();
-    EXPECT_FALSE(timer.wait(*channel_, dump_)) << "the second was a tick of its own";
+    EXPECT_FALSE(timer.wait(*others_)) << "the second was a tick of its own";
 }
 
 TEST_F(TickTimerTest, CpuTimeWithoutATickIsSeen) {
@@ -236,8 +245,8 @@ TEST_F(TickTimerTest, CpuTimeWithoutATickIsSeen) {
             last_ns = now_ns;
         }
     });
-    EXPECT_TRUE(timer.wait(*channel_, dump_));
-    EXPECT_TRUE(timer.wait(*channel_, dump_));
+    EXPECT_TRUE(timer.wait(*others_));
+    EXPECT_TRUE(timer.wait(*others_));
     has_ended = true;
     busy.join();
 }
@@ -250,13 +259,13 @@ TEST_F(TickTimerTest, AProcessThatSleepsIsNotLookedAt) {
         }
     }).join();
     CpuTimeTimer timer(SignalTimer::pick_signal(), kInterval, monotonic_ns());
-    ASSERT_TRUE(timer.wait(*channel_, dump_)) << "what was used before";
+    ASSERT_TRUE(timer.wait(*others_)) << "what was used before";
     std::thread other([&] {
         const timespec moment = make_timespec(100 * kInterval);
         nanosleep(&moment, nullptr);  // so that there is something to be woken in
         send_stop();
     });
-    while (timer.wait(*channel_, dump_)) {
+    while (timer.wait(*others_)) {
     }
     other.join();
     // 80 looks of three calls each would fit in; after 20 ms there are no more.

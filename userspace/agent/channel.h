@@ -8,7 +8,7 @@
 #include "agent/guest.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
-#include "stream/control.h"
+#include "control/control.h"
 
 namespace echion::agent {
 

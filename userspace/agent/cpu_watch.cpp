@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "agent/snapshot_layout.h"
 #include "base/clock.h"
+#include "engine/bpf/snapshot_layout.h"
 
 namespace echion::agent {
 Status CpuWatch::open(int state_fd, std::uint32_t target, std::int64_t clock_ahead_ns,
@@ -15,12 +15,12 @@ Status CpuWatch::open(int state_fd, std::uint32_t target, std::int64_t clock_ahe
     opened_ns_ = static_cast<std::uint64_t>(monotonic_ns());
     pid_ = static_cast<std::uint32_t>(getpid());
     target_ = target;
-    auto states = CpuStateMap::open(state_fd, clock_ahead_ns);
+    auto states = engine::CpuStateMap::open(state_fd, clock_ahead_ns);
     if (!states) {
         return tl::unexpected(states.error());
     }
     states_ = std::move(*states);
-    auto stamps = FixedArray<CpuStateMap::Stamp>::make(states_.capacity());
+    auto stamps = FixedArray<engine::CpuStateMap::Stamp>::make(states_.capacity());
     auto owners = FixedArray<TrackedThread*>::make(states_.capacity());
     if (!stamps || !owners) {
         return fail(ErrorKind::kNoSpace, "reserve memory for the threads' CPU state");
@@ -38,8 +38,9 @@ Status CpuWatch::open(int state_fd, std::uint32_t target, std::int64_t clock_ahe
         program_ns_ = main_thread ? main_thread->program_ns : 0;
     }
     if (snapshots_fd >= 0) {
-        auto ring = SnapshotRing::open(snapshots_fd, states_.snapshot_ring_bytes(), clock_ahead_ns);
-        auto refs = ThreadRefTable::make(states_.capacity());
+        auto ring =
+            engine::SnapshotRing::open(snapshots_fd, states_.snapshot_ring_bytes(), clock_ahead_ns);
+        auto refs = engine::ThreadRefTable::make(states_.capacity());
         if (ring && refs) {
             ring_ = std::move(*ring);
             refs_ = std::move(*refs);
@@ -67,7 +68,7 @@ Status CpuWatch::note_starts() {
     return {};
 }
 
-std::int64_t CpuWatch::first_cpu_ns(std::uint32_t slot, const CpuState& state) const {
+std::int64_t CpuWatch::first_cpu_ns(std::uint32_t slot, const engine::CpuState& state) const {
     const bool has_start =
         slot < starts_.capacity() && starts_[slot].generation == state.generation;
     return static_cast<std::int64_t>(
@@ -75,11 +76,11 @@ std::int64_t CpuWatch::first_cpu_ns(std::uint32_t slot, const CpuState& state) c
 }
 
 echion_snapshot_layout CpuWatch::snapshot_layout(const cpython::Layout& layout) const {
-    return has_snapshots_ ? make_snapshot_layout(layout, refs_.address())
+    return has_snapshots_ ? engine::make_snapshot_layout(layout, refs_.address())
                           : echion_snapshot_layout{};
 }
 
-Result<CpuState> CpuWatch::read_own(std::uint32_t slot) const {
+Result<engine::CpuState> CpuWatch::read_own(std::uint32_t slot) const {
     auto state = states_.read(slot);
     if (state && (state->pid != pid_ || state->target != target_)) {
         return fail(ErrorKind::kInvalid, "a slot of another process");
@@ -106,7 +107,7 @@ void CpuWatch::attach(TrackedThread& thread) {
     }
     const auto slot = states_.find_slot(pid_, thread.native_id, target_);
     const auto state =
-        slot ? states_.read(*slot) : Result<CpuState>(fail(ErrorKind::kInvalid, "no slot"));
+        slot ? states_.read(*slot) : Result<engine::CpuState>(fail(ErrorKind::kInvalid, "no slot"));
     if (!state) {
         return;
     }

@@ -8,8 +8,8 @@
 #include "agent/thread_table.h"
 #include "base/mapping.h"
 #include "cpython/layout.h"
-#include "platform/linux/cpu_state_map.h"
-#include "platform/linux/snapshot_ring.h"
+#include "engine/bpf/cpu_state_map.h"
+#include "engine/bpf/snapshot_ring.h"
 
 namespace echion::agent {
 
@@ -41,36 +41,38 @@ class CpuWatch {
     /// `visit_ran(thread)`, and `visit_ended(thread, state)` for one whose slot has become final.
     template <typename VisitUnlisted, typename VisitRan, typename VisitEnded>
     void look(VisitUnlisted&& visit_unlisted, VisitRan&& visit_ran, VisitEnded&& visit_ended) {
-        states_.for_each_changed(stamps(), [&](std::uint32_t slot, CpuStateMap::Stamp stamp) {
-            if (slot == own_slot_ || slot == io_slot_) {
-                return;
-            }
-            TrackedThread* thread = owners_[slot];
-            if (thread == nullptr) {
-                visit_unlisted(slot);
-                return;
-            }
-            thread->has_run = true;
-            thread->is_on_cpu = CpuStateMap::is_running(stamp);
-            visit_ran(*thread);
-            if (!thread->is_on_cpu) {
-                const auto state = states_.read(slot);
-                if (state && (state->ended || state->generation != thread->slot_generation)) {
-                    visit_ended(*thread, *state);
+        states_.for_each_changed(
+            stamps(), [&](std::uint32_t slot, engine::CpuStateMap::Stamp stamp) {
+                if (slot == own_slot_ || slot == io_slot_) {
+                    return;
                 }
-            }
-        });
+                TrackedThread* thread = owners_[slot];
+                if (thread == nullptr) {
+                    visit_unlisted(slot);
+                    return;
+                }
+                thread->has_run = true;
+                thread->is_on_cpu = engine::CpuStateMap::is_running(stamp);
+                visit_ran(*thread);
+                if (!thread->is_on_cpu) {
+                    const auto state = states_.read(slot);
+                    if (state && (state->ended || state->generation != thread->slot_generation)) {
+                        visit_ended(*thread, *state);
+                    }
+                }
+            });
     }
 
     /// Sets `has_run` of known threads that have run since look(), or run now; the next look()
     /// visits them, too.
     void look_again() {
-        states_.for_each_changed_since(stamps(), [&](std::uint32_t slot, CpuStateMap::Stamp stamp) {
-            if (TrackedThread* thread = owners_[slot]; thread != nullptr) {
-                thread->has_run = true;
-                thread->is_on_cpu = CpuStateMap::is_running(stamp);
-            }
-        });
+        states_.for_each_changed_since(
+            stamps(), [&](std::uint32_t slot, engine::CpuStateMap::Stamp stamp) {
+                if (TrackedThread* thread = owners_[slot]; thread != nullptr) {
+                    thread->has_run = true;
+                    thread->is_on_cpu = engine::CpuStateMap::is_running(stamp);
+                }
+            });
     }
 
     /// Calls visit(thread, snapshot) for each stack that has come, oldest first; those of threads
@@ -80,7 +82,7 @@ class CpuWatch {
         if (!has_snapshots_) {
             return;
         }
-        const auto drained = ring_.drain([&](const SnapshotView& snapshot) {
+        const auto drained = ring_.drain([&](const engine::SnapshotView& snapshot) {
             const std::uint32_t slot = snapshot.head.slot;
             TrackedThread* thread = slot < states_.capacity() ? owners_[slot] : nullptr;
             if (thread == nullptr || thread->slot_generation != snapshot.head.generation ||
@@ -93,17 +95,20 @@ class CpuWatch {
         lost_ += !drained;
     }
 
-    [[nodiscard]] Result<CpuState> read(std::uint32_t slot) const { return states_.read(slot); }
+    [[nodiscard]] Result<engine::CpuState> read(std::uint32_t slot) const {
+        return states_.read(slot);
+    }
     /// The same, of a slot of this process; kInvalid for another's, for a thread that ended with
     /// the program that this process ran before (exec), and for the agent's own.
-    [[nodiscard]] Result<CpuState> read_own(std::uint32_t slot) const;
+    [[nodiscard]] Result<engine::CpuState> read_own(std::uint32_t slot) const;
     /// CPU time that the slot's thread had used when it came under watch, or at open().
-    [[nodiscard]] std::int64_t first_cpu_ns(std::uint32_t slot, const CpuState& state) const;
+    [[nodiscard]] std::int64_t first_cpu_ns(std::uint32_t slot,
+                                            const engine::CpuState& state) const;
     [[nodiscard]] std::uint64_t lost_snapshots() const { return lost_; }
 
   private:
     Status note_starts();
-    std::span<CpuStateMap::Stamp> stamps() { return {stamps_.data(), stamps_.capacity()}; }
+    std::span<engine::CpuStateMap::Stamp> stamps() { return {stamps_.data(), stamps_.capacity()}; }
 
     bool is_open_ = false;
     bool has_snapshots_ = false;
@@ -115,10 +120,10 @@ class CpuWatch {
     std::uint32_t pid_ = 0;
     std::uint32_t target_ = 0;
     std::uint64_t program_ns_ = 0;  // CLOCK_MONOTONIC of its exec under watch; 0: none
-    CpuStateMap states_;
-    SnapshotRing ring_;
-    ThreadRefTable refs_;
-    FixedArray<CpuStateMap::Stamp> stamps_;
+    engine::CpuStateMap states_;
+    engine::SnapshotRing ring_;
+    engine::ThreadRefTable refs_;
+    FixedArray<engine::CpuStateMap::Stamp> stamps_;
     FixedArray<TrackedThread*> owners_;  // by slot
     struct Start {
         std::uint32_t generation;

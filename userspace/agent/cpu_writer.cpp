@@ -191,30 +191,6 @@ void StackSampler::skip_told_as_unseen(TrackedThread& thread, std::int64_t cpu_n
     settled_ns_ -= thread.cpu_ns;
 }
 
-/// What a thread did that may have been Python's is not known where nobody looked: for long, or
-/// (`is_unseen`) while it lived.
-void StackSampler::write_unlisted_cpu(std::uint32_t slot, const CpuState& state, bool is_unseen) {
-    // Numbers behind those of the threads that Python knows.
-    const auto id = static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot);
-    UnlistedThread& unlisted = unlisted_[slot];
-    const auto cpu_ns =
-        static_cast<std::int64_t>(state.cpu_ns_at(static_cast<std::uint64_t>(now_ns_)));
-    if (id >= stream::kMaxThreads || cpu_ns <= unlisted.cpu_ns) {
-        return;
-    }
-    if (!unlisted.is_announced) {
-        encoder_->thread(id, 0, state.tid, "");
-        unlisted.is_announced = true;
-    }
-    const std::int64_t used_ns = cpu_ns - unlisted.cpu_ns;
-    if (!unlisted.is_foreign && (is_unseen || used_ns > longest_gap_ns())) {
-        encoder_->missed(id, static_cast<std::uint64_t>(used_ns));
-    } else {
-        encoder_->cpu(id, static_cast<std::uint64_t>(used_ns));
-    }
-    unlisted.cpu_ns = cpu_ns;
-}
-
 /// A thread that had another state before: a C thread that enters Python again, or any that
 /// initialises it again. What has been told of its CPU time is not told again.
 void StackSampler::succeed_former_state(TrackedThread& thread) {

@@ -1,13 +1,13 @@
 #include "agent/dump.h"
 
 #include <sched.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
 
 #include "base/clock.h"
+#include "platform/own_thread.h"
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
 #include "report/text_report.h"
@@ -59,7 +59,7 @@ void on_signal(int signal, siginfo_t* info, void* context) {
     g_gate.users.fetch_add(1);
     if (const pid_t sampler = g_gate.sampler.load(); sampler != 0) {
         // Not a real-time signal, for which there may be no room.
-        syscall(SYS_tgkill, g_gate.owner.load(), sampler, SIGIO);
+        signal_thread(g_gate.owner.load(), sampler, SIGIO);
     }
     g_gate.users.fetch_sub(1);
     errno = saved_errno;
@@ -156,7 +156,7 @@ void take_signal() {
 Status StackDump::start(const cpython::LocatedRuntime& runtime, std::size_t max_frames,
                         const GuestFacts& facts, IoThread& io) {
     const cpython::RuntimeView& view = runtime.view;
-    report::ProcessCapture::Limits limits;
+    capture::ProcessCapture::Limits limits;
     limits.max_frames = max_frames;
     auto report = report::ProcessReport::make(view, limits);
     auto buffer = FixedArray<char>::make(kBufferBytes);
@@ -239,7 +239,7 @@ bool StackDump::is_python_s(const struct sigaction& action) const {
 
 void StackDump::signal_requests() {
     if (report_) {
-        g_gate.sampler.store(static_cast<pid_t>(syscall(SYS_gettid)));
+        g_gate.sampler.store(static_cast<pid_t>(own_thread_id()));
     }
 }
 

@@ -5,7 +5,6 @@
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,7 +20,6 @@
 #include "agent/channel.h"
 #include "agent/descriptors.h"
 #include "agent/dump.h"
-#include "agent/futex.h"
 #include "agent/guest.h"
 #include "agent/io_thread.h"
 #include "agent/python_start.h"
@@ -29,11 +27,13 @@
 #include "base/attach_part.h"
 #include "base/clock.h"
 #include "base/mapping.h"
+#include "control/control.h"
 #include "cpython/locate.h"
+#include "platform/own_thread.h"
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
 #include "platform/process_reader.h"
-#include "stream/control.h"
+#include "platform/wake_word.h"
 
 // Of glibc 2.32 and later (sys/single_threaded.h).
 extern "C" __attribute__((weak)) char __libc_single_threaded;
@@ -64,7 +64,7 @@ struct Agent {
     std::atomic<int> channel_fd{-1};
     SocketId channel_id;  // written before channel_fd
     std::atomic<bool> handles_fork{false};
-    FutexWord start{0};  // Start, of the threads that are being made; of one start at a time
+    WakeWord start{0};  // Start, of the threads that are being made; of one start at a time
     std::atomic<int> start_error{0};
     // Of an IoThread that waits for its sampler, which is made apart.
     std::atomic<Assignment*> waiting{nullptr};
@@ -76,7 +76,7 @@ struct Agent {
     // The CPython runtime (_PyRuntime) that a sampler has been made for in this process, also if
     // it has ended since; kSomewhere; 0 for none.
     std::atomic<std::uintptr_t> python{0};
-    FutexWord next_python{kNoNextPython};  // NextPython; for GuestFacts
+    WakeWord next_python{kNoNextPython};  // NextPython; for GuestFacts
     std::atomic<pid_t> sampler_tid{0};
     std::atomic<std::uint32_t> python_starts{0};  // noticed; for GuestFacts
     std::atomic<int (*)(pthread_condattr_t*, clockid_t)> set_clock{nullptr};  // the C library's
@@ -99,7 +99,7 @@ struct Assignment {
     // own already.
     bool is_apart = false;
     pthread_t sampler{};
-    FutexWord sampler_state{kNoneYet};  // Sampler
+    WakeWord sampler_state{kNoneYet};  // Sampler
     std::optional<cpython::LocatedRuntime> found;
     IoThread io;
     // Written by the sampler, for the IoThread.
@@ -204,9 +204,9 @@ void sample(Assignment& assignment) {
 }
 
 void* sampler_main(void* argument) {
-    prctl(PR_SET_NAME, "echion");
+    name_own_thread("echion");
     auto& assignment = *static_cast<Assignment*>(argument);
-    g_agent.sampler_tid.store(static_cast<pid_t>(syscall(SYS_gettid)));
+    g_agent.sampler_tid.store(static_cast<pid_t>(own_thread_id()));
     sample(assignment);
     g_agent.sampler_tid.store(0);
     assignment.io.end();
@@ -329,7 +329,7 @@ bool await_sampler(Assignment& assignment) {
 }
 
 void* io_main(void* argument) {
-    prctl(PR_SET_NAME, "echion-io");
+    name_own_thread("echion-io");
     bool is_last = false;
     int program_status = 0;
     {
@@ -480,14 +480,12 @@ bool start_next() {
     return true;
 }
 
-std::uint32_t own_tid() { return static_cast<std::uint32_t>(syscall(SYS_gettid)); }
-
 /// The IoThread of an attachment, in the program's descriptor table. 0 or an errno; with 0,
 /// start_apart() has to follow.
 int start_beside() {
     return start_threads([](Assignment& assignment) {
         assignment.is_apart = true;
-        assignment.facts.helper_tids[0] = own_tid();
+        assignment.facts.helper_tids[0] = own_thread_id();
     });
 }
 
@@ -499,7 +497,7 @@ int start_apart(int control_fd) {
         return EINVAL;
     }
     assignment->control_fd = control_fd;
-    assignment->facts.helper_tids[1] = own_tid();
+    assignment->facts.helper_tids[1] = own_thread_id();
     int result = 0;
     {
         const BlockedSignals blocked;
@@ -591,7 +589,7 @@ void on_python_start(std::uintptr_t python) {
     }
     // A sampler that the kernel wakes for CPU time may wait for long.
     if (const pid_t tid = g_agent.sampler_tid.load(); tid != 0) {
-        syscall(SYS_tgkill, getpid(), tid, SIGIO);
+        signal_thread(getpid(), tid, SIGIO);
     }
     wait_while(g_agent.next_python, kNextPythonWaits, kSettlingNs);
     wait_while(g_agent.next_python, kNextPythonComes, kSettlingNs);
@@ -638,7 +636,7 @@ extern "C" __attribute__((visibility("default"))) int echion_attach(int control_
             ? echion::agent::start_apart(control.get())
             : echion::agent::start_threads([&](echion::agent::Assignment& assignment) {
                   assignment.control_fd = control.get();
-                  assignment.facts.helper_tids[0] = echion::agent::own_tid();
+                  assignment.facts.helper_tids[0] = echion::own_thread_id();
               });
     if (error == 0) {
         (void)control.release();

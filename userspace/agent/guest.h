@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "agent/futex.h"
+#include "control/control.h"
 #include "memory/address.h"
-#include "stream/control.h"
+#include "platform/wake_word.h"
 
 namespace echion::agent {
 
@@ -45,7 +45,7 @@ struct GuestFacts {
     std::uint32_t io_tid = 0;       ///< the agent's IoThread; set when that exists
     /// How often Python's start has been noticed (python_start.h): never in an attachment.
     const std::atomic<std::uint32_t>* python_starts = nullptr;
-    FutexWord* next_python = nullptr;  ///< NextPython
+    WakeWord* next_python = nullptr;  ///< NextPython
     /// The threads by which an injection brought the agent in; they end as soon as it runs.
     std::array<std::uint32_t, control::kHelperThreads> helper_tids{};
 

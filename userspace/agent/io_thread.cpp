@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "base/clock.h"
+#include "platform/own_thread.h"
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
 #include "platform/thread_clock.h"
@@ -125,7 +126,7 @@ std::int64_t IoThread::cpu_ns() const {
     return tid == 0 ? 0 : read_clock_ns(thread_cpu_clock(static_cast<std::uint32_t>(tid)));
 }
 
-void IoThread::begin() { tid_.store(static_cast<pid_t>(syscall(SYS_gettid))); }
+void IoThread::begin() { tid_.store(static_cast<pid_t>(own_thread_id())); }
 
 int IoThread::find_kind() {
     struct stat status {};

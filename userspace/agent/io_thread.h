@@ -9,8 +9,8 @@
 #include <optional>
 #include <string_view>
 
-#include "agent/futex.h"
 #include "base/unique_fd.h"
+#include "platform/wake_word.h"
 
 namespace echion::agent {
 
@@ -73,8 +73,8 @@ class IoThread {
     int find_kind();
     [[nodiscard]] int write_piece() const;
 
-    FutexWord is_settled_{0};
-    FutexWord request_{kNone};
+    WakeWord is_settled_{0};
+    WakeWord request_{kNone};
     // Of a request: the sampler's while it is kNone.
     std::array<char, 4096> piece_;
     std::size_t piece_bytes_ = 0;

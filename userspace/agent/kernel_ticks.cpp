@@ -12,68 +12,30 @@ namespace {
 using cpython::has;
 using stream::Counter;
 
-// For so long after a thread has been met, each look at it looks for it in Python's lists.
-constexpr std::int64_t kBeginningNs = 20'000'000;
-// A thread that Python's lists have not had for so long is none of Python's.
-constexpr std::int64_t kUnlistedNs = 500'000'000;
-
 }  // namespace
 
 void StackSampler::look_at_cpus() {
     ran_count_ = 0;
-    watch_.look([&](std::uint32_t slot) { note_unlisted(slot); },
-                [&](TrackedThread& thread) {
-                    if (ran_count_ < ran_.capacity()) {
-                        ran_[ran_count_++] = &thread;
-                    }
-                },
-                [&](TrackedThread& thread, const CpuState& state) { end_slot(thread, state); });
+    watch_.look(
+        [&](std::uint32_t slot) { note_unlisted(slot); },
+        [&](TrackedThread& thread) {
+            if (ran_count_ < ran_.capacity()) {
+                ran_[ran_count_++] = &thread;
+            }
+        },
+        [&](TrackedThread& thread, const engine::CpuState& state) { end_slot(thread, state); });
 }
 
 void StackSampler::note_unlisted(std::uint32_t slot) {
-    UnlistedThread& unlisted = unlisted_[slot];
-    const auto state = watch_.read_own(slot);
-    if (!state) {
-        return;
-    }
-    const bool is_new = state->generation != unlisted.generation;
-    if (is_new) {
-        unlisted = {state->generation, now_ns_, false, false, watch_.first_cpu_ns(slot, *state)};
-    }
-    if (now_ns_ - unlisted.met_ns < kBeginningNs) {
-        // A thread that has just begun: Python's own, most likely, which has to enter its numbers.
+    const UnlistedThreads::Tick tick{now_ns_, longest_gap_ns(), options_.cpu_mode};
+    if (unlisted_.note(slot, watch_, *encoder_, tick)) {
         for (std::uint32_t i = 0; i < interpreter_count_; ++i) {
             interpreters_[i].list_changed = true;
         }
     }
-    // Not at once: a walk of the lists may tell whose thread it is.
-    const bool is_old = now_ns_ - unlisted.met_ns > kUnlistedNs;
-    if (options_.cpu_mode && (state->ended || is_old)) {
-        write_unlisted_cpu(slot, *state, is_new && state->ended);
-        if (state->ended && unlisted.is_announced) {
-            encoder_->thread_end(static_cast<std::uint32_t>(cpython::kMaxThreadStates + slot));
-            unlisted.is_announced = false;
-        }
-        unlisted.is_foreign = is_old && !state->ended;
-    }
 }
 
-void StackSampler::take_over_unlisted(TrackedThread& thread) {
-    if (thread.slot == TrackedThread::kNoSlot) {
-        return;
-    }
-    UnlistedThread& unlisted = unlisted_[thread.slot];
-    if (unlisted.generation != thread.slot_generation) {
-        return;
-    }
-    thread.cpu_ns = std::max(thread.cpu_ns, unlisted.cpu_ns);
-    if (unlisted.is_announced) {
-        encoder_->thread_end(static_cast<std::uint32_t>(cpython::kMaxThreadStates + thread.slot));
-        unlisted.is_announced = false;
-    }
-}
-
-void StackSampler::end_slot(TrackedThread& thread, const CpuState& state) {
+void StackSampler::end_slot(TrackedThread& thread, const engine::CpuState& state) {
     if (options_.cpu_mode && state.generation == thread.slot_generation) {
         write_cpu_up_to(thread, static_cast<std::int64_t>(state.on_cpu_ns));
     }
@@ -102,7 +64,7 @@ bool StackSampler::is_first_of_stack(const echion_frame& root) {
     return true;
 }
 
-bool StackSampler::convert(const SnapshotView& snapshot, std::span<cpython::RawFrame> out,
+bool StackSampler::convert(const engine::SnapshotView& snapshot, std::span<cpython::RawFrame> out,
                            std::size_t* count) {
     ++tally_.snapshots;
     *count = 0;
@@ -148,7 +110,7 @@ std::uint8_t StackSampler::gc_flag(const TrackedThread& thread) {
 
 void StackSampler::keep_snapshots() {
     snapshot_raw_used_ = 0;
-    watch_.drain([&](TrackedThread& thread, const SnapshotView& snapshot) {
+    watch_.drain([&](TrackedThread& thread, const engine::SnapshotView& snapshot) {
         std::size_t count = 0;
         const std::span out(snapshot_raw_.data() + snapshot_raw_used_,
                             snapshot_raw_.capacity() - snapshot_raw_used_);
@@ -189,7 +151,7 @@ void StackSampler::use_snapshots() {
 
 void StackSampler::tick_for_events(std::int64_t now_ns) {
     // Each snapshot is a sample at its own moment.
-    watch_.drain([&](TrackedThread& thread, const SnapshotView& snapshot) {
+    watch_.drain([&](TrackedThread& thread, const engine::SnapshotView& snapshot) {
         std::size_t count = 0;
         if (!convert(snapshot, {snapshot_raw_.data(), snapshot_raw_.capacity()}, &count)) {
             return;  // its CPU time is still to be accounted for: see read_without_snapshot()

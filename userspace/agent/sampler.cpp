@@ -1,6 +1,5 @@
 #include "agent/sampler.h"
 
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,10 +12,15 @@
 #include "agent/cpu_share.h"
 #include "agent/cpu_watch.h"
 #include "agent/dump.h"
+#include "agent/interruptions.h"
 #include "agent/stack_sampler.h"
-#include "agent/tick_timer.h"
 #include "base/clock.h"
 #include "cpython/locate.h"
+#include "engine/bpf/signal_timer.h"
+#include "engine/clock/clock_timer.h"
+#include "engine/perf/cpu_time_timer.h"
+#include "platform/own_scheduling.h"
+#include "platform/own_thread.h"
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
 #include "platform/process_reader.h"
@@ -159,7 +163,7 @@ Result<cpython::LocatedRuntime> wait_for_python(Channel& channel, ProgramThreads
 }
 
 /// The figures that only the thread's own loop knows.
-void publish_timing(stream::RingProducer& ring, const TimerCounts& timer,
+void publish_timing(stream::RingProducer& ring, const engine::TimerCounts& timer,
                     std::int64_t io_thread_ns = 0) {
     ring.set(Counter::kLateTicks, timer.late);
     ring.set(Counter::kMissedTicks, timer.missed);
@@ -167,8 +171,6 @@ void publish_timing(stream::RingProducer& ring, const TimerCounts& timer,
     ring.set(Counter::kSamplerCpuNs,
              static_cast<std::uint64_t>(read_clock_ns(CLOCK_THREAD_CPUTIME_ID) + io_thread_ns));
 }
-
-std::uint32_t own_tid() { return static_cast<std::uint32_t>(syscall(SYS_gettid)); }
 
 /// What the BPF programs tell of this process; closed where there are none. Without them the
 /// sampler does as well as it can by itself.
@@ -182,16 +184,16 @@ CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
         const timespec moment = make_timespec(1);
         clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
         (void)watch.open(state_fd, configure.kernel_target, configure.clock_ahead_ns,
-                         channel.find_fd(configure, control::FdKind::kBpfSnapshots), own_tid(),
-                         facts);
+                         channel.find_fd(configure, control::FdKind::kBpfSnapshots),
+                         own_thread_id(), facts);
     }
     return watch;
 }
 
 /// Where the kernel's ticks can be had: asks for them, in place of the sampler's own clock.
 struct KernelTimer {
-    std::optional<SignalTimer> with_bpf;
-    std::optional<CpuTimeTimer> perf_only;
+    std::optional<engine::SignalTimer> with_bpf;
+    std::optional<engine::CpuTimeTimer> perf_only;
 };
 
 Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump,
@@ -200,16 +202,18 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump
     if (!sampler.watch().is_open() && !options.perf_ticks) {
         return {};
     }
-    const int signal = SignalTimer::may_wait() ? SignalTimer::pick_signal() : control::kNoSignal;
+    const int signal = engine::SignalledTimer::may_wait() ? engine::SignalledTimer::pick_signal()
+                                                          : control::kNoSignal;
     const echion_snapshot_layout layout = sampler.watch_layout();
-    const auto armed = channel.arm(own_tid(), facts, signal, &layout, sizeof(layout));
+    const auto armed = channel.arm(own_thread_id(), facts, signal, &layout, sizeof(layout));
     if (!armed) {
         return tl::unexpected(armed.error());
     }
     if (armed->armed == 0) {
         return {};
     }
-    if (auto status = channel.signal_arrivals(signal, static_cast<pid_t>(own_tid())); !status) {
+    if (auto status = channel.signal_arrivals(signal, static_cast<pid_t>(own_thread_id()));
+        !status) {
         return status;
     }
     dump.signal_requests();
@@ -271,7 +275,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     const bool is_found = found != nullptr && !channel.has_own_table();
     // On a busy machine Python can have started before this thread came here.
     PythonStart start{facts.is_launch ? facts.asked_ns : monotonic_ns(), facts.used_cpu_ns};
-    std::int32_t raised_by = become_prompt();
+    std::int32_t raised_by = set_low_latency();
     auto located = is_found ? Result<cpython::LocatedRuntime>(
                                   fail(ErrorKind::kNotReady, "Python has not started yet"))
                             : find_python();
@@ -338,10 +342,10 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     const cpython::Version version = located->view.version;
     channel.send_started(
         static_cast<std::uint32_t>(version.major << 16 | version.minor << 8 | version.micro),
-        own_tid(), raised_by);
+        own_thread_id(), raised_by);
 
-    ClockTimer clock_timer(interval_ns, monotonic_ns());
-    TickTimer* timer = &clock_timer;
+    engine::ClockTimer clock_timer(interval_ns, monotonic_ns());
+    engine::TickTimer* timer = &clock_timer;
     if (kernel_timer.with_bpf) {
         timer = &*kernel_timer.with_bpf;
     } else if (kernel_timer.perf_only) {
@@ -352,7 +356,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     Status refusal;
     const bool owes_cpu = options.follow || is_realtime();
     CpuShare share(interval_ns, monotonic_ns());
-    while (timer->wait(channel, dump)) {
+    Interruptions others(channel, dump);
+    while (timer->wait(others)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
         if (owes_cpu) {
@@ -361,7 +366,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
                 share.end_rest(monotonic_ns());
             }
         }
-        if (now_ns - published_ns >= kHousekeepingNs) {
+        if (now_ns - published_ns >= engine::kHousekeepingNs) {
             published_ns = now_ns;
             publish_timing(ring, timer->counts());
             dump.keep_signal(now_ns);

@@ -37,7 +37,7 @@ Status StackSampler::reserve() {
     auto names = cpython::ThreadNames::make();
     auto snapshot_raw = FixedArray<cpython::RawFrame>::make(kMinRawFrames);
     auto ran = FixedArray<TrackedThread*>::make(cpython::kMaxThreadStates);
-    auto unlisted = FixedArray<UnlistedThread>::make(ECHION_MAX_THREADS);
+    auto unlisted = UnlistedThreads::make();
     auto listed = FixedArray<ListedState>::make(cpython::kMaxThreadStates);
     if (!names || !snapshot_raw || !ran || !unlisted || !listed || !batch || !threads || !codes ||
         !raw || !changed || !selected || !interpreters || !gils) {

@@ -10,6 +10,7 @@
 #include "agent/cpu_watch.h"
 #include "agent/guest.h"
 #include "agent/thread_table.h"
+#include "agent/unlisted_threads.h"
 #include "base/clock.h"
 #include "cpython/frame_walker.h"
 #include "cpython/runtime_view.h"
@@ -185,7 +186,6 @@ class StackSampler {
     void complete(TrackedThread& thread, const cpython::ThreadHead& head);
     void end_thread(TrackedThread& thread);
     void forget_thread(TrackedThread& thread);
-    void take_over_unlisted(TrackedThread& thread);
     void succeed_former_state(TrackedThread& thread);
     TrackedThread* find_other_state(const TrackedThread& thread, bool is_second);
     void set_second(TrackedThread& thread, bool is_second);
@@ -215,10 +215,10 @@ class StackSampler {
     void finish();
     void look_at_cpus();
     void note_unlisted(std::uint32_t slot);
-    void end_slot(TrackedThread& thread, const CpuState& state);
+    void end_slot(TrackedThread& thread, const engine::CpuState& state);
     void keep_snapshots();
     bool is_first_of_stack(const echion_frame& root);
-    bool convert(const SnapshotView& snapshot, std::span<cpython::RawFrame> out,
+    bool convert(const engine::SnapshotView& snapshot, std::span<cpython::RawFrame> out,
                  std::size_t* count);
     void use_snapshots();
     void tick_for_events(std::int64_t now_ns);
@@ -273,7 +273,6 @@ class StackSampler {
     bool lives_on(const TrackedThread& thread);
     void write_cpu_after_leaving(TrackedThread& thread);
     void write_cpu_up_to(TrackedThread& thread, std::int64_t cpu_ns);
-    void write_unlisted_cpu(std::uint32_t slot, const CpuState& state, bool is_unseen);
     void write_all_cpu(bool is_last);
     void settle_unclaimed(std::int64_t living_ns, std::size_t left_count, bool is_last);
     void write_unseen_cpu(std::int64_t cpu_ns);
@@ -298,15 +297,7 @@ class StackSampler {
     FixedArray<cpython::RawFrame> snapshot_raw_;  // stacks that have come in this tick
     std::size_t snapshot_raw_used_ = 0;
     std::array<Address, 64> stack_starts_;  // first frames of data stacks, by their chunks
-    // Threads of this process that Python does not know, by their slot in the kernel's table.
-    struct UnlistedThread {
-        std::uint32_t generation;
-        std::int64_t met_ns;
-        bool is_announced;
-        bool is_foreign;      // has lived for long, and Python's lists have not had it
-        std::int64_t cpu_ns;  // accounted for
-    };
-    FixedArray<UnlistedThread> unlisted_;
+    UnlistedThreads unlisted_;
     FixedArray<TrackedThread*> ran_;  // threads that have run since the last tick
     std::size_t ran_count_ = 0;
     struct ListedState {

@@ -219,8 +219,8 @@ void StackSampler::commit() {
         }
     }
     is_unseen_announced_ = false;
-    for (std::size_t slot = 0; slot < unlisted_.capacity() && watch_.is_open(); ++slot) {
-        unlisted_[slot].is_announced = false;
+    if (watch_.is_open()) {
+        unlisted_.forget_announcements();
     }
 }
 

@@ -104,7 +104,7 @@ void StackSampler::start_account(TrackedThread& thread) {
         thread.cpu_ns =
             static_cast<std::int64_t>(state->cpu_ns_at(static_cast<std::uint64_t>(now_ns_)));
     }
-    take_over_unlisted(thread);
+    unlisted_.take_over(thread, *encoder_);
 }
 
 void StackSampler::take_over(TrackedThread& from, TrackedThread& to) {

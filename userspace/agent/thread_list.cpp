@@ -1,7 +1,6 @@
 // The part of StackSampler that follows interpreters and threads as they come and go.
 
 #include <pthread.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <cerrno>
 
 #include "agent/stack_sampler.h"
+#include "platform/own_thread.h"
 #include "platform/thread_clock.h"
 
 namespace echion::agent {
@@ -38,7 +38,7 @@ bool is_own_thread(std::uint32_t native_id) {
 std::size_t StackSampler::find_native_id_offset() {
     // glibc and musl have the kernel's number of the thread in the structure that a pthread_t
     // points to; where, shows in the calling thread's own. 3.8-3.10 keep no other.
-    const auto own_id = static_cast<std::uint32_t>(syscall(SYS_gettid));
+    const auto own_id = own_thread_id();
     const auto self = reinterpret_cast<std::uintptr_t>(pthread_self());
     for (std::size_t offset = 0; offset < kPthreadBytes; offset += sizeof(std::uint32_t)) {
         const auto value = reader_.read_value<std::uint32_t>(Address(self + offset));
@@ -415,7 +415,7 @@ void StackSampler::describe_thread(TrackedThread& thread) {
     }
     if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
         watch_.attach(thread);
-        take_over_unlisted(thread);
+        unlisted_.take_over(thread, *encoder_);
         succeed_former_state(thread);
     }
     if (thread.slot == TrackedThread::kNoSlot && thread.cpu_ns == 0 && counts_from_birth_ &&
@@ -441,7 +441,7 @@ void StackSampler::complete(TrackedThread& thread, const cpython::ThreadHead& he
         describe_thread(thread);
     } else if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
         watch_.attach(thread);
-        take_over_unlisted(thread);
+        unlisted_.take_over(thread, *encoder_);
     }
 }
 

@@ -34,8 +34,8 @@
 #include "cli/sampling.h"
 #include "cli/stall_watch.h"
 #include "cli/target_shortage.h"
-#include "cli/tick_timers.h"
 #include "cli/where_target.h"
+#include "engine/perf/tick_timers.h"
 #include "inject/loader.h"
 #include "inject/refusal.h"
 #include "platform/program_image.h"
@@ -505,7 +505,7 @@ int run_attach(const Options& options) {
     sigaddset(&signals, SIGPIPE);
     sigaddset(&signals, SIGXFSZ);
     sigprocmask(SIG_BLOCK, &signals, nullptr);
-    raise_file_limit();
+    engine::raise_file_limit();
     return Attach(options).run();
 }
 

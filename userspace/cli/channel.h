@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "cli/foreign_fd.h"
-#include "stream/control.h"
+#include "control/control.h"
 
 namespace echion::cli {
 

@@ -13,8 +13,8 @@
 #include <cstring>
 
 #include "base/unique_fd.h"
-#include "cli/bpf_session.h"
-#include "platform/linux/perf_event.h"
+#include "engine/bpf/bpf_session.h"
+#include "engine/perf/perf_event.h"
 
 namespace echion::cli {
 namespace {
@@ -23,7 +23,7 @@ namespace {
 constexpr long kPidfdGetfd = 438;
 constexpr long kPidfdOpen = 434;
 
-constexpr Capability kToTrace[] = {Capability::kSysPtrace};
+constexpr engine::Capability kToTrace[] = {engine::Capability::kSysPtrace};
 
 const char* verdict_text(Verdict verdict) {
     switch (verdict) {
@@ -41,9 +41,9 @@ std::string errno_text(int number) { return number == 0 ? "works" : std::strerro
 
 Finding examine_bpf() {
     Finding finding{"BPF programs", Verdict::kYes, "loaded and attached", "", ""};
-    const auto session = BpfSession::open({.thread_capacity = 64});
+    const auto session = engine::BpfSession::open({.thread_capacity = 64});
     if (!session) {
-        const Unavailable& why = session.error();
+        const engine::Unavailable& why = session.error();
         finding.verdict = Verdict::kNo;
         finding.detail = why.text().substr(0, why.text().find("; remedy:"));
         finding.cost =
@@ -121,13 +121,15 @@ TraceAttempts try_attach() {
     return attempts;
 }
 
-std::string describe_system(const Privileges& privileges) {
+std::string describe_system(const engine::Privileges& privileges) {
     std::string text = "echion " ECHION_VERSION ", kernel " + privileges.kernel_release + ", uid " +
                        std::to_string(privileges.effective_uid) + "\n";
     std::string held;
-    for (const Capability capability :
-         {Capability::kBpf, Capability::kPerfmon, Capability::kSysPtrace, Capability::kSysAdmin}) {
-        held += privileges.has(capability) ? std::string(" ") + capability_name(capability) : "";
+    for (const engine::Capability capability :
+         {engine::Capability::kBpf, engine::Capability::kPerfmon, engine::Capability::kSysPtrace,
+          engine::Capability::kSysAdmin}) {
+        held += privileges.has(capability) ? std::string(" ") + engine::capability_name(capability)
+                                           : "";
     }
     const auto number = [](std::int64_t value, const char* absent) {
         return value < 0 ? std::string(absent) : std::to_string(value);
@@ -152,7 +154,7 @@ std::string describe_system(const Privileges& privileges) {
 
 }  // namespace
 
-Finding judge_perf(const PerfAttempts& attempts, const Privileges& privileges) {
+Finding judge_perf(const PerfAttempts& attempts, const engine::Privileges& privileges) {
     Finding finding{"perf events", Verdict::kYes, "", "", ""};
     if (attempts.whole_cpu == 0 && attempts.own_thread == 0) {
         const std::int64_t rate = privileges.perf_max_rate > 0 ? privileges.perf_max_rate : 1;
@@ -164,8 +166,8 @@ Finding judge_perf(const PerfAttempts& attempts, const Privileges& privileges) {
         }
         return finding;
     }
-    const Unavailable why =
-        explain_perf("open a perf event of a CPU", attempts.whole_cpu, privileges);
+    const engine::Unavailable why =
+        engine::explain_perf("open a perf event of a CPU", attempts.whole_cpu, privileges);
     finding.detail = why.why;
     finding.remedy = why.remedy;
     if (attempts.own_thread == 0 || attempts.own_thread_user == 0) {
@@ -184,7 +186,7 @@ Finding judge_perf(const PerfAttempts& attempts, const Privileges& privileges) {
     return finding;
 }
 
-Finding judge_attach(const TraceAttempts& attempts, const Privileges& privileges) {
+Finding judge_attach(const TraceAttempts& attempts, const engine::Privileges& privileges) {
     Finding finding{"attach (-p, -w), own processes", Verdict::kYes, "", "", ""};
     finding.detail = "ptrace: " + errno_text(attempts.seize) +
                      ", process_vm_readv: " + errno_text(attempts.read_memory) +
@@ -204,14 +206,14 @@ Finding judge_attach(const TraceAttempts& attempts, const Privileges& privileges
         return finding;
     }
     // The child that was tried is a descendant, which Yama lets pass.
-    if (privileges.yama_ptrace_scope >= 1 && !privileges.has(Capability::kSysPtrace)) {
+    if (privileges.yama_ptrace_scope >= 1 && !privileges.has(engine::Capability::kSysPtrace)) {
         finding.verdict = privileges.yama_ptrace_scope == 1 ? Verdict::kLimited : Verdict::kNo;
         finding.detail +=
             "; but Yama's ptrace_scope is " + std::to_string(privileges.yama_ptrace_scope);
         finding.cost = "only commands that echion launches itself can be profiled";
         finding.remedy = privileges.yama_ptrace_scope == 3
                              ? "ptrace is off until the machine is started again"
-                             : advise(kToTrace, privileges);
+                             : engine::advise(kToTrace, privileges);
     } else if (privileges.yama_ptrace_scope == 3) {
         finding.verdict = Verdict::kNo;
         finding.detail += "; but Yama's ptrace_scope is 3";
@@ -221,13 +223,13 @@ Finding judge_attach(const TraceAttempts& attempts, const Privileges& privileges
     return finding;
 }
 
-Finding judge_other_users(const Privileges& privileges) {
+Finding judge_other_users(const engine::Privileges& privileges) {
     Finding finding{"attach, other users' processes", Verdict::kYes, "", "", ""};
-    if (!privileges.has(Capability::kSysPtrace)) {
+    if (!privileges.has(engine::Capability::kSysPtrace)) {
         finding.verdict = Verdict::kNo;
         finding.detail = "needs CAP_SYS_PTRACE";
         finding.cost = "-p and -w reach processes of this user only";
-        finding.remedy = advise(kToTrace, privileges);
+        finding.remedy = engine::advise(kToTrace, privileges);
     } else if (!privileges.in_initial_user_namespace) {
         finding.verdict = Verdict::kLimited;
         finding.detail = "CAP_SYS_PTRACE of a user namespace";
@@ -240,7 +242,7 @@ Finding judge_other_users(const Privileges& privileges) {
 }
 
 std::vector<Finding> examine() {
-    const Privileges privileges = read_privileges();
+    const engine::Privileges privileges = engine::read_privileges();
     return {examine_bpf(),
             judge_perf(try_perf(), privileges),
             judge_attach(try_attach(), privileges),
@@ -248,7 +250,8 @@ std::vector<Finding> examine() {
             {"launch (echion COMMAND)", Verdict::kYes, "needs no rights", "", ""}};
 }
 
-std::string format_findings(const Privileges& privileges, const std::vector<Finding>& findings) {
+std::string format_findings(const engine::Privileges& privileges,
+                            const std::vector<Finding>& findings) {
     std::string text = describe_system(privileges) + "\n";
     for (const Finding& finding : findings) {
         char line[80];
@@ -265,6 +268,6 @@ std::string format_findings(const Privileges& privileges, const std::vector<Find
     return text;
 }
 
-std::string run_doctor() { return format_findings(read_privileges(), examine()); }
+std::string run_doctor() { return format_findings(engine::read_privileges(), examine()); }
 
 }  // namespace echion::cli

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/privileges.h"
+#include "engine/privileges.h"
 
 namespace echion::cli {
 
@@ -24,7 +24,8 @@ struct Finding {
 std::vector<Finding> examine();
 
 /// The findings as text for a terminal, with the facts that explain them.
-std::string format_findings(const Privileges& privileges, const std::vector<Finding>& findings);
+std::string format_findings(const engine::Privileges& privileges,
+                            const std::vector<Finding>& findings);
 
 /// `echion --doctor`: the examination of this machine.
 std::string run_doctor();
@@ -37,7 +38,7 @@ struct PerfAttempts {
     int own_thread = 0;       ///< in the kernel too
     int own_thread_user = 0;  ///< in user mode only
 };
-Finding judge_perf(const PerfAttempts& attempts, const Privileges& privileges);
+Finding judge_perf(const PerfAttempts& attempts, const engine::Privileges& privileges);
 
 /// What attempts on a child of this process came to, as errno.
 struct TraceAttempts {
@@ -45,7 +46,7 @@ struct TraceAttempts {
     int read_memory = 0;  ///< process_vm_readv
     int fetch_fd = 0;     ///< pidfd_getfd
 };
-Finding judge_attach(const TraceAttempts& attempts, const Privileges& privileges);
-Finding judge_other_users(const Privileges& privileges);
+Finding judge_attach(const TraceAttempts& attempts, const engine::Privileges& privileges);
+Finding judge_other_users(const engine::Privileges& privileges);
 
 }  // namespace echion::cli

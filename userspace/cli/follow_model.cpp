@@ -49,7 +49,7 @@ void FollowModel::begin_sample(std::int64_t elapsed_ns) {
     }
 }
 
-FollowThread* FollowModel::find(const report::CapturedThread& captured) {
+FollowThread* FollowModel::find(const capture::CapturedThread& captured) {
     const std::pair key(captured.state.value(), captured.state_id);
     if (const auto known = thread_index_.find(key); known != thread_index_.end()) {
         return &threads_[known->second];
@@ -62,7 +62,7 @@ FollowThread* FollowModel::find(const report::CapturedThread& captured) {
     return &threads_.emplace_back();
 }
 
-std::optional<FrameId> FollowModel::number(const report::SourceFrame& frame) {
+std::optional<FrameId> FollowModel::number(const capture::SourceFrame& frame) {
     std::string key;
     key.reserve(frame.function.size() + frame.file.size() + 12);
     key.append(frame.function).append(1, '\0').append(frame.file).append(1, '\0');
@@ -102,19 +102,19 @@ std::size_t FollowModel::find_stack(FollowThread& thread, const std::vector<Fram
     return thread.stacks.size() - 1;
 }
 
-void FollowModel::add(FollowThread& thread, const report::CapturedThread& captured,
+void FollowModel::add(FollowThread& thread, const capture::CapturedThread& captured,
                       const std::optional<ThreadRun>& run, const std::vector<FrameId>* frames) {
     const bool is_new = thread.stacks.empty();
     const std::size_t previous = thread.current;
     if (frames != nullptr || is_new) {
         thread.captured = captured;
         const bool is_whole = !captured.is_truncated && !captured.is_broken &&
-                              captured.consistency != report::Consistency::kTorn;
+                              captured.consistency != capture::Consistency::kTorn;
         static const std::vector<FrameId> no_frames;
         thread.current = find_stack(thread, frames != nullptr ? *frames : no_frames, is_whole);
     } else {
         // What was found when its stack was read last still holds.
-        const report::CapturedThread last = thread.captured;
+        const capture::CapturedThread last = thread.captured;
         thread.captured = captured;
         thread.captured.kernel_state = last.kernel_state;
         thread.captured.scheduling = last.scheduling;
@@ -145,7 +145,7 @@ void FollowModel::add(FollowThread& thread, const report::CapturedThread& captur
 }
 
 void FollowModel::account(FollowThread& thread, std::size_t previous,
-                          const report::CapturedThread& captured,
+                          const capture::CapturedThread& captured,
                           const std::optional<ThreadRun>& run) {
     FollowStack& stack = thread.stacks[thread.current];
     stack.spent.seen_ns += step_ns_;

@@ -25,7 +25,7 @@ struct FollowFrame {
     std::string file;
     std::int32_t line = 0;
 
-    [[nodiscard]] report::SourceFrame words() const { return {function, file, line}; }
+    [[nodiscard]] capture::SourceFrame words() const { return {function, file, line}; }
 };
 
 /// A stretch of a thread's time, and its parts.
@@ -55,7 +55,7 @@ struct UnexplainedTime {
 
 /// What has been seen of one thread.
 struct FollowThread {
-    report::CapturedThread captured;  ///< as last seen
+    capture::CapturedThread captured;  ///< as last seen
     std::string name;
     std::vector<FollowStack> stacks;
     std::size_t current = 0;                   ///< index of the stack that it was last seen in
@@ -102,12 +102,12 @@ class FollowModel {
     /// Begins a sample, `elapsed_ns` after the one before it (0: the first).
     void begin_sample(std::int64_t elapsed_ns);
     /// The thread, made when it is new; null when there are too many.
-    FollowThread* find(const report::CapturedThread& captured);
+    FollowThread* find(const capture::CapturedThread& captured);
     /// The number of a frame; nothing when there are too many.
-    std::optional<FrameId> number(const report::SourceFrame& frame);
+    std::optional<FrameId> number(const capture::SourceFrame& frame);
     /// Notes that a thread is in a stack, and gives that the time since the sample before.
     /// `run`: its run time now, if it is known. `frames`: nothing for the stack that it was in.
-    void add(FollowThread& thread, const report::CapturedThread& captured,
+    void add(FollowThread& thread, const capture::CapturedThread& captured,
              const std::optional<ThreadRun>& run, const std::vector<FrameId>* frames);
 
     /// Starts the recent times, those that a view refreshes with, anew.
@@ -122,8 +122,8 @@ class FollowModel {
 
   private:
     std::size_t find_stack(FollowThread& thread, const std::vector<FrameId>& frames, bool is_whole);
-    void account(FollowThread& thread, std::size_t previous, const report::CapturedThread& captured,
-                 const std::optional<ThreadRun>& run);
+    void account(FollowThread& thread, std::size_t previous,
+                 const capture::CapturedThread& captured, const std::optional<ThreadRun>& run);
     void explain_on_cpu(FollowThread& thread, std::int64_t ns);
     void explain_runnable(FollowThread& thread, std::int64_t ns);
 

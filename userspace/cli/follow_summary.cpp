@@ -60,9 +60,9 @@ void put_thread(TextSink& sink, const report::Palette& palette, const FollowMode
     sink.put(palette.plain);
     sink.put(": ");
     sink.put(palette.detail);
-    report::CapturedThread identity = thread.captured;
+    capture::CapturedThread identity = thread.captured;
     identity.kernel_state = '?';  // of the moment, like the part in the GIL
-    identity.gil_role = report::GilRole::kUnknown;
+    identity.gil_role = capture::GilRole::kUnknown;
     identity.tid = identity.tid != 0 ? identity.tid : static_cast<pid_t>(identity.native_id);
     report::put_thread_details(sink, identity);
     sink.put(fmt::format(", {:.1f} % CPU", percent(thread.spent.on_cpu_ns, thread.spent.seen_ns)));

@@ -154,9 +154,9 @@ void Drawing::draw_thread(const FollowThread& thread, std::size_t frames, bool h
     const char state = thread.captured.kernel_state;
     const std::string_view name = state == 'R' ? "" : report::name_state(state);
     line.put(name.empty() ? "" : ", ").put(name);
-    if (thread.captured.gil_role == report::GilRole::kHolds) {
+    if (thread.captured.gil_role == capture::GilRole::kHolds) {
         line.put(", holding the GIL");
-    } else if (thread.captured.gil_role == report::GilRole::kWaits) {
+    } else if (thread.captured.gil_role == capture::GilRole::kWaits) {
         line.put(", waiting for the GIL");
     }
     const FollowStack& stack = thread.stacks[thread.current];

@@ -17,13 +17,13 @@
 
 #include "base/clock.h"
 #include "cli/message.h"
-#include "cli/privileges.h"
+#include "engine/privileges.h"
 #include "platform/process_info.h"
 
 namespace echion::cli {
 namespace {
 
-constexpr std::uint64_t bit(Capability capability) {
+constexpr std::uint64_t bit(engine::Capability capability) {
     return std::uint64_t{1} << static_cast<int>(capability);
 }
 
@@ -66,13 +66,13 @@ Status write_sets(const Sets& sets) {
 
 std::uint64_t choose(const NeededRights& needed, std::uint64_t permitted) {
     std::uint64_t kept = 0;
-    kept |= needed.bpf ? bit(Capability::kBpf) | bit(Capability::kPerfmon) : 0;
-    kept |= needed.perf_events ? bit(Capability::kPerfmon) : 0;
+    kept |= needed.bpf ? bit(engine::Capability::kBpf) | bit(engine::Capability::kPerfmon) : 0;
+    kept |= needed.perf_events ? bit(engine::Capability::kPerfmon) : 0;
     if ((kept & ~permitted) != 0) {
-        kept |= bit(Capability::kSysAdmin);  // which stands in for both
+        kept |= bit(engine::Capability::kSysAdmin);  // which stands in for both
     }
-    kept |= needed.other_processes ? bit(Capability::kSysPtrace) : 0;
-    kept |= needed.signals ? bit(Capability::kKill) : 0;
+    kept |= needed.other_processes ? bit(engine::Capability::kSysPtrace) : 0;
+    kept |= needed.signals ? bit(engine::Capability::kKill) : 0;
     return kept & permitted;
 }
 
@@ -212,11 +212,12 @@ Status have_others_give_up() {
 
 std::string name_all(std::uint64_t capabilities) {
     std::string names;
-    for (const Capability one :
-         {Capability::kDacOverride, Capability::kKill, Capability::kSysPtrace,
-          Capability::kSysAdmin, Capability::kPerfmon, Capability::kBpf}) {
+    for (const engine::Capability one :
+         {engine::Capability::kDacOverride, engine::Capability::kKill,
+          engine::Capability::kSysPtrace, engine::Capability::kSysAdmin,
+          engine::Capability::kPerfmon, engine::Capability::kBpf}) {
         if ((capabilities & bit(one)) != 0) {
-            names += (names.empty() ? "" : ", ") + std::string(capability_name(one));
+            names += (names.empty() ? "" : ", ") + std::string(engine::capability_name(one));
         }
     }
     return names.empty() ? "none" : names;
@@ -230,7 +231,7 @@ Result<std::string> keep_rights(const NeededRights& needed) {
         return tl::unexpected(before.error());
     }
     std::uint64_t kept = choose(needed, before->permitted);
-    const std::uint64_t override = bit(Capability::kDacOverride) & before->permitted;
+    const std::uint64_t override = bit(engine::Capability::kDacOverride) & before->permitted;
     if (!needed.output.empty() && override != 0 && !may_remove(needed.output, kept, *before)) {
         kept |= override;
     }

@@ -8,62 +8,56 @@
 #include <optional>
 #include <string>
 #include <tl/expected.hpp>
+#include <utility>
 #include <vector>
 
 #include "cli/agent_process.h"
-#include "cli/bpf_session.h"
 #include "cli/options.h"
-#include "cli/perf_ticks.h"
-#include "cli/session.h"
+#include "control/control.h"
+#include "engine/host_engine.h"
 #include "model/cpu_ledger.h"
-#include "stream/control.h"
 
 namespace echion::cli {
 
-/// The kernel's part of a run: BPF programs that account for the target's threads, and perf events
-/// that tick, where this machine and this user's rights have them. Without BPF, perf events alone
-/// make the ticks of CPU time. Without those, agents keep time by themselves. `why_not` says what
-/// stands in the way of the better ones.
+/// The kernel's part of a run: the best engine that this machine and this user's rights have, of
+/// those that the options allow. Without one, agents keep time by themselves. `why_not_better()`
+/// says what stands in the way of the better ones.
 ///
-/// Loading takes some 35 ms of CPU time, most of it for the kernel's checking of the programs, so
-/// that it goes on in a thread of its own until somebody asks for anything here: make this object
-/// first.
-///
-/// Owns everything that is in the kernel for this run; it goes with this object, or with the
-/// process.
+/// Engines are opened in a thread of its own until somebody asks for anything here, as that takes a
+/// while: make this object first.
 class KernelSide {
   public:
-    /// Begins to load the programs, unless the options ask for another engine.
+    /// Begins to open engines.
     explicit KernelSide(const Options& options);
 
-    /// Waits until loading is over, as all the others do.
+    /// Waits until that is over, as all the others do.
     void settle() const;
-    [[nodiscard]] bool is_available() const {
+    /// Whether the kernel makes the ticks, for some process.
+    [[nodiscard]] bool has_engine() const {
         settle();
-        return bpf_ != nullptr;
+        return engine_ != nullptr;
     }
-    /// Whether perf events alone are to be had, for some process.
-    [[nodiscard]] bool has_perf_events() const {
-        settle();
-        return perf_.has_value();
-    }
-    /// Whether perf events alone tick for a process, by trying.
-    [[nodiscard]] bool has_perf_ticks(pid_t pid) const;
+    [[nodiscard]] bool needs_bpf() const { return has_engine() && engine_->needs_bpf(); }
     /// What makes the ticks of processes that are armed, as the profile names it.
-    [[nodiscard]] const char* engine() const { return is_available() ? "bpf" : "perf"; }
-    /// In one line, without an end: why the ticks are not the kernel's. Empty where they are, and
-    /// where the options ask for that.
+    [[nodiscard]] std::string_view engine() const {
+        return has_engine() ? kind_->name : kClockEngine;
+    }
+    /// control::ConfigureFlag of the agent in that process.
+    [[nodiscard]] std::uint32_t agent_flags(const AgentProcess& process) const {
+        return has_engine() && process.is_pinned() ? engine_->agent_flags(process.pid()) : 0U;
+    }
+    /// In one line, without an end: why the ticks are not a better engine's. Empty where they are,
+    /// and where the options ask for that.
     [[nodiscard]] std::string why_not_better() const;
     /// One line, without an end: why the engine that the options insist on cannot be had, at all or
     /// for the process `target`, if there is one already. Empty if it can, as far as is known
-    /// before it is tried, or if they
-    /// insist on none: then this does not wait.
+    /// before it is tried, or if they insist on none: then this does not wait.
     [[nodiscard]] std::string why_refused(std::optional<pid_t> target) const;
 
     /// Puts an agent's process under watch: what its agent gets for it. Where that fails the agent
     /// gets nothing and does without, which is told to the user; if the options insist on the
     /// engine it is an error, in one line.
-    tl::expected<std::vector<ExtraFd>, std::string> watch(const AgentProcess& process);
+    tl::expected<std::vector<engine::ExtraFd>, std::string> watch(const AgentProcess& process);
     /// Starts the ticks for an agent that is ready for them; errors likewise, and when the request
     /// breaks a rule or the process is not the agent's any more: neither is trusted.
     tl::expected<control::Armed, std::string> arm(const AgentProcess& process,
@@ -86,21 +80,28 @@ class KernelSide {
     [[nodiscard]] std::int64_t lowered_rate() const { return lowered_rate_; }
 
     /// Threads that found no room in the kernel's table.
-    [[nodiscard]] std::uint64_t threads_refused() const;
-    /// Lines for -v: what the programs did and did not do.
+    [[nodiscard]] std::uint64_t threads_refused() const {
+        return has_engine() ? engine_->threads_refused() : 0;
+    }
+    /// Lines for -v: what the engine did and did not do.
     [[nodiscard]] std::vector<std::string> report() const;
 
   private:
-    [[nodiscard]] bool is_insisted_on() const {
-        return options_.engine == Engine::kBpf || options_.engine == Engine::kPerf;
-    }
+    /// An engine that is not to be had, and why.
+    struct Missing {
+        const engine::HostEngineKind* kind;
+        std::string why;
+    };
+    struct Opened {
+        const engine::HostEngineKind* kind = nullptr;
+        std::unique_ptr<engine::HostEngine> engine;
+        std::vector<Missing> missing;
+    };
+
+    static Opened open_best(const std::vector<const engine::HostEngineKind*>& wanted);
+    [[nodiscard]] bool is_insisted_on() const;
     tl::unexpected<std::string> refuse(const std::string& why);
     bool has_ended(pid_t pid, bool waits);
-    void try_perf() const;
-    Result<control::Armed> arm_bpf(pid_t pid, const control::Arm& request);
-    Result<control::Armed> arm_perf(pid_t pid, const control::Arm& request);
-
-    using Loaded = tl::expected<std::unique_ptr<BpfSession>, Unavailable>;
 
     const Options& options_;
     std::int64_t least_interval_ns_ = 0;  // of all that has been armed; 0: nothing
@@ -108,11 +109,10 @@ class KernelSide {
     std::uint64_t refusals_ = 0;
     std::int64_t patience_ns_ = 2'000'000'000;  // what is left of it for has_ended()
     // Filled by settle().
-    mutable std::future<Loaded> loading_;
-    mutable std::unique_ptr<BpfSession> bpf_;
-    mutable std::string why_no_bpf_;
-    mutable std::optional<PerfTicks> perf_;
-    mutable std::string why_no_perf_;
+    mutable std::future<Opened> opening_;
+    mutable std::unique_ptr<engine::HostEngine> engine_;
+    mutable const engine::HostEngineKind* kind_ = nullptr;
+    mutable std::vector<Missing> missing_;
 };
 
 }  // namespace echion::cli

@@ -27,8 +27,8 @@
 #include "cli/modes.h"
 #include "cli/program_facts.h"
 #include "cli/sampling.h"
-#include "cli/tick_timers.h"
-#include "stream/control.h"
+#include "control/control.h"
+#include "engine/perf/tick_timers.h"
 
 namespace echion::cli {
 namespace {
@@ -195,7 +195,7 @@ int Launch::run() {
     }
     // After the fork: the command keeps its limit, and may not come from a process of several
     // threads.
-    raise_file_limit();
+    engine::raise_file_limit();
     kernel_.emplace(options_);
     auto sampling = Sampling::make(*loop_, options_, *kernel_, command_->pid());
     if (!sampling) {

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "cli/message.h"
+#include "engine/host_engine.h"
 #include "output/formats.h"
 #include "output/open_output.h"
 #include "stream/record.h"
@@ -253,6 +254,25 @@ std::optional<std::uint64_t> parse_whole(std::string_view text, std::uint64_t lo
     return value;
 }
 
+/// Empty, or why not.
+std::string choose_engine(std::string_view word, Options& options) {
+    std::string expected(kAutoEngine);
+    for (const engine::HostEngineKind& kind : engine::host_engines()) {
+        if (word == kind.name) {
+            options.engine = kind.name;
+            return "";
+        }
+        expected += fmt::format(", {}", kind.name);
+    }
+    for (const std::string_view name : {kAutoEngine, kClockEngine}) {
+        if (word == name) {
+            options.engine = name;
+            return "";
+        }
+    }
+    return fmt::format("--engine {}: expected {} or {}", word, expected, kClockEngine);
+}
+
 /// Turns the words into values; the complaint about the first that makes no sense, or nothing.
 std::string convert(const Words& words, Options& options) {
     if (words.interval) {
@@ -289,16 +309,9 @@ std::string convert(const Words& words, Options& options) {
         options.format = *format;
     }
     if (words.engine) {
-        if (*words.engine == "auto") {
-            options.engine = Engine::kAuto;
-        } else if (*words.engine == "bpf") {
-            options.engine = Engine::kBpf;
-        } else if (*words.engine == "perf") {
-            options.engine = Engine::kPerf;
-        } else if (*words.engine == "clock") {
-            options.engine = Engine::kClock;
-        } else {
-            return fmt::format("--engine {}: expected auto, bpf, perf or clock", *words.engine);
+        const std::string why = choose_engine(*words.engine, options);
+        if (!why.empty()) {
+            return why;
         }
     }
     if (words.max_frames) {
@@ -405,8 +418,11 @@ std::string find_contradiction(const Options& options, const Words& words) {
     if (options.memory && options.cpu) {
         return clash("-m", "-c");
     }
-    if (options.engine == Engine::kPerf && !options.cpu) {
-        return "--engine perf makes ticks of CPU time: it goes with -c only";
+    for (const engine::HostEngineKind& kind : engine::host_engines()) {
+        if (options.engine == kind.name && kind.cpu_time_only && !options.cpu) {
+            return fmt::format("--engine {} makes ticks of CPU time: it goes with -c only",
+                               kind.name);
+        }
     }
     if (options.json && !options.where_pid) {
         return "--json goes with -w only";

@@ -35,13 +35,10 @@ constexpr std::uint64_t kMinMaxOutputBytes = std::uint64_t{4} << 10;
 constexpr std::uint64_t kDefaultMaxMemoryBytes = std::uint64_t{1} << 30;
 constexpr std::uint64_t kMinMaxMemoryBytes = std::uint64_t{1} << 20;
 
-/// What makes the ticks and tells CPU time.
-enum class Engine {
-    kAuto,   ///< The best that can be had.
-    kBpf,    ///< BPF and perf events, or an error.
-    kPerf,   ///< Perf events on the target's threads (CPU mode), or an error.
-    kClock,  ///< The sampler's own clock.
-};
+/// --engine: the best that can be had; the sampler's own clock; or one of engine::host_engines(),
+/// or an error.
+constexpr std::string_view kAutoEngine = "auto";
+constexpr std::string_view kClockEngine = "clock";
 
 struct Options {
     std::uint64_t interval_ns = kDefaultIntervalNs;
@@ -60,8 +57,8 @@ struct Options {
     bool json = false;
     bool doctor = false;
     bool allow_seccomp = false;  ///< Attach also where a seccomp filter cannot be judged.
-    Engine engine = Engine::kAuto;
-    bool follow = true;  ///< Go to the CPU of the thread whose stack is read.
+    std::string_view engine = kAutoEngine;  ///< of static storage
+    bool follow = true;                     ///< Go to the CPU of the thread whose stack is read.
     std::optional<pid_t> attach_pid;
     std::optional<pid_t> where_pid;
     std::vector<std::string> command;

@@ -56,11 +56,6 @@ constexpr std::size_t kMinLineBytes = std::size_t{64} << 10;
 /// Lines about agents at fault: nobody reads more, and a program may make any number of such.
 constexpr std::uint64_t kMaxComplaints = 100;
 
-/// A process that lives on for so long without its agent is not about to end.
-constexpr std::int64_t kLastMomentsNs = kNanosPerSecond;
-/// Of such at a time; each costs a descriptor.
-constexpr std::size_t kMaxLeft = 64;
-
 /// A program's exec ends its threads, the agent's too, before it shows as another one: for so long.
 constexpr int kExecutingMs = 20;
 
@@ -128,7 +123,7 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
     }
     if (const std::string why = self->kernel_.why_refused(options.attach_pid); !why.empty()) {
         say("--engine {} cannot be had: {}; or leave --engine out for the best that is allowed",
-            options.engine == Engine::kBpf ? "bpf" : "perf", why);
+            options.engine, why);
         return fail(ErrorKind::kRefused, "the engine asked for is refused");
     }
     if (auto status = sampling->open_profile(pid_for_name); !status) {
@@ -202,9 +197,7 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd,
         return;
     }
     SessionSettings settings = settings_;
-    if (!kernel_.is_available() && process->is_pinned() && kernel_.has_perf_ticks(pid)) {
-        settings.flags |= control::kPerfTicks;
-    }
+    settings.flags |= kernel_.agent_flags(*process);
     agents_.push_back(
         std::make_unique<Agent>(*this, settings, std::move(channel), std::move(*process)));
     Agent& agent = *agents_.back();
@@ -246,8 +239,8 @@ void Sampling::refuse(const std::string& why) { complain("{}", why); }
 
 NeededRights Sampling::needed_rights() const {
     NeededRights needed;
-    needed.bpf = kernel_.is_available();
-    needed.perf_events = kernel_.is_available() || kernel_.has_perf_events();
+    needed.bpf = kernel_.needs_bpf();
+    needed.perf_events = kernel_.has_engine();
     needed.other_processes = true;  // where /proc hides them from others (hidepid)
     needed.output = output::find_own_descriptor(options_.output) ? "" : profile_->path();
     return needed;
@@ -352,7 +345,7 @@ void Sampling::drain_all() {
         kernel_.keep_ticking();
         stop_deserted();
         look_at_processes(now);
-        look_at_left(now);
+        look_for_lost_samplers(now);
         next_flush_ns_ = now + kFlushEveryNs;
     }
     if (fullest >= kFillingPercent) {
@@ -369,7 +362,7 @@ void Sampling::drain_all() {
     if (profile_->has_failed()) {
         stop();  // nobody will ever see more of it
     }
-    if (is_finishing_ || (agents_.empty() && left_.empty())) {
+    if (is_finishing_ || (agents_.empty() && lost_.is_empty())) {
         drain_delay_ns_ = 0;  // nothing to look at until the next one comes
     } else {
         drain_timer_->arm(profile_->is_behind() ? kStallDelayNs : drain_delay_ns_);
@@ -500,27 +493,17 @@ void Sampling::look_at_processes(std::int64_t now_ns) {
     }
 }
 
-/// A sampler can be killed alone (a seccomp filter that kills the calling thread).
-void Sampling::look_at_left(std::int64_t now_ns) {
-    std::erase_if(left_, [&](const Left& left) {
-        const pid_t pid = left.process.pid();
-        const bool has_another = std::ranges::any_of(
+void Sampling::look_for_lost_samplers(std::int64_t now_ns) {
+    const auto is_sampled = [this](pid_t pid) {
+        return std::ranges::any_of(
             agents_, [pid](const auto& agent) { return agent->process.pid() == pid; });
-        if (has_another || is_ending(pid) || !left.process.runs_same_program() ||
-            !left.process.check()) {
-            return true;
-        }
-        // One that has been killed may be in a wait that it has to end first.
-        const auto info = read_process_info(pid);
-        if (now_ns - left.since_ns < kLastMomentsNs || !info || info->state == 'D') {
-            return false;
-        }
+    };
+    lost_.look(now_ns, is_sampled, [this](pid_t pid) {
         complain(
             "process {} was not sampled to its end: its sampler has ended, though nobody told "
             "it to, and the process goes on; a seccomp filter of the program may have killed "
             "that thread",
             pid);
-        return true;
     });
 }
 
@@ -530,7 +513,7 @@ void Sampling::tell_about_program(const Session& session) const {
     }
     const std::string why = kernel_.why_not_better();
     say("process {}: the engine is {}{}", session.pid(),
-        session.is_armed() ? kernel_.engine() : "clock", why.empty() ? "" : " (" + why + ")");
+        session.is_armed() ? kernel_.engine() : kClockEngine, why.empty() ? "" : " (" + why + ")");
     const auto info = read_process_info(session.pid());
     if (info && (info->ignored_signals >> (SIGQUIT - 1) & 1) != 0) {
         say("process {} ignores SIGQUIT, and so does not show its stacks at that signal",
@@ -614,8 +597,8 @@ void Sampling::remove(Agent& agent) {
     cut_.ring_bytes += session.undecoded_bytes();
     detach(agent);
     if (!options_.attach_pid && !stopping_ && !is_at_fault && session.was_sampled() &&
-        agent.process.is_pinned() && !is_ending(session.pid()) && left_.size() < kMaxLeft) {
-        left_.push_back({std::move(agent.process), monotonic_ns()});
+        agent.process.is_pinned() && !is_ending(session.pid())) {
+        lost_.add(std::move(agent.process), monotonic_ns());
     }
     std::erase_if(agents_, [&](const auto& one) { return one.get() == &agent; });
     if (gone_handler_) {
@@ -694,8 +677,12 @@ void Sampling::finish() {
     if (std::exchange(is_finishing_, true)) {
         return;
     }
-    look_at_left(monotonic_ns());
-    left_.clear();
+    look_for_lost_samplers(monotonic_ns());
+    if (options_.verbose && lost_.unwatched() != 0) {
+        say("{} processes whose agents had gone were not watched for what became of their samplers",
+            lost_.unwatched());
+    }
+    lost_.clear();
     drain_timer_->disarm();
     deadline_timer_->disarm();
     // Python that ended before its first tick leaves a profile without samples; what is no Python,

@@ -19,6 +19,7 @@
 #include "cli/forked_children.h"
 #include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
+#include "cli/lost_samplers.h"
 #include "cli/options.h"
 #include "cli/output_watch.h"
 #include "cli/profile.h"
@@ -136,7 +137,7 @@ class Sampling {
     void remove(Agent& agent);
     void settle_ended();
     void look_at_processes(std::int64_t now_ns);
-    void look_at_left(std::int64_t now_ns);
+    void look_for_lost_samplers(std::int64_t now_ns);
     void tell_about_program(const Session& session) const;
     void replace_agent(pid_t pid);
     template <typename... Parts>
@@ -150,13 +151,7 @@ class Sampling {
     std::unique_ptr<Profile> profile_;
     KernelSide& kernel_;
     std::vector<std::unique_ptr<Agent>> agents_;
-    /// A process whose agent has gone without a word: it is about to end, or its sampler was
-    /// killed.
-    struct Left {
-        AgentProcess process;
-        std::int64_t since_ns = 0;
-    };
-    std::vector<Left> left_;
+    LostSamplers lost_;
     std::optional<Timer> drain_timer_;
     std::optional<Timer> exposure_timer_;
     std::optional<Timer> deadline_timer_;

@@ -6,10 +6,10 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "cli/kernel_clock.h"
 #include "cli/message.h"
 #include "cli/target_shortage.h"
 #include "cpython/line_table.h"
+#include "engine/bpf/kernel_clock.h"
 #include "platform/process_info.h"
 #include "stream/record.h"
 
@@ -182,7 +182,7 @@ void Session::handle_hello(const Packet& packet) {
         end_with("the agent sent a message that does not belong there");
         return;
     }
-    std::vector<ExtraFd> extra_fds;
+    std::vector<engine::ExtraFd> extra_fds;
     if (extra_fds_) {
         auto fds = extra_fds_();
         if (!fds) {
@@ -196,7 +196,7 @@ void Session::handle_hello(const Packet& packet) {
     }
 }
 
-Status Session::configure(const std::vector<ExtraFd>& extra_fds) {
+Status Session::configure(const std::vector<engine::ExtraFd>& extra_fds) {
     auto ring_fd = stream::make_ring(settings_.ring_bytes);
     if (!ring_fd) {
         return tl::unexpected(ring_fd.error());
@@ -207,7 +207,7 @@ Status Session::configure(const std::vector<ExtraFd>& extra_fds) {
     }
     ring_.emplace(std::move(*mapping));
     configured_ns_ = monotonic_ns();
-    shares_clock_ = shares_clock(pid_);
+    shares_clock_ = engine::shares_clock(pid_);
     tick_interval_ns_ = settings_.interval_ns;
     sink_ = profile_.add_process(pid_);
     builder_ =
@@ -225,7 +225,7 @@ Status Session::configure(const std::vector<ExtraFd>& extra_fds) {
     message.max_frames = settings_.max_frames;
     std::vector<int> fds = {ring_fd->get()};
     message.fd_kinds[0] = control::FdKind::kRing;
-    for (const ExtraFd& extra : extra_fds) {
+    for (const engine::ExtraFd& extra : extra_fds) {
         if (fds.size() < control::kMaxFds) {
             message.fd_kinds[fds.size()] = extra.kind;
             if (extra.kind == control::FdKind::kBpfState) {

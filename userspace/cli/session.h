@@ -15,9 +15,10 @@
 #include "base/unique_fd.h"
 #include "cli/channel.h"
 #include "cli/profile.h"
+#include "control/control.h"
+#include "engine/host_engine.h"
 #include "model/cpu_ledger.h"
 #include "model/profile_builder.h"
-#include "stream/control.h"
 #include "stream/decoder.h"
 #include "stream/ring.h"
 
@@ -30,14 +31,6 @@ struct SessionSettings {
     std::uint32_t flags = 0;  ///< Set of control::ConfigureFlag.
     std::uint32_t max_frames = 0;
     std::size_t ring_bytes = stream::kDefaultRingBytes;
-};
-
-/// A descriptor that goes to the agent with its settings, beside the ring. It stays the caller's.
-struct ExtraFd {
-    control::FdKind kind;
-    int fd;
-    std::uint32_t target = 0;         ///< Of kBpfState: the process's number in it.
-    std::int64_t clock_ahead_ns = 0;  ///< Likewise: its clock less the kernel's.
 };
 
 /// One agent: its control channel, its ring, and the part of the profile that comes from it. The
@@ -57,7 +50,7 @@ class Session {
 
     /// Descriptors that this agent is to get; asked when it says Hello. An error is a complaint
     /// that ends the session.
-    using FdSource = std::function<tl::expected<std::vector<ExtraFd>, std::string>()>;
+    using FdSource = std::function<tl::expected<std::vector<engine::ExtraFd>, std::string>()>;
 
     /// Asked, once at most, when this agent is ready for ticks from the kernel; errors likewise.
     using ArmHandler =
@@ -134,7 +127,7 @@ class Session {
     void handle_hello(const Packet& packet);
     void handle_arm(const Packet& packet);
     void handle_failed(const Packet& packet);
-    Status configure(const std::vector<ExtraFd>& extra_fds);
+    Status configure(const std::vector<engine::ExtraFd>& extra_fds);
     Result<bool> take_batches(std::size_t max_bytes, std::int64_t until_ns);
     Result<bool> take_rest(FunctionRef<bool()> goes_on);
     void go_on_emptying(std::int64_t until_ns);

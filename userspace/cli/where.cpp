@@ -55,7 +55,7 @@ tl::expected<Subject, std::string> open_subject(const Options& options, StallGua
     NeededRights needed;
     needed.other_processes = true;
     keep_rights_only(options, needed);
-    report::ProcessCapture::Limits limits;
+    capture::ProcessCapture::Limits limits;
     limits.max_frames = options.max_frames;
     auto report = report::ProcessReport::make((*target)->view(), limits);
     if (!report) {

@@ -83,8 +83,8 @@ class Follower {
   private:
     Status sample(std::int64_t now_ns);
     void note_last_runs();
-    bool has_rested(const report::CapturedThread& captured);
-    void add(report::CapturedThread& captured);
+    bool has_rested(const capture::CapturedThread& captured);
+    void add(capture::CapturedThread& captured);
     int write_summary();
 
     // What a thread's rest is judged by: noted before the stacks are read, so that the model is
@@ -178,7 +178,7 @@ int Follower::run(std::function<void()>& on_stall) {
     return status;
 }
 
-bool Follower::has_rested(const report::CapturedThread& captured) {
+bool Follower::has_rested(const capture::CapturedThread& captured) {
     const auto index = static_cast<std::size_t>(&captured - report_.capture().threads().data());
     runs_[index].reset();
     const LastRun& last = last_runs_[index];
@@ -213,7 +213,7 @@ void Follower::note_last_runs() {
 }
 
 Status Follower::sample(std::int64_t now_ns) {
-    report::ProcessCapture& capture = report_.capture();
+    capture::ProcessCapture& capture = report_.capture();
     target_.begin_reading(kReportLimits);
     {
         const StallGuard::Section section(&guard_, kStalledPartNs);
@@ -249,7 +249,7 @@ Status Follower::sample(std::int64_t now_ns) {
     return {};
 }
 
-void Follower::add(report::CapturedThread& captured) {
+void Follower::add(capture::CapturedThread& captured) {
     FollowThread* thread = captured.is_gone ? nullptr : model_.find(captured);
     if (thread == nullptr) {
         return;
@@ -274,7 +274,7 @@ void Follower::add(report::CapturedThread& captured) {
         if (!target_.budget().has_time()) {
             return;
         }
-        const report::SourceFrame frame = report_.codes().describe(target_.reader(), frames[i]);
+        const capture::SourceFrame frame = report_.codes().describe(target_.reader(), frames[i]);
         if (frame.is_trampoline) {
             continue;
         }

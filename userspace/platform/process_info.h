@@ -83,6 +83,9 @@ struct BlockedCall {
 /// Parses the text of a syscall file; kNotReady when the thread is running. Pure.
 Result<BlockedCall> parse_blocked_call(std::string_view text);
 Result<BlockedCall> read_blocked_call(pid_t pid, pid_t tid);
+/// The address of the word that a thread waits for another one to change (a lock's, a condition
+/// variable's); kNotReady when it does not wait so. Other errors as read_blocked_call().
+Result<std::uintptr_t> read_awaited_word(pid_t pid, pid_t tid);
 
 /// Kind of the program that a process runs, from its file's ELF header.
 enum class ProgramClass : std::uint8_t {

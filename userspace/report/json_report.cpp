@@ -6,39 +6,39 @@ namespace {
 // Changes when a reader of the document would have to.
 constexpr int kFormat = 1;
 
-std::string_view name_role(GilRole role) {
+std::string_view name_role(capture::GilRole role) {
     switch (role) {
-        case GilRole::kHolds:
+        case capture::GilRole::kHolds:
             return "\"holding\"";
-        case GilRole::kWaits:
+        case capture::GilRole::kWaits:
             return "\"waiting\"";
-        case GilRole::kUnknown:
+        case capture::GilRole::kUnknown:
             break;
     }
     return "null";
 }
 
-std::string_view name_consistency(Consistency consistency) {
+std::string_view name_consistency(capture::Consistency consistency) {
     switch (consistency) {
-        case Consistency::kProved:
+        case capture::Consistency::kProved:
             return "\"proved\"";
-        case Consistency::kLikely:
+        case capture::Consistency::kLikely:
             return "\"likely\"";
-        case Consistency::kTorn:
+        case capture::Consistency::kTorn:
             break;
     }
     return "\"torn\"";
 }
 
-std::string_view name_scheduling(Scheduling scheduling) {
+std::string_view name_scheduling(capture::Scheduling scheduling) {
     switch (scheduling) {
-        case Scheduling::kOnCpu:
+        case capture::Scheduling::kOnCpu:
             return "\"on_cpu\"";
-        case Scheduling::kRunnable:
+        case capture::Scheduling::kRunnable:
             return "\"runnable\"";
-        case Scheduling::kWaiting:
+        case capture::Scheduling::kWaiting:
             return "\"waiting\"";
-        case Scheduling::kUnknown:
+        case capture::Scheduling::kUnknown:
             break;
     }
     return "null";
@@ -76,7 +76,7 @@ void put_json_header(TextSink& sink, std::string_view kind, const ReportHeader& 
     sink.put('"');
 }
 
-void put_json_thread(TextSink& sink, const CapturedThread& thread, std::string_view name) {
+void put_json_thread(TextSink& sink, const capture::CapturedThread& thread, std::string_view name) {
     sink.put(R"("interpreter":)");
     sink.put_number(thread.interpreter);
     sink.put(R"(,"name":)");
@@ -95,7 +95,7 @@ void put_json_thread(TextSink& sink, const CapturedThread& thread, std::string_v
     }
 }
 
-void put_json_frame(TextSink& sink, const SourceFrame& frame) {
+void put_json_frame(TextSink& sink, const capture::SourceFrame& frame) {
     sink.put(R"({"function":)");
     sink.put_json(frame.function);
     sink.put(R"(,"file":)");
@@ -112,7 +112,7 @@ void JsonReport::begin(const ReportHeader& header) {
     has_threads_ = false;
 }
 
-void JsonReport::begin_thread(const CapturedThread& thread, std::string_view name) {
+void JsonReport::begin_thread(const capture::CapturedThread& thread, std::string_view name) {
     if (has_threads_) {
         sink_.put(',');
     }
@@ -139,7 +139,7 @@ void JsonReport::begin_thread(const CapturedThread& thread, std::string_view nam
     sink_.put(R"(,"frames":[)");
 }
 
-void JsonReport::frame(const SourceFrame& frame) {
+void JsonReport::frame(const capture::SourceFrame& frame) {
     if (has_frames_) {
         sink_.put(',');
     }

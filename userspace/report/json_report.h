@@ -11,8 +11,8 @@ class JsonReport final : public ReportWriter {
     explicit JsonReport(TextSink& sink) : sink_(sink) {}
 
     void begin(const ReportHeader& header) override;
-    void begin_thread(const CapturedThread& thread, std::string_view name) override;
-    void frame(const SourceFrame& frame) override;
+    void begin_thread(const capture::CapturedThread& thread, std::string_view name) override;
+    void frame(const capture::SourceFrame& frame) override;
     void end_thread() override;
     void end(bool is_cut) override;
 
@@ -25,8 +25,8 @@ class JsonReport final : public ReportWriter {
 /// The parts that other JSON documents share: members without the braces around them. `kind`: what
 /// the document is.
 void put_json_header(TextSink& sink, std::string_view kind, const ReportHeader& header);
-void put_json_thread(TextSink& sink, const CapturedThread& thread, std::string_view name);
+void put_json_thread(TextSink& sink, const capture::CapturedThread& thread, std::string_view name);
 /// A whole object.
-void put_json_frame(TextSink& sink, const SourceFrame& frame);
+void put_json_frame(TextSink& sink, const capture::SourceFrame& frame);
 
 }  // namespace echion::report

@@ -30,14 +30,14 @@ std::string_view name_state(char kernel_state) {
     }
 }
 
-std::string_view name_state(const CapturedThread& thread) {
+std::string_view name_state(const capture::CapturedThread& thread) {
     if (thread.kernel_state != 'R') {
         return name_state(thread.kernel_state);
     }
     switch (thread.scheduling) {
-        case Scheduling::kOnCpu:
+        case capture::Scheduling::kOnCpu:
             return "on CPU";
-        case Scheduling::kRunnable:
+        case capture::Scheduling::kRunnable:
             return "runnable";
         default:
             return "on CPU or runnable";
@@ -45,12 +45,12 @@ std::string_view name_state(const CapturedThread& thread) {
 }
 
 Result<ProcessReport> ProcessReport::make(const cpython::RuntimeView& view,
-                                          const ProcessCapture::Limits& limits) {
-    auto capture = ProcessCapture::make(view, limits);
+                                          const capture::ProcessCapture::Limits& limits) {
+    auto capture = capture::ProcessCapture::make(view, limits);
     if (!capture) {
         return tl::unexpected(capture.error());
     }
-    auto codes = CodeTable::make(view);
+    auto codes = capture::CodeTable::make(view);
     if (!codes) {
         return tl::unexpected(codes.error());
     }
@@ -73,7 +73,7 @@ void ProcessReport::read_names(MemoryReader& reader) {
     }
 }
 
-std::string_view ProcessReport::find_name(const CapturedThread& thread) {
+std::string_view ProcessReport::find_name(const capture::CapturedThread& thread) {
     if (thread.is_lent) {
         return "<unknown>";
     }
@@ -106,7 +106,7 @@ Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
         // Names are read when all stacks have been copied: these should be of one moment.
         goes_on = may_go_on();
         for (; from < end && goes_on; ++from) {
-            const CapturedThread& thread = capture_.threads()[from];
+            const capture::CapturedThread& thread = capture_.threads()[from];
             if (thread.is_gone) {
                 continue;
             }
@@ -114,7 +114,7 @@ Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
             const auto frames = capture_.frames(thread);
             for (std::size_t i = frames.size(); i-- > 0 && goes_on;) {
                 goes_on = may_go_on();
-                const SourceFrame frame = codes_.describe(reader, frames[i]);
+                const capture::SourceFrame frame = codes_.describe(reader, frames[i]);
                 if (!frame.is_trampoline) {
                     writer.frame(frame);
                 }

@@ -7,11 +7,11 @@
 
 #include "base/error.h"
 #include "base/function_ref.h"
+#include "capture/code_table.h"
+#include "capture/process_capture.h"
 #include "cpython/thread_names.h"
 #include "memory/reader.h"
 #include "platform/same_cpu.h"
-#include "report/code_table.h"
-#include "report/process_capture.h"
 
 namespace echion::report {
 
@@ -28,8 +28,8 @@ struct ReportHeader {
 class ReportWriter {
   public:
     virtual void begin(const ReportHeader& header) = 0;
-    virtual void begin_thread(const CapturedThread& thread, std::string_view name) = 0;
-    virtual void frame(const SourceFrame& frame) = 0;
+    virtual void begin_thread(const capture::CapturedThread& thread, std::string_view name) = 0;
+    virtual void frame(const capture::SourceFrame& frame) = 0;
     virtual void end_thread() = 0;
     /// `is_cut`: there were more threads than could be listed.
     virtual void end(bool is_cut) = 0;
@@ -42,14 +42,14 @@ class ReportWriter {
 std::string_view name_state(char kernel_state);
 /// Words for a thread's state: the kernel's, but for 'R', where it is told whether the thread is on
 /// a CPU. Pure.
-std::string_view name_state(const CapturedThread& thread);
+std::string_view name_state(const capture::CapturedThread& thread);
 
 /// Reads all threads of a process and writes them down. All memory is taken by make(); write()
 /// allocates nothing. One thread at a time.
 class ProcessReport {
   public:
     static Result<ProcessReport> make(const cpython::RuntimeView& view,
-                                      const ProcessCapture::Limits& limits);
+                                      const capture::ProcessCapture::Limits& limits);
 
     /// Writes a report, from begin() to end(). `pid`: the process for the kernel's part (0: this
     /// one). Errors as for ProcessCapture::list_threads(): nothing has been written then.
@@ -63,21 +63,22 @@ class ProcessReport {
     Status write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid, const ReportHeader& header,
                  ReportWriter& writer, FunctionRef<bool()> may_go_on);
 
-    [[nodiscard]] ProcessCapture& capture() { return capture_; }
-    [[nodiscard]] CodeTable& codes() { return codes_; }
+    [[nodiscard]] capture::ProcessCapture& capture() { return capture_; }
+    [[nodiscard]] capture::CodeTable& codes() { return codes_; }
 
     /// Reads the names of the listed threads.
     void read_names(MemoryReader& reader);
     /// The name of a listed thread: threading's, or one made up for a thread that has none there.
     /// Good until the next call.
-    std::string_view find_name(const CapturedThread& thread);
+    std::string_view find_name(const capture::CapturedThread& thread);
 
   private:
-    ProcessReport(ProcessCapture capture, CodeTable codes, cpython::ThreadNames names)
+    ProcessReport(capture::ProcessCapture capture, capture::CodeTable codes,
+                  cpython::ThreadNames names)
         : capture_(std::move(capture)), codes_(std::move(codes)), names_(std::move(names)) {}
 
-    ProcessCapture capture_;
-    CodeTable codes_;
+    capture::ProcessCapture capture_;
+    capture::CodeTable codes_;
     cpython::ThreadNames names_;
     char made_up_name_[32] = {};
 };

@@ -21,7 +21,7 @@ Palette Palette::colours() {
     return palette;
 }
 
-void put_thread_details(TextSink& sink, const CapturedThread& thread) {
+void put_thread_details(TextSink& sink, const capture::CapturedThread& thread) {
     std::string_view separator;
     const auto put = [&](std::string_view text) {
         if (!text.empty()) {
@@ -44,14 +44,14 @@ void put_thread_details(TextSink& sink, const CapturedThread& thread) {
         sink.put_number(thread.interpreter);
     }
     put(thread.native_id != 0 && thread.tid == 0 ? "ended" : name_state(thread));
-    if (thread.gil_role == GilRole::kHolds) {
+    if (thread.gil_role == capture::GilRole::kHolds) {
         put("holding the GIL");
-    } else if (thread.gil_role == GilRole::kWaits) {
+    } else if (thread.gil_role == capture::GilRole::kWaits) {
         put("waiting for the GIL");
     }
 }
 
-void put_frame(TextSink& sink, const Palette& palette, const SourceFrame& frame) {
+void put_frame(TextSink& sink, const Palette& palette, const capture::SourceFrame& frame) {
     if (frame.function.empty() && frame.file.empty()) {
         sink.put("(a frame that cannot be read)");
         return;
@@ -94,7 +94,7 @@ void TextReport::begin(const ReportHeader& header) {
     sink_.put('\n');
 }
 
-void TextReport::begin_thread(const CapturedThread& thread, std::string_view name) {
+void TextReport::begin_thread(const capture::CapturedThread& thread, std::string_view name) {
     sink_.put('\n');
     sink_.put(kThreadIndent);
     sink_.put("🧵 ");
@@ -107,7 +107,7 @@ void TextReport::begin_thread(const CapturedThread& thread, std::string_view nam
     sink_.put(palette_.plain);
     sink_.put('\n');
     has_frames_ = false;
-    if (thread.consistency == Consistency::kTorn) {
+    if (thread.consistency == capture::Consistency::kTorn) {
         note("the stack changed while it was read: frames may not belong together");
     }
     if (thread.is_truncated) {
@@ -127,7 +127,7 @@ void TextReport::note(std::string_view text) {
     sink_.put('\n');
 }
 
-void TextReport::frame(const SourceFrame& frame) {
+void TextReport::frame(const capture::SourceFrame& frame) {
     sink_.put(kFrameIndent);
     put_frame(sink_, palette_, frame);
     sink_.put('\n');

@@ -25,8 +25,8 @@ class TextReport final : public ReportWriter {
     TextReport(TextSink& sink, const Palette& palette) : sink_(sink), palette_(palette) {}
 
     void begin(const ReportHeader& header) override;
-    void begin_thread(const CapturedThread& thread, std::string_view name) override;
-    void frame(const SourceFrame& frame) override;
+    void begin_thread(const capture::CapturedThread& thread, std::string_view name) override;
+    void frame(const capture::SourceFrame& frame) override;
     void end_thread() override;
     void end(bool is_cut) override;
 
@@ -42,9 +42,9 @@ class TextReport final : public ReportWriter {
 void put_process(TextSink& sink, const ReportHeader& header);
 
 /// Writes what follows a thread's name: its id, state and GIL role, separated by commas.
-void put_thread_details(TextSink& sink, const CapturedThread& thread);
+void put_thread_details(TextSink& sink, const capture::CapturedThread& thread);
 
 /// Writes `function (file:line)`.
-void put_frame(TextSink& sink, const Palette& palette, const SourceFrame& frame);
+void put_frame(TextSink& sink, const Palette& palette, const capture::SourceFrame& frame);
 
 }  // namespace echion::report

@@ -300,6 +300,21 @@ Result<BlockedCall> read_blocked_call(pid_t pid, pid_t tid) {
     return parse_task_file<256>(pid, tid, "syscall", parse_blocked_call);
 }
 
+Result<std::uintptr_t> read_awaited_word(pid_t pid, pid_t tid) {
+    const auto call = read_blocked_call(pid, tid);
+    if (!call) {
+        return tl::unexpected(call.error());
+    }
+    bool is_wait = call->number == SYS_futex;
+#ifdef SYS_futex_time64
+    is_wait = is_wait || call->number == SYS_futex_time64;
+#endif
+    if (!is_wait) {
+        return fail(ErrorKind::kNotReady, "the thread waits for no other one");
+    }
+    return call->arguments[0];
+}
+
 ProgramClass read_program_class(pid_t pid) {
     unsigned char header[20];  // e_ident, e_type, e_machine
     const auto file = open_proc_file(pid, "exe");

@@ -1,0 +1,419 @@
+#include "capture/process_capture.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/clock.h"
+#include "platform/process_info.h"
+#include "platform/thread_stat.h"
+
+namespace echion::capture {
+namespace {
+
+using cpython::Offset;
+
+constexpr std::size_t kMaxStateBytes = 1024;
+constexpr std::size_t kMaxGilBytes = 256;
+constexpr std::int64_t kMomentNs = 50'000;
+
+std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
+
+bool is_running(char kernel_state) { return kernel_state == 'R'; }
+
+// FNV-1a, by words.
+std::uint64_t hash_frames(std::span<const cpython::RawFrame> frames) {
+    constexpr std::uint64_t kBasis = 0xcbf29ce484222325;
+    constexpr std::uint64_t kPrime = 0x100000001b3;
+    std::uint64_t hash = kBasis;
+    for (const cpython::RawFrame& frame : frames) {
+        hash = (hash ^ frame.code.value()) * kPrime;
+        hash = (hash ^ static_cast<std::uint32_t>(frame.offset)) * kPrime;
+    }
+    return hash;
+}
+
+}  // namespace
+
+Result<ProcessCapture> ProcessCapture::make(const cpython::RuntimeView& view,
+                                            const Limits& limits) {
+    if (at(view.layout->thread_state.size) > kMaxStateBytes ||
+        at(view.layout->gil.size) > kMaxGilBytes) {
+        return fail(ErrorKind::kBoundExceeded, "a thread state larger than expected");
+    }
+    auto ids = NativeIds::make();
+    auto batch = PageBatch::make(kArenaBytes);
+    auto pages = FixedArray<PageSet>::make(1);
+    auto frames = FixedArray<cpython::RawFrame>::make(std::max(kFrames, limits.max_frames));
+    auto threads = FixedArray<CapturedThread>::make(limits.max_threads);
+    auto scheduling = SchedulingWatch::make(limits.max_threads);
+    auto interpreters = FixedArray<cpython::InterpreterHead>::make(cpython::kMaxInterpreters);
+    auto thread_ids = FixedArray<std::uintptr_t>::make(limits.max_threads);
+    if (!ids || !batch || !pages || !frames || !threads || !scheduling || !interpreters ||
+        !thread_ids) {
+        return fail(ErrorKind::kNoSpace, "reserve memory for stacks");
+    }
+    ProcessCapture capture;
+    capture.view_ = view;
+    capture.limits_ = limits;
+    capture.ids_ = std::move(*ids);
+    capture.batch_ = std::move(*batch);
+    capture.pages_ = std::move(*pages);
+    capture.frames_ = std::move(*frames);
+    capture.threads_ = std::move(*threads);
+    capture.scheduling_ = std::move(*scheduling);
+    capture.interpreters_ = std::move(*interpreters);
+    capture.thread_ids_ = std::move(*thread_ids);
+    return capture;
+}
+
+Status ProcessCapture::list_threads(MemoryReader& reader, pid_t pid) {
+    pid_ = pid;
+    scheduling_.begin(pid);
+    Status status = ids_.refresh(pid);
+    if (!status) {
+        return status;
+    }
+    if (const auto main = reader.read_value<std::uintptr_t>(
+            view_.runtime + at(view_.layout->runtime.main_thread))) {
+        main_thread_ = *main;
+    }
+    for (int attempt = 0; attempt < kListAttempts; ++attempt) {
+        thread_count_ = 0;
+        interpreter_count_ = 0;
+        is_cut_ = false;
+        const auto count = cpython::read_interpreters(
+            reader, view_, {interpreters_.data(), interpreters_.capacity()});
+        if (!count) {
+            status = tl::unexpected(count.error());
+            continue;
+        }
+        interpreter_count_ = *count;
+        std::sort(interpreters_.data(), interpreters_.data() + interpreter_count_,
+                  [](const auto& a, const auto& b) { return a.id < b.id; });
+        status = {};
+        for (std::size_t i = 0; i < interpreter_count_; ++i) {
+            if (auto listed = list_interpreter(reader, interpreters_[i]); !listed) {
+                status = listed;
+            }
+        }
+        if (status) {
+            break;
+        }
+    }
+    find_native_ids(reader);
+    note_last_holders(reader);
+    is_cut_ = is_cut_ || !status;
+    return thread_count_ > 0 ? Status{} : status;
+}
+
+Status ProcessCapture::list_interpreter(MemoryReader& reader,
+                                        const cpython::InterpreterHead& interpreter) {
+    const std::size_t first = thread_count_;
+    Status status;
+    auto state = cpython::read_threads_head(reader, view_, interpreter.interpreter);
+    if (!state) {
+        return tl::unexpected(state.error());
+    }
+    Address previous;
+    while (*state) {
+        const auto head = cpython::read_thread_head(reader, view_, *state);
+        // The list changes while it is walked. That each refers back to the one before it, also
+        // keeps the walk from going round in circles.
+        if (!head || head->prev != previous || head->interpreter != interpreter.interpreter) {
+            status = fail(ErrorKind::kTorn, "the list of threads changes all the time");
+            break;
+        }
+        if (thread_count_ == threads_.capacity()) {
+            is_cut_ = true;
+            break;
+        }
+        CapturedThread& thread = threads_[thread_count_++];
+        thread = {};
+        thread.state = *state;
+        thread.state_id = head->id;
+        thread.interpreter = interpreter.id;
+        thread.gil = interpreter.gil;
+        thread.thread_id = head->thread_id;
+        thread.native_id = head->native_id;
+        thread.is_main = head->thread_id != 0 && head->thread_id == main_thread_;
+        previous = *state;
+        *state = head->next;
+    }
+    // CPython puts new ones in front.
+    std::reverse(threads_.data() + first, threads_.data() + thread_count_);
+    return status;
+}
+
+void ProcessCapture::find_native_ids(MemoryReader& reader) {
+    bool is_missing = false;
+    std::size_t count = 0;
+    for (CapturedThread& thread : threads()) {
+        thread.tid = ids_.find(thread.native_id);
+        is_missing = is_missing || thread.tid == 0;
+        if (thread.thread_id != 0) {
+            thread_ids_[count++] = thread.thread_id;
+        }
+    }
+    // 3.8-3.10 keep no number; the one that later versions keep is the parent's in the child of a
+    // fork() by C code, which runs no PyOS_AfterFork_Child(). The C library has its own record.
+    if (!is_missing) {
+        return;
+    }
+    if (native_id_offset_ == 0 && main_thread_ != 0) {
+        native_id_offset_ = ids_.find_offset(reader, main_thread_, {thread_ids_.data(), count});
+    }
+    for (CapturedThread& thread : threads()) {
+        if (thread.tid != 0 || thread.thread_id == 0 || native_id_offset_ == 0) {
+            continue;
+        }
+        const auto id =
+            reader.read_value<std::uint32_t>(Address(thread.thread_id + native_id_offset_));
+        const pid_t tid = id ? ids_.find(*id) : 0;
+        if (tid != 0 || thread.native_id == 0) {
+            thread.native_id = id ? *id : 0;
+            thread.tid = tid;
+        }
+    }
+}
+
+void ProcessCapture::note_last_holders(MemoryReader& reader) {
+    Address read;
+    for (std::size_t i = 0; i < interpreter_count_; ++i) {
+        const Address address = interpreters_[i].gil;
+        if (address == read) {
+            continue;  // up to 3.11 all share one
+        }
+        read = address;
+        const auto gil = cpython::read_gil(reader, view_, address);
+        if (!gil) {
+            continue;
+        }
+        for (CapturedThread& thread : threads()) {
+            thread.had_gil_last = thread.had_gil_last || thread.state == gil->holder();
+        }
+    }
+}
+
+std::size_t ProcessCapture::read_stacks(MemoryReader& reader, SameCpu& same_cpu, std::size_t from,
+                                        FunctionRef<bool(const CapturedThread&)> wants) {
+    frames_used_ = 0;
+    std::size_t next = from;
+    while (next < thread_count_ &&
+           (next == from || frames_.capacity() - frames_used_ >= limits_.max_frames)) {
+        CapturedThread& thread = threads_[next++];
+        thread.is_skipped = !wants(thread);
+        if (!thread.is_skipped) {
+            read_thread(reader, same_cpu, thread);
+        }
+    }
+    // Each has been looked at in its turn. Of those that were each seen with the same GIL, the last
+    // one had it last.
+    for (std::size_t i = next; i-- > from;) {
+        if (threads_[i].gil_role != GilRole::kHolds) {
+            continue;
+        }
+        for (std::size_t j = 0; j < i; ++j) {
+            if (threads_[j].gil_role == GilRole::kHolds && threads_[j].gil == threads_[i].gil) {
+                threads_[j].gil_role = GilRole::kUnknown;
+            }
+        }
+    }
+    return next;
+}
+
+bool ProcessCapture::read_head(MemoryReader& reader, const CapturedThread& thread, Head* head) {
+    const cpython::Layout& layout = *view_.layout;
+    std::array<std::byte, kMaxStateBytes> state;
+    std::array<std::byte, kMaxGilBytes> gil;
+    std::array<std::byte, sizeof(void*)> current;
+    const Address current_at = cpython::current_state_address(view_);
+    const ReadRequest requests[] = {{thread.state, state.data(), at(layout.thread_state.size)},
+                                    {thread.gil, gil.data(), at(layout.gil.size)},
+                                    {current_at, current.data(), current.size()}};
+    const std::size_t count = current_at ? 3 : 2;
+    if (reader.read({requests, count}) != count) {
+        return false;
+    }
+    head->thread = cpython::parse_thread_head(layout, state.data());
+    head->gil = cpython::parse_gil(layout, gil.data(), current_at ? current.data() : nullptr);
+    head->frame = head->thread.frame;
+    if (head->thread.cframe) {
+        const auto frame =
+            reader.read_pointer(head->thread.cframe + at(layout.cframe.current_frame));
+        if (!frame) {
+            return false;
+        }
+        head->frame = *frame;
+    }
+    // Another thread's state in the same place?
+    return head->thread.id == thread.state_id;
+}
+
+bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thread,
+                                unsigned attempt, Copy* copy) {
+    Head before;
+    Head after;
+    if (!read_head(reader, thread, &before)) {
+        return false;
+    }
+    batch_.reset();
+    batch_.add_pages(pages_[0]);  // of the attempt before: makes this one shorter
+    batch_.run(reader);
+    const std::size_t room = std::min(limits_.max_frames, frames_.capacity() - thread.first_frame);
+    cpython::FrameWalker walker(*view_.layout, reader, batch_);
+    copy->walk =
+        walker.walk(before.frame, pages_[0], attempt, {frames_.data() + thread.first_frame, room});
+    if (!read_head(reader, thread, &after)) {
+        return false;
+    }
+    copy->gil = after.gil;
+    copy->gil_stayed = before.gil.holder() == after.gil.holder() &&
+                       before.gil.switch_number == after.gil.switch_number;
+    copy->head_stayed = before.frame == after.frame && before.thread.cframe == after.thread.cframe;
+    const bool holds_gil =
+        copy->gil_stayed && copy->gil.locked > 0 && copy->gil.holder() == thread.state;
+    const bool leads_nowhere = (copy->walk.count == 0 || copy->walk.broken) && holds_gil &&
+                               copy->head_stayed && before.thread.has_cframe_on_stack(thread.state);
+    copy->is_cut = copy->walk.ends_at_generator || (copy->walk.ends_midway && holds_gil);
+    copy->is_between = copy->is_cut || leads_nowhere;
+    copy->hash = hash_frames({frames_.data() + thread.first_frame, copy->walk.count});
+    return true;
+}
+
+void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, CapturedThread& thread) {
+    thread.first_frame = frames_used_;
+    thread.consistency = Consistency::kTorn;
+    pages_[0].clear();
+    const auto index = static_cast<std::size_t>(&thread - threads_.data());
+    scheduling_.forget(index);
+    Copy copy;
+    bool may_have_run = false;  // it has or had the GIL, so that only its own rest proves anything
+    bool can_follow = limits_.follow;
+    // Of the last copy that the thread whose number it bears did not run during.
+    bool has_rested = false;
+    ThreadRun rested_run{};
+    std::uint64_t rested_hash = 0;
+    for (unsigned attempt = 0; attempt < kAttempts; ++attempt) {
+        const auto run_before =
+            may_have_run ? read_thread_run(pid_, thread.tid) : Result<ThreadRun>();
+        if (!copy_stack(reader, thread, attempt, &copy)) {
+            thread.is_gone = true;
+            return;
+        }
+        if (copy.is_between && attempt + 1 < kAttempts) {
+            // An instruction later the chain is whole again.
+            may_have_run = may_have_run || thread.tid != 0;
+            const timespec moment = make_timespec(kMomentNs);
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
+            continue;
+        }
+        if (copy.gil_stayed && copy.gil.holder() != thread.state) {
+            thread.consistency = Consistency::kProved;
+            break;
+        }
+        if (!may_have_run && thread.tid != 0) {
+            may_have_run = true;
+            continue;
+        }
+        const auto stat = read_thread_stat(pid_, thread.tid);
+        if (stat) {
+            // Before it has to leave its CPU to us.
+            scheduling_.look(index, thread, stat->state);
+        }
+        const auto run_after = read_thread_run(pid_, thread.tid);
+        if (!stat || !run_before || !run_after) {
+            if (copy.head_stayed) {
+                thread.consistency = Consistency::kLikely;
+                break;
+            }
+            continue;
+        }
+        const bool is_elsewhere = is_running(stat->state) && stat->cpu != same_cpu.own_cpu();
+        if (*run_before == *run_after && !is_elsewhere) {
+            const bool may_be_lent = copy.gil.holder() == thread.state && !is_running(stat->state);
+            if (!may_be_lent || (has_rested && copy.hash == rested_hash)) {
+                thread.consistency = Consistency::kProved;
+                break;
+            }
+            thread.is_lent = thread.is_lent || (has_rested && rested_run == *run_after);
+            has_rested = true;
+            rested_run = *run_after;
+            rested_hash = copy.hash;
+            continue;
+        }
+        has_rested = false;
+        if (is_elsewhere && (!can_follow || !same_cpu.move_to(stat->cpu))) {
+            can_follow = false;
+            if (copy.head_stayed) {
+                thread.consistency = Consistency::kLikely;
+                break;
+            }
+        }
+    }
+    if (thread.consistency == Consistency::kTorn && copy.head_stayed && !thread.is_lent) {
+        thread.consistency = Consistency::kLikely;
+    }
+    if (thread.is_lent) {
+        thread.lend();
+    }
+    thread.frame_count = copy.walk.count;
+    thread.is_truncated = copy.walk.truncated;
+    thread.is_broken = copy.walk.broken || copy.is_cut;
+    frames_used_ += thread.frame_count;
+    describe_state(index, copy.gil);
+    thread.is_gone = has_not_begun(thread);
+}
+
+void ProcessCapture::describe_state(std::size_t index, const cpython::GilState& gil) {
+    CapturedThread& thread = threads_[index];
+    if (gil.locked > 0 && gil.holder() == thread.state) {
+        thread.gil_role = GilRole::kHolds;
+    }
+    if (thread.tid == 0) {
+        return;
+    }
+    if (const auto stat = read_thread_stat(pid_, thread.tid)) {
+        thread.kernel_state = stat->state;
+        thread.cpu_ticks = stat->cpu_ticks;
+        scheduling_.look(index, thread, stat->state);
+    }
+    if (thread.gil_role == GilRole::kUnknown && !is_running(thread.kernel_state) &&
+        waits_for_gil(thread)) {
+        thread.gil_role = GilRole::kWaits;
+    }
+}
+
+bool ProcessCapture::waits_for_gil(const CapturedThread& thread) const {
+    // Behind its counters a struct _gil_runtime_state holds a condition variable and a mutex for
+    // taking the GIL, and a pair for handing it on (CPython Include/internal/pycore_gil.h). Who is
+    // blocked on any of these, wants the GIL.
+    const auto word = read_awaited_word(pid_, thread.tid);
+    if (!word) {
+        return false;
+    }
+    const std::size_t size = at(view_.layout->gil.switch_number) + sizeof(unsigned long) +
+                             2 * (sizeof(pthread_cond_t) + sizeof(pthread_mutex_t));
+    return Address(*word) - thread.gil < size;
+}
+
+bool ProcessCapture::has_not_begun(const CapturedThread& thread) const {
+    // Up to 3.11 the state of a thread that is being started names the thread that starts it; from
+    // 3.12 on it names none.
+    if (thread.frame_count != 0 || thread.is_broken) {
+        return false;
+    }
+    if (thread.thread_id == 0) {
+        return true;
+    }
+    for (const CapturedThread* other = threads_.data(); other != &thread; ++other) {
+        if (other->thread_id == thread.thread_id && other->interpreter == thread.interpreter) {
+            return true;
+        }
+    }
+    return false;
+}
+
+}  // namespace echion::capture

@@ -1,0 +1,281 @@
+#include "engine/perf/tick_timers.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <linux/bpf.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "base/clock.h"
+#include "engine/perf/perf_event.h"
+
+namespace echion::engine {
+namespace {
+
+// Passes over the list of threads until one finds nothing new. Each is left with those started
+// during the one before; a target that outruns this many keeps some of its newest uncovered.
+constexpr int kMaxPasses = 8;
+
+// CPUs that this process may run on: online ones, and none that were set apart from ordinary work.
+std::vector<int> usable_cpus() {
+    cpu_set_t* set = CPU_ALLOC(CPU_SETSIZE * 8);
+    const std::size_t set_bytes = CPU_ALLOC_SIZE(CPU_SETSIZE * 8);
+    std::vector<int> result;
+    if (set != nullptr && ::sched_getaffinity(0, set_bytes, set) == 0) {
+        for (int cpu = 0; cpu < CPU_SETSIZE * 8; ++cpu) {
+            if (CPU_ISSET_S(cpu, set_bytes, set)) {
+                result.push_back(cpu);
+            }
+        }
+    }
+    CPU_FREE(set);
+    if (result.empty()) {
+        result.push_back(0);
+    }
+    return result;
+}
+
+// A link carries the cookie; PERF_EVENT_IOC_SET_BPF has no room for one.
+Result<UniqueFd> link_program(int program_fd, int event_fd, std::uint64_t cookie) {
+    bpf_attr attributes;
+    std::memset(&attributes, 0, sizeof(attributes));
+    attributes.link_create.prog_fd = static_cast<std::uint32_t>(program_fd);
+    attributes.link_create.target_fd = static_cast<std::uint32_t>(event_fd);
+    attributes.link_create.attach_type = BPF_PERF_EVENT;
+    attributes.link_create.perf_event.bpf_cookie = cookie;
+    const long fd = ::syscall(SYS_bpf, BPF_LINK_CREATE, &attributes, sizeof(attributes));
+    if (fd < 0) {
+        return fail(ErrorKind::kSystem, "attach the program to the event", errno);
+    }
+    return UniqueFd(static_cast<int>(fd));
+}
+
+}  // namespace
+
+bool may_signal(pid_t pid) {
+    const bool is_at_home = is_in_initial_user_namespace();
+    if (::geteuid() == 0 && is_at_home) {
+        return true;
+    }
+    // What users are called who are nobody in this namespace (kernel.overflowuid).
+    constexpr uid_t kNobody = 65534;
+    std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+    std::string line;
+    while (std::getline(status, line)) {
+        unsigned real = 0;
+        unsigned effective = 0;
+        unsigned saved = 0;
+        if (std::sscanf(line.c_str(), "Uid: %u %u %u", &real, &effective, &saved) == 3) {
+            const auto is_ours = [is_at_home](uid_t uid) {
+                return (uid == ::getuid() || uid == ::geteuid()) && (is_at_home || uid != kNobody);
+            };
+            return is_ours(real) || is_ours(saved);
+        }
+    }
+    return false;
+}
+
+Unavailable explain_signal(pid_t pid) {
+    Unavailable result{"have the kernel signal process " + std::to_string(pid), 0,
+                       "it is another user's", "run echion as root or as that user"};
+    if (::geteuid() == 0 && !is_in_initial_user_namespace()) {
+        result.why += ", and root of a user namespace is not the machine's";
+        result.remedy = "run echion outside, on the host, or as that user";
+    }
+    return result;
+}
+
+void raise_file_limit() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        ::setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+std::vector<pid_t> list_threads(pid_t pid) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/task";
+    const auto close = [](DIR* directory) { ::closedir(directory); };
+    const std::unique_ptr<DIR, decltype(close)> directory(::opendir(path.c_str()), close);
+    std::vector<pid_t> result;
+    while (directory != nullptr) {
+        const dirent* entry = ::readdir(directory.get());
+        if (entry == nullptr) {
+            break;
+        }
+        const long tid = std::strtol(entry->d_name, nullptr, 10);
+        if (tid > 0) {
+            result.push_back(static_cast<pid_t>(tid));
+        }
+    }
+    return result;
+}
+
+Result<TickTimers> TickTimers::start(const TickRequest& request, const CpuStateMap* states) {
+    TickTimers timers(request);
+    if (request.wall) {
+        if (auto status = timers.open_wall_clock(); !status) {
+            return tl::unexpected(status.error());
+        }
+    }
+    if (request.thread_events) {
+        if (auto status = timers.open_threads(states); !status) {
+            return tl::unexpected(status.error());
+        }
+        for (const UniqueFd& event : timers.thread_events_) {
+            if (auto status = perf::enable(event); !status) {
+                return tl::unexpected(status.error());
+            }
+        }
+    }
+    if (request.wall) {
+        if (auto status = perf::enable(timers.wall_event_); !status) {
+            return tl::unexpected(status.error());
+        }
+    }
+    return timers;
+}
+
+Status TickTimers::open_wall_clock() {
+    const std::vector<int> cpus = usable_cpus();
+    Error error{ErrorKind::kSystem, ENODEV, "open a wall clock event"};
+    // The last first: interrupts tend to be handled by the first.
+    for (auto cpu = cpus.rbegin(); cpu != cpus.rend(); ++cpu) {
+        auto event = perf::open_cpu_timer(*cpu, {.interval_ns = request_.interval_ns});
+        if (!event) {
+            error = event.error();
+            continue;
+        }
+        wall_link_.reset();
+        wall_event_ = std::move(*event);
+        wall_cpu_ = *cpu;
+        if (auto status = attach_wall_program(); !status) {
+            return status;
+        }
+        return perf::signal_thread(wall_event_, request_.sampler_tid, request_.signal);
+    }
+    return tl::unexpected(error);
+}
+
+Status TickTimers::attach_wall_program() {
+    if (request_.wall_program_fd < 0) {
+        return {};
+    }
+    auto link = link_program(request_.wall_program_fd, wall_event_.get(), request_.target);
+    if (!link) {
+        return tl::unexpected(link.error());
+    }
+    wall_link_ = std::move(*link);
+    return {};
+}
+
+Status TickTimers::open_thread(pid_t tid) {
+    const auto inherit =
+        request_.follow_children ? perf::Inherit::kChildren : perf::Inherit::kThreads;
+    auto event = perf::open_task_timer(tid, inherit, {request_.interval_ns, request_.user_only});
+    if (!event) {
+        return tl::unexpected(event.error());
+    }
+    if (request_.thread_program_fd >= 0) {
+        if (auto status = perf::run_program(*event, request_.thread_program_fd); !status) {
+            return status;
+        }
+    }
+    if (!request_.wall) {
+        auto status = perf::signal_thread(*event, request_.sampler_tid, request_.signal);
+        if (!status) {
+            return status;
+        }
+    }
+    thread_events_.push_back(std::move(*event));
+    return {};
+}
+
+Status TickTimers::open_threads(const CpuStateMap* states) {
+    Error error{ErrorKind::kSystem, ESRCH, "open the target's events"};
+    covered_since_[request_.sampler_tid] = ~std::uint64_t{0};  // it gets none
+    for (int pass = 0; pass < kMaxPasses; ++pass) {
+        // Who started whom, and when: a thread whose creator was covered then has inherited it.
+        struct Origin {
+            pid_t creator;
+            std::uint64_t started_ns;
+        };
+        std::unordered_map<pid_t, Origin> origins;
+        for (std::uint32_t slot = 0; pass > 0 && states != nullptr && slot < states->used();
+             ++slot) {
+            const auto state = states->read(slot);
+            if (state && !state->ended) {
+                origins[static_cast<pid_t>(state->session_tid)] = {
+                    static_cast<pid_t>(state->creator_session_tid), state->started_ns};
+            }
+        }
+        bool found_new = false;
+        for (const pid_t tid : list_threads(request_.pid)) {
+            if (covered_since_.count(tid) != 0) {
+                continue;
+            }
+            found_new = true;
+            const auto origin = origins.find(tid);
+            if (origin != origins.end()) {
+                const auto creator = covered_since_.find(origin->second.creator);
+                if (creator != covered_since_.end() &&
+                    creator->second <= origin->second.started_ns) {
+                    covered_since_[tid] = origin->second.started_ns;
+                    continue;
+                }
+            }
+            auto status = open_thread(tid);
+            covered_since_[tid] = static_cast<std::uint64_t>(monotonic_ns());
+            if (!status && status.error().system_errno != ESRCH) {
+                error = status.error();
+                ++refused_;
+            }
+            // CPU time of a thread that does not tick is told at the next tick of another, when it
+            // may be anywhere.
+            if (refused_ != 0 && !request_.wall) {
+                return tl::unexpected(error);
+            }
+        }
+        if (!found_new) {
+            break;
+        }
+    }
+    if (thread_events_.empty()) {
+        return tl::unexpected(error);
+    }
+    return {};
+}
+
+bool TickTimers::has_stood_still() {
+    // The kernel takes the event off a CPU that goes offline, and does not put it back. A tenth
+    // less than the time that has passed is more than two clocks differ by.
+    const auto running_ns =
+        static_cast<std::int64_t>(perf::read_running_ns(wall_event_).value_or(0));
+    const std::int64_t now_ns = monotonic_ns();
+    const std::int64_t ran_ns = running_ns - std::exchange(wall_running_ns_, running_ns);
+    const std::optional<std::int64_t> looked_ns = std::exchange(wall_looked_ns_, now_ns);
+    return looked_ns && ran_ns < (now_ns - *looked_ns) / 10 * 9;
+}
+
+Status TickTimers::keep_ticking() {
+    if (wall_cpu_ < 0 || !has_stood_still()) {
+        return {};
+    }
+    wall_looked_ns_.reset();
+    if (auto status = open_wall_clock(); !status) {
+        return status;
+    }
+    return perf::enable(wall_event_);
+}
+
+}  // namespace echion::engine

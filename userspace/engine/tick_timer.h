@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+
+#include "base/error.h"
+
+namespace echion::engine {
+
+/// How often a sampler that keeps its own time looks whether it has been told to stop.
+constexpr std::int64_t kHousekeepingNs = 20'000'000;
+
+struct TimerCounts {
+    std::uint64_t late = 0;          ///< ticks that began more than half an interval late
+    std::uint64_t missed = 0;        ///< deadlines that passed without a tick
+    std::uint64_t system_calls = 0;  ///< made to wait
+};
+
+/// What else a thread that waits for its tick has to see to. Its own thread only.
+class Interruptions {
+  public:
+    Interruptions() = default;
+    Interruptions(const Interruptions&) = delete;
+    Interruptions& operator=(const Interruptions&) = delete;
+    virtual ~Interruptions() = default;
+
+    /// Serves what has been asked for since the last call. No system call if that is nothing.
+    virtual void serve_requests() = 0;
+    /// Waits for `wait_ns` for the word to stop; true when it has come.
+    virtual bool wait_for_stop(std::int64_t wait_ns) = 0;
+    /// The descriptor whose arrivals are told of by the signal of the ticks; -1: none.
+    [[nodiscard]] virtual int fd() const = 0;
+};
+
+/// Makes the sampler's ticks. Sampler thread only.
+class TickTimer {
+  public:
+    TickTimer() = default;
+    TickTimer(const TickTimer&) = delete;
+    TickTimer& operator=(const TickTimer&) = delete;
+    virtual ~TickTimer() = default;
+
+    /// Waits for the next tick, and serves others meanwhile. False when it is told to stop instead,
+    /// or no waiting is possible any more: see status().
+    virtual bool wait(Interruptions& others) = 0;
+    /// Why wait() cannot go on: what it waits with is refused (a seccomp filter that came later).
+    [[nodiscard]] const Status& status() const { return status_; }
+    [[nodiscard]] const TimerCounts& counts() const { return counts_; }
+
+  protected:
+    /// For the return of wait(): false, with this reason.
+    bool give_up(const char* what, int system_errno);
+
+    TimerCounts counts_;
+
+  private:
+    Status status_;
+};
+
+}  // namespace echion::engine
