@@ -11,7 +11,8 @@
 
 namespace echion::output {
 
-/// What a profile can be written as. A new format is a row of the table in formats.cpp.
+/// What a profile can be written as. A new format is a value here, a row of the table in
+/// formats.cpp, and how its files begin in open_output.cpp.
 enum class Format : std::uint8_t {
     kAustin,  ///< Austin's collapsed text.
     kMojo,    ///< Austin's binary format.

@@ -40,9 +40,9 @@ struct ProfileDescription {
 ///     flush()                            about once a second
 ///     add_footer() …  finish()           figures; nothing comes after them
 ///
-/// What is written so far can be read whenever OutputFile has written a piece of it: each writer
-/// tells the file where its records end. Memory is bounded, and what is left out for a bound is
-/// counted. One thread.
+/// What is written so far can be read, or recovered (docs/formats.md), whenever OutputFile has
+/// written a piece of it: each writer tells the file where its records end. Memory is bounded, and
+/// what is left out for a bound is counted. One thread.
 class ProfileWriter {
   public:
     ProfileWriter(const ProfileWriter&) = delete;
