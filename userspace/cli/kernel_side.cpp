@@ -80,10 +80,9 @@ bool KernelSide::has_ended(pid_t pid, bool waits) {
 }
 
 KernelSide::KernelSide(const Options& options) : options_(options) {
-    std::vector<const engine::HostEngineKind*> wanted;
     for (const engine::HostEngineKind& kind : engine::host_engines()) {
         if (options.engine == kind.name) {
-            wanted.push_back(&kind);
+            wanted_.push_back(&kind);
         } else if (options.engine != kAutoEngine || (kind.cpu_time_only && !options.cpu)) {
             continue;
         } else if (!options.cpu && options.interval_ns < kind.least_wall_interval_ns) {
@@ -94,10 +93,10 @@ KernelSide::KernelSide(const Options& options) : options_(options) {
                              "same)",
                              kind.least_wall_interval_ns / 1000, kind.name)});
         } else {
-            wanted.push_back(&kind);
+            wanted_.push_back(&kind);
         }
     }
-    if (wanted.empty()) {
+    if (wanted_.empty()) {
         return;
     }
     // Signals are for the thread that the event loop runs in.
@@ -105,13 +104,15 @@ KernelSide::KernelSide(const Options& options) : options_(options) {
     sigset_t before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    opening_ = std::async([wanted] { return open_best(wanted); });
+    // Without a thread it is done later, in this one; libstdc++ has moved from what is captured
+    // then.
+    opening_ = std::async([this] { return open_best(); });
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
-KernelSide::Opened KernelSide::open_best(const std::vector<const engine::HostEngineKind*>& wanted) {
+KernelSide::Opened KernelSide::open_best() const {
     Opened opened;
-    for (const engine::HostEngineKind* kind : wanted) {
+    for (const engine::HostEngineKind* kind : wanted_) {
         auto engine = kind->open();
         if (engine) {
             opened.kind = kind;

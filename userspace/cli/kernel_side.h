@@ -29,6 +29,8 @@ class KernelSide {
   public:
     /// Begins to open engines.
     explicit KernelSide(const Options& options);
+    KernelSide(const KernelSide&) = delete;
+    KernelSide& operator=(const KernelSide&) = delete;
 
     /// Waits until that is over, as all the others do.
     void settle() const;
@@ -98,13 +100,14 @@ class KernelSide {
         std::vector<Missing> missing;
     };
 
-    static Opened open_best(const std::vector<const engine::HostEngineKind*>& wanted);
+    [[nodiscard]] Opened open_best() const;
     [[nodiscard]] bool is_insisted_on() const;
     tl::unexpected<std::string> refuse(const std::string& why);
     bool has_ended(pid_t pid, bool waits);
 
     const Options& options_;
-    std::int64_t least_interval_ns_ = 0;  // of all that has been armed; 0: nothing
+    std::vector<const engine::HostEngineKind*> wanted_;  // the best first
+    std::int64_t least_interval_ns_ = 0;                 // of all that has been armed; 0: nothing
     std::int64_t lowered_rate_ = 0;
     std::uint64_t refusals_ = 0;
     std::int64_t patience_ns_ = 2'000'000'000;  // what is left of it for has_ended()
