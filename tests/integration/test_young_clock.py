@@ -14,15 +14,17 @@ from runner import TARGETS, why_not
 # Beginning so long before the program under test.
 AGE_S = 1
 
-# Burns CPU time in a thread with a name; tells the process's.
+# Burns CPU time in a thread with a name; tells the process's, and that thread's.
 PROGRAM = """
 import threading, time
 def burn():
+    global used
     while time.thread_time() < 0.3: pass
+    used = time.thread_time()
 thread = threading.Thread(target=burn, name="burner")
 thread.start()
 thread.join()
-print(time.process_time())
+print(time.process_time(), used)
 """
 
 
@@ -47,7 +49,7 @@ def young():
 def cpu_us(result):
     """CPU time that the profile tells of, the sampler's too, and what the program itself says."""
     told = sum(sample.metric for sample in result.profile.samples)
-    return told, float(result.stdout) * 1e6
+    return told, float(result.stdout.split()[0]) * 1e6
 
 
 def test_the_timers_of_ticks(build_dir, young):
@@ -102,7 +104,7 @@ def mode(request):
     return ["-c"] if request.param == "cpu" else []
 
 
-def check_times(result, used_us):
+def check_times(result, burner_us):
     """One clock: no time of the kernel's is compared with one of the program's."""
     assert "without BPF" not in result.stderr
     profile = result.profile
@@ -110,12 +112,12 @@ def check_times(result, used_us):
     burnt = sum(sample.metric for sample in profile.samples if "burner" in sample.thread)
     assert burnt > 0
     if profile.header["mode"] == "cpu":
-        assert sum(sample.metric for sample in profile.samples) == pytest.approx(used_us, rel=0.15)
+        assert burnt == pytest.approx(burner_us, rel=0.15)
     else:
         figures = [profile.figure(key) for key in ("on_cpu", "runnable", "waiting")]
         assert max(figures) < MOST_DURATION_US
-        # What was used after the last tick, and by the agent, is not in it.
-        assert figures[0] == pytest.approx(used_us, rel=0.25)
+        # What was used after the last tick is not in it; what the main thread did beside it is.
+        assert 0.75 * burner_us < figures[0] < 2 * burner_us
 
 
 def skip_without_bpf(echion):
@@ -132,7 +134,7 @@ def test_bpf_with_a_clock_that_is_not_the_kernels(echion, any_python, other_cloc
     command = program if place == "inside" else [*other_clock, *program]
     wrap = other_clock if place == "inside" else ()
     result = echion.run(command, *mode, "-i", "1ms", "--engine", "bpf", wrap=wrap).check()
-    check_times(result, float(result.stdout) * 1e6)
+    check_times(result, float(result.stdout.split()[1]) * 1e6)
 
 
 BURNS_WHEN_ATTACHED = """
@@ -145,13 +147,14 @@ if sys.argv[2:]:
         offsets.write(f"monotonic {sys.argv[2]} 0")
 import _support
 _support.ready()
-begin = time.process_time()
 def burn():
+    global used
     while time.thread_time() < 0.3: pass
+    used = time.thread_time()
 thread = threading.Thread(target=burn, name="burner")
 thread.start()
 thread.join()
-_support.report(used_us=(time.process_time() - begin) * 1e6)
+_support.report(burner_us=used * 1e6)
 """
 
 
@@ -160,14 +163,14 @@ def attach_and_burn(echion, python, tmp_path, options, wrap=(), children_ahead=(
     env = {"ECHION_TEST_AWAIT_SAMPLER": "1"}
     with start_target(tmp_path, command, env=env) as target:
         result = echion.run(["-p", str(target.pid)], "-i", "1ms", *options)
-        return result, target.finish()["used_us"] if result.returncode == 0 else 0
+        return result, target.finish()["burner_us"] if result.returncode == 0 else 0
 
 
 def test_attaching_with_bpf_to_another_clock(echion, any_python, tmp_path, other_clock, mode):
     skip_without_bpf(echion)
     options = [*mode, "--engine", "bpf"]
-    result, used_us = attach_and_burn(echion, any_python, tmp_path, options, other_clock)
-    check_times(result.check(), used_us)
+    result, burner_us = attach_and_burn(echion, any_python, tmp_path, options, other_clock)
+    check_times(result.check(), burner_us)
 
 
 BUSY = "import sys; sys.path.insert(0, sys.argv[1]); import _support; _support.ready()\nwhile True: pass"
@@ -193,8 +196,8 @@ def test_a_clock_for_children_is_not_the_programs_own(echion, any_python, tmp_pa
     skip_without_bpf(echion)
     options = ["-c", "--engine", "bpf"]
     ahead = [str(AHEAD_S)]
-    result, used_us = attach_and_burn(echion, any_python, tmp_path, options, (), ahead)
-    check_times(result.check(), used_us)
+    result, burner_us = attach_and_burn(echion, any_python, tmp_path, options, (), ahead)
+    check_times(result.check(), burner_us)
 
 
 def test_a_clock_that_cannot_be_known_is_not_the_kernels(echion, any_python, tmp_path, young):
