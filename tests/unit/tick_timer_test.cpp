@@ -272,6 +272,28 @@ TEST_F(TickTimerTest, AProcessThatSleepsIsNotLookedAt) {
     EXPECT_LT(timer.counts().system_calls, 3U * 40);
 }
 
+// ---- The request for ticks ----
+
+TEST_F(TickTimerTest, AStopThatCrossesTheRequestIsNoFailure) {
+    send_stop();
+    const std::byte layout[sizeof(control::Arm::snapshot_layout)]{};
+    const auto armed =
+        channel_->arm(1, GuestFacts{}, SignalTimer::pick_signal(), layout, sizeof(layout));
+    ASSERT_FALSE(armed);
+    EXPECT_EQ(armed.error().kind, ErrorKind::kNotReady);
+    EXPECT_TRUE(channel_->was_told_to_stop());
+}
+
+TEST_F(TickTimerTest, WhatIsNoAnswerToTheRequestIsAFailure) {
+    ASSERT_EQ(send(other_.get(), "no message", 10, 0), 10);
+    const std::byte layout[sizeof(control::Arm::snapshot_layout)]{};
+    const auto armed =
+        channel_->arm(1, GuestFacts{}, SignalTimer::pick_signal(), layout, sizeof(layout));
+    ASSERT_FALSE(armed);
+    EXPECT_EQ(armed.error().kind, ErrorKind::kProtocol);
+    EXPECT_FALSE(channel_->was_told_to_stop());
+}
+
 // ---- The channel's descriptors ----
 
 TEST_F(TickTimerTest, ANumberThatTheTargetHasClosedAndReusedIsLeftAlone) {

@@ -201,6 +201,13 @@ Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, const GuestFacts&
     do {
         size = receive_packet(socket_.get(), &answer, sizeof(answer), 0);
     } while (size < 0 && errno == EINTR);
+    control::Stop stop{};
+    static_assert(sizeof(stop) <= sizeof(answer));
+    std::memcpy(&stop, &answer, sizeof(stop));
+    if (size > 0 && is_message(stop, static_cast<std::size_t>(size), control::MessageType::kStop)) {
+        was_told_to_stop_ = true;  // it crossed the request
+        return fail(ErrorKind::kNotReady, "told to stop before the ticks began");
+    }
     if (size <= 0 ||
         !is_message(answer, static_cast<std::size_t>(size), control::MessageType::kArmed)) {
         return fail(ErrorKind::kProtocol, "receive the answer about ticks");

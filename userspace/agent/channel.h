@@ -73,7 +73,7 @@ class Channel {
     /// places that `fd_kinds` names. kProtocol when the other side hung up or is not one of ours.
     Result<control::Configure> receive_configure();
     /// Tells the other side that the sampler, with `signal` blocked, is ready for ticks, and waits
-    /// for the answer. kProtocol when it is none.
+    /// for the answer. kNotReady when that is to stop, kProtocol when it is none.
     Result<control::Armed> arm(std::uint32_t sampler_tid, const GuestFacts& facts, int signal,
                                const void* snapshot_layout, std::size_t layout_bytes);
     /// From now on also tells of a message, or a hang-up, by `signal` to the thread `tid`, with the
