@@ -31,8 +31,9 @@ LAYERS: dict[str, set[str]] = {
     "engine": CORE | {"cpython", "control", "bpf"},
     "output": {"base", "model"},
     "native": CORE,
+    "sampling": CORE | {"cpython", "control", "stream", "engine"},
     "agent": CORE | {"linux", "darwin", "cpython", "capture", "report", "control"}
-    | {"stream", "engine"},
+    | {"stream", "engine", "sampling"},
     "inject": CORE | {"linux"},
     "cli": CORE
     | {"linux", "darwin", "cpython", "capture", "report", "control", "stream", "engine"}
@@ -43,7 +44,7 @@ LAYERS: dict[str, set[str]] = {
 # Code in these folders may run inside the target: libc and the C++ headers that need no run time.
 GUESTS = {
     *("base", "memory", "model", "platform", "linux", "darwin", "cpython", "capture", "report"),
-    *("control", "stream", "agent"),
+    *("control", "stream", "sampling", "agent"),
 }
 # The engines have both halves side by side: the guest's files are those of this library.
 GUEST_LIBRARY = re.compile(r"echion_guest_library\(echion_engine_guest\s+SOURCES([^)]*?)USES")
@@ -61,7 +62,10 @@ LINUX_ONLY = re.compile(
     r"^(linux/|link\.h$|sys/(auxv|epoll|eventfd|personality|prctl|ptrace|signalfd|syscall|timerfd|uio)"
     r"\.h$)"
 )
-NEUTRAL = {"memory", "model", "cpython", "control", "stream", "capture", "report", "agent"}
+NEUTRAL = {
+    *("memory", "model", "cpython", "control", "stream", "capture", "report", "sampling"),
+    "agent",
+}
 # Those that still know Linux: how it loads programs, and whose descriptors are whose.
 NOT_NEUTRAL_YET = {
     f"userspace/agent/{name}.cpp" for name in ("descriptors", "entry", "guest", "python_start")

@@ -13,9 +13,9 @@
 #include <cstdint>
 #include <memory>
 
-#include "agent/cpu_watch.h"
 #include "base/unique_fd.h"
 #include "fuzz_support.h"
+#include "sampling/cpu_watch.h"
 
 namespace {
 
@@ -86,15 +86,15 @@ void write_ring(File& file, fuzz::Input& input) {
     }
 }
 
-void look(agent::CpuWatch& watch, agent::TrackedThread& thread) {
+void look(sampling::CpuWatch& watch, sampling::TrackedThread& thread) {
     std::size_t seen = 0;
     watch.look([&](std::uint32_t slot) { seen += watch.read_own(slot).has_value() ? 1 : 0; },
-               [&](agent::TrackedThread&) { ++seen; },
-               [&](agent::TrackedThread&, const engine::CpuState&) { ++seen; });
+               [&](sampling::TrackedThread&) { ++seen; },
+               [&](sampling::TrackedThread&, const engine::CpuState&) { ++seen; });
     require(seen <= 3 * std::size_t{ECHION_MAX_THREADS});
     static volatile std::uint64_t sum;
     std::size_t snapshots = 0;
-    watch.drain([&](agent::TrackedThread& owner, const engine::SnapshotView& snapshot) {
+    watch.drain([&](sampling::TrackedThread& owner, const engine::SnapshotView& snapshot) {
         require(&owner == &thread && snapshot.frames.size() <= ECHION_SNAPSHOT_FRAMES);
         for (const echion_frame& frame : snapshot.frames) {
             sum = sum + frame.code;
@@ -123,19 +123,20 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::uint64_t ring_bytes = 0;
     std::memcpy(&ring_bytes, table.data() + offsetof(echion_table, snapshot_ring_bytes),
                 sizeof(ring_bytes));
-    agent::CpuWatch watch;
+    sampling::CpuWatch watch;
     const int ring_fd = ring_bytes <= kRingBytes ? ring.fd() : -1;
     const std::int64_t clock_ahead_ns = steps % 2 == 0 ? 0 : INT64_MIN;
-    agent::GuestFacts facts;
+    sampling::ProcessFacts facts;
+    facts.sampler_tid = own_pid + 1;
     facts.io_tid = own_pid + 2;
     facts.helper_tids = {own_pid + 3, own_pid};
     facts.is_late = steps % 2 != 0;
-    if (!watch.open(table.fd(), kTarget, clock_ahead_ns, ring_fd, own_pid + 1, facts)) {
+    if (!watch.open(table.fd(), kTarget, clock_ahead_ns, ring_fd, facts)) {
         return 0;
     }
-    static const auto thread = std::make_unique<agent::TrackedThread>();
+    static const auto thread = std::make_unique<sampling::TrackedThread>();
     *thread = {};
-    thread->slot = agent::TrackedThread::kNoSlot;
+    thread->slot = sampling::TrackedThread::kNoSlot;
     thread->state = Address(kThreadState);
     thread->native_id = own_pid;
     watch.attach(*thread);

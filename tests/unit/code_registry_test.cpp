@@ -1,4 +1,4 @@
-#include "agent/code_registry.h"
+#include "sampling/code_registry.h"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +13,7 @@
 #include "stream/ring.h"
 #include "test_memory.h"
 
-namespace echion::agent {
+namespace echion::sampling {
 namespace {
 
 constexpr std::size_t kArenaBytes = 1 << 20;
@@ -625,4 +625,4 @@ TEST_P(CodeRegistryOf, AnIdIsNeverTwoCodesWhenIdsAreGivenAnew) {
 }
 
 }  // namespace
-}  // namespace echion::agent
+}  // namespace echion::sampling

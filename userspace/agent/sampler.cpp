@@ -10,10 +10,8 @@
 #include <utility>
 
 #include "agent/cpu_share.h"
-#include "agent/cpu_watch.h"
 #include "agent/dump.h"
 #include "agent/interruptions.h"
-#include "agent/stack_sampler.h"
 #include "base/clock.h"
 #include "cpython/locate.h"
 #include "engine/bpf/signal_timer.h"
@@ -26,11 +24,18 @@
 #include "platform/process_reader.h"
 #include "platform/program_image.h"
 #include "platform/thread_clock.h"
+#include "sampling/cpu_watch.h"
+#include "sampling/stack_sampler.h"
 #include "stream/ring.h"
 
 namespace echion::agent {
 namespace {
 
+using sampling::CpuWatch;
+using sampling::ProcessFacts;
+using sampling::PythonStart;
+using sampling::SamplerOptions;
+using sampling::StackSampler;
 using stream::Counter;
 
 // Waits for Python's start: a share of the time that it has taken so far, as what happens meanwhile
@@ -172,10 +177,24 @@ void publish_timing(stream::RingProducer& ring, const engine::TimerCounts& timer
              static_cast<std::uint64_t>(read_clock_ns(CLOCK_THREAD_CPUTIME_ID) + io_thread_ns));
 }
 
+/// What the sampler has to know of this process, but for what goes by where Python is.
+ProcessFacts collect_process_facts(const GuestFacts& guest) {
+    ProcessFacts facts;
+    facts.is_launch = guest.is_launch;
+    facts.is_late = guest.is_late;
+    facts.used_cpu_ns = guest.used_cpu_ns;
+    facts.rseq_offset = guest.rseq_offset;
+    facts.sampler_tid = own_thread_id();
+    facts.io_tid = guest.io_tid;
+    facts.helper_tids = guest.helper_tids;
+    facts.python_starts = guest.python_starts;
+    return facts;
+}
+
 /// What the BPF programs tell of this process; closed where there are none. Without them the
 /// sampler does as well as it can by itself.
 CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
-                    const GuestFacts& facts) {
+                    const ProcessFacts& facts) {
     CpuWatch watch;
     if (const int state_fd = channel.find_fd(configure, control::FdKind::kBpfState);
         state_fd >= 0) {
@@ -184,8 +203,7 @@ CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
         const timespec moment = make_timespec(1);
         clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
         (void)watch.open(state_fd, configure.kernel_target, configure.clock_ahead_ns,
-                         channel.find_fd(configure, control::FdKind::kBpfSnapshots),
-                         own_thread_id(), facts);
+                         channel.find_fd(configure, control::FdKind::kBpfSnapshots), facts);
     }
     return watch;
 }
@@ -295,7 +313,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     if (!facts.is_launch) {
         start.after_ns = monotonic_ns();  // it is sampled from the attachment on
     }
-    CpuWatch watch = open_watch(channel, *configure, facts);
+    ProcessFacts process = collect_process_facts(facts);
+    CpuWatch watch = open_watch(channel, *configure, process);
     // Before Python's start, after which a program closes descriptors that it does not know, and
     // may be given their numbers for its own.
     channel.close_received();
@@ -315,7 +334,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     options.cpu_mode = configure->mode == control::Mode::kCpu;
     // Flat out, following would leave the thread that is followed no time to run.
     options.follow = (configure->flags & control::kNoFollow) == 0 &&
-                     configure->interval_ns >= kLeastFollowIntervalNs;
+                     configure->interval_ns >= sampling::kLeastFollowIntervalNs;
     options.perf_ticks = options.cpu_mode && (configure->flags & control::kPerfTicks) != 0;
     if (options.cpu_mode && !watch.is_open() && read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) == 0) {
         return fail(ErrorKind::kRefused, "read CPU time: clock_gettime is refused", EPERM);
@@ -324,8 +343,9 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     if (options.follow && become_realtime(raised_by)) {
         raised_by = control::kRealtime;
     }
+    process.static_bytes = facts.static_bytes_from(located->view.runtime);
     StackSampler sampler;
-    if (auto status = sampler.start(located->view, options, std::move(watch), facts, ring, start);
+    if (auto status = sampler.start(located->view, options, std::move(watch), process, ring, start);
         !status) {
         return status;
     }

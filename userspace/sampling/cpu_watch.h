@@ -4,14 +4,14 @@
 #include <cstdint>
 #include <span>
 
-#include "agent/guest.h"
-#include "agent/thread_table.h"
 #include "base/mapping.h"
 #include "cpython/layout.h"
 #include "engine/bpf/cpu_state_map.h"
 #include "engine/bpf/snapshot_ring.h"
+#include "sampling/process_facts.h"
+#include "sampling/thread_table.h"
 
-namespace echion::agent {
+namespace echion::sampling {
 
 /// What the BPF programs tell the sampler: which threads have run since the last tick, how much CPU
 /// time each has used, and the stacks that they have seen. Closed until open(); then every thread
@@ -20,11 +20,10 @@ namespace echion::agent {
 class CpuWatch {
   public:
     /// `target`: this process's number among the session's. `clock_ahead_ns`: its clock less the
-    /// kernel's. `snapshots_fd`: -1 for none. `sampler_tid`, and those of `facts`: the agent's
-    /// threads, whose slots are nobody's. Where Python came late, what has been used by now does
-    /// not count.
+    /// kernel's. `snapshots_fd`: -1 for none. The slots of the agent's threads, which `facts` has,
+    /// are nobody's. Where Python came late, what has been used by now does not count.
     Status open(int state_fd, std::uint32_t target, std::int64_t clock_ahead_ns, int snapshots_fd,
-                std::uint32_t sampler_tid, const GuestFacts& facts);
+                const ProcessFacts& facts);
     [[nodiscard]] bool is_open() const { return is_open_; }
 
     /// The layout of this version for the tick's program; all zero when there are no snapshots.
@@ -133,4 +132,4 @@ class CpuWatch {
     std::uint64_t lost_ = 0;
 };
 
-}  // namespace echion::agent
+}  // namespace echion::sampling

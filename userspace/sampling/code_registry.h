@@ -6,16 +6,16 @@
 #include <span>
 #include <string_view>
 
-#include "agent/version_counter.h"
 #include "cpython/frame_walker.h"
 #include "cpython/line_index.h"
 #include "cpython/runtime_view.h"
 #include "memory/address_map.h"
 #include "memory/page_batch.h"
 #include "memory/reader.h"
+#include "sampling/version_counter.h"
 #include "stream/encoder.h"
 
-namespace echion::agent {
+namespace echion::sampling {
 
 /// Gives every code object that appears in a stack a small id, and defines it in the stream when it
 /// is first seen: names, file, line table.
@@ -327,4 +327,4 @@ class CodeRegistry {
     Counts counts_;
 };
 
-}  // namespace echion::agent
+}  // namespace echion::sampling

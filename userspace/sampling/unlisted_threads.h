@@ -2,12 +2,12 @@
 
 #include <cstdint>
 
-#include "agent/cpu_watch.h"
-#include "agent/thread_table.h"
 #include "base/mapping.h"
+#include "sampling/cpu_watch.h"
+#include "sampling/thread_table.h"
 #include "stream/encoder.h"
 
-namespace echion::agent {
+namespace echion::sampling {
 
 /// Threads of this process that Python's lists do not have, by their slots in the kernel's table:
 /// those that have just begun, those that began and ended between two looks, and those of C code.
@@ -49,4 +49,4 @@ class UnlistedThreads {
     FixedArray<Entry> entries_;
 };
 
-}  // namespace echion::agent
+}  // namespace echion::sampling

@@ -1,4 +1,4 @@
-#include "agent/cpu_watch.h"
+#include "sampling/cpu_watch.h"
 
 #include <unistd.h>
 
@@ -7,11 +7,11 @@
 #include "base/clock.h"
 #include "engine/bpf/snapshot_layout.h"
 
-namespace echion::agent {
+namespace echion::sampling {
 Status CpuWatch::open(int state_fd, std::uint32_t target, std::int64_t clock_ahead_ns,
-                      int snapshots_fd, std::uint32_t sampler_tid, const GuestFacts& facts) {
+                      int snapshots_fd, const ProcessFacts& facts) {
     helper_tids_ = facts.helper_tids;
-    own_tids_ = {sampler_tid, facts.io_tid};
+    own_tids_ = {facts.sampler_tid, facts.io_tid};
     opened_ns_ = static_cast<std::uint64_t>(monotonic_ns());
     pid_ = static_cast<std::uint32_t>(getpid());
     target_ = target;
@@ -27,7 +27,7 @@ Status CpuWatch::open(int state_fd, std::uint32_t target, std::int64_t clock_ahe
     }
     stamps_ = std::move(*stamps);
     owners_ = std::move(*owners);
-    if (const auto slot = states_.find_slot(pid_, sampler_tid, target_)) {
+    if (const auto slot = states_.find_slot(pid_, facts.sampler_tid, target_)) {
         own_slot_ = *slot;
     }
     if (const auto slot = states_.find_slot(pid_, facts.io_tid, target_)) {
@@ -147,4 +147,4 @@ void CpuWatch::hand_over(TrackedThread& from, TrackedThread& to) {
     from.slot = TrackedThread::kNoSlot;
 }
 
-}  // namespace echion::agent
+}  // namespace echion::sampling

@@ -1,4 +1,4 @@
-#include "agent/code_registry.h"
+#include "sampling/code_registry.h"
 
 #include <algorithm>
 #include <array>
@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "cpython/objects.h"
 
-namespace echion::agent {
+namespace echion::sampling {
 namespace {
 
 using cpython::has;
@@ -709,4 +709,4 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
     return true;
 }
 
-}  // namespace echion::agent
+}  // namespace echion::sampling

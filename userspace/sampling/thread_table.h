@@ -12,7 +12,7 @@
 #include "memory/page_batch.h"
 #include "stream/encoder.h"
 
-namespace echion::agent {
+namespace echion::sampling {
 
 /// What the sampler remembers of one thread state. Plain data in memory of its own, followed by the
 /// thread's last stack.
@@ -77,6 +77,7 @@ struct TrackedThread {
     stream::FrameRef* refs;            ///< …and how they are called in the stream
 
     [[nodiscard]] std::string_view name_view() const { return {name, name_bytes}; }
+    [[nodiscard]] bool has_state() const { return in_use && !has_left; }
 };
 
 /// The threads that are being sampled. Fixed bounds; memory is taken when a thread appears and
@@ -95,9 +96,53 @@ class ThreadTable {
     void remove(TrackedThread& thread);
 
     [[nodiscard]] std::size_t size() const { return index_.size(); }
-    /// Slots 0..slots() hold a thread or nothing (in_use).
-    [[nodiscard]] std::size_t slots() const { return slot_count_; }
-    [[nodiscard]] TrackedThread& slot(std::size_t index) { return *blocks_[index]; }
+    /// How many thread states have gone.
+    [[nodiscard]] std::uint64_t states_gone() const { return states_gone_; }
+
+    /// All threads, or only those whose thread state is there. A loop may remove threads and add
+    /// some; it visits those that are added behind it.
+    template <bool kWithState>
+    class Range {
+      public:
+        class Iterator {
+          public:
+            Iterator(const ThreadTable& table, std::size_t at) : table_(table), at_(at) { skip(); }
+            TrackedThread& operator*() const { return *table_.blocks_[at_]; }
+            Iterator& operator++() {
+                ++at_;
+                skip();
+                return *this;
+            }
+            bool operator!=(std::nullptr_t) const { return at_ < table_.slot_count_; }
+
+          private:
+            void skip() {
+                while (at_ < table_.slot_count_ && !(kWithState ? table_.blocks_[at_]->has_state()
+                                                                : table_.blocks_[at_]->in_use)) {
+                    ++at_;
+                }
+            }
+
+            const ThreadTable& table_;
+            std::size_t at_;
+        };
+
+        explicit Range(const ThreadTable& table) : table_(table) {}
+        [[nodiscard]] Iterator begin() const { return {table_, 0}; }
+        [[nodiscard]] std::nullptr_t end() const { return nullptr; }
+
+      private:
+        const ThreadTable& table_;
+    };
+    [[nodiscard]] Range<false> all() const { return Range<false>(*this); }
+    [[nodiscard]] Range<true> with_state() const { return Range<true>(*this); }
+
+    /// Another state that the thread of this one runs with, of those whose `is_second` is that.
+    [[nodiscard]] TrackedThread* find_other_state(const TrackedThread& thread,
+                                                  bool is_second) const;
+    void set_second(TrackedThread& thread, bool is_second);
+    /// Threads whose is_second is set.
+    [[nodiscard]] std::size_t second_count() const { return second_count_; }
 
   private:
     AddressMap index_;
@@ -113,6 +158,8 @@ class ThreadTable {
     std::size_t max_frames_ = 0;
     std::size_t slot_count_ = 0;
     std::size_t free_hint_ = 0;
+    std::size_t second_count_ = 0;
+    std::uint64_t states_gone_ = 0;
 };
 
-}  // namespace echion::agent
+}  // namespace echion::sampling

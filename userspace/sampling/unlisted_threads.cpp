@@ -1,9 +1,9 @@
-#include "agent/unlisted_threads.h"
+#include "sampling/unlisted_threads.h"
 
 #include <algorithm>
 #include <utility>
 
-namespace echion::agent {
+namespace echion::sampling {
 namespace {
 
 // For so long after a thread has been met, each look at it looks for it in Python's lists.
@@ -100,4 +100,4 @@ void UnlistedThreads::forget_announcements() {
     }
 }
 
-}  // namespace echion::agent
+}  // namespace echion::sampling

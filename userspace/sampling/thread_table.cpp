@@ -1,11 +1,11 @@
-#include "agent/thread_table.h"
+#include "sampling/thread_table.h"
 
 #include <algorithm>
 #include <cstring>
 
 #include "base/clock.h"
 
-namespace echion::agent {
+namespace echion::sampling {
 namespace {
 
 constexpr std::size_t kMaxThreads = cpython::kMaxThreadStates;
@@ -93,6 +93,7 @@ TrackedThread* ThreadTable::add(Address state) {
 }
 
 void ThreadTable::forget_state(TrackedThread& thread) {
+    ++states_gone_;
     if (find(thread.state) == &thread) {
         index_.erase(thread.state);
     }
@@ -100,10 +101,27 @@ void ThreadTable::forget_state(TrackedThread& thread) {
 
 void ThreadTable::remove(TrackedThread& thread) {
     forget_state(thread);
+    set_second(thread, false);
     thread.in_use = false;
     if (thread.id < free_hint_) {
         free_hint_ = thread.id;
     }
 }
 
-}  // namespace echion::agent
+TrackedThread* ThreadTable::find_other_state(const TrackedThread& thread, bool is_second) const {
+    for (TrackedThread& other : with_state()) {
+        if (&other != &thread && other.has_begun && other.is_second == is_second &&
+            other.runs_on == thread.runs_on) {
+            return &other;
+        }
+    }
+    return nullptr;
+}
+
+void ThreadTable::set_second(TrackedThread& thread, bool is_second) {
+    second_count_ -= thread.is_second;
+    thread.is_second = is_second;
+    second_count_ += thread.is_second;
+}
+
+}  // namespace echion::sampling

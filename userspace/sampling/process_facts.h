@@ -1,0 +1,29 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "control/control.h"
+
+namespace echion::sampling {
+
+/// What the sampler has to know of the process that it runs in, and cannot ask for by itself.
+struct ProcessFacts {
+    bool is_launch = false;  ///< the agent was there from the program's first moment
+    bool is_late = false;    ///< preloaded, but Python came when the program was running
+    /// CPU time that the main thread had used when this program began, at a launch.
+    std::int64_t used_cpu_ns = 0;
+    std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
+    /// The interpreter's static data from its runtime on, which is never unmapped: bytes.
+    std::size_t static_bytes = 0;
+    std::uint32_t sampler_tid = 0;  ///< the thread that samples
+    std::uint32_t io_tid = 0;       ///< the agent's other thread
+    /// Threads that brought the agent in, and have ended.
+    std::array<std::uint32_t, control::kHelperThreads> helper_tids{};
+    /// How often Python's start has been noticed; null: nobody notices.
+    const std::atomic<std::uint32_t>* python_starts = nullptr;
+};
+
+}  // namespace echion::sampling

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace echion::sampling {
+
+/// Below this interval the sampler does not follow the GIL holder: it takes some 10 us a tick, and
+/// the thread that it follows would get none of what remains.
+constexpr std::uint64_t kLeastFollowIntervalNs = 25'000;
+
+/// What the command-line program asked for.
+struct SamplerOptions {
+    std::uint64_t interval_ns = 1'000'000;
+    std::size_t max_frames = 2048;
+    bool cpu_mode = false;    ///< also report the CPU time of each thread
+    bool perf_ticks = false;  ///< CPU mode without BPF, but with perf events that tick
+    bool follow = true;       ///< go to the GIL holder's CPU to read its stack
+};
+
+}  // namespace echion::sampling

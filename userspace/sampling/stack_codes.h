@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/mapping.h"
+#include "cpython/frame_walker.h"
+#include "sampling/code_registry.h"
+#include "sampling/python_memory.h"
+#include "sampling/thread_table.h"
+#include "sampling/thread_writer.h"
+#include "sampling/tick_stream.h"
+
+namespace echion::sampling {
+
+/// Gives the frames of a stack the ids of their code objects, which are defined in the stream as
+/// they are met, and compares them with the thread's last stack. Sampler thread only.
+class StackCodes {
+  public:
+    StackCodes(PythonMemory& memory, TickStream& ticks, CodeRegistry& codes)
+        : memory_(memory), ticks_(ticks), codes_(codes) {}
+    Status reserve(std::size_t max_frames);
+
+    /// Looks the frames up (newest first; those that are no code of the program's are taken out of
+    /// them). The result is the thread's when it is kept, and good until the next call.
+    AssignedStack assign(const TrackedThread& thread, std::span<cpython::RawFrame> raw);
+    /// The last result is the thread's stack.
+    void keep(TrackedThread& thread, const AssignedStack& stack);
+
+  private:
+    bool assign_once(const TrackedThread& thread, std::span<const cpython::RawFrame> raw,
+                     std::size_t* kept);
+
+    PythonMemory& memory_;
+    TickStream& ticks_;
+    CodeRegistry& codes_;
+    FixedArray<Address> found_codes_;  // root first
+    FixedArray<stream::FrameRef> found_refs_;
+};
+
+}  // namespace echion::sampling

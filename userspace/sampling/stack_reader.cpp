@@ -1,0 +1,476 @@
+#include "sampling/stack_reader.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "base/clock.h"
+
+namespace echion::sampling {
+namespace {
+
+using cpython::GilState;
+using cpython::has;
+using cpython::Offset;
+
+// Frames of one round, before they are compared with the last ones.
+constexpr std::size_t kMinRawFrames = std::size_t{1} << 16;
+// A stack with more frames takes longer to copy than the sampler may keep its CPU.
+constexpr std::size_t kDeepFrames = 512;
+// Code objects that are copied besides those of the last stack: those of deeper stacks before it,
+// in whose place nothing has come since. A thread mostly calls what it has called before.
+constexpr std::size_t kRecentCodes = 8;
+// Walks after which a page that was not needed any more is no longer fetched ahead.
+constexpr std::uint32_t kPageAge = 32;
+// When a chain that leads nowhere, or ends at a generator or in the middle of its stack, is what it
+// seems: seen so often, after so much CPU time of the thread each time. A thread that waits for a
+// CPU may stand there for as long as it likes.
+constexpr std::uint32_t kTimesBetweenFrames = 16;
+// With the same frame at its end, such as that of a __del__() which runs as the outermost function
+// returns: that function has left the chain, and not the stack.
+constexpr std::uint32_t kTimesMidway = 2;
+constexpr std::int64_t kPastAMomentNs = 2'000;
+// For a thread to get past the few instructions in which its chain of frames is not whole. Less,
+// and the timer fires before the kernel has switched to it.
+constexpr std::int64_t kPauseNs = 20'000;
+
+// After a CPU that it may not go to: one that has just gone offline, or that it is kept from.
+constexpr std::int64_t kFollowAgainNs = 100'000'000;
+
+std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
+
+}  // namespace
+
+Status StackReader::reserve() {
+    auto raw = FixedArray<cpython::RawFrame>::make(kMinRawFrames + 2 * options_.max_frames);
+    if (!raw) {
+        return fail(ErrorKind::kNoSpace, "reserve memory for stacks");
+    }
+    raw_ = std::move(*raw);
+    return {};
+}
+
+void StackReader::start(const ProcessFacts& facts) {
+    same_cpu_.open(facts.rseq_offset);
+    can_follow_ = options_.follow && same_cpu_.has_cpu_numbers();
+}
+
+void StackReader::begin_tick(std::int64_t now_ns) {
+    now_ns_ = now_ns;
+    codes_.begin_tick();
+    if (refused_ns_ && now_ns - *refused_ns_ >= kFollowAgainNs) {
+        can_follow_ = true;
+        refused_ns_.reset();
+    }
+}
+
+void StackReader::let_pass() {
+    // Where the sampler holds its CPU, the thread that it reads stands still.
+    if (std::exchange(must_pause_, false)) {
+        memory_.sleep(kPauseNs);
+    }
+}
+
+void StackReader::request_gil(Round& round, std::uint32_t gil_index) {
+    const cpython::Layout& layout = memory_.layout();
+    PageBatch& batch = memory_.batch;
+    round.gil_before = batch.add(interpreters_.gil(gil_index).address, at(layout.gil.size));
+    round.current_before = PageBatch::kNone;
+    if (const Address current_at = cpython::current_state_address(memory_.view)) {
+        round.current_before = batch.add(current_at, sizeof(void*));
+    }
+    PageBatch::Handle runtime_collecting = PageBatch::kNone;
+    if (has(layout.runtime.gc_collecting)) {
+        runtime_collecting = batch.add(memory_.view.runtime + at(layout.runtime.gc_collecting),
+                                       sizeof(std::int32_t));
+    }
+    for (std::uint32_t i = 0; i < interpreters_.count(); ++i) {
+        Interpreter& interpreter = interpreters_[i];
+        interpreter.threads_head_copy = PageBatch::kNone;
+        interpreter.collecting_copy = runtime_collecting;
+        if (interpreter.gil != gil_index) {
+            continue;
+        }
+        const Address base = interpreter.head.interpreter;
+        interpreter.threads_head_copy =
+            batch.add(base + at(layout.interpreter.threads_head), sizeof(void*));
+        if (has(layout.interpreter.gc_collecting)) {
+            interpreter.collecting_copy =
+                batch.add(base + at(layout.interpreter.gc_collecting), sizeof(std::int32_t));
+        }
+    }
+}
+
+/// What proves the holder's stack, and the others'. Comes last.
+void StackReader::request_evidence(Round& round, std::uint32_t gil_index) {
+    const cpython::Layout& layout = memory_.layout();
+    PageBatch& batch = memory_.batch;
+    round.holder_cpu = round.holder_state_after = round.holder_cframe_after = PageBatch::kNone;
+    if (round.holder != nullptr) {
+        const TrackedThread& holder = *round.holder;
+        round.holder_runs_on = holder.runs_on;
+        // Where it is not known which thread runs with this state, no CPU proves anything.
+        round.is_followed = can_follow_ && !holder.is_apart &&
+                            (holder.is_placed || !interpreters_.can_change_threads(holder));
+        if (round.is_followed) {
+            // Last but for the GIL: see SameCpu.
+            round.holder_cpu =
+                batch.add(same_cpu_.cpu_number_address(holder.runs_on), sizeof(std::uint32_t));
+        } else {
+            if (holder.head.cframe) {
+                round.holder_cframe_after =
+                    batch.add(holder.head.cframe + at(layout.cframe.current_frame), sizeof(void*));
+            }
+            // After that: it may be copied directly, which would cut the system call in two.
+            round.holder_state_after = batch.add(holder.state, at(layout.thread_state.size));
+        }
+    }
+    round.current_after = PageBatch::kNone;
+    if (const Address current_at = cpython::current_state_address(memory_.view)) {
+        round.current_after = batch.add(current_at, sizeof(void*));
+    }
+    round.gil_after = batch.add(interpreters_.gil(gil_index).address, at(layout.gil.size));
+}
+
+bool StackReader::request(Round& round, std::uint32_t gil_index) {
+    const cpython::Layout& layout = memory_.layout();
+    PageBatch& batch = memory_.batch;
+    batch.reset();
+    // What is copied directly comes first, so that the rest goes into one system call.
+    request_gil(round, gil_index);
+    std::size_t fits = 0;
+    for (TrackedThread* thread : round.group) {
+        thread->state_copy = batch.add(thread->state, at(layout.thread_state.size));
+        thread->cframe_copy = PageBatch::kNone;
+        if (thread->head.cframe) {
+            thread->cframe_copy =
+                batch.add(thread->head.cframe + at(layout.cframe.current_frame), sizeof(void*));
+        }
+        // Room for what closes the round, and for pages that a walk needs besides.
+        if (thread->state_copy == PageBatch::kNone || !batch.add_pages(thread->pages) ||
+            batch.free_bytes() < batch.capacity_bytes() / 4 || batch.free_requests() < 64) {
+            break;
+        }
+        ++fits;
+    }
+    round.group = round.group.first(std::max<std::size_t>(fits, 1));
+    codes_.begin_look(memory_.reader);
+    batch.begin_unsearched();
+    for (TrackedThread* thread : round.group) {
+        const std::size_t count =
+            std::min<std::size_t>(thread->frame_count + kRecentCodes, options_.max_frames);
+        const std::size_t held = codes_.holds_since(thread->refs_look) ? thread->refs_count : 0;
+        codes_.request(batch, std::span(thread->codes, count).subspan(std::min(held, count)));
+    }
+    codes_.add_requested(batch);
+    batch.end_unsearched();
+    request_evidence(round, gil_index);
+    return round.gil_after != PageBatch::kNone;
+}
+
+StackReader::CopiedHead StackReader::take_head(const TrackedThread& thread) const {
+    CopiedHead result{};
+    const std::byte* copy = memory_.batch.copy(thread.state_copy);
+    if (copy == nullptr) {
+        return result;
+    }
+    result.head = cpython::parse_thread_head(memory_.layout(), copy);
+    result.is_read = true;
+    if (!result.head.cframe) {
+        result.frame = result.head.frame;
+        result.has_frame = true;
+    } else if (result.head.cframe == thread.head.cframe) {
+        if (const std::byte* expected = memory_.batch.copy(thread.cframe_copy)) {
+            result.frame = load_address(expected, 0);
+            result.has_frame = true;
+        }
+    }
+    return result;
+}
+
+bool StackReader::walk_one(TrackedThread& thread, const CopiedHead& copied, WalkedStack& out,
+                           std::size_t* raw_used) {
+    out = {};
+    out.first = *raw_used;
+    const cpython::ThreadHead& head = copied.head;
+    // A thread state that has been freed, and perhaps taken by another thread since, shows here.
+    if (!copied.is_read || head.interpreter != thread.head.interpreter ||
+        head.id != thread.head.id) {
+        return false;
+    }
+    if (head.next != thread.head.next || head.prev != thread.head.prev) {
+        interpreters_.of(thread).list_changed = true;
+    }
+    Address frame = copied.frame;
+    if (!copied.has_frame) {
+        const auto current =
+            memory_.reader.read_pointer(head.cframe + at(memory_.layout().cframe.current_frame));
+        if (!current) {
+            return false;
+        }
+        frame = *current;
+    }
+    const std::uintptr_t thread_id = thread.head.thread_id;
+    thread.head = head;
+    if (head.thread_id != thread_id || !thread.has_begun) {
+        owners_.describe(thread);  // a thread that had not begun when it was first seen
+    }
+    if (interpreters_.count() > 1) {
+        owners_.place_by_stack(thread);
+    }
+    out.is_readable = true;
+    out.head = frame;
+    cpython::FrameWalker walker(memory_.layout(), memory_.reader, memory_.batch);
+    walker.skip_code(codes_.trampoline());
+    const std::size_t room = std::min(options_.max_frames, raw_.capacity() - out.first);
+    ++thread.walk;
+    out.walk = walker.walk(frame, thread.pages, thread.walk, {raw_.data() + out.first, room});
+    if (thread.walk % kPageAge == 0) {
+        thread.pages.expire(thread.walk, kPageAge);
+    }
+    *raw_used += out.walk.count;
+    return true;
+}
+
+Verdict StackReader::prove_holder(Round& round, const WalkedStack& stack, bool was_cold) {
+    if (round.holder->runs_on != round.holder_runs_on) {
+        return Verdict::kTorn;  // it is another thread than was thought
+    }
+    if (round.is_followed && can_follow_) {
+        std::uint32_t cpu = ~0U;
+        const std::byte* copy = memory_.batch.copy(round.holder_cpu);
+        const Address cpu_number = same_cpu_.cpu_number_address(round.holder->runs_on);
+        if (!was_cold && copy != nullptr) {
+            cpu = load<std::uint32_t>(copy, 0);
+        } else if (const auto value = memory_.reader.read_value<std::uint32_t>(cpu_number)) {
+            cpu = *value;
+        } else {
+            return Verdict::kTorn;
+        }
+        if (cpu == same_cpu_.own_cpu() && same_cpu_.undisturbed()) {
+            return Verdict::kProved;
+        }
+        if (cpu != same_cpu_.own_cpu()) {
+            ++counts_.follow_moves;
+            if (!same_cpu_.move_to(cpu)) {
+                can_follow_ = false;
+                refused_ns_ = now_ns_;
+            }
+        }
+        // A thread that waits for its CPU for so long is given another one.
+        return stack.walk.count > kDeepFrames ? compare_heads(round, stack, true) : Verdict::kTorn;
+    }
+    return compare_heads(round, stack, was_cold);
+}
+
+Verdict StackReader::compare_heads(const Round& round, const WalkedStack& stack, bool was_cold) {
+    // Not a proof, but what there is without one: the newest frame, read before and after.
+    cpython::ThreadHead after;
+    const std::byte* copy = memory_.batch.copy(round.holder_state_after);
+    if (!was_cold && copy != nullptr) {
+        after = cpython::parse_thread_head(memory_.layout(), copy);
+    } else if (const auto head =
+                   read_thread_head(memory_.reader, memory_.view, round.holder->state)) {
+        after = *head;
+    } else {
+        return Verdict::kTorn;
+    }
+    Address frame = after.frame;
+    if (after.cframe) {
+        copy = memory_.batch.copy(round.holder_cframe_after);
+        if (!was_cold && copy != nullptr && after.cframe == round.holder->head.cframe) {
+            frame = load_address(copy, 0);
+        } else if (const auto current = memory_.reader.read_pointer(
+                       after.cframe + at(memory_.layout().cframe.current_frame))) {
+            frame = *current;
+        } else {
+            return Verdict::kTorn;
+        }
+    }
+    if (frame != stack.head) {
+        return Verdict::kTorn;
+    }
+    return stack.walk.count == 0 ? Verdict::kProved : Verdict::kUnproved;
+}
+
+void StackReader::read_interpreter_copies() {
+    for (std::uint32_t i = 0; i < interpreters_.count(); ++i) {
+        Interpreter& interpreter = interpreters_[i];
+        if (const std::byte* copy = memory_.batch.copy(interpreter.threads_head_copy)) {
+            interpreter.list_changed |= load_address(copy, 0) != interpreter.threads_head;
+        }
+        const std::byte* copy = memory_.batch.copy(interpreter.collecting_copy);
+        interpreter.is_collecting = copy != nullptr && load<std::int32_t>(copy, 0) != 0;
+    }
+}
+
+/// Takes the stacks out of a round's copies. Returns how many threads of the group were looked at.
+std::size_t StackReader::walk_all(Round& round, bool is_incomplete, std::span<WalkedStack> stacks) {
+    std::array<CopiedHead, kGroup> heads;
+    for (std::size_t i = 0; i < round.group.size(); ++i) {
+        heads[i] = take_head(*round.group[i]);
+        if (is_incomplete) {
+            memory_.batch.erase_unread(round.group[i]->pages);
+        }
+    }
+    std::size_t raw_used = 0;
+    std::size_t walked = 0;
+    for (TrackedThread* thread : round.group) {
+        if (walked > 0 && raw_.capacity() - raw_used < options_.max_frames) {
+            break;
+        }
+        if (!walk_one(*thread, heads[walked], stacks[walked], &raw_used)) {
+            interpreters_.of(*thread).list_changed = true;
+        }
+        ++walked;
+    }
+    for (std::size_t i = 0; i < walked; ++i) {
+        if (stacks[i].is_readable) {
+            const TrackedThread& thread = *round.group[i];
+            codes_.check(memory_.reader, memory_.batch, frames_of(stacks[i]),
+                         {thread.codes, thread.refs_count}, thread.refs_look);
+        }
+    }
+    return walked;
+}
+
+std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*> group,
+                              Address* last_holder, bool is_last,
+                              FunctionRef<void(const ReadStack&)> accept) {
+    Gil& gil = interpreters_.gil(gil_index);
+    Round round{};
+    round.group = group;
+    for (TrackedThread* thread : group) {
+        if (thread->state == *last_holder) {
+            round.holder = thread;
+        }
+    }
+    same_cpu_.arm();
+    if (!request(round, gil_index)) {
+        ++counts_.table_full;
+        group[0]->may_have_changed = false;
+        return 1;
+    }
+    const std::int64_t read_from_ns = monotonic_ns();
+    const std::size_t left_out = memory_.batch.run(memory_.reader);
+    memory_.read_failures += left_out;
+    counts_.read_ns += monotonic_ns() - read_from_ns;
+    const std::uint64_t calls = memory_.reader.system_calls();
+
+    const std::byte* before_copy = memory_.batch.copy(round.gil_before);
+    const std::byte* after_copy = memory_.batch.copy(round.gil_after);
+    if (before_copy == nullptr || after_copy == nullptr) {
+        return 0;
+    }
+    const GilState before =
+        cpython::parse_gil(memory_.layout(), before_copy, memory_.batch.copy(round.current_before));
+    GilState after =
+        cpython::parse_gil(memory_.layout(), after_copy, memory_.batch.copy(round.current_after));
+    read_interpreter_copies();
+
+    std::array<WalkedStack, kGroup> stacks;
+    const std::uint64_t code_reads = codes_.reads();
+    const std::size_t walked = walk_all(round, left_out > 0, stacks);
+
+    // What was read besides the round came after it: the evidence has to come after that.
+    const bool was_cold = memory_.reader.system_calls() != calls;
+    Verdict holder_verdict = Verdict::kTorn;
+    for (std::size_t i = 0; i < walked; ++i) {
+        if (round.group[i] == round.holder && stacks[i].is_readable) {
+            holder_verdict = prove_holder(round, stacks[i], was_cold);
+        }
+    }
+    if (was_cold && !memory_.read_gil(gil.address, &after)) {
+        return 0;
+    }
+    const bool gil_stayed =
+        before.holder() == after.holder() && before.switch_number == after.switch_number;
+    *last_holder = after.holder();
+    const std::int64_t proved_ns = monotonic_ns();
+    if (gil_stayed && before.switch_number == gil.sampled.switch_number) {
+        gil.held_ns = proved_ns;
+    }
+
+    for (std::size_t i = 0; i < walked; ++i) {
+        TrackedThread& thread = *round.group[i];
+        if (!stacks[i].is_readable) {
+            thread.may_have_changed = false;  // gone, most likely: the walk of its list will tell
+            continue;
+        }
+        Verdict verdict = gil_stayed ? Verdict::kProved : Verdict::kTorn;
+        if (&thread == round.holder) {
+            verdict = holder_verdict;
+        } else if (thread.state == before.holder()) {
+            verdict = Verdict::kTorn;
+        }
+        const bool holds_gil = &thread == round.holder && after.locked > 0;
+        bool can_pass = true;
+        if (verdict != Verdict::kTorn &&
+            is_between_frames(thread, stacks[i], holds_gil, &can_pass)) {
+            verdict = Verdict::kTorn;
+            must_pause_ = can_pass;
+        }
+        AssignedStack assigned;
+        if (verdict != Verdict::kTorn) {
+            assigned = stack_codes_.assign(thread, frames_of(stacks[i]));
+            // Code objects that were read to define them were read later than the stack.
+            if (codes_.reads() != code_reads && verdict == Verdict::kProved &&
+                !still_stands(round, gil_index, before, thread, stacks[i])) {
+                verdict = Verdict::kTorn;
+            }
+        }
+        if (verdict == Verdict::kTorn && !is_last && can_pass) {
+            ++counts_.torn_retried;
+            return i;  // from this one on again, in a new round
+        }
+        if (verdict == Verdict::kTorn) {
+            assigned = {};
+        }
+        accept({thread, stacks[i].walk, assigned, verdict, holds_gil});
+        thread.seen_ns = proved_ns;
+    }
+    return walked;
+}
+
+bool StackReader::still_stands(Round& round, std::uint32_t gil_index, const GilState& before,
+                               const TrackedThread& thread, const WalkedStack& stack) {
+    if (&thread == round.holder) {
+        return prove_holder(round, stack, true) != Verdict::kTorn;
+    }
+    GilState now;
+    return memory_.read_gil(interpreters_.gil(gil_index).address, &now) &&
+           now.holder() == before.holder() && now.switch_number == before.switch_number;
+}
+
+bool StackReader::is_between_frames(TrackedThread& thread, const WalkedStack& stack, bool holds_gil,
+                                    bool* can_pass) {
+    const cpython::Walk& walk = stack.walk;
+    const bool comes_to_end = walk.count > 0 && !walk.truncated && !walk.broken;
+    const bool ends_at_generator = comes_to_end && walk.ends_at_generator;
+    const bool ends_midway = comes_to_end && walk.ends_midway;
+    const bool leads_nowhere =
+        (walk.count == 0 || walk.broken) && thread.head.has_cframe_on_stack(thread.state);
+    if (!(leads_nowhere || ends_at_generator || ends_midway)) {
+        thread.times_between = 0;
+        return false;
+    }
+    // Who does not hold the GIL waits in C code, with its frames in order.
+    if (!holds_gil) {
+        return false;
+    }
+    if (thread.between_root != walk.root) {
+        thread.between_root = walk.root;
+        thread.times_between = 0;
+    }
+    const std::int64_t cpu_ns = memory_.read_cpu_ns(thread);
+    // Since it was last seen there it has not run: others have its CPU, and waiting does not help.
+    *can_pass = thread.times_between == 0 || cpu_ns != thread.last_between_cpu_ns;
+    thread.last_between_cpu_ns = cpu_ns;
+    if (thread.times_between == 0 || cpu_ns - thread.between_cpu_ns > kPastAMomentNs) {
+        thread.between_cpu_ns = cpu_ns;
+        ++thread.times_between;
+    }
+    return thread.times_between < (ends_midway ? kTimesMidway : kTimesBetweenFrames);
+}
+
+}  // namespace echion::sampling

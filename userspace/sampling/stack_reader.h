@@ -1,0 +1,152 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "base/function_ref.h"
+#include "base/mapping.h"
+#include "cpython/frame_walker.h"
+#include "memory/page_batch.h"
+#include "platform/same_cpu.h"
+#include "sampling/code_registry.h"
+#include "sampling/interpreters.h"
+#include "sampling/process_facts.h"
+#include "sampling/python_memory.h"
+#include "sampling/sampler_options.h"
+#include "sampling/stack_codes.h"
+#include "sampling/thread_owners.h"
+#include "sampling/thread_table.h"
+
+namespace echion::sampling {
+
+/// What is known of a copy of a stack.
+enum class Verdict {
+    kProved,    ///< The thread stood still while it was copied.
+    kUnproved,  ///< The newest frame was the same before and after; no more is known.
+    kTorn,      ///< The thread may have changed it meanwhile.
+};
+
+/// One stack, as it was read.
+struct ReadStack {
+    TrackedThread& thread;
+    const cpython::Walk& walk;
+    AssignedStack assigned;  ///< with StackCodes; none of a torn one
+    Verdict verdict;
+    bool holds_gil;
+};
+
+/// Copies the stacks of threads, and proves the copies.
+///
+/// Is a copy consistent? Nobody changes the last holder's stack but that thread itself, so it is
+/// enough that it did not run while it was copied (SameCpu). For the others it is enough that the
+/// GIL did not change hands meanwhile. What cannot be proved is to be read again, a few times; then
+/// it is torn.
+///
+/// Sampler thread only; nothing allocates after start().
+class StackReader {
+  public:
+    StackReader(PythonMemory& memory, Interpreters& interpreters, CodeRegistry& codes,
+                StackCodes& stack_codes, ThreadOwners& owners, const SamplerOptions& options)
+        : memory_(memory),
+          interpreters_(interpreters),
+          codes_(codes),
+          stack_codes_(stack_codes),
+          owners_(owners),
+          options_(options) {}
+    Status reserve();
+    /// To be called by the thread that will read.
+    void start(const ProcessFacts& facts);
+    /// Lets the calling thread run on all CPUs again.
+    void stop() { same_cpu_.release(); }
+    /// A new tick begins, at `now_ns` (CLOCK_MONOTONIC).
+    void begin_tick(std::int64_t now_ns);
+
+    /// As many threads of a GIL as one attempt is for: the shorter, the better the chance that the
+    /// GIL stays where it is.
+    static constexpr std::size_t kGroup = 64;
+    /// Reads the stacks of a group of threads of one GIL, kGroup at most, and calls `accept` for
+    /// each that was read, in their order. Returns how many are done; the next one is to be read
+    /// again, or has not been read yet. `last_holder`: of the GIL, as it was before, and is after.
+    /// `is_last`: those that cannot be proved are accepted as torn.
+    std::size_t read(std::uint32_t gil_index, std::span<TrackedThread*> group, Address* last_holder,
+                     bool is_last, FunctionRef<void(const ReadStack&)> accept);
+    /// Lets the thread that has to get past a moment in which its frames make no stack go on a
+    /// little, if the last read() has met one.
+    void let_pass();
+
+    struct Counts {
+        std::uint64_t torn_retried = 0;
+        std::uint64_t follow_moves = 0;
+        std::uint64_t table_full = 0;
+        std::int64_t read_ns = 0;  ///< time in the rounds' reads
+    };
+    [[nodiscard]] const Counts& counts() const { return counts_; }
+    [[nodiscard]] std::uint64_t system_calls() const { return same_cpu_.system_calls(); }
+
+  private:
+    // Copies of one stretch of reading, and what proves them.
+    struct Round {
+        std::span<TrackedThread*> group;
+        TrackedThread* holder;  // the last holder of the GIL, when it is in the group
+        PageBatch::Handle gil_before;
+        PageBatch::Handle gil_after;
+        PageBatch::Handle current_before;
+        PageBatch::Handle current_after;
+        bool is_followed;               // the holder's CPU proves its stack
+        std::uintptr_t holder_runs_on;  // when that was requested
+        PageBatch::Handle holder_cpu;
+        PageBatch::Handle holder_state_after;
+        PageBatch::Handle holder_cframe_after;
+    };
+    // What a round's copies say of a thread. Taken out before the first walk, which may fetch so
+    // much that the batch starts over.
+    struct CopiedHead {
+        cpython::ThreadHead head;
+        Address frame;  // newest, if `has_frame`
+        bool is_read;
+        bool has_frame;  // else it has to be read through `head.cframe`
+    };
+    struct WalkedStack {
+        std::size_t first;  // in raw_
+        cpython::Walk walk;
+        Address head;      // newest frame
+        bool is_readable;  // the thread state was still this thread's
+    };
+
+    bool request(Round& round, std::uint32_t gil_index);
+    void request_gil(Round& round, std::uint32_t gil_index);
+    void request_evidence(Round& round, std::uint32_t gil_index);
+    void read_interpreter_copies();
+    [[nodiscard]] CopiedHead take_head(const TrackedThread& thread) const;
+    [[nodiscard]] std::span<cpython::RawFrame> frames_of(const WalkedStack& stack) {
+        return {raw_.data() + stack.first, stack.walk.count};
+    }
+    std::size_t walk_all(Round& round, bool is_incomplete, std::span<WalkedStack> stacks);
+    bool walk_one(TrackedThread& thread, const CopiedHead& copied, WalkedStack& out,
+                  std::size_t* raw_used);
+    Verdict prove_holder(Round& round, const WalkedStack& stack, bool was_cold);
+    Verdict compare_heads(const Round& round, const WalkedStack& stack, bool was_cold);
+    bool is_between_frames(TrackedThread& thread, const WalkedStack& stack, bool holds_gil,
+                           bool* can_pass);
+    bool still_stands(Round& round, std::uint32_t gil_index, const cpython::GilState& before,
+                      const TrackedThread& thread, const WalkedStack& stack);
+
+    PythonMemory& memory_;
+    Interpreters& interpreters_;
+    CodeRegistry& codes_;
+    StackCodes& stack_codes_;
+    ThreadOwners& owners_;
+    const SamplerOptions& options_;
+    SameCpu same_cpu_;
+    FixedArray<cpython::RawFrame> raw_;
+    std::int64_t now_ns_ = 0;
+    bool can_follow_ = false;
+    // When it could not move to a CPU, and stopped following for a while.
+    std::optional<std::int64_t> refused_ns_;
+    bool must_pause_ = false;
+    Counts counts_;
+};
+
+}  // namespace echion::sampling
