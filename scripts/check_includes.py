@@ -24,14 +24,15 @@ LAYERS: dict[str, set[str]] = {
     "linux": CORE | {"bpf"},
     "darwin": CORE,
     "cpython": CORE,
-    "capture": CORE | {"cpython"},
-    "report": CORE | {"cpython", "capture"},
+    "code": CORE | {"cpython"},
+    "capture": CORE | {"cpython", "code"},
+    "report": CORE | {"cpython", "code", "capture"},
     "control": {"base"},
     "stream": {"base", "model"},
     "engine": CORE | {"cpython", "control", "bpf"},
     "output": {"base", "model"},
     "native": CORE,
-    "sampling": CORE | {"cpython", "control", "stream", "engine"},
+    "sampling": CORE | {"cpython", "code", "control", "stream", "engine"},
     "agent": CORE | {"linux", "darwin", "cpython", "capture", "report", "control"}
     | {"stream", "engine", "sampling"},
     "inject": CORE | {"linux"},
@@ -43,7 +44,7 @@ LAYERS: dict[str, set[str]] = {
 
 # Code in these folders may run inside the target: libc and the C++ headers that need no run time.
 GUESTS = {
-    *("base", "memory", "model", "platform", "linux", "darwin", "cpython", "capture", "report"),
+    *("base", "memory", "model", "platform", "linux", "darwin", "cpython", "code", "capture", "report"),
     *("control", "stream", "sampling", "agent"),
 }
 # The engines have both halves side by side: the guest's files are those of this library.
@@ -63,7 +64,7 @@ LINUX_ONLY = re.compile(
     r"\.h$)"
 )
 NEUTRAL = {
-    *("memory", "model", "cpython", "control", "stream", "capture", "report", "sampling"),
+    *("memory", "model", "cpython", "code", "control", "stream", "capture", "report", "sampling"),
     "agent",
 }
 # Those that still know Linux: how it loads programs, and whose descriptors are whose.

@@ -76,6 +76,7 @@ class ProcessImageBuilder {
     Address make_code(const char* name) {
         const cpython::CodeLayout& fields = layout_.code;
         const Address code = allocate(static_cast<std::size_t>(fields.size) + 64);
+        memory_.write(code, std::uintptr_t{1});  // its count of references
         memory_.write(code + layout_.object.ob_type, code_type_);
         put(code, fields.filename, make_.make_str("/srv/app.py"));
         put(code, fields.name, make_.make_str(name));

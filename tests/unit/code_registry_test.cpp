@@ -1,4 +1,4 @@
-#include "sampling/code_registry.h"
+#include "code/code_registry.h"
 
 #include <gtest/gtest.h>
 
@@ -8,12 +8,13 @@
 
 #include "base/clock.h"
 #include "fake_objects.h"
+#include "sampling/code_writer.h"
 #include "stream/decoder.h"
 #include "stream/encoder.h"
 #include "stream/ring.h"
 #include "test_memory.h"
 
-namespace echion::sampling {
+namespace echion::code {
 namespace {
 
 constexpr std::size_t kArenaBytes = 1 << 20;
@@ -114,7 +115,7 @@ class CodeRegistryOf : public testing::TestWithParam<int> {
             ASSERT_TRUE(status.has_value()) << status.error().what;
         }
     }
-    std::uint32_t find(Address code) { return codes_.find_id(memory_, encoder_, code); }
+    std::uint32_t find(Address code) { return codes_.find_id(memory_, sink_, code); }
     /// Looks at code objects the way the sampler does: copied with the stack where they were in the
     /// last one (`requested`), else afterwards.
     void look(const std::vector<Address>& codes, bool requested) {
@@ -164,6 +165,12 @@ class CodeRegistryOf : public testing::TestWithParam<int> {
     stream::RingProducer ring_;
     stream::RingConsumer consumer_;
     stream::Encoder encoder_{ring_};
+    struct StreamSink final : CodeSink {
+        explicit StreamSink(stream::Encoder& into) : encoder(into) {}
+        void define(const CodeDefinition& code) override { sampling::write_code(encoder, code); }
+        stream::Encoder& encoder;
+    };
+    StreamSink sink_{encoder_};
     Definitions known_;
     stream::Decoder decoder_{known_};
     std::vector<std::byte> buffer_ = std::vector<std::byte>(stream::kMaxBatchBytes);
@@ -503,7 +510,7 @@ TEST_P(VersionCounterOf, IdsOfAVoidBatchAreNotHeld) {
     const std::uint64_t found = codes_.look();
     compared();
     ASSERT_TRUE(codes_.holds_since(found));
-    codes_.forget_batch();
+    codes_.forget_tick();
     EXPECT_FALSE(codes_.holds_since(found));
     look(made_, true);
     EXPECT_FALSE(codes_.holds_since(found));
@@ -569,7 +576,7 @@ TEST_P(CodeRegistryOf, ACodeWithoutAnyReadableTextIsStillDefined) {
 TEST_P(CodeRegistryOf, GivesTheDefinitionsOfAVoidBatchAgain) {
     const Address code = make_code("lost");
     find(code);
-    codes_.forget_batch();
+    codes_.forget_tick();
     encoder_.begin_tick(0);  // what was in the batch is gone
     EXPECT_EQ(name_of(find(code)), "lost");
 }
@@ -625,4 +632,4 @@ TEST_P(CodeRegistryOf, AnIdIsNeverTwoCodesWhenIdsAreGivenAnew) {
 }
 
 }  // namespace
-}  // namespace echion::sampling
+}  // namespace echion::code

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -8,10 +7,11 @@
 
 #include "base/error.h"
 #include "base/mapping.h"
+#include "code/code_registry.h"
+#include "code/code_sink.h"
 #include "cpython/frame_walker.h"
-#include "cpython/line_index.h"
 #include "cpython/runtime_view.h"
-#include "memory/address_map.h"
+#include "memory/page_batch.h"
 #include "memory/reader.h"
 
 namespace echion::capture {
@@ -26,12 +26,13 @@ struct SourceFrame {
     bool is_trampoline = false;
 };
 
-/// Names code objects and places instructions in their source, each code object read once. What it
-/// holds is good for as long as the target has not had the time to free a code object and to put
-/// another one in its place: for one report. A longer one asks verify(), or clears it.
+/// Names code objects and places instructions in their source, each code object read once
+/// (CodeRegistry). What it holds is good for as long as the target has not had the time to free a
+/// code object and to put another one in its place: for one report. A longer one asks verify(), or
+/// clears it.
 ///
 /// Memory is taken by make(). When it is full, the table starts over. One thread at a time.
-class CodeTable {
+class CodeTable : private code::CodeSink {
   public:
     static Result<CodeTable> make(const cpython::RuntimeView& view);
 
@@ -39,8 +40,8 @@ class CodeTable {
     /// empty for what is no code object.
     SourceFrame describe(MemoryReader& reader, const cpython::RawFrame& frame);
 
-    /// Reads the heads of the code objects of these frames again, as far as they are in the table,
-    /// and drops those that have changed.
+    /// Compares the code objects of these frames with what is known of them, as far as they are in
+    /// the table, and drops those that have changed.
     void verify(MemoryReader& reader, std::span<const cpython::RawFrame> frames);
 
     void clear();
@@ -51,54 +52,29 @@ class CodeTable {
         std::uint32_t begin;
         std::uint32_t size_bytes;
     };
-    // What tells two code objects in the same place apart, but for their texts.
-    struct Identity {
-        Address type, filename, name, qualname, linetable;
-        std::int32_t first_line;
-
-        bool operator==(const Identity&) const = default;
-    };
     struct Entry {
-        Identity identity;
         Piece function;
         Piece file;
         Piece table;
-        Address long_table;  // first byte of a table that is not copied; null: it is in `table`
-        std::uintptr_t long_bytes;
-        bool is_trampoline;
+        std::int32_t first_line;
+        bool has_table;
     };
 
-    static constexpr std::size_t kCapacity = 1U << 14;
-    static constexpr std::size_t kEntries = kCapacity / 2;
     static constexpr std::size_t kArenaBytes = std::size_t{16} << 20;
-    static constexpr std::size_t kFunctionBytes = 1024;
-    static constexpr std::size_t kFileBytes = 4096;
-    static constexpr std::size_t kTableBytes = cpython::kMaxLineTableBytes;
-    // Tables above that, which are read in steps; of each, so much for one frame: 0.3 s at most.
-    static constexpr std::size_t kLongTables = 2;
-    static constexpr std::size_t kLongBytes = std::size_t{32} << 20;
+    static constexpr std::size_t kComparedBytes = std::size_t{1} << 20;
+    static constexpr std::size_t kMostBytes = 2 * code::kMaxTextBytes + code::kMaxTableBytes;
+    // Of a table that is too large to be kept, so much for one frame: 0.3 s at most.
+    static constexpr std::size_t kLongTableBytes = std::size_t{32} << 20;
 
-    Entry* define(MemoryReader& reader, Address code);
-    Result<Identity> read_identity(MemoryReader& reader, Address code) const;
-    [[nodiscard]] Identity parse_identity(const std::byte* copy) const;
-    Piece read_text(MemoryReader& reader, Address object, std::size_t limit);
-    void read_table(MemoryReader& reader, Address object, Entry& entry);
-    std::int32_t find_line(MemoryReader& reader, const Entry& entry, std::int32_t offset);
+    void define(const code::CodeDefinition& code) override;
+    Piece keep(const void* bytes, std::size_t size_bytes);
     [[nodiscard]] std::string_view text(const Piece& piece) const;
 
-    cpython::RuntimeView view_;
-    AddressMap index_;  // code object → index into entries_
-    FixedArray<Entry> entries_;
+    cpython::LineTableKind table_kind_{};
+    code::CodeRegistry codes_;
+    PageBatch compared_;
+    FixedArray<Entry> entries_;  // by id
     Reservation arena_;
-    struct LongTable {
-        cpython::LineIndex index;
-        Address table;  // null: none
-        std::uintptr_t size_bytes;
-    };
-    std::array<LongTable, kLongTables> long_tables_;
-    std::size_t next_long_table_ = 0;
-    FixedArray<std::byte> line_step_;
-    std::uint32_t entry_count_ = 0;
     std::size_t used_ = 0;
 };
 

@@ -6,9 +6,9 @@
 #include <span>
 
 #include "base/mapping.h"
+#include "code/code_registry.h"
 #include "cpython/frame_walker.h"
 #include "engine/bpf/snapshot_ring.h"
-#include "sampling/code_registry.h"
 #include "sampling/python_memory.h"
 #include "sampling/sampler_options.h"
 #include "sampling/thread_table.h"
@@ -19,8 +19,8 @@ namespace echion::sampling {
 /// those that wait for their threads' turn in the tick that they came in. Sampler thread only.
 class KernelSnapshots {
   public:
-    KernelSnapshots(PythonMemory& memory, const ThreadTable& threads, const CodeRegistry& codes,
-                    const SamplerOptions& options)
+    KernelSnapshots(PythonMemory& memory, const ThreadTable& threads,
+                    const code::CodeRegistry& codes, const SamplerOptions& options)
         : memory_(memory), threads_(threads), codes_(codes), options_(options) {}
     Status reserve();
 
@@ -43,7 +43,7 @@ class KernelSnapshots {
 
     PythonMemory& memory_;
     const ThreadTable& threads_;
-    const CodeRegistry& codes_;
+    const code::CodeRegistry& codes_;
     const SamplerOptions& options_;
     FixedArray<cpython::RawFrame> frames_;
     std::size_t used_ = 0;                  // frames that are kept

@@ -38,10 +38,10 @@ bool StackCodes::assign_once(const TrackedThread& thread, std::span<const cpytho
         if (i > 0 && found_codes_[i - 1] == frame.code) {
             ref.code_id = found_refs_[i - 1].code_id;  // recursion
         } else if (i < held && thread.codes[i] == frame.code &&
-                   thread.refs[i].code_id != CodeRegistry::kUnknownCode) {
+                   thread.refs[i].code_id != code::CodeRegistry::kUnknownCode) {
             ref.code_id = thread.refs[i].code_id;
         } else {
-            ref.code_id = codes_.find_id(memory_.reader, ticks_.encoder(), frame.code);
+            ref.code_id = codes_.find_id(memory_.reader, ticks_, frame.code);
         }
         ref.offset = codes_.find_place(memory_.reader, frame.code, frame.offset);
         if (*kept == i && i < common && thread.refs[i] == ref) {

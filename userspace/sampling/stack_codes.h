@@ -5,8 +5,8 @@
 #include <span>
 
 #include "base/mapping.h"
+#include "code/code_registry.h"
 #include "cpython/frame_walker.h"
-#include "sampling/code_registry.h"
 #include "sampling/python_memory.h"
 #include "sampling/thread_table.h"
 #include "sampling/thread_writer.h"
@@ -18,7 +18,7 @@ namespace echion::sampling {
 /// they are met, and compares them with the thread's last stack. Sampler thread only.
 class StackCodes {
   public:
-    StackCodes(PythonMemory& memory, TickStream& ticks, CodeRegistry& codes)
+    StackCodes(PythonMemory& memory, TickStream& ticks, code::CodeRegistry& codes)
         : memory_(memory), ticks_(ticks), codes_(codes) {}
     Status reserve(std::size_t max_frames);
 
@@ -34,7 +34,7 @@ class StackCodes {
 
     PythonMemory& memory_;
     TickStream& ticks_;
-    CodeRegistry& codes_;
+    code::CodeRegistry& codes_;
     FixedArray<Address> found_codes_;  // root first
     FixedArray<stream::FrameRef> found_refs_;
 };

@@ -7,10 +7,10 @@
 
 #include "base/function_ref.h"
 #include "base/mapping.h"
+#include "code/code_registry.h"
 #include "cpython/frame_walker.h"
 #include "memory/page_batch.h"
 #include "platform/same_cpu.h"
-#include "sampling/code_registry.h"
 #include "sampling/interpreters.h"
 #include "sampling/process_facts.h"
 #include "sampling/python_memory.h"
@@ -47,7 +47,7 @@ struct ReadStack {
 /// Sampler thread only; nothing allocates after start().
 class StackReader {
   public:
-    StackReader(PythonMemory& memory, Interpreters& interpreters, CodeRegistry& codes,
+    StackReader(PythonMemory& memory, Interpreters& interpreters, code::CodeRegistry& codes,
                 StackCodes& stack_codes, ThreadOwners& owners, const SamplerOptions& options)
         : memory_(memory),
           interpreters_(interpreters),
@@ -135,7 +135,7 @@ class StackReader {
 
     PythonMemory& memory_;
     Interpreters& interpreters_;
-    CodeRegistry& codes_;
+    code::CodeRegistry& codes_;
     StackCodes& stack_codes_;
     ThreadOwners& owners_;
     const SamplerOptions& options_;

@@ -29,7 +29,7 @@ Status StackSampler::reserve() {
         std::max(fit_address_space(kArenaBytes, kArenaShareOfLimit), kLeastArenaBytes));
     auto threads = ThreadTable::make(options_.max_frames);
     auto interpreters = Interpreters::make(memory_.layout());
-    auto codes = CodeRegistry::make(memory_.view);
+    auto codes = code::CodeRegistry::make(memory_.view);
     auto ran = FixedArray<TrackedThread*>::make(cpython::kMaxThreadStates);
     if (!batch || !threads || !interpreters || !codes || !ran || !changed_.reserve() ||
         !naming_.reserve() || !accounts_.reserve() || !roster_.reserve() ||
@@ -69,7 +69,7 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     ring_ = &ring;
     ticks_.start(ring, python_start.after_ns, static_cast<std::int64_t>(options.interval_ns),
                  options.cpu_mode, view.version);
-    ticks_.encoder().label(CodeRegistry::kUnknownCode, "<unknown>");
+    ticks_.encoder().label(code::CodeRegistry::kUnknownCode, "<unknown>");
     if (!ticks_.encoder().commit()) {
         return fail(ErrorKind::kNoSpace, "the ring has no room for the start of the stream");
     }
@@ -94,7 +94,7 @@ void StackSampler::use_kernel_ticks(std::int64_t interval_ns) {
 
 /// Everything in the batch is void: it is said again, in the next one that has room.
 void StackSampler::on_void_batch() {
-    codes_.forget_batch();
+    codes_.forget_tick();
     for (TrackedThread& thread : threads_.all()) {
         thread.is_announced = false;
         thread.must_resend = true;
@@ -338,7 +338,7 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
 }
 
 void StackSampler::publish_counts() {
-    const CodeRegistry::Counts& codes = codes_.counts();
+    const code::CodeRegistry::Counts& codes = codes_.counts();
     const StackReader::Counts& reading = stack_reader_.counts();
     ring_->set(Counter::kTornRetried, reading.torn_retried);
     ring_->set(Counter::kTornMarked, tally_.torn_marked);

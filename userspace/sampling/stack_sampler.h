@@ -5,9 +5,9 @@
 #include <span>
 
 #include "base/error.h"
+#include "code/code_registry.h"
 #include "cpython/runtime_view.h"
 #include "sampling/changed_stacks.h"
-#include "sampling/code_registry.h"
 #include "sampling/cpu_accounts.h"
 #include "sampling/cpu_watch.h"
 #include "sampling/interpreters.h"
@@ -115,7 +115,7 @@ class StackSampler final : private VoidBatchListener {
     CpuWatch watch_;
     ThreadTable threads_;
     Interpreters interpreters_;
-    CodeRegistry codes_;
+    code::CodeRegistry codes_;
     ChangedStacks changed_{threads_, interpreters_};
     ThreadWriter writer_{ticks_, threads_, interpreters_, watch_, options_};
     ThreadNaming naming_{memory_, ticks_, threads_, interpreters_, writer_};

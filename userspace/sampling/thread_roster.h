@@ -7,8 +7,8 @@
 
 #include "base/clock.h"
 #include "base/mapping.h"
+#include "code/code_registry.h"
 #include "sampling/changed_stacks.h"
-#include "sampling/code_registry.h"
 #include "sampling/cpu_accounts.h"
 #include "sampling/interpreters.h"
 #include "sampling/process_facts.h"
@@ -25,7 +25,7 @@ namespace echion::sampling {
 class ThreadRoster {
   public:
     ThreadRoster(PythonMemory& memory, TickStream& ticks, ThreadTable& threads,
-                 Interpreters& interpreters, ChangedStacks& changed, CodeRegistry& codes,
+                 Interpreters& interpreters, ChangedStacks& changed, code::CodeRegistry& codes,
                  ThreadNaming& naming, CpuAccounts& accounts, ThreadOwners& owners)
         : memory_(memory),
           ticks_(ticks),
@@ -68,7 +68,7 @@ class ThreadRoster {
     ThreadTable& threads_;
     Interpreters& interpreters_;
     ChangedStacks& changed_;
-    CodeRegistry& codes_;
+    code::CodeRegistry& codes_;
     ThreadNaming& naming_;
     CpuAccounts& accounts_;
     ThreadOwners& owners_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "sampling/code_writer.h"
+
 namespace echion::sampling {
 namespace {
 
@@ -46,6 +48,8 @@ void TickStream::end_part() {
     encoder_->continue_tick(1);
     ++tick_ns_;
 }
+
+void TickStream::define(const code::CodeDefinition& code) { write_code(*encoder_, code); }
 
 void TickStream::commit() {
     if (!encoder_->commit()) {

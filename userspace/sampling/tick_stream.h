@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "code/code_sink.h"
 #include "cpython/runtime_view.h"
 #include "stream/encoder.h"
 #include "stream/ring.h"
@@ -22,7 +23,7 @@ class VoidBatchListener {
 
 /// The stream's ticks: when each began, which time it accounts for, and the batches that carry it.
 /// Asks nothing of the target. Sampler thread only.
-class TickStream {
+class TickStream : public code::CodeSink {
   public:
     explicit TickStream(VoidBatchListener& listener) : listener_(listener) {}
 
@@ -41,6 +42,7 @@ class TickStream {
     void continue_at(std::int64_t at_ns);
     /// What has been written so far, in wall time or CPU time, is a tick of its own.
     void end_part();
+    void define(const code::CodeDefinition& code) override;
     /// Ends the open batch. One that had no room is void, and so is all that was in it.
     void commit();
     /// Goes on in another batch when the open one has grown long.

@@ -1,4 +1,4 @@
-#include "sampling/code_registry.h"
+#include "code/code_registry.h"
 
 #include <algorithm>
 #include <array>
@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "cpython/objects.h"
 
-namespace echion::sampling {
+namespace echion::code {
 namespace {
 
 using cpython::has;
@@ -68,8 +68,7 @@ Result<CodeRegistry> CodeRegistry::make(const cpython::RuntimeView& view) {
     auto page_index = AddressMap::make(kTextCapacity);
     auto pages = FixedArray<Page>::make(kTextEntries);
     auto asked = FixedArray<std::uint32_t>::make(PageBatch::kMaxRequests);
-    auto scratch =
-        FixedArray<std::byte>::make(stream::kMaxLineTableBytes + 3 * (stream::kMaxTextBytes + 8));
+    auto scratch = FixedArray<std::byte>::make(kMaxTableBytes + 3 * (kMaxTextBytes + 8));
     auto compared = FixedArray<std::byte>::make(kTexts * (kMaxObjectHeadBytes + kComparedBytes));
     auto pending = FixedArray<std::uint32_t>::make(kEntries);
     auto defined = FixedArray<std::uint32_t>::make(kEntries);
@@ -93,7 +92,7 @@ Result<CodeRegistry> CodeRegistry::make(const cpython::RuntimeView& view) {
     return registry;
 }
 
-std::uint32_t CodeRegistry::find_id(MemoryReader& reader, stream::Encoder& encoder, Address code) {
+std::uint32_t CodeRegistry::find_id(MemoryReader& reader, CodeSink& sink, Address code) {
     const std::uint32_t known = find_entry(code);
     Entry* entry = known == AddressMap::kNone ? insert(code) : &entries_[known];
     if (entry->is_defined && !is_checked(*entry)) {
@@ -110,7 +109,7 @@ std::uint32_t CodeRegistry::find_id(MemoryReader& reader, stream::Encoder& encod
         clear();
         entry = insert(code);
     }
-    if (!define(reader, encoder, *entry)) {
+    if (!define(reader, sink, *entry)) {
         ++counts_.names_failed;
         index_.erase(code);
         lookup_of(code) = {};
@@ -410,7 +409,7 @@ void CodeRegistry::renumber() {
     ++numbering_;
 }
 
-void CodeRegistry::forget_batch() {
+void CodeRegistry::forget_tick() {
     for (std::size_t i = 0; i < defined_count_; ++i) {
         entries_[defined_[i]].is_defined = false;
     }
@@ -613,7 +612,7 @@ std::string_view CodeRegistry::read_text(MemoryReader& reader, Address object,
     return text->utf8;
 }
 
-bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry& entry) {
+bool CodeRegistry::define(MemoryReader& reader, CodeSink& sink, Entry& entry) {
     const cpython::Layout& layout = *view_.layout;
     const std::int64_t since_ns = monotonic_ns();
     std::array<std::byte, kMaxCodeHeadBytes> code_copy;
@@ -632,17 +631,16 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
     }
 
     auto* texts = reinterpret_cast<char*>(scratch_.data());
-    const std::string_view name =
-        read_text(reader, code.texts[kName], {texts, stream::kMaxTextBytes});
-    texts += stream::kMaxTextBytes;
+    const std::string_view name = read_text(reader, code.texts[kName], {texts, kMaxTextBytes});
+    texts += kMaxTextBytes;
     std::string_view qualname;
     if (code.texts[kQualname]) {
-        qualname = read_text(reader, code.texts[kQualname], {texts, stream::kMaxTextBytes});
+        qualname = read_text(reader, code.texts[kQualname], {texts, kMaxTextBytes});
     }
-    texts += stream::kMaxTextBytes;
+    texts += kMaxTextBytes;
     const std::string_view filename =
-        read_text(reader, code.texts[kFilename], {texts, stream::kMaxTextBytes});
-    texts += stream::kMaxTextBytes;
+        read_text(reader, code.texts[kFilename], {texts, kMaxTextBytes});
+    texts += kMaxTextBytes;
     // CPython 3.12 and 3.13, Python/specialize.c, _Py_InitCleanup: the one code object that is its
     // own file.
     if (code.texts[kFilename] == code.texts[kName] && code.texts[kQualname] == code.texts[kName] &&
@@ -658,7 +656,7 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
         table_size = 0;
         has_long_table = true;  // no line is known
         ++counts_.names_failed;
-    } else if (table_size > stream::kMaxLineTableBytes) {
+    } else if (table_size > kMaxTableBytes) {
         has_long_table = true;
     } else if (!reader.read_bytes(code.texts[kLineTable] + at(layout.bytes.ob_sval), table,
                                   table_size)) {
@@ -687,7 +685,7 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
     entry.is_defined = true;
     entry.has_long_table = has_long_table;
     has_long_tables_ |= has_long_table;
-    if (table_size > stream::kMaxLineTableBytes) {
+    if (table_size > kMaxTableBytes) {
         begin_long_table(entry, code, table_size);
         table_size = 0;
     } else if (LongTable* old = find_long_table(entry.code)) {
@@ -702,11 +700,18 @@ bool CodeRegistry::define(MemoryReader& reader, stream::Encoder& encoder, Entry&
     if (defined_count_ < defined_.capacity()) {
         defined_[defined_count_++] = static_cast<std::uint32_t>(&entry - entries_.data());
     }
-    const auto kind = has_long_table ? stream::CodeKind::kLines
-                                     : static_cast<stream::CodeKind>(layout.code.line_table_kind);
-    encoder.code(entry.id, kind, static_cast<std::uint32_t>(std::max(code.first_line, 0)), name,
-                 qualname, filename, {table, table_size});
+    CodeDefinition definition;
+    definition.id = entry.id;
+    definition.first_line = std::max(code.first_line, 0);
+    definition.name = name;
+    definition.qualified_name = qualname;
+    definition.file_name = filename;
+    if (!has_long_table) {
+        definition.table_kind = layout.code.line_table_kind;
+    }
+    definition.line_table = {table, table_size};
+    sink.define(definition);
     return true;
 }
 
-}  // namespace echion::sampling
+}  // namespace echion::code

@@ -6,7 +6,7 @@
 #include "memory/address.h"
 #include "memory/reader.h"
 
-namespace echion::sampling {
+namespace echion::code {
 
 /// The number that an interpreter of CPython 3.13 and later gives to its next code object
 /// (PyInterpreterState.func_state.next_version; Objects/codeobject.c, init_code). While it stays
@@ -123,4 +123,4 @@ class VersionCounter {
     std::uint64_t since_look_ = 0;
 };
 
-}  // namespace echion::sampling
+}  // namespace echion::code

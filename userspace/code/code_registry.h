@@ -6,19 +6,19 @@
 #include <span>
 #include <string_view>
 
+#include "code/code_sink.h"
+#include "code/version_counter.h"
 #include "cpython/frame_walker.h"
 #include "cpython/line_index.h"
 #include "cpython/runtime_view.h"
 #include "memory/address_map.h"
 #include "memory/page_batch.h"
 #include "memory/reader.h"
-#include "sampling/version_counter.h"
-#include "stream/encoder.h"
 
-namespace echion::sampling {
+namespace echion::code {
 
-/// Gives every code object that appears in a stack a small id, and defines it in the stream when it
-/// is first seen: names, file, line table.
+/// Gives every code object that appears in a stack a small id, and tells a sink of it when it is
+/// first seen: names, file, line table.
 ///
 /// A code object's address says little about which one it is: when a function is dropped, the next
 /// one is often built in its place, and its texts in the places of the old ones'. So each time that
@@ -39,9 +39,9 @@ namespace echion::sampling {
 /// been given, they are given anew. Sampler thread only.
 class CodeRegistry {
   public:
-    /// Ids are below this: what the reader of the stream has to remember at most.
+    /// Ids are below this: what a sink has to remember at most.
     static constexpr std::uint32_t kMaxIds = 1U << 16;
-    /// Stands for a code object that could not be read; defined by start().
+    /// Stands for a code object that could not be read. The sink is not told of it.
     static constexpr std::uint32_t kUnknownCode = 0;
 
     static Result<CodeRegistry> make(const cpython::RuntimeView& view);
@@ -53,10 +53,12 @@ class CodeRegistry {
         static_bytes_ = size_bytes;
     }
 
-    /// Begins a tick: a batch of the stream.
-    void begin_tick() {
+    /// Of tables that are too large for the sink, so much is read in one tick: 1 to 2 ms.
+    static constexpr std::size_t kLineBytesPerTick = std::size_t{256} << 10;
+    /// Begins a tick: what the sink is told from now on is void or good together.
+    void begin_tick(std::size_t line_budget_bytes = kLineBytesPerTick) {
         defined_count_ = 0;
-        line_budget_bytes_ = kLineBytesPerTick;
+        line_budget_bytes_ = line_budget_bytes;
     }
 
     /// Where the interpreter counts its code objects, if it is the only one: see VersionCounter.
@@ -100,13 +102,13 @@ class CodeRegistry {
     [[nodiscard]] bool were_known(std::span<const cpython::RawFrame> frames,
                                   std::int64_t at_ns) const;
 
-    /// The id of the code object at `code`, defined in the stream by now; kUnknownCode when it is
-    /// none. One that has not been compared in this look is read.
-    std::uint32_t find_id(MemoryReader& reader, stream::Encoder& encoder, Address code);
+    /// The id of the code object at `code`, of which the sink has been told by now; kUnknownCode
+    /// when it is none. One that has not been compared in this look is read.
+    std::uint32_t find_id(MemoryReader& reader, CodeSink& sink, Address code);
 
-    /// What the stream has for the instruction at `offset` of a code object that find_id() has just
-    /// given an id: that offset, or the line where its table is too large for the stream. 0 there
-    /// where the line is not known: see take_missing_lines().
+    /// What is to be kept of the instruction at `offset` of a code object that find_id() has just
+    /// given an id: that offset, or the line where the sink has no table. 0 there where the line is
+    /// not known: see take_missing_lines().
     std::int32_t find_place(MemoryReader& reader, Address code, std::int32_t offset);
     /// Whether lines were left out since it was last asked that a later tick will find.
     [[nodiscard]] bool take_missing_lines() {
@@ -128,8 +130,8 @@ class CodeRegistry {
         is_python_new_ = false;
     }
 
-    /// The batch that was open has been dropped: its definitions are given again when needed.
-    void forget_batch();
+    /// What the sink has been told in this tick is void: it is told again when needed.
+    void forget_tick();
 
     /// The code object of the frame that 3.12 and later put between a call of a class and the
     /// __init__ that it enters; null until it has been met. No code of the program's.
@@ -153,12 +155,10 @@ class CodeRegistry {
     static constexpr std::size_t kEntries = kCapacity / 4 * 3 - 1;
     static constexpr std::size_t kTextCapacity = 2 * kCapacity;
     static constexpr std::size_t kTextEntries = kTextCapacity / 4 * 3 - 1;
-    static_assert(kMaxIds > 2 * kEntries && kMaxIds <= stream::kMaxCodes);
+    static_assert(kMaxIds > 2 * kEntries);
     // Bytes of a text or table that are compared. Texts that agree in so much and differ behind, in
     // the same place, of the same length, are taken for the same.
     static constexpr std::size_t kComparedBytes = 4096;
-    // Of tables that are too large for the stream, so much is read in one tick: 1 to 2 ms.
-    static constexpr std::size_t kLineBytesPerTick = std::size_t{256} << 10;
     // Code objects that have one. Generated code has a few such functions; those of others have no
     // lines.
     static constexpr std::size_t kLongTables = 8;
@@ -226,10 +226,10 @@ class CodeRegistry {
         std::uint32_t id;
         std::uint64_t look;     // when it was last compared
         std::uint64_t asking;   // when its copy was last asked for
-        bool is_defined;        // in the stream, by a batch that was written
+        bool is_defined;        // the sink has been told, and not in vain
         bool is_versioned;      // its head holds a number that no other code object has
         bool has_been_another;  // another code object was here before
-        bool has_long_table;    // its lines are found here, not by the reader of the stream
+        bool has_long_table;    // its lines are found here, not by the sink
         Place place;
         std::uint32_t texts[kTexts];  // places in texts_, or kNoText
     };
@@ -274,7 +274,7 @@ class CodeRegistry {
     Comparison compare(const PageBatch& batch, const Entry& entry);
     Comparison compare_texts(const PageBatch& batch, const Entry& entry);
     void settle(Entry& entry, Comparison comparison);
-    bool define(MemoryReader& reader, stream::Encoder& encoder, Entry& entry);
+    bool define(MemoryReader& reader, CodeSink& sink, Entry& entry);
     // Finds the texts of a code object and how much of them is to be compared.
     bool find_texts(MemoryReader& reader, const CodeFields& code, Entry& entry);
     std::uint32_t place_text(const Text& text);
@@ -302,7 +302,7 @@ class CodeRegistry {
     FixedArray<std::byte> scratch_;      // line tables and names on their way
     FixedArray<std::byte> compared_;     // what is read to identify a code object
     FixedArray<std::uint32_t> pending_;  // entries that check() has no copies of
-    FixedArray<std::uint32_t> defined_;  // entries defined in the open batch
+    FixedArray<std::uint32_t> defined_;  // entries that the sink was told of in this tick
     std::size_t defined_count_ = 0;
     std::array<LongTable, kLongTables> long_tables_;
     FixedArray<std::byte> line_step_;  // a step of one of them
@@ -327,4 +327,4 @@ class CodeRegistry {
     Counts counts_;
 };
 
-}  // namespace echion::sampling
+}  // namespace echion::code
