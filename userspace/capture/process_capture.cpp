@@ -15,8 +15,6 @@ namespace {
 
 using cpython::Offset;
 
-constexpr std::size_t kMaxStateBytes = 1024;
-constexpr std::size_t kMaxGilBytes = 256;
 constexpr std::int64_t kMomentNs = 50'000;
 
 std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
@@ -39,20 +37,17 @@ std::uint64_t hash_frames(std::span<const cpython::RawFrame> frames) {
 
 Result<ProcessCapture> ProcessCapture::make(const cpython::RuntimeView& view,
                                             const Limits& limits) {
-    if (at(view.layout->thread_state.size) > kMaxStateBytes ||
-        at(view.layout->gil.size) > kMaxGilBytes) {
-        return fail(ErrorKind::kBoundExceeded, "a thread state larger than expected");
-    }
     auto ids = NativeIds::make();
     auto batch = PageBatch::make(kArenaBytes);
     auto pages = FixedArray<PageSet>::make(1);
     auto frames = FixedArray<cpython::RawFrame>::make(std::max(kFrames, limits.max_frames));
     auto threads = FixedArray<CapturedThread>::make(limits.max_threads);
+    auto listed = FixedArray<cpython::ListedState>::make(limits.max_threads);
     auto scheduling = SchedulingWatch::make(limits.max_threads);
     auto interpreters = FixedArray<cpython::InterpreterHead>::make(cpython::kMaxInterpreters);
     auto thread_ids = FixedArray<std::uintptr_t>::make(limits.max_threads);
-    if (!ids || !batch || !pages || !frames || !threads || !scheduling || !interpreters ||
-        !thread_ids) {
+    if (!ids || !batch || !pages || !frames || !threads || !listed || !scheduling ||
+        !interpreters || !thread_ids) {
         return fail(ErrorKind::kNoSpace, "reserve memory for stacks");
     }
     ProcessCapture capture;
@@ -63,6 +58,7 @@ Result<ProcessCapture> ProcessCapture::make(const cpython::RuntimeView& view,
     capture.pages_ = std::move(*pages);
     capture.frames_ = std::move(*frames);
     capture.threads_ = std::move(*threads);
+    capture.listed_ = std::move(*listed);
     capture.scheduling_ = std::move(*scheduling);
     capture.interpreters_ = std::move(*interpreters);
     capture.thread_ids_ = std::move(*thread_ids);
@@ -112,39 +108,30 @@ Status ProcessCapture::list_threads(MemoryReader& reader, pid_t pid) {
 Status ProcessCapture::list_interpreter(MemoryReader& reader,
                                         const cpython::InterpreterHead& interpreter) {
     const std::size_t first = thread_count_;
-    Status status;
-    auto state = cpython::read_threads_head(reader, view_, interpreter.interpreter);
-    if (!state) {
-        return tl::unexpected(state.error());
+    const auto head = cpython::read_threads_head(reader, view_, interpreter.interpreter);
+    if (!head) {
+        return tl::unexpected(head.error());
     }
-    Address previous;
-    while (*state) {
-        const auto head = cpython::read_thread_head(reader, view_, *state);
-        // The list changes while it is walked. That each refers back to the one before it, also
-        // keeps the walk from going round in circles.
-        if (!head || head->prev != previous || head->interpreter != interpreter.interpreter) {
-            status = fail(ErrorKind::kTorn, "the list of threads changes all the time");
-            break;
-        }
-        if (thread_count_ == threads_.capacity()) {
-            is_cut_ = true;
-            break;
-        }
+    const cpython::ThreadList list =
+        cpython::read_thread_list(reader, view_, interpreter.interpreter, *head,
+                                  {listed_.data() + first, listed_.capacity() - first});
+    // CPython puts new ones in front.
+    for (std::size_t i = list.count; i-- > 0;) {
+        const auto& [state, thread_head] = listed_[first + i];
         CapturedThread& thread = threads_[thread_count_++];
         thread = {};
-        thread.state = *state;
-        thread.state_id = head->id;
+        thread.state = state;
+        thread.state_id = thread_head.id;
         thread.interpreter = interpreter.id;
         thread.gil = interpreter.gil;
-        thread.thread_id = head->thread_id;
-        thread.native_id = head->native_id;
-        thread.is_main = head->thread_id != 0 && head->thread_id == main_thread_;
-        previous = *state;
-        *state = head->next;
+        thread.thread_id = thread_head.thread_id;
+        thread.native_id = thread_head.native_id;
+        thread.is_main = thread.thread_id != 0 && thread.thread_id == main_thread_;
     }
-    // CPython puts new ones in front.
-    std::reverse(threads_.data() + first, threads_.data() + thread_count_);
-    return status;
+    is_cut_ = is_cut_ || list.end == cpython::ListEnd::kFull;
+    return list.end == cpython::ListEnd::kTorn
+               ? fail(ErrorKind::kTorn, "the list of threads changes all the time")
+               : Status{};
 }
 
 void ProcessCapture::find_native_ids(MemoryReader& reader) {
@@ -224,54 +211,51 @@ std::size_t ProcessCapture::read_stacks(MemoryReader& reader, SameCpu& same_cpu,
     return next;
 }
 
-bool ProcessCapture::read_head(MemoryReader& reader, const CapturedThread& thread, Head* head) {
-    const cpython::Layout& layout = *view_.layout;
-    std::array<std::byte, kMaxStateBytes> state;
-    std::array<std::byte, kMaxGilBytes> gil;
-    std::array<std::byte, sizeof(void*)> current;
-    const Address current_at = cpython::current_state_address(view_);
-    const ReadRequest requests[] = {{thread.state, state.data(), at(layout.thread_state.size)},
-                                    {thread.gil, gil.data(), at(layout.gil.size)},
-                                    {current_at, current.data(), current.size()}};
-    const std::size_t count = current_at ? 3 : 2;
-    if (reader.read({requests, count}) != count) {
-        return false;
-    }
-    head->thread = cpython::parse_thread_head(layout, state.data());
-    head->gil = cpython::parse_gil(layout, gil.data(), current_at ? current.data() : nullptr);
-    head->frame = head->thread.frame;
-    if (head->thread.cframe) {
-        const auto frame =
-            reader.read_pointer(head->thread.cframe + at(layout.cframe.current_frame));
-        if (!frame) {
-            return false;
-        }
-        head->frame = *frame;
-    }
-    // Another thread's state in the same place?
-    return head->thread.id == thread.state_id;
-}
-
 bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thread,
                                 unsigned attempt, Copy* copy) {
-    Head before;
-    Head after;
-    if (!read_head(reader, thread, &before)) {
+    cpython::StackRound round(view_, batch_);
+    cpython::StackRound::Copies copies{};
+    cpython::StackRound::Copies copies_after{};
+    batch_.reset();
+    round.begin(thread.gil);
+    // The pages of the attempt before make this one shorter.
+    round.add(thread.state, cframe_, pages_[0], &copies);
+    round.add_again(thread.state, cframe_, &copies_after);
+    round.end();
+    batch_.run(reader);
+    cpython::GilState gil_before;
+    cpython::StackHead before = round.take(copies, cframe_);
+    cpython::StackHead after = round.take(copies_after, cframe_);
+    // Another thread's state in the same place?
+    if (!round.take_gil(&gil_before, &copy->gil) || !before.is_read || !after.is_read ||
+        before.thread.id != thread.state_id) {
         return false;
     }
-    batch_.reset();
-    batch_.add_pages(pages_[0]);  // of the attempt before: makes this one shorter
-    batch_.run(reader);
+    cframe_ = before.thread.cframe;
+    bool was_cold = !before.has_frame || !after.has_frame;
+    if (!round.complete(reader, &before)) {
+        return false;
+    }
+    const std::uint64_t fetches = batch_.fetches();
     const std::size_t room = std::min(limits_.max_frames, frames_.capacity() - thread.first_frame);
     cpython::FrameWalker walker(*view_.layout, reader, batch_);
     copy->walk =
         walker.walk(before.frame, pages_[0], attempt, {frames_.data() + thread.first_frame, room});
-    if (!read_head(reader, thread, &after)) {
+    // What was read besides the round came after it: the evidence has to come after that.
+    was_cold = was_cold || batch_.fetches() != fetches;
+    if (was_cold) {
+        const auto gil = cpython::read_gil(reader, view_, thread.gil);
+        after = round.read(reader, thread.state);
+        if (!gil || !after.is_read || !round.complete(reader, &after)) {
+            return false;
+        }
+        copy->gil = *gil;
+    }
+    if (after.thread.id != thread.state_id) {
         return false;
     }
-    copy->gil = after.gil;
-    copy->gil_stayed = before.gil.holder() == after.gil.holder() &&
-                       before.gil.switch_number == after.gil.switch_number;
+    copy->gil_stayed = gil_before.holder() == copy->gil.holder() &&
+                       gil_before.switch_number == copy->gil.switch_number;
     copy->head_stayed = before.frame == after.frame && before.thread.cframe == after.thread.cframe;
     const bool holds_gil =
         copy->gil_stayed && copy->gil.locked > 0 && copy->gil.holder() == thread.state;
@@ -287,6 +271,7 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     thread.first_frame = frames_used_;
     thread.consistency = Consistency::kTorn;
     pages_[0].clear();
+    cframe_ = Address();
     const auto index = static_cast<std::size_t>(&thread - threads_.data());
     scheduling_.forget(index);
     Copy copy;

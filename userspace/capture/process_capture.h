@@ -14,6 +14,8 @@
 #include "capture/scheduling_watch.h"
 #include "cpython/frame_walker.h"
 #include "cpython/runtime_view.h"
+#include "cpython/stack_round.h"
+#include "cpython/thread_list.h"
 #include "memory/page_batch.h"
 #include "memory/reader.h"
 #include "platform/same_cpu.h"
@@ -103,20 +105,12 @@ class ProcessCapture {
         cpython::Walk walk;
         std::uint64_t hash = 0;  // of its frames
     };
-    // What stands at the start of a stack.
-    struct Head {
-        cpython::ThreadHead thread;
-        cpython::GilState gil;
-        Address frame;  // newest
-    };
-
     Status list_interpreter(MemoryReader& reader, const cpython::InterpreterHead& interpreter);
     void find_native_ids(MemoryReader& reader);
     void note_last_holders(MemoryReader& reader);
     void read_thread(MemoryReader& reader, SameCpu& same_cpu, CapturedThread& thread);
     bool copy_stack(MemoryReader& reader, const CapturedThread& thread, unsigned attempt,
                     Copy* copy);
-    bool read_head(MemoryReader& reader, const CapturedThread& thread, Head* head);
     void describe_state(std::size_t index, const cpython::GilState& gil);
     [[nodiscard]] bool waits_for_gil(const CapturedThread& thread) const;
     [[nodiscard]] bool has_not_begun(const CapturedThread& thread) const;
@@ -129,7 +123,9 @@ class ProcessCapture {
     PageBatch batch_;
     FixedArray<PageSet> pages_;  // one: those of the thread that is being read
     FixedArray<cpython::RawFrame> frames_;
+    Address cframe_;  // likewise, as last read
     FixedArray<CapturedThread> threads_;
+    FixedArray<cpython::ListedState> listed_;
     FixedArray<cpython::InterpreterHead> interpreters_;
     FixedArray<std::uintptr_t> thread_ids_;
     std::size_t frames_used_ = 0;

@@ -210,6 +210,7 @@ const std::byte* PageBatch::fetch(MemoryReader& reader, Address from, std::size_
     if (handle == kNone) {
         return nullptr;
     }
+    ++fetches_;
     run(reader);
     last_hit_ = handle.index;
     const std::byte* pages = copy(handle);

@@ -112,6 +112,8 @@ class PageBatch {
     /// starts over, which ends all handles: take what they name out first.
     const std::byte* fetch(MemoryReader& reader, Address from, std::size_t size_bytes);
 
+    /// How often fetch() has read.
+    [[nodiscard]] std::uint64_t fetches() const { return fetches_; }
     [[nodiscard]] bool is_empty() const { return count_ == 0; }
     /// Room for the copies of this round, full or empty.
     [[nodiscard]] std::size_t capacity_bytes() const { return arena_.capacity_bytes(); }
@@ -136,6 +138,7 @@ class PageBatch {
     std::size_t unsearched_from_ = 0;  // [from, end): requests that find() leaves out
     std::size_t unsearched_end_ = 0;
     std::uint32_t round_ = 1;
+    std::uint64_t fetches_ = 0;
 };
 
 }  // namespace echion

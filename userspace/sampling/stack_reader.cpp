@@ -71,14 +71,10 @@ void StackReader::let_pass() {
     }
 }
 
-void StackReader::request_gil(Round& round, std::uint32_t gil_index) {
+/// What is copied besides the GIL: whether lists have changed, and whether the collector runs.
+void StackReader::request_interpreters(std::uint32_t gil_index) {
     const cpython::Layout& layout = memory_.layout();
     PageBatch& batch = memory_.batch;
-    round.gil_before = batch.add(interpreters_.gil(gil_index).address, at(layout.gil.size));
-    round.current_before = PageBatch::kNone;
-    if (const Address current_at = cpython::current_state_address(memory_.view)) {
-        round.current_before = batch.add(current_at, sizeof(void*));
-    }
     PageBatch::Handle runtime_collecting = PageBatch::kNone;
     if (has(layout.runtime.gc_collecting)) {
         runtime_collecting = batch.add(memory_.view.runtime + at(layout.runtime.gc_collecting),
@@ -101,130 +97,86 @@ void StackReader::request_gil(Round& round, std::uint32_t gil_index) {
     }
 }
 
-/// What proves the holder's stack, and the others'. Comes last.
-void StackReader::request_evidence(Round& round, std::uint32_t gil_index) {
-    const cpython::Layout& layout = memory_.layout();
-    PageBatch& batch = memory_.batch;
-    round.holder_cpu = round.holder_state_after = round.holder_cframe_after = PageBatch::kNone;
-    if (round.holder != nullptr) {
-        const TrackedThread& holder = *round.holder;
-        round.holder_runs_on = holder.runs_on;
-        // Where it is not known which thread runs with this state, no CPU proves anything.
-        round.is_followed = can_follow_ && !holder.is_apart &&
-                            (holder.is_placed || !interpreters_.can_change_threads(holder));
-        if (round.is_followed) {
-            // Last but for the GIL: see SameCpu.
-            round.holder_cpu =
-                batch.add(same_cpu_.cpu_number_address(holder.runs_on), sizeof(std::uint32_t));
-        } else {
-            if (holder.head.cframe) {
-                round.holder_cframe_after =
-                    batch.add(holder.head.cframe + at(layout.cframe.current_frame), sizeof(void*));
-            }
-            // After that: it may be copied directly, which would cut the system call in two.
-            round.holder_state_after = batch.add(holder.state, at(layout.thread_state.size));
-        }
+void StackReader::request_codes(std::span<TrackedThread*> group) {
+    codes_.begin_look(memory_.reader);
+    memory_.batch.begin_unsearched();
+    for (TrackedThread* thread : group) {
+        const std::size_t count =
+            std::min<std::size_t>(thread->frame_count + kRecentCodes, options_.max_frames);
+        const std::size_t held = codes_.holds_since(thread->refs_look) ? thread->refs_count : 0;
+        codes_.request(memory_.batch,
+                       std::span(thread->codes, count).subspan(std::min(held, count)));
     }
-    round.current_after = PageBatch::kNone;
-    if (const Address current_at = cpython::current_state_address(memory_.view)) {
-        round.current_after = batch.add(current_at, sizeof(void*));
+    codes_.add_requested(memory_.batch);
+    memory_.batch.end_unsearched();
+}
+
+/// What proves the holder's stack. Last but for the GIL: see SameCpu.
+void StackReader::request_evidence(Round& round) {
+    if (round.holder == nullptr) {
+        return;
     }
-    round.gil_after = batch.add(interpreters_.gil(gil_index).address, at(layout.gil.size));
+    const TrackedThread& holder = *round.holder;
+    round.holder_runs_on = holder.runs_on;
+    // Where it is not known which thread runs with this state, no CPU proves anything.
+    round.is_followed = can_follow_ && !holder.is_apart &&
+                        (holder.is_placed || !interpreters_.can_change_threads(holder));
+    if (round.is_followed) {
+        round.holder_cpu =
+            memory_.batch.add(same_cpu_.cpu_number_address(holder.runs_on), sizeof(std::uint32_t));
+    } else {
+        round.stacks.add_again(holder.state, holder.head.cframe, &round.holder_after);
+    }
 }
 
 bool StackReader::request(Round& round, std::uint32_t gil_index) {
-    const cpython::Layout& layout = memory_.layout();
-    PageBatch& batch = memory_.batch;
-    batch.reset();
+    memory_.batch.reset();
     // What is copied directly comes first, so that the rest goes into one system call.
-    request_gil(round, gil_index);
+    round.stacks.begin(interpreters_.gil(gil_index).address);
+    request_interpreters(gil_index);
     std::size_t fits = 0;
     for (TrackedThread* thread : round.group) {
-        thread->state_copy = batch.add(thread->state, at(layout.thread_state.size));
-        thread->cframe_copy = PageBatch::kNone;
-        if (thread->head.cframe) {
-            thread->cframe_copy =
-                batch.add(thread->head.cframe + at(layout.cframe.current_frame), sizeof(void*));
-        }
-        // Room for what closes the round, and for pages that a walk needs besides.
-        if (thread->state_copy == PageBatch::kNone || !batch.add_pages(thread->pages) ||
-            batch.free_bytes() < batch.capacity_bytes() / 4 || batch.free_requests() < 64) {
+        if (!round.stacks.add(thread->state, thread->head.cframe, thread->pages, &thread->copies)) {
             break;
         }
         ++fits;
     }
     round.group = round.group.first(std::max<std::size_t>(fits, 1));
-    codes_.begin_look(memory_.reader);
-    batch.begin_unsearched();
-    for (TrackedThread* thread : round.group) {
-        const std::size_t count =
-            std::min<std::size_t>(thread->frame_count + kRecentCodes, options_.max_frames);
-        const std::size_t held = codes_.holds_since(thread->refs_look) ? thread->refs_count : 0;
-        codes_.request(batch, std::span(thread->codes, count).subspan(std::min(held, count)));
-    }
-    codes_.add_requested(batch);
-    batch.end_unsearched();
-    request_evidence(round, gil_index);
-    return round.gil_after != PageBatch::kNone;
+    request_codes(round.group);
+    request_evidence(round);
+    return round.stacks.end();
 }
 
-StackReader::CopiedHead StackReader::take_head(const TrackedThread& thread) const {
-    CopiedHead result{};
-    const std::byte* copy = memory_.batch.copy(thread.state_copy);
-    if (copy == nullptr) {
-        return result;
-    }
-    result.head = cpython::parse_thread_head(memory_.layout(), copy);
-    result.is_read = true;
-    if (!result.head.cframe) {
-        result.frame = result.head.frame;
-        result.has_frame = true;
-    } else if (result.head.cframe == thread.head.cframe) {
-        if (const std::byte* expected = memory_.batch.copy(thread.cframe_copy)) {
-            result.frame = load_address(expected, 0);
-            result.has_frame = true;
-        }
-    }
-    return result;
-}
-
-bool StackReader::walk_one(TrackedThread& thread, const CopiedHead& copied, WalkedStack& out,
-                           std::size_t* raw_used) {
+bool StackReader::walk_one(const Round& round, TrackedThread& thread, cpython::StackHead head,
+                           WalkedStack& out, std::size_t* raw_used) {
     out = {};
     out.first = *raw_used;
-    const cpython::ThreadHead& head = copied.head;
     // A thread state that has been freed, and perhaps taken by another thread since, shows here.
-    if (!copied.is_read || head.interpreter != thread.head.interpreter ||
-        head.id != thread.head.id) {
+    if (!head.is_read || head.thread.interpreter != thread.head.interpreter ||
+        head.thread.id != thread.head.id) {
         return false;
     }
-    if (head.next != thread.head.next || head.prev != thread.head.prev) {
+    if (head.thread.next != thread.head.next || head.thread.prev != thread.head.prev) {
         interpreters_.of(thread).list_changed = true;
     }
-    Address frame = copied.frame;
-    if (!copied.has_frame) {
-        const auto current =
-            memory_.reader.read_pointer(head.cframe + at(memory_.layout().cframe.current_frame));
-        if (!current) {
-            return false;
-        }
-        frame = *current;
+    if (!round.stacks.complete(memory_.reader, &head)) {
+        return false;
     }
     const std::uintptr_t thread_id = thread.head.thread_id;
-    thread.head = head;
-    if (head.thread_id != thread_id || !thread.has_begun) {
+    thread.head = head.thread;
+    if (head.thread.thread_id != thread_id || !thread.has_begun) {
         owners_.describe(thread);  // a thread that had not begun when it was first seen
     }
     if (interpreters_.count() > 1) {
         owners_.place_by_stack(thread);
     }
     out.is_readable = true;
-    out.head = frame;
+    out.head = head.frame;
     cpython::FrameWalker walker(memory_.layout(), memory_.reader, memory_.batch);
     walker.skip_code(codes_.trampoline());
     const std::size_t room = std::min(options_.max_frames, raw_.capacity() - out.first);
     ++thread.walk;
-    out.walk = walker.walk(frame, thread.pages, thread.walk, {raw_.data() + out.first, room});
+    out.walk = walker.walk(head.frame, thread.pages, thread.walk, {raw_.data() + out.first, room});
     if (thread.walk % kPageAge == 0) {
         thread.pages.expire(thread.walk, kPageAge);
     }
@@ -265,29 +217,16 @@ Verdict StackReader::prove_holder(Round& round, const WalkedStack& stack, bool w
 
 Verdict StackReader::compare_heads(const Round& round, const WalkedStack& stack, bool was_cold) {
     // Not a proof, but what there is without one: the newest frame, read before and after.
-    cpython::ThreadHead after;
-    const std::byte* copy = memory_.batch.copy(round.holder_state_after);
-    if (!was_cold && copy != nullptr) {
-        after = cpython::parse_thread_head(memory_.layout(), copy);
-    } else if (const auto head =
-                   read_thread_head(memory_.reader, memory_.view, round.holder->state)) {
-        after = *head;
-    } else {
-        return Verdict::kTorn;
+    const TrackedThread& holder = *round.holder;
+    cpython::StackHead after;
+    if (!was_cold) {
+        after = round.stacks.take(round.holder_after, holder.head.cframe);
     }
-    Address frame = after.frame;
-    if (after.cframe) {
-        copy = memory_.batch.copy(round.holder_cframe_after);
-        if (!was_cold && copy != nullptr && after.cframe == round.holder->head.cframe) {
-            frame = load_address(copy, 0);
-        } else if (const auto current = memory_.reader.read_pointer(
-                       after.cframe + at(memory_.layout().cframe.current_frame))) {
-            frame = *current;
-        } else {
-            return Verdict::kTorn;
-        }
+    if (!after.is_read) {
+        after = round.stacks.read(memory_.reader, holder.state);
     }
-    if (frame != stack.head) {
+    if (!after.is_read || !round.stacks.complete(memory_.reader, &after) ||
+        after.frame != stack.head) {
         return Verdict::kTorn;
     }
     return stack.walk.count == 0 ? Verdict::kProved : Verdict::kUnproved;
@@ -306,11 +245,12 @@ void StackReader::read_interpreter_copies() {
 
 /// Takes the stacks out of a round's copies. Returns how many threads of the group were looked at.
 std::size_t StackReader::walk_all(Round& round, bool is_incomplete, std::span<WalkedStack> stacks) {
-    std::array<CopiedHead, kGroup> heads;
+    std::array<cpython::StackHead, kGroup> heads;
     for (std::size_t i = 0; i < round.group.size(); ++i) {
-        heads[i] = take_head(*round.group[i]);
+        TrackedThread& thread = *round.group[i];
+        heads[i] = round.stacks.take(thread.copies, thread.head.cframe);
         if (is_incomplete) {
-            memory_.batch.erase_unread(round.group[i]->pages);
+            memory_.batch.erase_unread(thread.pages);
         }
     }
     std::size_t raw_used = 0;
@@ -319,7 +259,7 @@ std::size_t StackReader::walk_all(Round& round, bool is_incomplete, std::span<Wa
         if (walked > 0 && raw_.capacity() - raw_used < options_.max_frames) {
             break;
         }
-        if (!walk_one(*thread, heads[walked], stacks[walked], &raw_used)) {
+        if (!walk_one(round, *thread, heads[walked], stacks[walked], &raw_used)) {
             interpreters_.of(*thread).list_changed = true;
         }
         ++walked;
@@ -338,8 +278,7 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
                               Address* last_holder, bool is_last,
                               FunctionRef<void(const ReadStack&)> accept) {
     Gil& gil = interpreters_.gil(gil_index);
-    Round round{};
-    round.group = group;
+    Round round{cpython::StackRound(memory_.view, memory_.batch), group, nullptr, 0, false, {}, {}};
     for (TrackedThread* thread : group) {
         if (thread->state == *last_holder) {
             round.holder = thread;
@@ -357,15 +296,11 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
     counts_.read_ns += monotonic_ns() - read_from_ns;
     const std::uint64_t calls = memory_.reader.system_calls();
 
-    const std::byte* before_copy = memory_.batch.copy(round.gil_before);
-    const std::byte* after_copy = memory_.batch.copy(round.gil_after);
-    if (before_copy == nullptr || after_copy == nullptr) {
+    GilState before;
+    GilState after;
+    if (!round.stacks.take_gil(&before, &after)) {
         return 0;
     }
-    const GilState before =
-        cpython::parse_gil(memory_.layout(), before_copy, memory_.batch.copy(round.current_before));
-    GilState after =
-        cpython::parse_gil(memory_.layout(), after_copy, memory_.batch.copy(round.current_after));
     read_interpreter_copies();
 
     std::array<WalkedStack, kGroup> stacks;

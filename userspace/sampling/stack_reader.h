@@ -9,6 +9,7 @@
 #include "base/mapping.h"
 #include "code/code_registry.h"
 #include "cpython/frame_walker.h"
+#include "cpython/stack_round.h"
 #include "memory/page_batch.h"
 #include "platform/same_cpu.h"
 #include "sampling/interpreters.h"
@@ -86,27 +87,15 @@ class StackReader {
     [[nodiscard]] std::uint64_t system_calls() const { return same_cpu_.system_calls(); }
 
   private:
-    // Copies of one stretch of reading, and what proves them.
+    // One stretch of reading, and what proves its copies.
     struct Round {
+        cpython::StackRound stacks;
         std::span<TrackedThread*> group;
-        TrackedThread* holder;  // the last holder of the GIL, when it is in the group
-        PageBatch::Handle gil_before;
-        PageBatch::Handle gil_after;
-        PageBatch::Handle current_before;
-        PageBatch::Handle current_after;
-        bool is_followed;               // the holder's CPU proves its stack
-        std::uintptr_t holder_runs_on;  // when that was requested
+        TrackedThread* holder;          // the last holder of the GIL, when it is in the group
+        std::uintptr_t holder_runs_on;  // when the round was asked for
+        bool is_followed;               // the holder's CPU proves its stack: where that stands…
         PageBatch::Handle holder_cpu;
-        PageBatch::Handle holder_state_after;
-        PageBatch::Handle holder_cframe_after;
-    };
-    // What a round's copies say of a thread. Taken out before the first walk, which may fetch so
-    // much that the batch starts over.
-    struct CopiedHead {
-        cpython::ThreadHead head;
-        Address frame;  // newest, if `has_frame`
-        bool is_read;
-        bool has_frame;  // else it has to be read through `head.cframe`
+        cpython::StackRound::Copies holder_after;  // …or its head does, read again
     };
     struct WalkedStack {
         std::size_t first;  // in raw_
@@ -116,16 +105,16 @@ class StackReader {
     };
 
     bool request(Round& round, std::uint32_t gil_index);
-    void request_gil(Round& round, std::uint32_t gil_index);
-    void request_evidence(Round& round, std::uint32_t gil_index);
+    void request_interpreters(std::uint32_t gil_index);
+    void request_codes(std::span<TrackedThread*> group);
+    void request_evidence(Round& round);
     void read_interpreter_copies();
-    [[nodiscard]] CopiedHead take_head(const TrackedThread& thread) const;
     [[nodiscard]] std::span<cpython::RawFrame> frames_of(const WalkedStack& stack) {
         return {raw_.data() + stack.first, stack.walk.count};
     }
     std::size_t walk_all(Round& round, bool is_incomplete, std::span<WalkedStack> stacks);
-    bool walk_one(TrackedThread& thread, const CopiedHead& copied, WalkedStack& out,
-                  std::size_t* raw_used);
+    bool walk_one(const Round& round, TrackedThread& thread, cpython::StackHead head,
+                  WalkedStack& out, std::size_t* raw_used);
     Verdict prove_holder(Round& round, const WalkedStack& stack, bool was_cold);
     Verdict compare_heads(const Round& round, const WalkedStack& stack, bool was_cold);
     bool is_between_frames(TrackedThread& thread, const WalkedStack& stack, bool holds_gil,

@@ -20,7 +20,7 @@ std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 }  // namespace
 
 Status ThreadRoster::reserve() {
-    auto listed = FixedArray<ListedState>::make(cpython::kMaxThreadStates);
+    auto listed = FixedArray<cpython::ListedState>::make(cpython::kMaxThreadStates);
     if (!listed) {
         return fail(ErrorKind::kNoSpace, "reserve memory for threads");
     }
@@ -194,16 +194,21 @@ void ThreadRoster::walk_list(std::uint32_t index) {
     // next among the copies.
     memory_.batch.reset();
     for (TrackedThread& thread : threads_.with_state()) {
-        thread.state_copy = PageBatch::kNone;
+        thread.copies = {};
         if (thread.interpreter == index) {
-            thread.state_copy =
+            thread.copies.state =
                 memory_.batch.add(thread.state, at(memory_.layout().thread_state.size));
         }
     }
     memory_.batch.run(memory_.reader);
 
-    std::size_t count = 0;
-    const bool is_whole = read_list(*first, interpreter.head.interpreter, &count);
+    const cpython::ThreadList list = cpython::read_thread_list(
+        memory_.reader, memory_.view, interpreter.head.interpreter, *first,
+        {listed_.data(), listed_.capacity()}, [&](Address state) -> const std::byte* {
+            const TrackedThread* known = threads_.find(state);
+            return known == nullptr ? nullptr : memory_.batch.copy(known->copies.state);
+        });
+    const bool is_whole = list.end == cpython::ListEnd::kWhole;
     if (!is_whole) {
         // The list changes while it is walked; what does not fit together is left to the next walk.
         ++memory_.read_failures;
@@ -211,8 +216,8 @@ void ThreadRoster::walk_list(std::uint32_t index) {
     }
     // Lists begin with the newest. A new state may carry the number of the thread that made it,
     // whose own is older, and is to be known first.
-    while (count-- > 0) {
-        const auto& [state, head] = listed_[count];
+    for (std::size_t i = list.count; i-- > 0;) {
+        const auto& [state, head] = listed_[i];
         TrackedThread* thread = threads_.find(state);
         if (thread != nullptr && (thread->head.id != head.id || thread->interpreter != index)) {
             owners_.end(*thread);  // another thread's state in the same place
@@ -250,35 +255,6 @@ void ThreadRoster::end_unlisted(std::uint32_t index, std::uint32_t visit) {
             owners_.end(thread);
         }
     }
-}
-
-/// The states of one interpreter from `first` on, into listed_. False if it could not be followed
-/// to its end: what was read until then counts.
-bool ThreadRoster::read_list(Address first, Address interpreter, std::size_t* count) {
-    Address previous;
-    for (Address state = first; state;) {
-        if (*count == listed_.capacity()) {
-            return false;
-        }
-        const TrackedThread* known = threads_.find(state);
-        const std::byte* copy = known != nullptr ? memory_.batch.copy(known->state_copy) : nullptr;
-        cpython::ThreadHead head;
-        if (copy != nullptr) {
-            head = cpython::parse_thread_head(memory_.layout(), copy);
-        } else if (const auto read =
-                       cpython::read_thread_head(memory_.reader, memory_.view, state)) {
-            head = *read;
-        } else {
-            return false;
-        }
-        if (head.prev != previous || head.interpreter != interpreter) {
-            return false;
-        }
-        listed_[(*count)++] = {state, head};
-        previous = state;
-        state = head.next;
-    }
-    return true;
 }
 
 TrackedThread* ThreadRoster::meet(std::uint32_t interpreter, Address state,

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/mapping.h"
 #include "code/code_registry.h"
+#include "cpython/thread_list.h"
 #include "sampling/changed_stacks.h"
 #include "sampling/cpu_accounts.h"
 #include "sampling/interpreters.h"
@@ -48,18 +49,12 @@ class ThreadRoster {
     [[nodiscard]] std::uint64_t table_full() const { return table_full_; }
 
   private:
-    struct ListedState {
-        Address state;
-        cpython::ThreadHead head;
-    };
-
     void refresh_interpreters();
     void replace_interpreters(std::span<const cpython::InterpreterHead> heads);
     void watch_version_counter();
     void look_at_lists();
     void forget_python();
     void walk_list(std::uint32_t interpreter);
-    bool read_list(Address first, Address interpreter, std::size_t* count);
     void end_unlisted(std::uint32_t interpreter, std::uint32_t visit);
     TrackedThread* meet(std::uint32_t interpreter, Address state, const cpython::ThreadHead& head);
 
@@ -72,8 +67,8 @@ class ThreadRoster {
     ThreadNaming& naming_;
     CpuAccounts& accounts_;
     ThreadOwners& owners_;
-    FixedArray<ListedState> listed_;  // one interpreter's, newest first
-    Address static_from_;             // static data of the interpreter: see CodeRegistry
+    FixedArray<cpython::ListedState> listed_;  // one interpreter's, newest first
+    Address static_from_;                      // static data of the interpreter: see CodeRegistry
     std::size_t static_bytes_ = 0;
     Address interpreters_head_;
     std::uintptr_t main_thread_id_ = 0;

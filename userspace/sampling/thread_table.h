@@ -8,6 +8,7 @@
 
 #include "base/mapping.h"
 #include "cpython/runtime_view.h"
+#include "cpython/stack_round.h"
 #include "memory/address_map.h"
 #include "memory/page_batch.h"
 #include "stream/encoder.h"
@@ -19,16 +20,15 @@ namespace echion::sampling {
 struct TrackedThread {
     static constexpr std::uint32_t kNoSlot = ~0U;
 
-    Address state;                  ///< PyThreadState
-    cpython::ThreadHead head;       ///< as last read
-    std::uint32_t id;               ///< in the stream
-    std::uint32_t interpreter;      ///< index of its interpreter in the sampler's list
-    std::uint32_t native_id;        ///< gettid(); 0 unknown
-    std::uintptr_t runs_on;         ///< pthread_t of the thread that runs with it
-    std::uint32_t missed;           ///< list walks in a row that did not meet it
-    std::uint32_t visit;            ///< number of the last list walk that met it
-    PageBatch::Handle state_copy;   ///< of `state`, in the round that is being read
-    PageBatch::Handle cframe_copy;  ///< of the _PyCFrame expected, likewise
+    Address state;                       ///< PyThreadState
+    cpython::ThreadHead head;            ///< as last read
+    std::uint32_t id;                    ///< in the stream
+    std::uint32_t interpreter;           ///< index of its interpreter in the sampler's list
+    std::uint32_t native_id;             ///< gettid(); 0 unknown
+    std::uintptr_t runs_on;              ///< pthread_t of the thread that runs with it
+    std::uint32_t missed;                ///< list walks in a row that did not meet it
+    std::uint32_t visit;                 ///< number of the last list walk that met it
+    cpython::StackRound::Copies copies;  ///< in the round that is being read
     bool in_use;
     bool has_begun;  ///< its thread exists and has entered its number
     /// Its thread runs with the state of another interpreter, which counts the thread's time: this
