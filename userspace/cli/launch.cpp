@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/file_limit.h"
 #include "cli/agent_file.h"
 #include "cli/channel.h"
 #include "cli/command.h"
@@ -28,7 +29,6 @@
 #include "cli/program_facts.h"
 #include "cli/sampling.h"
 #include "control/control.h"
-#include "engine/perf/tick_timers.h"
 
 namespace echion::cli {
 namespace {
@@ -195,7 +195,7 @@ int Launch::run() {
     }
     // After the fork: the command keeps its limit, and may not come from a process of several
     // threads.
-    engine::raise_file_limit();
+    raise_file_limit();
     kernel_.emplace(options_);
     auto sampling = Sampling::make(*loop_, options_, *kernel_, command_->pid());
     if (!sampling) {
