@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "base/clock.h"
@@ -196,6 +197,8 @@ int Launch::run() {
     // After the fork: the command keeps its limit, and may not come from a process of several
     // threads.
     raise_file_limit();
+    // Throws where no thread is to be had: without one, no profile is written.
+    std::thread([] {}).join();
     kernel_.emplace(options_);
     auto sampling = Sampling::make(*loop_, options_, *kernel_, command_->pid());
     if (!sampling) {
