@@ -1,7 +1,8 @@
 # Compile flags and the two kinds of library the tree is made of. cmake/Hardening.cmake has the flags
 # against memory errors.
 #
-#   echion_guest_library(name SOURCES ... USES ...)   may run inside the target: no exceptions, no RTTI
+#   echion_guest_library(name SOURCES ... USES ...)   may run inside the target: no exceptions, no
+#                                                     RTTI, no host library
 #   echion_host_library(name SOURCES ... USES ...)    runs in the command-line program only
 
 find_package(Threads REQUIRED)
@@ -49,6 +50,16 @@ function(_echion_library name)
 endfunction()
 
 function(echion_guest_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;USES" ${ARGN})
+  foreach(used IN LISTS ARG_USES)
+    set(is_host FALSE)
+    if(TARGET ${used})
+      get_target_property(is_host ${used} ECHION_IS_HOST)
+    endif()
+    if(is_host)
+      message(FATAL_ERROR "${name} may run inside the target: it may not use ${used}, a host library")
+    endif()
+  endforeach()
   # tl::expected is used without value(), so nothing throws; a bad access is a build error, not a
   # run-time one.
   _echion_library(${name} ${ARGN} FLAGS -fno-exceptions -fno-rtti -fno-threadsafe-statics
@@ -57,4 +68,5 @@ endfunction()
 
 function(echion_host_library name)
   _echion_library(${name} ${ARGN} FLAGS ${ECHION_HOST_HARDENING})
+  set_target_properties(${name} PROPERTIES ECHION_IS_HOST TRUE)
 endfunction()

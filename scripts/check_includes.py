@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Checks who includes whom.
 
-The tree's folders form layers. A folder may include itself and the folders listed for it below;
-the guest folders, whose code may run inside the target, may not use the libraries of the
-command-line program. Prints one line for every include that breaks a rule, and exits 1 if any does.
+The tree's folders form layers. A folder may include itself and the folders listed for it below.
+What CMake puts into a guest library may run inside the target: it may include neither the headers
+of a host library nor those of the libraries that the command-line program uses. Prints one line for
+every include that breaks a rule, and exits 1 if any does.
 """
 
 from __future__ import annotations
@@ -42,13 +43,9 @@ LAYERS: dict[str, set[str]] = {
     "bpf": set(),
 }
 
-# Code in these folders may run inside the target: libc and the C++ headers that need no run time.
-GUESTS = {
-    *("base", "memory", "model", "platform", "linux", "darwin", "cpython", "code", "capture", "report"),
-    *("control", "stream", "sampling", "agent"),
-}
-# The engines have both halves side by side: the guest's files are those of this library.
-GUEST_LIBRARY = re.compile(r"echion_guest_library\(echion_engine_guest\s+SOURCES([^)]*?)USES")
+# A library of CMake (cmake/EchionTargets.cmake): its kind, and its sources.
+LIBRARY = re.compile(r"echion_(guest|host)_library\(\w+\s*(?:SOURCES([^)]*?))?(?:USES[^)]*)?\)")
+# What the guests' code may not include: it has libc, and the C++ headers that need no run time.
 NOT_FOR_GUESTS = re.compile(
     r"^(CLI/|fmt/|bpf/(?!abi\.h)|libunwind|lzma\.h|zlib\.h|protozero/|Python\.h|gelf\.h|libelf\.h"
     r"|iostream$|fstream$|sstream$|filesystem$|regex$|locale$|format$)"
@@ -88,18 +85,24 @@ def folder_of(path: pathlib.Path) -> str:
     return layer_of(parts[1:-1]) if parts[0] == "userspace" else parts[0]
 
 
-def guest_engine_files() -> set[pathlib.Path]:
-    """The sources of the engines' guest half, with the headers of the same names and two alone."""
-    folder = ROOT / "userspace" / "engine"
-    listed = GUEST_LIBRARY.search((folder / "CMakeLists.txt").read_text(encoding="utf-8"))
-    if listed is None:
-        raise SystemExit(f"{folder}/CMakeLists.txt: no sources of the engines' guest half")
-    sources = [folder / name for name in listed.group(1).split()]
-    headers = {folder / "bpf" / name for name in ("kernel_time.h", "snapshot_layout.h")}
-    return headers | {file for source in sources for file in (source, source.with_suffix(".h"))}
+def guest_files() -> set[pathlib.Path]:
+    """What may run inside the target: all of a folder that has no host library; where there is one,
+    too, as in engine/, what the guest library lists, and the headers of the same names."""
+    guests: set[pathlib.Path] = set()
+    for folder in (path for path in (ROOT / "userspace").iterdir() if path.is_dir()):
+        cmake = folder / "CMakeLists.txt"
+        libraries = LIBRARY.findall(cmake.read_text(encoding="utf-8")) if cmake.is_file() else []
+        if not any(kind == "host" for kind, _ in libraries):
+            guests.update(folder.rglob("*"))
+            continue
+        for kind, sources in libraries:
+            if kind == "guest":
+                listed = {folder / name for name in sources.split()}
+                guests |= listed | {file.with_suffix(".h") for file in listed}
+    return guests
 
 
-GUEST_ENGINE_FILES = guest_engine_files()
+GUEST_FILES = guest_files()
 
 
 def target_of(included: str) -> str | None:
@@ -108,30 +111,30 @@ def target_of(included: str) -> str | None:
     return layer_of(parts) if parts else None
 
 
-def resolves(path: pathlib.Path, included: str) -> bool:
+def find_included(path: pathlib.Path, included: str) -> pathlib.Path | None:
+    """The file that a quoted include means."""
     candidates = (path.parent / included, ROOT / "userspace" / included, ROOT / included)
-    return any(candidate.is_file() for candidate in candidates)
-
-
-def is_host_engine(path: pathlib.Path) -> bool:
-    return folder_of(path) == "engine" and path not in GUEST_ENGINE_FILES
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def check_quoted(path: pathlib.Path, included: str) -> str | None:
     folder = folder_of(path)
     target = target_of(included)
-    if target is None or target == folder:
-        if included.endswith(".skel.h") or resolves(path, included):
-            return None
-        return f'"{included}" is not in the tree'
-    if target not in LAYERS:
+    if target is not None and target not in LAYERS:
         return f'"{included}" is in no known layer'
-    if target not in LAYERS[folder]:
+    if target not in (None, folder) and target not in LAYERS[folder]:
         return f'{folder} may not include {target} ("{included}")'
-    if target == "bpf" and included != BPF_FOR_ALL and not is_host_engine(path):
+    is_guest = path in GUEST_FILES
+    is_host_engine = folder == "engine" and not is_guest
+    if target == "bpf" and folder != "bpf" and included != BPF_FOR_ALL and not is_host_engine:
         return f'{folder} may include "{BPF_FOR_ALL}" only ("{included}")'
-    if not included.endswith(".skel.h") and not resolves(path, included):
+    if included.endswith(".skel.h"):
+        return None
+    found = find_included(path, included)
+    if found is None:
         return f'"{included}" is not in the tree'
+    if is_guest and included != BPF_FOR_ALL and found not in GUEST_FILES:
+        return f'what may run in the target may not include "{included}", a host library\'s'
     return None
 
 
@@ -149,9 +152,8 @@ def check_file(path: pathlib.Path) -> list[str]:
             quoted, angled = match.groups()
             if quoted and (problem := check_quoted(path, quoted)):
                 problems.append((number, problem))
-            is_guest = folder in GUESTS or path in GUEST_ENGINE_FILES
-            if angled and is_guest and NOT_FOR_GUESTS.match(angled):
-                problems.append((number, f"{folder} may run in the target: no <{angled}>"))
+            if angled and path in GUEST_FILES and NOT_FOR_GUESTS.match(angled):
+                problems.append((number, f"what may run in the target: no <{angled}>"))
             knows_linux = (angled and LINUX_ONLY.match(angled)) or (
                 quoted and quoted.startswith("platform/linux/")
             )

@@ -25,6 +25,7 @@ from profile_text import Profile
 
 TARGETS = pathlib.Path(__file__).resolve().parents[1] / "targets"
 TIMEOUT_S = 120.0
+PROFILE_NAMES = {"clock": "nanosleep", "perf": "perf", "bpf": "bpf"}  # of engines, in profiles
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ import pytest
 
 from interpreters import Interpreter
 from profile_text import Profile
-from runner import TARGETS, Echion, Result
+from runner import PROFILE_NAMES, TARGETS, Echion, Result
 
 OPTIONS = ("-c", "-i", "1000")
 
@@ -82,7 +82,7 @@ def test_processes_with_the_same_numbers_are_kept_apart(
     result = echion.run(
         ["sh", "-c", "\n".join([*lines, "wait"])], *OPTIONS, "--engine", cpu_engine
     ).check()
-    assert result.profile.header["engine"] == {"clock": "nanosleep"}.get(cpu_engine, cpu_engine)
+    assert result.profile.header["engine"] == PROFILE_NAMES[cpu_engine]
     used_s = collections.Counter()
     for sample in result.profile.samples:
         used_s[sample.pid] += sample.metric / 1e6

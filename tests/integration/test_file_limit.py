@@ -11,7 +11,7 @@ import pytest
 from attach_support import start_target
 from conftest import PYTHON
 from interpreters import Interpreter
-from runner import Echion
+from runner import PROFILE_NAMES, Echion
 
 FEW = 80
 # One thread of many works, and not before it is told to.
@@ -86,7 +86,7 @@ def test_the_limit_is_raised_for_echion_alone(
         command = ["-p", str(crowd.pid), "-x", "0.2"]
         result = echion.run(command, *options, wrap=limited(soft, hard)).check()
         crowd.finish()
-    assert result.profile.header["engine"] == {"clock": "nanosleep"}.get(cpu_engine, cpu_engine)
+    assert result.profile.header["engine"] == PROFILE_NAMES[cpu_engine]
     show = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     result = echion.run([PYTHON, "-c", show], *options, wrap=limited(soft, hard)).check()
     assert result.stdout.strip() == f"({soft}, {hard})"

@@ -15,7 +15,7 @@ import pytest
 from attach_support import start_target, target_command
 from conftest import PYTHON
 from profile_text import Profile
-from runner import TARGETS, TIMEOUT_S, Echion
+from runner import PROFILE_NAMES, TARGETS, TIMEOUT_S, Echion
 
 KILL, PTRACE, PERFMON, BPF = 1 << 5, 1 << 19, 1 << 38, 1 << 39
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -75,7 +75,7 @@ def test_a_command_keeps_its_rights_and_what_comes_later_is_sampled(
     assert out.split() == [own[name] for name in ("CapPrm", "CapEff", "CapBnd", "NoNewPrivs")]
     assert re.search("^echion: capabilities kept: CAP_KILL, CAP_SYS_PTRACE", err, re.M), err
     profile = Profile.read(output)
-    assert profile.header["engine"] == {"clock": "nanosleep"}.get(engine, engine)
+    assert profile.header["engine"] == PROFILE_NAMES[engine]
     assert profile.total_with("spin", thread="later") == pytest.approx(300_000, rel=0.2)
     assert profile.total_with("spin_below") > 150_000
 

@@ -347,9 +347,10 @@ ctypes.CDLL(None).syscall(60, 0)
         assert target.finish()["got"] == "end"
 
 
+@pytest.mark.parametrize("engine", ["auto", "clock"])
 @pytest.mark.parametrize("kilobytes", [1024, 2048, 4096])
-def test_echions_own_limit_on_data_blames_no_descriptors(run, any_python, kilobytes):
+def test_echions_own_limit_on_data_blames_no_descriptors(run, any_python, kilobytes, engine):
     wrap = ["sh", "-c", f'ulimit -d {kilobytes}; exec "$@"', "sh"]
-    result = run("-o", "out", any_python.path, "-c", "pass", wrap=wrap)
+    result = run("-o", "out", "--engine", engine, any_python.path, "-c", "pass", wrap=wrap)
     check_refusal(result, "-d")
     assert "descriptors" not in result.stderr

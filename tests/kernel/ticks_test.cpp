@@ -116,7 +116,7 @@ class Ticks : public SessionTest {
 };
 
 // Keeps every CPU busy. On an idle one without a scheduler's tick perf holds a clock's ticks back:
-// the agent makes up for them (SignalTimer), the samplers here do not.
+// the agent makes up for them (BpfTimer), the samplers here do not.
 class BusyCpus {
   public:
     BusyCpus() {

@@ -37,7 +37,7 @@ from checks import Bounds, Judgement, judge  # noqa: E402
 from interpreters import Interpreter, find_interpreters  # noqa: E402
 from profile_text import Profile  # noqa: E402
 from programs import ATTACHED, CPU, LAUNCHED, WALL, Program  # noqa: E402
-from runner import TIMEOUT_S, Echion, why_not  # noqa: E402
+from runner import PROFILE_NAMES, TIMEOUT_S, Echion, why_not  # noqa: E402
 from table import Row  # noqa: E402
 
 LOADS = ("quiet", "hogs")
@@ -158,7 +158,8 @@ class Truths:
 
 def _engine_of(profile: Profile) -> str:
     engine = profile.header.get("engine", "").split(" ")[0]
-    return "clock" if engine == "nanosleep" else engine
+    names = {in_profile: name for name, in_profile in PROFILE_NAMES.items()}
+    return names.get(engine, engine)
 
 
 @contextlib.contextmanager

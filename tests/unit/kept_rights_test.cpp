@@ -119,7 +119,9 @@ TEST_F(KeptRights, LeaveTheHandlingOfSignalsAsItWas) {
 
 TEST_F(KeptRights, NothingIsGainedByAskingForMore) {
     EXPECT_EQ(run_in_child([] {
-                  NeededRights all{true, true, true, true, {}};
+                  constexpr engine::Capability kEngine[] = {engine::Capability::kBpf,
+                                                            engine::Capability::kPerfmon};
+                  NeededRights all{kEngine, true, true, {}};
                   return keep_rights({}) && keep_rights(all) && permitted(gettid()) == 0 ? 0 : 1;
               }),
               0);

@@ -33,9 +33,9 @@ TEST(Options, HaveDefaults) {
 }
 
 TEST(Options, NameTheEngine) {
-    EXPECT_EQ(accepted({"cmd"}).engine, kAutoEngine);
-    EXPECT_EQ(accepted({"-c", "--engine", "perf", "cmd"}).engine, "perf");
-    EXPECT_EQ(accepted({"--engine", "clock", "cmd"}).engine, kClockEngine);
+    EXPECT_EQ(accepted({"cmd"}).engine, nullptr);
+    EXPECT_EQ(accepted({"-c", "--engine", "perf", "cmd"}).engine->name, "perf");
+    EXPECT_EQ(accepted({"--engine", "clock", "cmd"}).engine, &engine::own_clock());
     EXPECT_EQ(parse_options({"--engine", "perf", "cmd"}).exit_status, 2) << "wall time has none";
     EXPECT_EQ(parse_options({"--engine", "sundial", "cmd"}).exit_status, 2);
 }

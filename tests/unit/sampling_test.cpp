@@ -111,7 +111,7 @@ class AttachmentTest : public AgentProcessTest {
                 std::int64_t start_deadline_ns = kStartDeadlineNs) {
         Channel channel = start(behaviour);
         options.attach_pid = pid;
-        options.engine = kClockEngine;
+        options.engine = &engine::own_clock();
         options.output = folder + "/out";
         options.output_is_default = false;
         kernel.emplace(options);

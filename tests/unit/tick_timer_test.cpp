@@ -13,9 +13,11 @@
 #include <optional>
 #include <thread>
 
-#include "agent/interruptions.h"
+#include "agent/sampler_requests.h"
 #include "base/clock.h"
-#include "engine/bpf/signal_timer.h"
+#include "control/control.h"
+#include "engine/agent_timer.h"
+#include "engine/bpf/bpf_timer.h"
 #include "engine/clock/clock_timer.h"
 #include "engine/perf/cpu_time_timer.h"
 #include "fd_pairs.h"
@@ -23,9 +25,9 @@
 namespace echion::agent {
 namespace {
 
+using engine::BpfTimer;
 using engine::ClockTimer;
 using engine::CpuTimeTimer;
-using engine::SignalTimer;
 
 /// A channel, and the end that the command-line program has.
 class TickTimerTest : public testing::Test {
@@ -33,11 +35,11 @@ class TickTimerTest : public testing::Test {
     void SetUp() override {
         test::SocketPair pair(SOCK_SEQPACKET);
         channel_.emplace(std::move(pair.first), false);
-        others_.emplace(*channel_, dump_);
+        requests_.emplace(*channel_, dump_);
         other_ = std::move(pair.second);
         sigset_t ours;
         sigemptyset(&ours);
-        sigaddset(&ours, SignalTimer::pick_signal());
+        sigaddset(&ours, control::kTickSignal);
         sigaddset(&ours, SIGIO);
         ASSERT_EQ(pthread_sigmask(SIG_BLOCK, &ours, nullptr), 0);
     }
@@ -47,7 +49,7 @@ class TickTimerTest : public testing::Test {
         other_.reset();
         sigset_t ours;
         sigemptyset(&ours);
-        sigaddset(&ours, SignalTimer::pick_signal());
+        sigaddset(&ours, control::kTickSignal);
         sigaddset(&ours, SIGIO);
         const timespec at_once{};
         while (sigtimedwait(&ours, nullptr, &at_once) > 0) {
@@ -64,13 +66,12 @@ class TickTimerTest : public testing::Test {
         siginfo_t info{};
         info.si_code = POLL_IN;
         info.si_fd = fd;
-        ASSERT_EQ(syscall(SYS_rt_tgsigqueueinfo, getpid(), tid, SignalTimer::pick_signal(), &info),
-                  0);
+        ASSERT_EQ(syscall(SYS_rt_tgsigqueueinfo, getpid(), tid, control::kTickSignal, &info), 0);
     }
 
     std::optional<Channel> channel_;
     StackDump dump_;  // not started: there are none
-    std::optional<Interruptions> others_;
+    std::optional<SamplerRequests> requests_;
     UniqueFd other_;
 };
 
@@ -79,7 +80,7 @@ constexpr std::int64_t kInterval = 1'000'000;
 TEST_F(TickTimerTest, TheClocksFirstTickIsOneIntervalAfterItsStart) {
     const std::int64_t start = monotonic_ns();
     ClockTimer timer(kInterval, start);
-    ASSERT_TRUE(timer.wait(*others_));
+    ASSERT_TRUE(timer.wait(*requests_));
     EXPECT_GE(monotonic_ns(), start + kInterval);
     EXPECT_EQ(timer.counts().missed + timer.counts().late, timer.counts().late);
 }
@@ -88,14 +89,14 @@ TEST_F(TickTimerTest, CountsTheDeadlinesThatHavePassed) {
     // It was due for the first time 10.75 intervals ago.
     const std::int64_t late = 10 * kNanosPerSecond + kNanosPerSecond * 3 / 4;
     ClockTimer timer(kNanosPerSecond, monotonic_ns() - kNanosPerSecond - late);
-    ASSERT_TRUE(timer.wait(*others_));
+    ASSERT_TRUE(timer.wait(*requests_));
     EXPECT_EQ(timer.counts().missed, 10U);
     EXPECT_EQ(timer.counts().late, 1U);
 }
 
 TEST_F(TickTimerTest, ATickThatIsALittleLateIsNeitherMissedNorLate) {
     ClockTimer timer(1000 * kNanosPerSecond, monotonic_ns() - 1001 * kNanosPerSecond);
-    ASSERT_TRUE(timer.wait(*others_));
+    ASSERT_TRUE(timer.wait(*requests_));
     EXPECT_EQ(timer.counts().missed, 0U);
     EXPECT_EQ(timer.counts().late, 0U);
 }
@@ -103,7 +104,7 @@ TEST_F(TickTimerTest, ATickThatIsALittleLateIsNeitherMissedNorLate) {
 TEST_F(TickTimerTest, AClockThatIsAlwaysLateStillHearsTheStop) {
     ClockTimer timer(1, monotonic_ns());
     send_stop();
-    while (timer.wait(*others_)) {
+    while (timer.wait(*requests_)) {
     }
     EXPECT_GT(timer.counts().missed, 0U);
 }
@@ -111,86 +112,116 @@ TEST_F(TickTimerTest, AClockThatIsAlwaysLateStillHearsTheStop) {
 TEST_F(TickTimerTest, ALongIntervalEndsWithTheStop) {
     ClockTimer timer(3600 * kNanosPerSecond, monotonic_ns());
     send_stop();
-    EXPECT_FALSE(timer.wait(*others_));
+    EXPECT_FALSE(timer.wait(*requests_));
 }
 
 TEST_F(TickTimerTest, AHangUpIsAStop) {
     ClockTimer timer(3600 * kNanosPerSecond, monotonic_ns());
     other_.reset();
-    EXPECT_FALSE(timer.wait(*others_));
+    EXPECT_FALSE(timer.wait(*requests_));
+}
+
+TEST_F(TickTimerTest, OnlyTheKernelsTicksAreAskedFor) {
+    using engine::AgentTimer;
+    EXPECT_FALSE(AgentTimer({}).needs_arming());
+    EXPECT_TRUE(AgentTimer({.has_thread_table = true}).needs_arming());
+    EXPECT_TRUE(AgentTimer({.flags = control::kPerfTicks, .cpu_time = true}).needs_arming());
+    EXPECT_FALSE(AgentTimer({.flags = control::kPerfTicks}).needs_arming()) << "of CPU time only";
+}
+
+TEST_F(TickTimerTest, TheTimerIsThatOfWhatIsOffered) {
+    ASSERT_TRUE(channel_->signal_arrivals(control::kTickSignal, gettid()));
+    engine::AgentTimer timer({.has_thread_table = true});
+    EXPECT_FALSE(timer.is_started());
+    timer.start({control::kTickSignal, 3600 * kNanosPerSecond, true, monotonic_ns()});
+    ASSERT_TRUE(timer.is_started());
+    send_tick(1000);
+    EXPECT_TRUE(timer->wait(*requests_));
+    send_tick(1000);
+    send_stop();
+    EXPECT_TRUE(timer->wait(*requests_)) << "without BPF it would be taken for the same tick";
+    EXPECT_FALSE(timer->wait(*requests_));
+}
+
+TEST_F(TickTimerTest, TheClockStandsInForATimerThatCannotBeHad) {
+    engine::AgentTimer timer({.has_thread_table = true});
+    const std::int64_t start = monotonic_ns();
+    timer.start_clock(kInterval, start);
+    ASSERT_TRUE(timer->wait(*requests_)) << "without any signal";
+    EXPECT_GE(monotonic_ns(), start + kInterval);
 }
 
 TEST_F(TickTimerTest, EachSignalIsATick) {
-    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
+    BpfTimer timer(control::kTickSignal, kInterval, false, monotonic_ns());
     for (int i = 0; i < 3; ++i) {
         send_tick(1000);
-        EXPECT_TRUE(timer.wait(*others_));
+        EXPECT_TRUE(timer.wait(*requests_));
     }
     EXPECT_EQ(timer.counts().missed, 0U);
 }
 
 TEST_F(TickTimerTest, ATickWhoseDescriptorHasTheChannelsNumberIsATick) {
     // The number is the command-line program's, where it means another file.
-    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
+    BpfTimer timer(control::kTickSignal, kInterval, false, monotonic_ns());
     send_tick(channel_->fd());
-    EXPECT_TRUE(timer.wait(*others_));
+    EXPECT_TRUE(timer.wait(*requests_));
 }
 
 TEST_F(TickTimerTest, AStopComesAsASignalToo) {
-    ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
-    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
+    ASSERT_TRUE(channel_->signal_arrivals(control::kTickSignal, gettid()));
+    BpfTimer timer(control::kTickSignal, kInterval, false, monotonic_ns());
     send_tick(1000);
-    ASSERT_TRUE(timer.wait(*others_));
+    ASSERT_TRUE(timer.wait(*requests_));
     send_stop();
-    EXPECT_FALSE(timer.wait(*others_));
+    EXPECT_FALSE(timer.wait(*requests_));
 }
 
 TEST_F(TickTimerTest, AHangUpComesAsASignalToo) {
-    ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
-    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
+    ASSERT_TRUE(channel_->signal_arrivals(control::kTickSignal, gettid()));
+    BpfTimer timer(control::kTickSignal, kInterval, false, monotonic_ns());
     send_tick(1000);
-    ASSERT_TRUE(timer.wait(*others_));
+    ASSERT_TRUE(timer.wait(*requests_));
     other_.reset();
-    EXPECT_FALSE(timer.wait(*others_));
+    EXPECT_FALSE(timer.wait(*requests_));
 }
 
 TEST_F(TickTimerTest, AStopFromBeforeTheSignalsIsHeard) {
     send_stop();
-    ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
-    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
-    EXPECT_FALSE(timer.wait(*others_)) << "no signal will ever tell of it";
+    ASSERT_TRUE(channel_->signal_arrivals(control::kTickSignal, gettid()));
+    BpfTimer timer(control::kTickSignal, kInterval, false, monotonic_ns());
+    EXPECT_FALSE(timer.wait(*requests_)) << "no signal will ever tell of it";
 }
 
 TEST_F(TickTimerTest, AFullQueueOfSignalsIsATickAndALookAtTheChannel) {
-    SignalTimer timer(SignalTimer::pick_signal(), kInterval, false, monotonic_ns());
+    BpfTimer timer(control::kTickSignal, kInterval, false, monotonic_ns());
     ASSERT_EQ(syscall(SYS_tgkill, getpid(), gettid(), SIGIO), 0);
-    EXPECT_TRUE(timer.wait(*others_));
+    EXPECT_TRUE(timer.wait(*requests_));
     send_stop();
     ASSERT_EQ(syscall(SYS_tgkill, getpid(), gettid(), SIGIO), 0);
-    EXPECT_FALSE(timer.wait(*others_));
+    EXPECT_FALSE(timer.wait(*requests_));
 }
 
 TEST_F(TickTimerTest, CountsRegularTicksThatDidNotCome) {
-    SignalTimer timer(SignalTimer::pick_signal(), kInterval, true, monotonic_ns());
+    BpfTimer timer(control::kTickSignal, kInterval, true, monotonic_ns());
     send_tick(1000);
-    ASSERT_TRUE(timer.wait(*others_));
+    ASSERT_TRUE(timer.wait(*requests_));
     EXPECT_EQ(timer.counts().missed, 0U);
     const std::int64_t begin = monotonic_ns();
     while (monotonic_ns() < begin + 5 * kInterval) {
     }
     send_tick(1000);
-    ASSERT_TRUE(timer.wait(*others_));
+    ASSERT_TRUE(timer.wait(*requests_));
     EXPECT_GE(timer.counts().missed, 4U);
     EXPECT_EQ(timer.counts().late, 1U);
 }
 
 TEST_F(TickTimerTest, RegularTicksThatDoNotComeAreMadeUpForWhenTheyAreDue) {
-    SignalTimer timer(SignalTimer::pick_signal(), kInterval, true, monotonic_ns());
+    BpfTimer timer(control::kTickSignal, kInterval, true, monotonic_ns());
     send_tick(1000);
-    ASSERT_TRUE(timer.wait(*others_));
+    ASSERT_TRUE(timer.wait(*requests_));
     const std::int64_t begin = monotonic_ns();
     for (int i = 0; i < 20; ++i) {
-        ASSERT_TRUE(timer.wait(*others_));
+        ASSERT_TRUE(timer.wait(*requests_));
     }
     // Each a quarter late, they would take 25; a busy machine lets some pass.
     EXPECT_GE(monotonic_ns() - begin, 19 * kInterval);
@@ -201,36 +232,36 @@ TEST_F(TickTimerTest, RegularTicksThatDoNotComeAreMadeUpForWhenTheyAreDue) {
 
 TEST_F(TickTimerTest, AKernelsTickThatHasBeenMadeUpForIsNoSecondOne) {
     constexpr std::int64_t kLong = 400 * kInterval;
-    SignalTimer timer(SignalTimer::pick_signal(), kLong, true, monotonic_ns());
-    ASSERT_TRUE(timer.wait(*others_)) << "its own";
+    BpfTimer timer(control::kTickSignal, kLong, true, monotonic_ns());
+    ASSERT_TRUE(timer.wait(*requests_)) << "its own";
     send_tick(1000);
     const std::int64_t begin = monotonic_ns();
-    ASSERT_TRUE(timer.wait(*others_));
+    ASSERT_TRUE(timer.wait(*requests_));
     EXPECT_GE(monotonic_ns() - begin, kLong / 2);
 }
 
 // ---- Ticks of CPU time ----
 
 TEST_F(TickTimerTest, EachSignalOfAnEventIsATick) {
-    CpuTimeTimer timer(SignalTimer::pick_signal(), 2, monotonic_ns());
+    CpuTimeTimer timer(control::kTickSignal, 2, monotonic_ns());
     for (int i = 0; i < 3; ++i) {
         send_tick(1000);
-        EXPECT_TRUE(timer.wait(*others_));
+        EXPECT_TRUE(timer.wait(*requests_));
     }
 }
 
 TEST_F(TickTimerTest, TicksOfSeveralThreadsAtATimeAreOne) {
-    ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
-    CpuTimeTimer timer(SignalTimer::pick_signal(), 3600 * kNanosPerSecond, monotonic_ns());
+    ASSERT_TRUE(channel_->signal_arrivals(control::kTickSignal, gettid()));
+    CpuTimeTimer timer(control::kTickSignal, 3600 * kNanosPerSecond, monotonic_ns());
     send_tick(1000);
     send_tick(1001);
-    EXPECT_TRUE(timer.wait(*others_));
+    EXPECT_TRUE(timer.wait(*requests_));
     send_stop();
-    EXPECT_FALSE(timer.wait(*others_)) << "the second was a tick of its own";
+    EXPECT_FALSE(timer.wait(*requests_)) << "the second was a tick of its own";
 }
 
 TEST_F(TickTimerTest, CpuTimeWithoutATickIsSeen) {
-    CpuTimeTimer timer(SignalTimer::pick_signal(), kInterval, monotonic_ns());
+    CpuTimeTimer timer(control::kTickSignal, kInterval, monotonic_ns());
     std::atomic<bool> has_ended{false};
     std::thread busy([&, waiting = gettid()] {
         std::int64_t last_ns = monotonic_ns();
@@ -245,27 +276,27 @@ TEST_F(TickTimerTest, CpuTimeWithoutATickIsSeen) {
             last_ns = now_ns;
         }
     });
-    EXPECT_TRUE(timer.wait(*others_));
-    EXPECT_TRUE(timer.wait(*others_));
+    EXPECT_TRUE(timer.wait(*requests_));
+    EXPECT_TRUE(timer.wait(*requests_));
     has_ended = true;
     busy.join();
 }
 
 TEST_F(TickTimerTest, AProcessThatSleepsIsNotLookedAt) {
-    ASSERT_TRUE(channel_->signal_arrivals(SignalTimer::pick_signal(), gettid()));
+    ASSERT_TRUE(channel_->signal_arrivals(control::kTickSignal, gettid()));
     std::thread([] {
         const std::int64_t end = read_clock_ns(CLOCK_THREAD_CPUTIME_ID) + kInterval;
         while (read_clock_ns(CLOCK_THREAD_CPUTIME_ID) < end) {
         }
     }).join();
-    CpuTimeTimer timer(SignalTimer::pick_signal(), kInterval, monotonic_ns());
-    ASSERT_TRUE(timer.wait(*others_)) << "what was used before";
+    CpuTimeTimer timer(control::kTickSignal, kInterval, monotonic_ns());
+    ASSERT_TRUE(timer.wait(*requests_)) << "what was used before";
     std::thread other([&] {
         const timespec moment = make_timespec(100 * kInterval);
         nanosleep(&moment, nullptr);  // so that there is something to be woken in
         send_stop();
     });
-    while (timer.wait(*others_)) {
+    while (timer.wait(*requests_)) {
     }
     other.join();
     // 80 looks of three calls each would fit in; after 20 ms there are no more.
@@ -277,8 +308,7 @@ TEST_F(TickTimerTest, AProcessThatSleepsIsNotLookedAt) {
 TEST_F(TickTimerTest, AStopThatCrossesTheRequestIsNoFailure) {
     send_stop();
     const std::byte layout[sizeof(control::Arm::snapshot_layout)]{};
-    const auto armed =
-        channel_->arm(1, GuestFacts{}, SignalTimer::pick_signal(), layout, sizeof(layout));
+    const auto armed = channel_->arm(1, GuestFacts{}, control::kTickSignal, layout, sizeof(layout));
     ASSERT_FALSE(armed);
     EXPECT_EQ(armed.error().kind, ErrorKind::kNotReady);
     EXPECT_TRUE(channel_->was_told_to_stop());
@@ -287,8 +317,7 @@ TEST_F(TickTimerTest, AStopThatCrossesTheRequestIsNoFailure) {
 TEST_F(TickTimerTest, WhatIsNoAnswerToTheRequestIsAFailure) {
     ASSERT_EQ(send(other_.get(), "no message", 10, 0), 10);
     const std::byte layout[sizeof(control::Arm::snapshot_layout)]{};
-    const auto armed =
-        channel_->arm(1, GuestFacts{}, SignalTimer::pick_signal(), layout, sizeof(layout));
+    const auto armed = channel_->arm(1, GuestFacts{}, control::kTickSignal, layout, sizeof(layout));
     ASSERT_FALSE(armed);
     EXPECT_EQ(armed.error().kind, ErrorKind::kProtocol);
     EXPECT_FALSE(channel_->was_told_to_stop());

@@ -6,17 +6,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <optional>
 #include <utility>
 
 #include "agent/cpu_share.h"
 #include "agent/dump.h"
-#include "agent/interruptions.h"
+#include "agent/sampler_requests.h"
 #include "base/clock.h"
 #include "cpython/locate.h"
-#include "engine/bpf/signal_timer.h"
-#include "engine/clock/clock_timer.h"
-#include "engine/perf/cpu_time_timer.h"
+#include "engine/agent_timer.h"
+#include "engine/signalled_timer.h"
 #include "platform/own_scheduling.h"
 #include "platform/own_thread.h"
 #include "platform/process_info.h"
@@ -208,20 +206,15 @@ CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
     return watch;
 }
 
-/// Where the kernel's ticks can be had: asks for them, in place of the sampler's own clock.
-struct KernelTimer {
-    std::optional<engine::SignalTimer> with_bpf;
-    std::optional<engine::CpuTimeTimer> perf_only;
-};
-
+/// Where the kernel's ticks are offered: asks for them, and starts the timer if they come.
 Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump,
                         const SamplerOptions& options, const GuestFacts& facts,
-                        KernelTimer& timer) {
-    if (!sampler.watch().is_open() && !options.perf_ticks) {
+                        engine::AgentTimer& timer) {
+    if (!timer.needs_arming()) {
         return {};
     }
-    const int signal = engine::SignalledTimer::may_wait() ? engine::SignalledTimer::pick_signal()
-                                                          : control::kNoSignal;
+    const int signal =
+        engine::SignalledTimer::may_wait() ? control::kTickSignal : control::kNoSignal;
     const echion_snapshot_layout layout = sampler.watch_layout();
     const auto armed = channel.arm(own_thread_id(), facts, signal, &layout, sizeof(layout));
     if (!armed) {
@@ -236,11 +229,7 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump
     }
     dump.signal_requests();
     const auto interval_ns = static_cast<std::int64_t>(armed->interval_ns);
-    if (sampler.watch().is_open()) {
-        timer.with_bpf.emplace(signal, interval_ns, !options.cpu_mode, monotonic_ns());
-    } else {
-        timer.perf_only.emplace(signal, interval_ns, monotonic_ns());
-    }
+    timer.start({signal, interval_ns, options.cpu_mode, monotonic_ns()});
     sampler.use_kernel_ticks(interval_ns);
     return {};
 }
@@ -335,7 +324,6 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     // Flat out, following would leave the thread that is followed no time to run.
     options.follow = (configure->flags & control::kNoFollow) == 0 &&
                      configure->interval_ns >= sampling::kLeastFollowIntervalNs;
-    options.perf_ticks = options.cpu_mode && (configure->flags & control::kPerfTicks) != 0;
     if (options.cpu_mode && !watch.is_open() && read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) == 0) {
         return fail(ErrorKind::kRefused, "read CPU time: clock_gettime is refused", EPERM);
     }
@@ -353,9 +341,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     // Without the memory for dumps there are none: no reason not to sample.
     (void)dump.start(*located, options.max_frames, facts, io);
     const auto interval_ns = static_cast<std::int64_t>(options.interval_ns);
-    KernelTimer kernel_timer;
-    if (auto status = arm_kernel_ticks(channel, sampler, dump, options, facts, kernel_timer);
-        !status) {
+    engine::AgentTimer timer({configure->flags, sampler.watch().is_open(), options.cpu_mode});
+    if (auto status = arm_kernel_ticks(channel, sampler, dump, options, facts, timer); !status) {
         return status;
     }
     sampler.tick(monotonic_ns());
@@ -364,20 +351,16 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
         static_cast<std::uint32_t>(version.major << 16 | version.minor << 8 | version.micro),
         own_thread_id(), raised_by);
 
-    engine::ClockTimer clock_timer(interval_ns, monotonic_ns());
-    engine::TickTimer* timer = &clock_timer;
-    if (kernel_timer.with_bpf) {
-        timer = &*kernel_timer.with_bpf;
-    } else if (kernel_timer.perf_only) {
-        timer = &*kernel_timer.perf_only;
+    if (!timer.is_started()) {
+        timer.start_clock(interval_ns, monotonic_ns());
     }
     std::int64_t published_ns = kLongAgoNs;
     OtherEnding ending(program, monotonic_ns());
     Status refusal;
     const bool owes_cpu = options.follow || is_realtime();
     CpuShare share(interval_ns, monotonic_ns());
-    Interruptions others(channel, dump);
-    while (timer->wait(others)) {
+    SamplerRequests requests(channel, dump);
+    while (timer->wait(requests)) {
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
         if (owes_cpu) {

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/file_limit.h"
 #include "cli/agent_file.h"
 #include "cli/agent_process.h"
 #include "cli/aside.h"
@@ -35,7 +36,6 @@
 #include "cli/stall_watch.h"
 #include "cli/target_shortage.h"
 #include "cli/where_target.h"
-#include "engine/perf/tick_timers.h"
 #include "inject/loader.h"
 #include "inject/refusal.h"
 #include "platform/program_image.h"
@@ -505,7 +505,7 @@ int run_attach(const Options& options) {
     sigaddset(&signals, SIGPIPE);
     sigaddset(&signals, SIGXFSZ);
     sigprocmask(SIG_BLOCK, &signals, nullptr);
-    engine::raise_file_limit();
+    raise_file_limit();
     return Attach(options).run();
 }
 

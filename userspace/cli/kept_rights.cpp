@@ -17,7 +17,6 @@
 
 #include "base/clock.h"
 #include "cli/message.h"
-#include "engine/privileges.h"
 #include "platform/process_info.h"
 
 namespace echion::cli {
@@ -66,10 +65,11 @@ Status write_sets(const Sets& sets) {
 
 std::uint64_t choose(const NeededRights& needed, std::uint64_t permitted) {
     std::uint64_t kept = 0;
-    kept |= needed.bpf ? bit(engine::Capability::kBpf) | bit(engine::Capability::kPerfmon) : 0;
-    kept |= needed.perf_events ? bit(engine::Capability::kPerfmon) : 0;
+    for (const engine::Capability one : needed.engine) {
+        kept |= bit(one);
+    }
     if ((kept & ~permitted) != 0) {
-        kept |= bit(engine::Capability::kSysAdmin);  // which stands in for both
+        kept |= bit(engine::Capability::kSysAdmin);  // which stands in for CAP_BPF and CAP_PERFMON
     }
     kept |= needed.other_processes ? bit(engine::Capability::kSysPtrace) : 0;
     kept |= needed.signals ? bit(engine::Capability::kKill) : 0;

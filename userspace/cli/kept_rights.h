@@ -1,16 +1,17 @@
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "base/error.h"
 #include "cli/options.h"
+#include "engine/privileges.h"
 
 namespace echion::cli {
 
 /// What a run still needs its rights for when it has been set up.
 struct NeededRights {
-    bool bpf = false;              ///< targets that come later, by BPF (it needs perf, too)
-    bool perf_events = false;      ///< of threads and processes that come later, of other CPUs
+    std::span<const engine::Capability> engine;  ///< HostEngine::needed_capabilities()
     bool other_processes = false;  ///< what /proc shows of other users' processes; their memory
     bool signals = false;          ///< to a command that has changed its user
     std::string output;            ///< path of a file that may have to be removed; empty: none

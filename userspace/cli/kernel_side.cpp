@@ -13,8 +13,6 @@
 #include "base/clock.h"
 #include "cli/channel.h"
 #include "cli/message.h"
-#include "engine/perf/perf_event.h"
-#include "engine/perf/tick_timers.h"
 
 namespace echion::cli {
 namespace {
@@ -22,6 +20,8 @@ namespace {
 constexpr Error kNoWaiting{
     ErrorKind::kRefused, EPERM,
     "its sampler may not wait for signals (rt_sigtimedwait is refused: by its seccomp filter?)"};
+
+constexpr Error kNoTicks{ErrorKind::kProtocol, 0, "start the ticks: none are to be had"};
 
 control::Armed make_answer(std::uint64_t interval_ns) {
     control::Armed answer{};
@@ -31,33 +31,18 @@ control::Armed make_answer(std::uint64_t interval_ns) {
 }
 
 /// Of what has been started; what falls short of the wish is told to the user.
-control::Armed make_answer(pid_t pid, const engine::TickReport& started, std::uint64_t wish_ns) {
-    const auto interval_ns = static_cast<std::uint64_t>(started.interval_ns);
-    if (interval_ns > wish_ns) {
-        say("process {}: the kernel allows one tick in {} us (kernel.perf_event_max_sample_rate)",
-            pid, interval_ns / 1000);
+control::Armed make_answer(pid_t pid, const engine::TickReport& started) {
+    for (const std::string& shortfall : started.shortfalls) {
+        say("process {}: {}", pid, shortfall);
     }
-    if (started.threads_without_event != 0) {
-        say("process {}: the stacks of {} threads are read from outside: too many open files", pid,
-            started.threads_without_event);
-    }
-    control::Armed answer = make_answer(interval_ns);
+    control::Armed answer = make_answer(static_cast<std::uint64_t>(started.interval_ns));
     answer.armed = 1;
     answer.snapshots = started.snapshots ? 1 : 0;
     return answer;
 }
 
-/// Why a process is not ticked, with the remedy if there is one.
-std::string explain(pid_t pid, const Error& error) {
-    if (!engine::may_signal(pid)) {
-        return engine::explain_signal(pid).text();
-    }
-    if (error.system_errno == EMFILE || error.system_errno == ENFILE) {
-        return engine::explain_perf("open a perf event of each thread", error.system_errno,
-                                    engine::read_privileges())
-            .text();
-    }
-    return describe(error);
+std::string explain(const engine::Refusal& refusal) {
+    return refusal.why.empty() ? describe(refusal.error) : refusal.why;
 }
 
 }  // namespace
@@ -80,10 +65,13 @@ bool KernelSide::has_ended(pid_t pid, bool waits) {
 }
 
 KernelSide::KernelSide(const Options& options) : options_(options) {
-    for (const engine::HostEngineKind& kind : engine::host_engines()) {
-        if (options.engine == kind.name) {
+    for (const engine::EngineKind& kind : engine::engines()) {
+        if (kind.open == nullptr) {
+            continue;
+        }
+        if (options.engine == &kind) {
             wanted_.push_back(&kind);
-        } else if (options.engine != kAutoEngine || (kind.cpu_time_only && !options.cpu)) {
+        } else if (options.engine != nullptr || (kind.cpu_time_only && !options.cpu)) {
             continue;
         } else if (!options.cpu && options.interval_ns < kind.least_wall_interval_ns) {
             missing_.push_back(
@@ -112,7 +100,7 @@ KernelSide::KernelSide(const Options& options) : options_(options) {
 
 KernelSide::Opened KernelSide::open_best() const {
     Opened opened;
-    for (const engine::HostEngineKind* kind : wanted_) {
+    for (const engine::EngineKind* kind : wanted_) {
         auto engine = kind->open();
         if (engine) {
             opened.kind = kind;
@@ -135,7 +123,7 @@ void KernelSide::settle() const {
 }
 
 bool KernelSide::is_insisted_on() const {
-    return options_.engine != kAutoEngine && options_.engine != kClockEngine;
+    return options_.engine != nullptr && options_.engine->open != nullptr;
 }
 
 std::string KernelSide::why_refused(std::optional<pid_t> target) const {
@@ -159,7 +147,7 @@ std::string KernelSide::why_not_better() const {
 
 tl::unexpected<std::string> KernelSide::refuse(const std::string& why) {
     ++refusals_;
-    return tl::unexpected(fmt::format("--engine {} cannot be had: {}", options_.engine, why));
+    return tl::unexpected(fmt::format("--engine {} cannot be had: {}", options_.engine->name, why));
 }
 
 tl::expected<std::vector<engine::ExtraFd>, std::string> KernelSide::watch(
@@ -192,7 +180,7 @@ tl::expected<std::vector<engine::ExtraFd>, std::string> KernelSide::watch(
     if (has_ended(pid, is_insisted_on() || refusal.error.system_errno == ESRCH)) {
         return Fds();
     }
-    const std::string why = refusal.why.empty() ? describe(refusal.error) : refusal.why;
+    const std::string why = explain(refusal);
     if (is_insisted_on()) {
         return refuse(why);
     }
@@ -208,37 +196,37 @@ tl::expected<control::Armed, std::string> KernelSide::arm(const AgentProcess& pr
     if (checked && may_wait && request.signal != control::kTickSignal) {
         checked = fail(ErrorKind::kProtocol, "the agent's request for ticks is not valid");
     }
-    Result<engine::TickReport> started = tl::unexpected(checked ? kNoWaiting : checked.error());
-    if (checked && may_wait) {
-        started = has_engine() ? engine_->arm(pid, request, !options_.cpu,
-                                              static_cast<std::int64_t>(options_.interval_ns))
-                               : fail(ErrorKind::kProtocol, "start the ticks: none are to be had");
+    tl::expected<engine::TickReport, engine::Refusal> started =
+        tl::unexpected(checked ? engine::Refusal{kNoWaiting.what, kNoWaiting}
+                               : engine::Refusal{"", checked.error()});
+    if (checked && may_wait && !has_engine()) {
+        started = tl::unexpected(engine::Refusal{"", kNoTicks});
+    } else if (checked && may_wait) {
+        started = engine_->arm(pid, request, !options_.cpu,
+                               static_cast<std::int64_t>(options_.interval_ns));
         // What was done to a number was done to this process if the number still is its own.
         checked = process.check();
     }
     if (started && checked) {
-        least_interval_ns_ = least_interval_ns_ == 0
-                                 ? started->interval_ns
-                                 : std::min(least_interval_ns_, started->interval_ns);
-        return make_answer(pid, *started, options_.interval_ns);
+        return make_answer(pid, *started);
     }
-    const Error& cause = checked ? started.error() : checked.error();
+    const Error& cause = checked ? started.error().error : checked.error();
     const bool is_missing = cause.kind == ErrorKind::kProtocol || cause.system_errno == ESRCH;
     if (is_missing && has_ended(pid, true)) {
         forget(pid);
         return tl::unexpected(std::string());  // what is missing went with it
     }
-    if (!checked || started.error().kind == ErrorKind::kProtocol) {
+    if (!checked || cause.kind == ErrorKind::kProtocol) {
         forget(pid);
         return tl::unexpected(cause.system_errno == ESRCH ? "" : describe(cause));
     }
     control::Armed refused = make_answer(options_.interval_ns);
-    refused.system_errno = started.error().system_errno;
+    refused.system_errno = cause.system_errno;
     // With ESRCH it is the sampler that has ended, as it was told to.
-    if (started.error().system_errno == ESRCH || has_ended(pid, is_insisted_on())) {
+    if (cause.system_errno == ESRCH || has_ended(pid, is_insisted_on())) {
         return refused;
     }
-    const std::string why = may_wait ? explain(pid, started.error()) : kNoWaiting.what;
+    const std::string why = explain(started.error());
     if (is_insisted_on()) {
         return refuse(why);
     }
@@ -263,14 +251,8 @@ void KernelSide::note_ended() {
 }
 
 void KernelSide::look_at_rate_limit() {
-    if (least_interval_ns_ == 0) {
-        return;
-    }
-    // The kernel lowers it by itself when interrupts take too long; whoever is root may, too.
-    const perf::Limits limits = perf::read_limits();
-    if (perf::clamp_interval(least_interval_ns_, limits) > least_interval_ns_ &&
-        (lowered_rate_ == 0 || limits.max_ticks_per_second < lowered_rate_)) {
-        lowered_rate_ = limits.max_ticks_per_second;
+    if (has_engine()) {
+        engine_->look_at_rate_limit();
     }
 }
 

@@ -6,6 +6,7 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <tl/expected.hpp>
 #include <utility>
@@ -14,7 +15,7 @@
 #include "cli/agent_process.h"
 #include "cli/options.h"
 #include "control/control.h"
-#include "engine/host_engine.h"
+#include "engine/engines.h"
 #include "model/cpu_ledger.h"
 
 namespace echion::cli {
@@ -39,10 +40,14 @@ class KernelSide {
         settle();
         return engine_ != nullptr;
     }
-    [[nodiscard]] bool needs_bpf() const { return has_engine() && engine_->needs_bpf(); }
-    /// What makes the ticks of processes that are armed, as the profile names it.
-    [[nodiscard]] std::string_view engine() const {
-        return has_engine() ? kind_->name : kClockEngine;
+    /// HostEngine::needed_capabilities().
+    [[nodiscard]] std::span<const engine::Capability> needed_capabilities() const {
+        return has_engine() ? engine_->needed_capabilities()
+                            : std::span<const engine::Capability>();
+    }
+    /// What makes the ticks of processes that are armed.
+    [[nodiscard]] const engine::EngineKind& engine() const {
+        return has_engine() ? *kind_ : engine::own_clock();
     }
     /// control::ConfigureFlag of the agent in that process.
     [[nodiscard]] std::uint32_t agent_flags(const AgentProcess& process) const {
@@ -75,11 +80,12 @@ class KernelSide {
     void forget(pid_t pid);
     /// To be called about once a second.
     void keep_ticking();
-    /// Looks whether the kernel's limit on ticks has fallen below what has been armed; also to be
-    /// called at the end.
+    /// HostEngine::look_at_rate_limit(), at the end.
     void look_at_rate_limit();
-    /// The lowest limit of that kind that was seen, in ticks a second; 0: none.
-    [[nodiscard]] std::int64_t lowered_rate() const { return lowered_rate_; }
+    /// HostEngine::lowered_rate().
+    [[nodiscard]] std::optional<engine::LoweredRate> lowered_rate() const {
+        return has_engine() ? engine_->lowered_rate() : std::nullopt;
+    }
 
     /// Threads that found no room in the kernel's table.
     [[nodiscard]] std::uint64_t threads_refused() const {
@@ -91,11 +97,11 @@ class KernelSide {
   private:
     /// An engine that is not to be had, and why.
     struct Missing {
-        const engine::HostEngineKind* kind;
+        const engine::EngineKind* kind;
         std::string why;
     };
     struct Opened {
-        const engine::HostEngineKind* kind = nullptr;
+        const engine::EngineKind* kind = nullptr;
         std::unique_ptr<engine::HostEngine> engine;
         std::vector<Missing> missing;
     };
@@ -106,15 +112,13 @@ class KernelSide {
     bool has_ended(pid_t pid, bool waits);
 
     const Options& options_;
-    std::vector<const engine::HostEngineKind*> wanted_;  // the best first
-    std::int64_t least_interval_ns_ = 0;                 // of all that has been armed; 0: nothing
-    std::int64_t lowered_rate_ = 0;
+    std::vector<const engine::EngineKind*> wanted_;  // the best first
     std::uint64_t refusals_ = 0;
     std::int64_t patience_ns_ = 2'000'000'000;  // what is left of it for has_ended()
     // Filled by settle().
     mutable std::future<Opened> opening_;
     mutable std::unique_ptr<engine::HostEngine> engine_;
-    mutable const engine::HostEngineKind* kind_ = nullptr;
+    mutable const engine::EngineKind* kind_ = nullptr;
     mutable std::vector<Missing> missing_;
 };
 

@@ -14,9 +14,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/file_limit.h"
 #include "cli/agent_file.h"
 #include "cli/channel.h"
 #include "cli/command.h"
@@ -28,7 +30,6 @@
 #include "cli/program_facts.h"
 #include "cli/sampling.h"
 #include "control/control.h"
-#include "engine/perf/tick_timers.h"
 
 namespace echion::cli {
 namespace {
@@ -195,7 +196,9 @@ int Launch::run() {
     }
     // After the fork: the command keeps its limit, and may not come from a process of several
     // threads.
-    engine::raise_file_limit();
+    raise_file_limit();
+    // Throws where no thread is to be had: without one, no profile is written.
+    std::thread([] {}).join();
     kernel_.emplace(options_);
     auto sampling = Sampling::make(*loop_, options_, *kernel_, command_->pid());
     if (!sampling) {

@@ -9,7 +9,6 @@
 #include <limits>
 
 #include "cli/message.h"
-#include "engine/host_engine.h"
 #include "output/formats.h"
 #include "output/open_output.h"
 #include "stream/record.h"
@@ -18,6 +17,8 @@ namespace echion::cli {
 namespace {
 
 constexpr pid_t kMaxPid = 1 << 22;  // PID_MAX_LIMIT of a 64-bit kernel
+
+constexpr std::string_view kAutoEngine = "auto";  // --engine: the best that can be had
 
 constexpr std::string_view kUsage =
     "echion [options] command [argument...]\n"
@@ -257,20 +258,18 @@ std::optional<std::uint64_t> parse_whole(std::string_view text, std::uint64_t lo
 /// Empty, or why not.
 std::string choose_engine(std::string_view word, Options& options) {
     std::string expected(kAutoEngine);
-    for (const engine::HostEngineKind& kind : engine::host_engines()) {
+    for (const engine::EngineKind& kind : engine::engines()) {
         if (word == kind.name) {
-            options.engine = kind.name;
+            options.engine = &kind;
             return "";
         }
-        expected += fmt::format(", {}", kind.name);
+        const bool is_last = &kind == &engine::engines().back();
+        expected += fmt::format("{}{}", is_last ? " or " : ", ", kind.name);
     }
-    for (const std::string_view name : {kAutoEngine, kClockEngine}) {
-        if (word == name) {
-            options.engine = name;
-            return "";
-        }
+    if (word == kAutoEngine) {
+        return "";
     }
-    return fmt::format("--engine {}: expected {} or {}", word, expected, kClockEngine);
+    return fmt::format("--engine {}: expected {}", word, expected);
 }
 
 /// Turns the words into values; the complaint about the first that makes no sense, or nothing.
@@ -418,11 +417,9 @@ std::string find_contradiction(const Options& options, const Words& words) {
     if (options.memory && options.cpu) {
         return clash("-m", "-c");
     }
-    for (const engine::HostEngineKind& kind : engine::host_engines()) {
-        if (options.engine == kind.name && kind.cpu_time_only && !options.cpu) {
-            return fmt::format("--engine {} makes ticks of CPU time: it goes with -c only",
-                               kind.name);
-        }
+    if (options.engine != nullptr && options.engine->cpu_time_only && !options.cpu) {
+        return fmt::format("--engine {} makes ticks of CPU time: it goes with -c only",
+                           options.engine->name);
     }
     if (options.json && !options.where_pid) {
         return "--json goes with -w only";

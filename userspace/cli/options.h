@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/engines.h"
 #include "output/formats.h"
 
 /// What the user asked for. Parsing touches nothing but the argument strings.
@@ -35,11 +36,6 @@ constexpr std::uint64_t kMinMaxOutputBytes = std::uint64_t{4} << 10;
 constexpr std::uint64_t kDefaultMaxMemoryBytes = std::uint64_t{1} << 30;
 constexpr std::uint64_t kMinMaxMemoryBytes = std::uint64_t{1} << 20;
 
-/// --engine: the best that can be had; the sampler's own clock; or one of engine::host_engines(),
-/// or an error.
-constexpr std::string_view kAutoEngine = "auto";
-constexpr std::string_view kClockEngine = "clock";
-
 struct Options {
     std::uint64_t interval_ns = kDefaultIntervalNs;
     std::optional<std::uint64_t> exposure_ns;
@@ -57,8 +53,9 @@ struct Options {
     bool json = false;
     bool doctor = false;
     bool allow_seccomp = false;  ///< Attach also where a seccomp filter cannot be judged.
-    std::string_view engine = kAutoEngine;  ///< of static storage
-    bool follow = true;                     ///< Go to the CPU of the thread whose stack is read.
+    /// --engine: one of engine::engines(), or an error; null: the best that can be had.
+    const engine::EngineKind* engine = nullptr;
+    bool follow = true;  ///< Go to the CPU of the thread whose stack is read.
     std::optional<pid_t> attach_pid;
     std::optional<pid_t> where_pid;
     std::vector<std::string> command;

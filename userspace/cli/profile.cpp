@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "engine/engines.h"
 
 namespace echion::cli {
 namespace {
@@ -57,7 +58,7 @@ Profile::Profile(output::OutputFile file, const ProfileSettings& settings)
     writer_->add_header("interval", format_micros(settings.interval_ns));
     writer_->set_interval(settings.interval_ns);
     writer_->add_header("sampler", "echion " ECHION_VERSION);
-    writer_->add_header("engine", "nanosleep");
+    writer_->add_header("engine", engine::own_clock().profile_name);
 }
 
 void Profile::note_ticks(std::string_view engine, std::uint64_t interval_ns) {

@@ -123,7 +123,7 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
     }
     if (const std::string why = self->kernel_.why_refused(options.attach_pid); !why.empty()) {
         say("--engine {} cannot be had: {}; or leave --engine out for the best that is allowed",
-            options.engine, why);
+            options.engine->name, why);
         return fail(ErrorKind::kRefused, "the engine asked for is refused");
     }
     if (auto status = sampling->open_profile(pid_for_name); !status) {
@@ -239,8 +239,7 @@ void Sampling::refuse(const std::string& why) { complain("{}", why); }
 
 NeededRights Sampling::needed_rights() const {
     NeededRights needed;
-    needed.bpf = kernel_.needs_bpf();
-    needed.perf_events = kernel_.has_engine();
+    needed.engine = kernel_.needed_capabilities();
     needed.other_processes = true;  // where /proc hides them from others (hidepid)
     needed.output = output::find_own_descriptor(options_.output) ? "" : profile_->path();
     return needed;
@@ -264,7 +263,7 @@ tl::expected<control::Armed, std::string> Sampling::arm(const Agent& agent,
                                                         const control::Arm& request) {
     auto answer = kernel_.arm(agent.process, request);
     if (answer && answer->armed != 0) {
-        profile_->note_ticks(kernel_.engine(), answer->interval_ns);
+        profile_->note_ticks(kernel_.engine().profile_name, answer->interval_ns);
     }
     return answer;
 }
@@ -278,7 +277,7 @@ void Sampling::after_event(Agent& agent) {
         }
     }
     if (agent.session.was_sampled() && !agent.session.is_armed()) {
-        profile_->note_ticks("nanosleep", options_.interval_ns);
+        profile_->note_ticks(engine::own_clock().profile_name, options_.interval_ns);
     }
     if (agent.session.was_sampled() && !std::exchange(agent.is_begun, true)) {
         tell_about_program(agent.session);
@@ -513,7 +512,8 @@ void Sampling::tell_about_program(const Session& session) const {
     }
     const std::string why = kernel_.why_not_better();
     say("process {}: the engine is {}{}", session.pid(),
-        session.is_armed() ? kernel_.engine() : kClockEngine, why.empty() ? "" : " (" + why + ")");
+        (session.is_armed() ? kernel_.engine() : engine::own_clock()).name,
+        why.empty() ? "" : " (" + why + ")");
     const auto info = read_process_info(session.pid());
     if (info && (info->ignored_signals >> (SIGQUIT - 1) & 1) != 0) {
         say("process {} ignores SIGQUIT, and so does not show its stacks at that signal",
@@ -690,8 +690,9 @@ void Sampling::finish() {
     kernel_.look_at_rate_limit();
     children_.settle();
     cut_.children = children_.count();
+    const auto rate = kernel_.lowered_rate();
     profile_->begin_finish(agents_seen_ != 0 && complaints_ == 0 && leaves_empty_file_,
-                           {kernel_.threads_refused(), kernel_.lowered_rate()}, cut_);
+                           {kernel_.threads_refused(), rate ? rate->ticks_per_second : 0}, cut_);
     if (!profile_->has_ended()) {
         if (auto source = loop_.add(profile_->ended_fd(), [this] { complete(); })) {
             output_source_ = *source;

@@ -147,10 +147,8 @@ void SamplingSummary::tell_kernel() const {
             refused,
             run_.options.cpu ? "their CPU time is missing" : "they were read anew at each tick");
     }
-    if (const std::int64_t rate = run_.kernel.lowered_rate(); rate != 0) {
-        say("kernel.perf_event_max_sample_rate fell to {} during the run: ticks were up to {} us "
-            "apart; remedy: sudo sysctl kernel.perf_event_max_sample_rate=100000",
-            rate, 1'000'000 / rate);
+    if (const auto rate = run_.kernel.lowered_rate()) {
+        say("{}", rate->text);
     }
 }
 

@@ -3,10 +3,9 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <memory>
+#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <tl/expected.hpp>
 #include <utility>
 #include <vector>
@@ -30,7 +29,14 @@ struct ExtraFd {
 struct TickReport {
     std::int64_t interval_ns = 0;  ///< longer than asked for if the kernel limits it
     bool snapshots = false;
-    std::size_t threads_without_event = 0;  ///< too many open files
+    /// In what they fall short of the wish: phrases for one line each.
+    std::vector<std::string> shortfalls;
+};
+
+/// A limit of the kernel's that has fallen below the rate of the ticks.
+struct LoweredRate {
+    std::int64_t ticks_per_second = 0;
+    std::string text;  ///< one line: what that meant, and the remedy
 };
 
 /// Why something cannot be had for a process.
@@ -39,8 +45,9 @@ struct Refusal {
     Error error{ErrorKind::kRefused};
 };
 
-/// The command-line program's half of an engine: what makes the ticks of agents' processes and
-/// tells their CPU time. Everything that it has in the kernel goes with it, or with this process.
+/// The command-line program's half of an engine that the kernel drives: what makes the ticks of
+/// agents' processes and tells their CPU time. Everything that it has in the kernel goes with it,
+/// or with this process.
 ///
 /// Processes are named by their numbers: the caller sees to it that they are still the agents'
 /// before and after each call, and tells of those that are not any more by forget(). What comes
@@ -56,17 +63,17 @@ class HostEngine {
     /// empty: nothing.
     [[nodiscard]] virtual std::string why_not(pid_t pid) const = 0;
     /// control::ConfigureFlag of an agent in that process.
-    [[nodiscard]] virtual std::uint32_t agent_flags(pid_t pid) const = 0;
-    /// Whether BPF programs run from here on.
-    [[nodiscard]] virtual bool needs_bpf() const = 0;
+    [[nodiscard]] virtual std::uint32_t agent_flags(pid_t) const { return 0; }
+    /// What it needs from here on, for processes and threads that come later.
+    [[nodiscard]] virtual std::span<const Capability> needed_capabilities() const { return {}; }
 
     /// Puts a process under watch: what its agent gets for it.
     virtual tl::expected<std::vector<ExtraFd>, Refusal> watch(pid_t pid) = 0;
     /// Starts the ticks of a process for its agent, of `interval_ns`: of CPU time, or of the wall
     /// clock. kProtocol when the request breaks a rule, kSystem with ESRCH when the process, or its
     /// sampler, has ended.
-    virtual Result<TickReport> arm(pid_t pid, const control::Arm& request, bool wall,
-                                   std::int64_t interval_ns) = 0;
+    virtual tl::expected<TickReport, Refusal> arm(pid_t pid, const control::Arm& request, bool wall,
+                                                  std::int64_t interval_ns) = 0;
     virtual void forget(pid_t pid) = 0;
 
     /// CPU time of the threads of a process since watch(), its sampler aside; `with_living`: also
@@ -76,25 +83,14 @@ class HostEngine {
     virtual void note_ended() {}
     /// To be called about once a second.
     virtual void keep_ticking() {}
+    /// Looks whether a limit of the kernel's has fallen: about once a second, and at the end.
+    virtual void look_at_rate_limit() {}
+    /// The lowest such limit that was seen.
+    [[nodiscard]] virtual std::optional<LoweredRate> lowered_rate() const { return std::nullopt; }
     /// Threads that found no room in the kernel's tables.
     [[nodiscard]] virtual std::uint64_t threads_refused() const { return 0; }
     /// Figures for -v, with their names; those that are 0 are left out.
     [[nodiscard]] virtual std::vector<std::pair<std::string, std::uint64_t>> figures() const;
 };
-
-/// One row for each engine that the kernel drives. Beside them there is the sampler's own clock,
-/// which needs nothing of the command-line program.
-struct HostEngineKind {
-    std::string_view name;       ///< for --engine, and in the profile
-    std::string_view long_name;  ///< for messages
-    bool cpu_time_only;
-    /// Of wall time: below it the engine costs more than the sampler's own clock.
-    std::uint64_t least_wall_interval_ns;
-    /// Any thread.
-    tl::expected<std::unique_ptr<HostEngine>, Unavailable> (*open)();
-};
-
-/// The best first.
-std::span<const HostEngineKind> host_engines();
 
 }  // namespace echion::engine

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "engine/perf/perf_event.h"
+#include "platform/process_info.h"
 
 namespace echion::engine {
 namespace {
@@ -217,6 +218,30 @@ std::string advise(std::span<const Capability> needed, const Privileges& privile
     return "run as root, or once, for the users of a group: " +
            setcap_command(privileges, attaches ? Purpose::kAttach : Purpose::kLaunch) +
            (attaches ? " (they may then trace every process)" : "");
+}
+
+bool may_signal(pid_t pid) {
+    const bool is_at_home = is_in_initial_user_namespace();
+    if (::geteuid() == 0 && is_at_home) {
+        return true;
+    }
+    // What users are called who are nobody in this namespace (kernel.overflowuid).
+    constexpr uid_t kNobody = 65534;
+    const auto is_ours = [is_at_home](uid_t uid) {
+        return (uid == ::getuid() || uid == ::geteuid()) && (is_at_home || uid != kNobody);
+    };
+    const auto process = read_process_info(pid);
+    return process && (is_ours(process->real_uid) || is_ours(process->saved_uid));
+}
+
+Unavailable explain_signal(pid_t pid) {
+    Unavailable result{"have the kernel signal process " + std::to_string(pid), 0,
+                       "it is another user's", "run echion as root or as that user"};
+    if (::geteuid() == 0 && !is_in_initial_user_namespace()) {
+        result.why += ", and root of a user namespace is not the machine's";
+        result.remedy = "run echion outside, on the host, or as that user";
+    }
+    return result;
 }
 
 Unavailable explain_bpf(std::string what, int system_errno, const Privileges& privileges) {

@@ -79,6 +79,12 @@ std::string setcap_command(const Privileges& privileges, Purpose purpose);
 /// What gives this process the capabilities, as a remedy.
 std::string advise(std::span<const Capability> needed, const Privileges& privileges);
 
+/// Whether the kernel lets perf events of this process signal the threads of `pid` (fs/fcntl.c,
+/// sigio_perm); where not, ticks are lost without a word.
+bool may_signal(pid_t pid);
+/// Why not.
+Unavailable explain_signal(pid_t pid);
+
 /// Why a BPF step failed with this errno, as far as it can be known.
 Unavailable explain_bpf(std::string what, int system_errno, const Privileges& privileges);
 /// The same of perf_event_open.

@@ -24,16 +24,16 @@ SignalledTimer::SignalledTimer(int signal) {
     sigaddset(&signals_, SIGIO);
 }
 
-bool SignalledTimer::is_stopped_already(Interruptions& others) {
+bool SignalledTimer::is_stopped_already(RequestSource& requests) {
     if (std::exchange(has_looked_, true)) {
         return false;
     }
     ++counts_.system_calls;
-    return others.wait_for_stop(0);
+    return requests.wait_for_stop(0);
 }
 
 SignalledTimer::Arrival SignalledTimer::wait_for_signal(const std::int64_t* patience_ns,
-                                                        Interruptions& others) {
+                                                        RequestSource& requests) {
     timespec patience{};
     if (patience_ns != nullptr) {
         patience = make_timespec(std::max<std::int64_t>(*patience_ns, 0));
@@ -50,10 +50,10 @@ SignalledTimer::Arrival SignalledTimer::wait_for_signal(const std::int64_t* pati
     }
     // A tick has the number of a perf event, a file of the command-line program: it may be the same
     // as the number here, so that whatever else a signal may say, it counts as a tick, too.
-    others.serve_requests();
-    if (signal == SIGIO || info.si_fd == others.fd()) {
+    requests.serve();
+    if (signal == SIGIO || info.si_fd == requests.fd()) {
         ++counts_.system_calls;
-        if (others.wait_for_stop(0)) {
+        if (requests.wait_for_stop(0)) {
             return Arrival::kStop;
         }
     }

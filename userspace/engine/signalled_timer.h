@@ -4,18 +4,15 @@
 
 #include <cstdint>
 
-#include "control/control.h"
 #include "engine/tick_timer.h"
 
 namespace echion::engine {
 
-/// Ticks that come as a real-time signal, from perf events of the command-line program. Word of
-/// what else there is to serve comes as the same signal, so that a sampler without ticks (CPU mode,
-/// a target that sleeps) is not woken at all.
+/// Ticks that come as a real-time signal, from perf events of the command-line program: what the
+/// timers of several engines have in common. Requests arrive by the same signal, so that a sampler
+/// without ticks (CPU mode, a target that sleeps) is not woken at all.
 class SignalledTimer : public TickTimer {
   public:
-    /// Blocked in the calling thread, as all signals are.
-    static int pick_signal() { return control::kTickSignal; }
     /// Whether the calling thread may wait for signals. Looks.
     static bool may_wait();
 
@@ -29,9 +26,9 @@ class SignalledTimer : public TickTimer {
         kStop,         ///< also where no waiting is possible any more: wait() returns false
     };
     /// Waits; without end where `patience_ns` is null.
-    Arrival wait_for_signal(const std::int64_t* patience_ns, Interruptions& others);
-    /// Whether the word to stop came before arrivals were told of by signal. Looks once.
-    bool is_stopped_already(Interruptions& others);
+    Arrival wait_for_signal(const std::int64_t* patience_ns, RequestSource& requests);
+    /// Whether a request to stop came before arrivals were told of by signal. Looks once.
+    bool is_stopped_already(RequestSource& requests);
 
   private:
     sigset_t signals_{};

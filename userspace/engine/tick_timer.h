@@ -15,16 +15,17 @@ struct TimerCounts {
     std::uint64_t system_calls = 0;  ///< made to wait
 };
 
-/// What else a thread that waits for its tick has to see to. Its own thread only.
-class Interruptions {
+/// Where requests to the sampler come from while it waits for its tick: to stop, and others.
+/// Sampler thread only.
+class RequestSource {
   public:
-    Interruptions() = default;
-    Interruptions(const Interruptions&) = delete;
-    Interruptions& operator=(const Interruptions&) = delete;
-    virtual ~Interruptions() = default;
+    RequestSource() = default;
+    RequestSource(const RequestSource&) = delete;
+    RequestSource& operator=(const RequestSource&) = delete;
+    virtual ~RequestSource() = default;
 
     /// Serves what has been asked for since the last call. No system call if that is nothing.
-    virtual void serve_requests() = 0;
+    virtual void serve() = 0;
     /// Waits for `wait_ns` for the word to stop; true when it has come.
     virtual bool wait_for_stop(std::int64_t wait_ns) = 0;
     /// The descriptor whose arrivals are told of by the signal of the ticks; -1: none.
@@ -39,9 +40,9 @@ class TickTimer {
     TickTimer& operator=(const TickTimer&) = delete;
     virtual ~TickTimer() = default;
 
-    /// Waits for the next tick, and serves others meanwhile. False when it is told to stop instead,
-    /// or no waiting is possible any more: see status().
-    virtual bool wait(Interruptions& others) = 0;
+    /// Waits for the next tick, and serves requests meanwhile. False when it is told to stop
+    /// instead, or no waiting is possible any more: see status().
+    virtual bool wait(RequestSource& requests) = 0;
     /// Why wait() cannot go on: what it waits with is refused (a seccomp filter that came later).
     [[nodiscard]] const Status& status() const { return status_; }
     [[nodiscard]] const TimerCounts& counts() const { return counts_; }

@@ -13,9 +13,8 @@ constexpr std::uint64_t kLeastFollowIntervalNs = 25'000;
 struct SamplerOptions {
     std::uint64_t interval_ns = 1'000'000;
     std::size_t max_frames = 2048;
-    bool cpu_mode = false;    ///< also report the CPU time of each thread
-    bool perf_ticks = false;  ///< CPU mode without BPF, but with perf events that tick
-    bool follow = true;       ///< go to the GIL holder's CPU to read its stack
+    bool cpu_mode = false;  ///< also report the CPU time of each thread
+    bool follow = true;     ///< go to the GIL holder's CPU to read its stack
 };
 
 }  // namespace echion::sampling

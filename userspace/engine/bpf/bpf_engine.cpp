@@ -11,6 +11,7 @@
 
 #include "engine/bpf/bpf_session.h"
 #include "engine/bpf/kernel_clock.h"
+#include "engine/perf/rate_limit.h"
 #include "engine/perf/tick_timers.h"
 
 namespace echion::engine {
@@ -34,11 +35,13 @@ class BpfEngine final : public HostEngine {
         const auto ahead_ns = find_clock_ahead_ns(pid);
         return ahead_ns ? "" : ahead_ns.error();
     }
-    [[nodiscard]] std::uint32_t agent_flags(pid_t) const override { return 0; }
-    [[nodiscard]] bool needs_bpf() const override { return true; }
+    [[nodiscard]] std::span<const Capability> needed_capabilities() const override {
+        static constexpr Capability kNeeded[] = {Capability::kBpf, Capability::kPerfmon};
+        return kNeeded;
+    }
     tl::expected<std::vector<ExtraFd>, Refusal> watch(pid_t pid) override;
-    Result<TickReport> arm(pid_t pid, const control::Arm& request, bool wall,
-                           std::int64_t interval_ns) override;
+    tl::expected<TickReport, Refusal> arm(pid_t pid, const control::Arm& request, bool wall,
+                                          std::int64_t interval_ns) override;
     void forget(pid_t pid) override {
         if (const auto target = session_->find_target(pid)) {
             session_->remove_target(*target);
@@ -47,6 +50,10 @@ class BpfEngine final : public HostEngine {
     std::vector<model::CountedCpu> count_cpu(pid_t pid, bool with_living) override;
     void note_ended() override { session_->note_ended(); }
     void keep_ticking() override { (void)session_->keep_ticking(); }
+    void look_at_rate_limit() override { rate_limit_.look(); }
+    [[nodiscard]] std::optional<LoweredRate> lowered_rate() const override {
+        return rate_limit_.lowered();
+    }
     [[nodiscard]] std::uint64_t threads_refused() const override {
         return session_->threads_refused();
     }
@@ -54,6 +61,7 @@ class BpfEngine final : public HostEngine {
 
   private:
     std::unique_ptr<BpfSession> session_;
+    RateLimit rate_limit_;
     // Targets without a ring for snapshots, and why the last one has none.
     std::uint64_t without_ring_ = 0;
     Error why_without_ring_{ErrorKind::kRefused};
@@ -79,11 +87,11 @@ tl::expected<std::vector<ExtraFd>, Refusal> BpfEngine::watch(pid_t pid) {
     return fds;
 }
 
-Result<TickReport> BpfEngine::arm(pid_t pid, const control::Arm& request, bool wall,
-                                  std::int64_t interval_ns) {
+tl::expected<TickReport, Refusal> BpfEngine::arm(pid_t pid, const control::Arm& request, bool wall,
+                                                 std::int64_t interval_ns) {
     const auto target = session_->find_target(pid);
     if (!target) {
-        return fail(ErrorKind::kSystem, "start the ticks", ESRCH);
+        return tl::unexpected(Refusal{"", {ErrorKind::kSystem, ESRCH, "start the ticks"}});
     }
     TimerRequest timer;
     timer.wall = wall;
@@ -97,9 +105,16 @@ Result<TickReport> BpfEngine::arm(pid_t pid, const control::Arm& request, bool w
     std::memcpy(&timer.snapshot, request.snapshot_layout, sizeof(timer.snapshot));
     const auto started = session_->start_timer(*target, timer);
     if (!started) {
-        return tl::unexpected(started.error());
+        return tl::unexpected(explain_refusal(pid, started.error()));
     }
-    return TickReport{started->interval_ns, started->snapshots, started->threads_without_event};
+    TickReport report{started->interval_ns, started->snapshots, {}};
+    rate_limit_.note_started(report, interval_ns);
+    if (started->threads_without_event != 0) {
+        report.shortfalls.push_back("the stacks of " +
+                                    std::to_string(started->threads_without_event) +
+                                    " threads are read from outside: too many open files");
+    }
+    return report;
 }
 
 std::vector<model::CountedCpu> BpfEngine::count_cpu(pid_t pid, bool with_living) {

@@ -9,6 +9,7 @@
 #include <bit>
 #include <future>
 
+#include "base/file_limit.h"
 #include "engine/bpf/bpf_session_impl.h"
 #include "engine/bpf/first_ring.h"
 #include "engine/perf/perf_event.h"

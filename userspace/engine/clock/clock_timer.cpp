@@ -19,14 +19,14 @@ constexpr std::int64_t kLookForRequestsNs = 100'000'000;
 ClockTimer::ClockTimer(std::int64_t interval_ns, std::int64_t now_ns)
     : interval_ns_(interval_ns), deadline_ns_(now_ns), looked_ns_(now_ns) {}
 
-bool ClockTimer::wait(Interruptions& others) {
-    others.serve_requests();
+bool ClockTimer::wait(RequestSource& requests) {
+    requests.serve();
     deadline_ns_ += interval_ns_;
     std::int64_t now_ns = monotonic_ns();
     if (now_ns - looked_ns_ >= kHousekeepingNs) {
         looked_ns_ = now_ns;
         ++counts_.system_calls;
-        if (others.wait_for_stop(0)) {
+        if (requests.wait_for_stop(0)) {
             return false;
         }
     }
@@ -39,10 +39,10 @@ bool ClockTimer::wait(Interruptions& others) {
     }
     while (deadline_ns_ - now_ns > kHousekeepingNs) {
         ++counts_.system_calls;
-        if (others.wait_for_stop(std::min(deadline_ns_ - now_ns, kLookForRequestsNs))) {
+        if (requests.wait_for_stop(std::min(deadline_ns_ - now_ns, kLookForRequestsNs))) {
             return false;
         }
-        others.serve_requests();
+        requests.serve();
         looked_ns_ = now_ns = monotonic_ns();
     }
     if (!sleep_until_deadline()) {

@@ -10,7 +10,7 @@ namespace echion::engine {
 class ClockTimer final : public TickTimer {
   public:
     ClockTimer(std::int64_t interval_ns, std::int64_t now_ns);
-    bool wait(Interruptions& others) override;
+    bool wait(RequestSource& requests) override;
 
   private:
     bool sleep_until_deadline();

@@ -18,13 +18,13 @@ CpuTimeTimer::CpuTimeTimer(int signal, std::int64_t interval_ns, std::int64_t no
       look_ns_(interval_ns + interval_ns / 4),
       last_used_ns_(now_ns) {}
 
-bool CpuTimeTimer::wait(Interruptions& others) {
-    others.serve_requests();
-    if (is_stopped_already(others)) {
+bool CpuTimeTimer::wait(RequestSource& requests) {
+    requests.serve();
+    if (is_stopped_already(requests)) {
         return false;
     }
     for (;;) {
-        switch (wait_for_signal(is_watchful_ ? &look_ns_ : nullptr, others)) {
+        switch (wait_for_signal(is_watchful_ ? &look_ns_ : nullptr, requests)) {
             case Arrival::kStop:
                 return false;
             case Arrival::kInterrupted:

@@ -14,9 +14,9 @@ namespace echion::engine {
 /// next. A process that sleeps causes no wake-up.
 class CpuTimeTimer final : public SignalledTimer {
   public:
-    /// `signal`: as pick_signal().
+    /// `signal`: blocked in the calling thread, as all signals are.
     CpuTimeTimer(int signal, std::int64_t interval_ns, std::int64_t now_ns);
-    bool wait(Interruptions& others) override;
+    bool wait(RequestSource& requests) override;
 
   private:
     bool has_used_cpu();

@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "base/file_limit.h"
 #include "engine/perf/perf_event.h"
 #include "platform/process_info.h"
 
@@ -47,12 +48,14 @@ std::optional<HeldThread> find_thread(pid_t pid, std::uint32_t target_tid) {
     if (auto thread = hold_thread(pid, same); read_own_number(thread) == target_tid) {
         return thread;
     }
-    for (const pid_t tid : list_threads(pid)) {
+    std::optional<HeldThread> found;
+    (void)for_each_thread(pid, [&](pid_t tid) {
         if (auto thread = hold_thread(pid, tid); read_own_number(thread) == target_tid) {
-            return thread;
+            found = std::move(thread);
         }
-    }
-    return std::nullopt;
+        return !found;
+    });
+    return found;
 }
 
 // Less is asked for than explain_perf() takes into account: nothing but what any user may have.
@@ -96,27 +99,26 @@ std::optional<Unavailable> PerfTicks::why_not(pid_t pid) const {
     if (!may_signal(pid)) {
         return explain_signal(pid);
     }
-    // Of the first thread there is none when it has left and others go on.
     int system_errno = ESRCH;
-    std::vector<pid_t> threads = list_threads(pid);
-    threads.insert(threads.begin(), pid);
-    for (const pid_t tid : threads) {
+    const auto look_on = [&](pid_t tid) {
         const auto event =
             perf::open_task_timer(tid, perf::Inherit::kThreads, {.user_only = user_only_});
-        if (event) {
-            return std::nullopt;
-        }
-        system_errno = event.error().system_errno;
-        if (system_errno != ESRCH) {
-            break;
-        }
+        system_errno = event ? 0 : event.error().system_errno;
+        return system_errno == ESRCH;
+    };
+    // Of the first thread there is none when it has left and others go on.
+    if (look_on(pid)) {
+        (void)for_each_thread(pid, look_on);
+    }
+    if (system_errno == 0) {
+        return std::nullopt;
     }
     return explain_perf("open a perf event of process " + std::to_string(pid), system_errno,
                         read_privileges());
 }
 
-Result<PerfTicks::Report> PerfTicks::start(pid_t pid, std::uint32_t sampler_tid, int signal,
-                                           std::int64_t interval_ns) {
+Result<std::int64_t> PerfTicks::start(pid_t pid, std::uint32_t sampler_tid, int signal,
+                                      std::int64_t interval_ns) {
     TickRequest ticks;
     const auto sampler = find_thread(pid, sampler_tid);
     if (!sampler || signal < SIGRTMIN || signal > SIGRTMAX) {
@@ -140,9 +142,8 @@ Result<PerfTicks::Report> PerfTicks::start(pid_t pid, std::uint32_t sampler_tid,
     if (read_own_number(*sampler) != sampler_tid) {
         return fail(ErrorKind::kSystem, "start the ticks: the sampler has ended", ESRCH);
     }
-    const Report report{ticks.interval_ns, timers->threads_without_event()};
     timers_.emplace(pid, std::move(*timers));
-    return report;
+    return ticks.interval_ns;
 }
 
 }  // namespace echion::engine

@@ -25,14 +25,11 @@ class PerfTicks {
     /// What stands in the way of ticks for the process, by trying; nothing if they can be had.
     [[nodiscard]] std::optional<Unavailable> why_not(pid_t pid) const;
 
-    struct Report {
-        std::int64_t interval_ns;           ///< may be longer than asked for: kernel's rate limit
-        std::size_t threads_without_event;  ///< too many open files
-    };
     /// Starts the ticks of a process: `signal` goes to its thread `sampler_tid`, as the target
-    /// numbers it, after each `interval_ns` of CPU time of a thread. Not trusted.
-    Result<Report> start(pid_t pid, std::uint32_t sampler_tid, int signal,
-                         std::int64_t interval_ns);
+    /// numbers it, after each `interval_ns` of CPU time of a thread. Not trusted. The interval may
+    /// become longer, by the kernel's rate limit: it is returned.
+    Result<std::int64_t> start(pid_t pid, std::uint32_t sampler_tid, int signal,
+                               std::int64_t interval_ns);
     void stop(pid_t pid) { timers_.erase(pid); }
 
   private:

@@ -1,23 +1,17 @@
 #include "engine/perf/tick_timers.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <linux/bpf.h>
 #include <sched.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <memory>
-#include <string>
 #include <utility>
 
 #include "base/clock.h"
 #include "engine/perf/perf_event.h"
+#include "platform/process_info.h"
 
 namespace echion::engine {
 namespace {
@@ -62,63 +56,17 @@ Result<UniqueFd> link_program(int program_fd, int event_fd, std::uint64_t cookie
 
 }  // namespace
 
-bool may_signal(pid_t pid) {
-    const bool is_at_home = is_in_initial_user_namespace();
-    if (::geteuid() == 0 && is_at_home) {
-        return true;
+Refusal explain_refusal(pid_t pid, const Error& error) {
+    if (!may_signal(pid)) {
+        return {explain_signal(pid).text(), error};
     }
-    // What users are called who are nobody in this namespace (kernel.overflowuid).
-    constexpr uid_t kNobody = 65534;
-    std::ifstream status("/proc/" + std::to_string(pid) + "/status");
-    std::string line;
-    while (std::getline(status, line)) {
-        unsigned real = 0;
-        unsigned effective = 0;
-        unsigned saved = 0;
-        if (std::sscanf(line.c_str(), "Uid: %u %u %u", &real, &effective, &saved) == 3) {
-            const auto is_ours = [is_at_home](uid_t uid) {
-                return (uid == ::getuid() || uid == ::geteuid()) && (is_at_home || uid != kNobody);
-            };
-            return is_ours(real) || is_ours(saved);
-        }
+    if (error.system_errno == EMFILE || error.system_errno == ENFILE) {
+        return {
+            explain_perf("open a perf event of each thread", error.system_errno, read_privileges())
+                .text(),
+            error};
     }
-    return false;
-}
-
-Unavailable explain_signal(pid_t pid) {
-    Unavailable result{"have the kernel signal process " + std::to_string(pid), 0,
-                       "it is another user's", "run echion as root or as that user"};
-    if (::geteuid() == 0 && !is_in_initial_user_namespace()) {
-        result.why += ", and root of a user namespace is not the machine's";
-        result.remedy = "run echion outside, on the host, or as that user";
-    }
-    return result;
-}
-
-void raise_file_limit() {
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        ::setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
-std::vector<pid_t> list_threads(pid_t pid) {
-    const std::string path = "/proc/" + std::to_string(pid) + "/task";
-    const auto close = [](DIR* directory) { ::closedir(directory); };
-    const std::unique_ptr<DIR, decltype(close)> directory(::opendir(path.c_str()), close);
-    std::vector<pid_t> result;
-    while (directory != nullptr) {
-        const dirent* entry = ::readdir(directory.get());
-        if (entry == nullptr) {
-            break;
-        }
-        const long tid = std::strtol(entry->d_name, nullptr, 10);
-        if (tid > 0) {
-            result.push_back(static_cast<pid_t>(tid));
-        }
-    }
-    return result;
+    return {"", error};
 }
 
 Result<TickTimers> TickTimers::start(const TickRequest& request, const CpuStateMap* states) {
@@ -220,7 +168,12 @@ Status TickTimers::open_threads(const CpuStateMap* states) {
             }
         }
         bool found_new = false;
-        for (const pid_t tid : list_threads(request_.pid)) {
+        std::vector<pid_t> tids;
+        (void)for_each_thread(request_.pid, [&](pid_t tid) {
+            tids.push_back(tid);
+            return true;
+        });
+        for (const pid_t tid : tids) {
             if (covered_since_.count(tid) != 0) {
                 continue;
             }

@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "engine/bpf/cpu_state_map.h"
-#include "engine/privileges.h"
+#include "engine/host_engine.h"
 
 namespace echion::engine {
 
@@ -74,16 +74,7 @@ class TickTimers {
     std::size_t refused_ = 0;
 };
 
-/// Whether the kernel lets this process's events signal the threads of `pid` (fs/fcntl.c,
-/// sigio_perm); where not, ticks are lost without a word.
-bool may_signal(pid_t pid);
-/// Why not.
-Unavailable explain_signal(pid_t pid);
-
-/// Lets this process open as many files as it may: each thread of a target takes one.
-void raise_file_limit();
-
-/// Tids of a process, from /proc/PID/task. Empty when it has gone.
-std::vector<pid_t> list_threads(pid_t pid);
+/// What TickTimers::start() failed with for the process, and with the remedy where there is one.
+Refusal explain_refusal(pid_t pid, const Error& error);
 
 }  // namespace echion::engine

@@ -10,11 +10,11 @@ namespace echion::engine {
 /// Ticks that the BPF programs let through: in CPU mode after so much CPU time of a thread, in wall
 /// mode one each interval. Regular ticks that stay out are made up for: the first a quarter of an
 /// interval late, those that follow when they are due, until the kernel ticks again.
-class SignalTimer final : public SignalledTimer {
+class BpfTimer final : public SignalledTimer {
   public:
     /// `is_regular`: a tick is due every interval (wall mode), so that missing ones can be told.
-    SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, std::int64_t now_ns);
-    bool wait(Interruptions& others) override;
+    BpfTimer(int signal, std::int64_t interval_ns, bool is_regular, std::int64_t now_ns);
+    bool wait(RequestSource& requests) override;
 
   private:
     void count_due(std::int64_t now_ns);

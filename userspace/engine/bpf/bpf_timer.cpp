@@ -1,26 +1,26 @@
-#include "engine/bpf/signal_timer.h"
+#include "engine/bpf/bpf_timer.h"
 
 #include <algorithm>
 #include <utility>
 
 namespace echion::engine {
 
-SignalTimer::SignalTimer(int signal, std::int64_t interval_ns, bool is_regular, std::int64_t now_ns)
+BpfTimer::BpfTimer(int signal, std::int64_t interval_ns, bool is_regular, std::int64_t now_ns)
     : SignalledTimer(signal),
       interval_ns_(interval_ns),
       is_regular_(is_regular),
       began_ns_(now_ns) {}
 
-bool SignalTimer::wait(Interruptions& others) {
+bool BpfTimer::wait(RequestSource& requests) {
     // What came before arrivals were told of by signal, nobody tells of any more.
-    others.serve_requests();
-    if (is_stopped_already(others)) {
+    requests.serve();
+    if (is_stopped_already(requests)) {
         return false;
     }
     for (;;) {
         const std::int64_t patience_ns = makes_up_ ? ticked_ns_ + interval_ns_ - monotonic_ns()
                                                    : interval_ns_ + interval_ns_ / 4;
-        switch (wait_for_signal(is_regular_ ? &patience_ns : nullptr, others)) {
+        switch (wait_for_signal(is_regular_ ? &patience_ns : nullptr, requests)) {
             case Arrival::kStop:
                 return false;
             case Arrival::kInterrupted:
@@ -51,7 +51,7 @@ bool SignalTimer::wait(Interruptions& others) {
     }
 }
 
-void SignalTimer::count_due(std::int64_t now_ns) {
+void BpfTimer::count_due(std::int64_t now_ns) {
     // The kernel's ticks keep their distance on the whole, whenever each is seen: the number of
     // those that were due by now says how many have not been seen.
     if (last_due_ == 0) {

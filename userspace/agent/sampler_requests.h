@@ -8,14 +8,14 @@
 
 namespace echion::agent {
 
-/// What a sampler that waits for its tick serves: the dumps that are asked for, and the word to
-/// stop, which comes through the channel. Sampler thread only.
-class Interruptions final : public engine::Interruptions {
+/// The requests to a sampler that waits for its tick: for dumps, and to stop, which comes through
+/// the channel. Sampler thread only.
+class SamplerRequests final : public engine::RequestSource {
   public:
     /// Both must outlive this object.
-    Interruptions(Channel& channel, StackDump& dump) : channel_(channel), dump_(dump) {}
+    SamplerRequests(Channel& channel, StackDump& dump) : channel_(channel), dump_(dump) {}
 
-    void serve_requests() override { dump_.serve(); }
+    void serve() override { dump_.serve(); }
     bool wait_for_stop(std::int64_t wait_ns) override { return channel_.wait_for_stop(wait_ns); }
     [[nodiscard]] int fd() const override { return channel_.fd(); }
 
