@@ -3,17 +3,16 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 
-#include "base/close_range.h"
 #include "base/unique_fd.h"
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/stall_watch.h"
+#include "platform/own_descriptors.h"
 
 namespace echion::cli {
 namespace {
@@ -45,7 +44,7 @@ void close_others(int word_fd) {
     if (word_fd != kWordFd) {
         dup2(word_fd, kWordFd);
     }
-    (void)syscall(SYS_close_range, kWordFd + 1, ~0U, 0U);
+    close_descriptors_from(kWordFd + 1);
 }
 
 int wait_for(pid_t child, int word_fd) {

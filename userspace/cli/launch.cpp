@@ -29,11 +29,10 @@
 #include "cli/sampling.h"
 #include "control/control.h"
 #include "engine/perf/tick_timers.h"
+#include "platform/own_modules.h"
 
 namespace echion::cli {
 namespace {
-
-constexpr std::string_view kPreloadVariable = "LD_PRELOAD";
 
 /// Signals that are passed on to the command; echion itself ends when the command does.
 constexpr int kPassedSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};

@@ -12,4 +12,6 @@ void name_own_thread(const char* name) { prctl(PR_SET_NAME, name); }
 
 void signal_thread(pid_t pid, pid_t tid, int signal) { syscall(SYS_tgkill, pid, tid, signal); }
 
+void end_own_thread(int status) { syscall(SYS_exit, status); }
+
 }  // namespace echion
