@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "control": {"base"},
     "stream": {"base", "model", "platform"},
     "engine": CORE | {"cpython", "control", "bpf"},
-    "output": {"base", "model"},
+    "output": {"base", "model", "platform"},
     "native": CORE,
     "agent": CORE | {"linux", "darwin", "cpython", "capture", "report", "control"}
     | {"stream", "engine"},

@@ -34,7 +34,7 @@ void take_ancillary(cmsghdr& item, Packet& packet) {
         std::memcpy(&fd, CMSG_DATA(&item), sizeof(fd));
         // An errno: the process was not there any more, unless it speaks of this one.
         packet.sender_has_gone = fd < 0 && fd != -EMFILE && fd != -ENFILE && fd != -ENOMEM;
-        packet.sender_pidfd.reset(fd < 0 ? -1 : fd);
+        packet.sender_process.reset(fd < 0 ? -1 : fd);
     }
 }
 
@@ -80,12 +80,12 @@ Error explain_cut(int socket) {
             "(SELinux, AppArmor) may forbid it"};
 }
 
-Status Channel::identify_senders(bool by_pidfd) {
+Status Channel::identify_senders(bool by_descriptor) {
     const int yes = 1;
     if (setsockopt(fd_.get(), SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes)) != 0) {
         return fail(ErrorKind::kSystem, "learn who sends (SO_PASSCRED)", errno);
     }
-    if (by_pidfd) {
+    if (by_descriptor) {
         (void)setsockopt(fd_.get(), SOL_SOCKET, kPassPidfd, &yes, sizeof(yes));
     }
     return {};

@@ -23,8 +23,8 @@ struct Packet {
     /// Who sent it, from the kernel, in this process's namespace; 0 if it did not say. The number
     /// may be another process's by now.
     pid_t sender_pid = 0;
-    UniqueFd sender_pidfd;         ///< the sender itself, if identify_senders() has that
-    bool sender_has_gone = false;  ///< it has ended, so that there is no pidfd
+    UniqueFd sender_process;       ///< the sender itself, if identify_senders() has that
+    bool sender_has_gone = false;  ///< it has ended, so that there is no descriptor of it
 
     /// The type that the header claims; nothing if magic, version or size are wrong.
     [[nodiscard]] std::optional<control::MessageType> type() const;
@@ -51,9 +51,9 @@ class Channel {
     /// socket. From now on the kernel says who sends.
     static Result<Channel> adopt(ForeignFd fd);
 
-    /// Has the kernel say who sends, for messages sent from now on; from Linux 6.5 on by pidfd as
-    /// well, if that is wanted.
-    Status identify_senders(bool by_pidfd);
+    /// Has the kernel say who sends, for messages sent from now on; with `by_descriptor`
+    /// also by a descriptor of that process (open_process()), from Linux 6.5 on.
+    Status identify_senders(bool by_descriptor);
 
     [[nodiscard]] int fd() const { return fd_.get(); }
     /// Whether this side has not hung up.

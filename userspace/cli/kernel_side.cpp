@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include "cli/message.h"
 #include "engine/perf/perf_event.h"
 #include "engine/perf/tick_timers.h"
+#include "platform/process_handle.h"
 
 namespace echion::cli {
 namespace {
@@ -67,11 +67,11 @@ std::string explain(pid_t pid, const Error& error) {
 /// be waited for do not make the program deaf.
 bool KernelSide::has_ended(pid_t pid, bool waits) {
     constexpr std::int64_t kLastMomentsNs = 200'000'000;
-    const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    const auto process = open_process(pid);
     if (!process) {
-        return errno == ESRCH;
+        return process.error().system_errno == ESRCH;
     }
-    pollfd entry{process.get(), POLLIN, 0};
+    pollfd entry{process->get(), POLLIN, 0};
     const std::int64_t since_ns = monotonic_ns();
     const std::int64_t may_wait_ns = waits ? std::min(kLastMomentsNs, patience_ns_) : 0;
     const bool is_over = poll(&entry, 1, static_cast<int>(may_wait_ns / 1'000'000)) == 1;

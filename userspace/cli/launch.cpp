@@ -20,7 +20,6 @@
 #include "cli/agent_file.h"
 #include "cli/channel.h"
 #include "cli/command.h"
-#include "cli/event_loop.h"
 #include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/message.h"
@@ -29,6 +28,7 @@
 #include "cli/sampling.h"
 #include "control/control.h"
 #include "engine/perf/tick_timers.h"
+#include "platform/event_loop.h"
 #include "platform/own_modules.h"
 
 namespace echion::cli {
@@ -112,8 +112,8 @@ class Launch {
 
   private:
     Status prepare(const std::string& agent);
-    void on_signal(const signalfd_siginfo& info);
-    bool is_known_to_command(const signalfd_siginfo& info);
+    void on_signal(const ReceivedSignal& signal);
+    bool is_known_to_command(const ReceivedSignal& signal);
     void on_connect();
     void on_command_end();
     void on_profile_written();
@@ -254,8 +254,8 @@ int Launch::wait_for_command() {
     }
 }
 
-void Launch::on_signal(const signalfd_siginfo& info) {
-    const auto number = static_cast<int>(info.ssi_signo);
+void Launch::on_signal(const ReceivedSignal& signal) {
+    const int number = signal.number;
     if (number == SIGCHLD) {
         on_command_end();
         return;
@@ -263,7 +263,7 @@ void Launch::on_signal(const signalfd_siginfo& info) {
     if (number == SIGPIPE || number == SIGXFSZ) {
         return;
     }
-    if (!is_known_to_command(info)) {
+    if (!is_known_to_command(signal)) {
         command_->signal(number);
     }
     if (number != SIGUSR1 && number != SIGUSR2) {
@@ -277,9 +277,9 @@ void Launch::on_signal(const signalfd_siginfo& info) {
 /// terminal, for the whole process group. But a hang-up is for the leader of the session alone,
 /// which may be this process (tty_signal_session_leader() in drivers/tty/tty_jobctrl.c). What a
 /// process sends may be for the group, too: the signal does not say so.
-bool Launch::is_known_to_command(const signalfd_siginfo& info) {
-    const bool is_for_us_alone = info.ssi_signo == SIGHUP && getsid(0) == getpid();
-    return info.ssi_code == SI_KERNEL && !is_for_us_alone && command_->is_in_own_group();
+bool Launch::is_known_to_command(const ReceivedSignal& signal) {
+    const bool is_for_us_alone = signal.number == SIGHUP && getsid(0) == getpid();
+    return signal.is_from_kernel && !is_for_us_alone && command_->is_in_own_group();
 }
 
 void Launch::on_connect() {
@@ -306,7 +306,7 @@ void Launch::on_connect() {
         }
         if (auto channel = Channel::adopt(std::move((*packet)->fds.front()))) {
             const pid_t pid = (*packet)->sender_has_gone ? 0 : (*packet)->sender_pid;
-            sampling_->add_agent(std::move(*channel), pid, std::move((*packet)->sender_pidfd));
+            sampling_->add_agent(std::move(*channel), pid, std::move((*packet)->sender_process));
         }
     }
 }

@@ -5,8 +5,8 @@
 
 #include "memory/address.h"
 
-/// What the dynamic loader has loaded into this process. These ask the loader, and take its lock for
-/// as long as they look.
+/// What the dynamic loader has loaded into this process. These ask the loader, and take its lock
+/// for as long as they look.
 namespace echion {
 
 /// A range of this process's static data.

@@ -61,7 +61,7 @@ class SameCpu {
 
     std::intptr_t rseq_offset_ = 0;  // from a thread's pthread_t to its rseq area
     void* own_rseq_ = nullptr;
-    std::uintptr_t mark_ = 0;     // what arm() leaves for preemption to clear; 0: there is none
+    std::uintptr_t mark_ = 0;  // what arm() leaves for preemption to clear; 0: there is none
     bool pinned_ = false;
     CpuMask kept_{};  // of a pinned thread: where it could run before
     std::int64_t armed_switches_ = 0;

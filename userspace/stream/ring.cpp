@@ -87,7 +87,8 @@ std::span<std::byte> RingProducer::free_space() {
     auto used = static_cast<std::size_t>(head_ - known_tail_);
     // Cheap while the consumer has not moved: its cache line then still is in this CPU's cache.
     if (used != 0) {
-        const std::uint64_t tail = std::atomic_ref(mapping_.header()->tail).load(std::memory_order_acquire);
+        const std::uint64_t tail =
+            std::atomic_ref(mapping_.header()->tail).load(std::memory_order_acquire);
         if (tail - known_tail_ > used) {  // went back, or ahead of what was published
             broken_ = true;
             return {};
@@ -115,7 +116,8 @@ RingConsumer::RingConsumer(RingMapping mapping) : mapping_(std::move(mapping)) {
 }
 
 Result<std::size_t> RingConsumer::readable_bytes() {
-    const std::uint64_t head = std::atomic_ref(mapping_.header()->head).load(std::memory_order_acquire);
+    const std::uint64_t head =
+        std::atomic_ref(mapping_.header()->head).load(std::memory_order_acquire);
     std::atomic_ref(mapping_.header()->looks).store(++looks_, std::memory_order_relaxed);
     const std::uint64_t readable = head - tail_;
     if (readable > mapping_.data_bytes()) {

@@ -10,8 +10,8 @@
 #include "platform/shared_memory.h"
 #include "stream/counters.h"
 
-/// A ring of bytes in shared memory between one producer (the agent's sampler) and one consumer (the
-/// command-line program).
+/// A ring of bytes in shared memory between one producer (the agent's sampler) and one consumer
+/// (the command-line program).
 ///
 ///     0          kRingHeaderBytes                 kRingHeaderBytes + data_bytes
 ///     ┌──────────┬────────────────────────────────┐
@@ -114,7 +114,8 @@ class RingProducer {
     /// What the two ends tell each other without a channel: whether this end is to stop, how often
     /// the consumer has looked, and that there will be no more.
     [[nodiscard]] bool is_stop_requested() const {
-        return std::atomic_ref(mapping_.header()->stop_requested).load(std::memory_order_relaxed) != 0;
+        return std::atomic_ref(mapping_.header()->stop_requested).load(std::memory_order_relaxed) !=
+               0;
     }
     [[nodiscard]] std::uint64_t consumer_looks() const {
         return std::atomic_ref(mapping_.header()->looks).load(std::memory_order_relaxed);
