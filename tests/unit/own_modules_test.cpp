@@ -70,8 +70,8 @@ TEST(StaticData, IsThatOfWhatStaysMappedOnly) {
     const Library library = open(WITHOUT_RUNTIME);
     StaticData data;
     find_static_data(data);
-    const auto address = [](const void* data) {
-        return Address(reinterpret_cast<std::uintptr_t>(data));
+    const auto address = [](const void* place) {
+        return Address(reinterpret_cast<std::uintptr_t>(place));
     };
     EXPECT_GE(data.bytes_from(address(&program_data)), sizeof(program_data));
     EXPECT_GE(data.bytes_from(address(dlsym(RTLD_DEFAULT, "_IO_2_1_stdout_"))), sizeof(int))

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -48,13 +47,12 @@ struct Rendezvous {
 /// The socket to which agents connect. Its other end gets a high number, where it is in nobody's
 /// way: shells and daemons hand out and close the low ones.
 Result<Rendezvous> make_rendezvous() {
-    int fds[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) != 0) {
-        return fail(ErrorKind::kSystem, "make the rendezvous socket", errno);
+    auto sockets = make_message_sockets();
+    if (!sockets) {
+        return tl::unexpected(sockets.error());
     }
-    UniqueFd ours(fds[0]);
-    UniqueFd theirs(fds[1]);
-    Channel channel{ForeignFd(std::move(ours))};
+    UniqueFd theirs = std::move(sockets->other);
+    Channel channel{ForeignFd(std::move(sockets->one))};
     if (auto status = channel.identify_senders(true); !status) {
         return tl::unexpected(status.error());
     }
@@ -305,8 +303,9 @@ void Launch::on_connect() {
             continue;
         }
         if (auto channel = Channel::adopt(std::move((*packet)->fds.front()))) {
-            const pid_t pid = (*packet)->sender_has_gone ? 0 : (*packet)->sender_pid;
-            sampling_->add_agent(std::move(*channel), pid, std::move((*packet)->sender_process));
+            Sender& sender = (*packet)->sender;
+            const pid_t pid = sender.has_gone ? 0 : sender.pid;
+            sampling_->add_agent(std::move(*channel), pid, std::move(sender.process));
         }
     }
 }
