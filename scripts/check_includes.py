@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Checks who includes whom.
+"""Checks who includes whom, and who knows of Linux.
 
 The tree's folders form layers. A folder may include itself and the folders listed for it below;
 the guest folders, whose code may run inside the target, may not use the libraries of the
-command-line program. Prints one line for every include that breaks a rule, and exits 1 if any does.
+command-line program. What only Linux has is named and included in the places of KNOW_LINUX alone.
+Prints one line for every line that breaks a rule, and exits 1 if any does.
 """
 
 from __future__ import annotations
@@ -56,12 +57,30 @@ BPF_FOR_ALL = "bpf/abi.h"
 
 SYSTEM_FOLDERS = {"linux", "darwin"}
 
-# Headers that only Linux has. Code in these folders asks platform/ instead.
-LINUX_ONLY = re.compile(
-    r"^(linux/|link\.h$|sys/(auxv|epoll|eventfd|personality|prctl|ptrace|signalfd|syscall|timerfd|uio)"
+# What only Linux has. Code elsewhere than below asks platform/ instead.
+LINUX_HEADERS = re.compile(
+    r"^(linux/|asm/|elf\.h$|link\.h$"
+    r"|sys/(auxv|epoll|eventfd|inotify|personality|prctl|ptrace|signalfd|syscall|timerfd|uio|vfs|xattr)"
     r"\.h$)"
 )
-NEUTRAL = {"memory", "model", "cpython", "control", "stream", "capture", "report", "agent"}
+LINUX_NAMES = re.compile(r"(?<![\w.])/proc\b|memfd|pidfd|futex|(?<![a-z])rseq|epoll", re.IGNORECASE)
+# Folder, or file without its ending → why it may know of that.
+KNOW_LINUX: dict[str, str] = {
+    "userspace/platform/linux": "the bodies of platform/",
+    "userspace/engine/perf": "perf events",
+    "userspace/engine/bpf": "programs in the kernel",
+    "userspace/engine/privileges": "what Linux allows whom",
+    "bpf": "programs in the kernel",
+    "inject": "ptrace, and remote system calls",
+    "userspace/cli/attach": "the agent's ELF file, which the target gets",
+    "userspace/cli/doctor": "tries what Linux allows whom",
+    "userspace/cli/kept_rights": "capabilities",
+    "userspace/cli/kernel_side": "says what the kernel's engines lack",
+    "userspace/cli/memory_limits": "limits of another process",
+    "userspace/cli/proc_check": "whether procfs serves",
+    "userspace/cli/program_facts": "why the dynamic loader preloads nothing",
+    "userspace/cli/target_shortage": "limits of another process",
+}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<([^>]+)>)')
 SYSTEM_IFDEF = re.compile(
@@ -126,6 +145,25 @@ def check_quoted(path: pathlib.Path, included: str) -> str | None:
     return None
 
 
+def knows_linux(path: pathlib.Path) -> bool:
+    place = path.relative_to(ROOT).with_suffix("")
+    return any(str(part) in KNOW_LINUX for part in (place, *place.parents))
+
+
+def check_linux(path: pathlib.Path, line: str) -> str | None:
+    if knows_linux(path):
+        return None
+    if match := INCLUDE.match(line):
+        quoted, angled = match.groups()
+        if LINUX_HEADERS.match(angled or "") or (quoted or "").startswith("platform/linux/"):
+            return f"ask platform/ instead of {quoted or angled}"
+        return None
+    # The interfaces' comments say where their facts come from.
+    if folder_of(path) != "platform" and (name := LINUX_NAMES.search(line)):
+        return f"ask platform/ instead of {name.group()}"
+    return None
+
+
 def check_file(path: pathlib.Path) -> list[str]:
     folder = folder_of(path)
     if folder not in LAYERS:
@@ -142,11 +180,8 @@ def check_file(path: pathlib.Path) -> list[str]:
             is_guest = folder in GUESTS or path in GUEST_ENGINE_FILES
             if angled and is_guest and NOT_FOR_GUESTS.match(angled):
                 problems.append((number, f"{folder} may run in the target: no <{angled}>"))
-            knows_linux = (angled and LINUX_ONLY.match(angled)) or (
-                quoted and quoted.startswith("platform/linux/")
-            )
-            if knows_linux and folder in NEUTRAL:
-                problems.append((number, f"{folder} asks platform/: no {quoted or angled}"))
+        if problem := check_linux(path, line):
+            problems.append((number, problem))
         if folder not in SYSTEM_FOLDERS and SYSTEM_IFDEF.match(line):
             problems.append((number, "an OS #if where the build could choose a file"))
     relative = path.relative_to(ROOT)

@@ -11,7 +11,7 @@ namespace echion::agent {
 GuestFacts collect_guest_facts() {
     GuestFacts facts;
     facts.asked_ns = monotonic_ns();
-    facts.rseq_offset = SameCpu::find_rseq_offset();
+    facts.thread_area_offset = SameCpu::find_thread_area_offset();
     facts.used_cpu_ns = read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
     const char* no_color = std::getenv("NO_COLOR");
     const char* terminal = std::getenv("TERM");

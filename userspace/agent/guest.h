@@ -33,8 +33,8 @@ struct GuestFacts {
     /// CPU time of the asking thread until now. At a launch that is what the process used before
     /// this program began: an exec keeps the clock.
     std::int64_t used_cpu_ns = 0;
-    std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
-    std::uint32_t io_tid = 0;       ///< the agent's IoThread; set when that exists
+    std::intptr_t thread_area_offset = 0;  ///< SameCpu::find_thread_area_offset()
+    std::uint32_t io_tid = 0;              ///< the agent's IoThread; set when that exists
     /// How often Python's start has been noticed (late_python.h): never in an attachment.
     const std::atomic<std::uint32_t>* python_starts = nullptr;
     WakeWord* next_python = nullptr;  ///< NextPython

@@ -77,7 +77,7 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     static_bytes_ = facts.static_bytes_from(view.runtime);
     reader_.set_direct_range(static_from_, static_bytes_);
     codes_.set_static_range(static_from_, static_bytes_);
-    same_cpu_.open(facts.rseq_offset);
+    same_cpu_.open(facts.thread_area_offset);
     can_follow_ = options_.follow && same_cpu_.has_cpu_numbers();
     native_id_offset_ = find_native_id_offset();
     python_starts_ = facts.python_starts;
@@ -101,8 +101,7 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
 
 Status StackSampler::check_access() const {
     if (reader_.is_refused()) {
-        return fail(ErrorKind::kRefused,
-                    "read memory: process_vm_readv and /proc/self/mem are refused", EPERM);
+        return fail(ErrorKind::kRefused, ProcessReader::kRefused, EPERM);
     }
     if (options_.cpu_mode && !watch_.is_open() && read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) == 0) {
         return fail(ErrorKind::kRefused, "read CPU time: clock_gettime is refused", EPERM);

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 #include "cli/modes.h"
 #include "cli/stall_watch.h"
 #include "platform/own_descriptors.h"
+#include "platform/own_thread.h"
 
 namespace echion::cli {
 namespace {
@@ -82,7 +82,7 @@ int run_aside(pid_t pid, FunctionRef<int(StallGuard&)> work, FunctionRef<void()>
         return run_watched(pid, work, -1);
     }
     if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        end_with_parent();
         if (getppid() != parent) {
             _exit(kExitFailure);
         }

@@ -9,11 +9,12 @@ namespace echion::cli {
 
 /// What a run still needs its rights for when it has been set up.
 struct NeededRights {
-    bool bpf = false;              ///< targets that come later, by BPF (it needs perf, too)
-    bool perf_events = false;      ///< of threads and processes that come later, of other CPUs
-    bool other_processes = false;  ///< what /proc shows of other users' processes; their memory
-    bool signals = false;          ///< to a command that has changed its user
-    std::string output;            ///< path of a file that may have to be removed; empty: none
+    bool bpf = false;          ///< targets that come later, by BPF (it needs perf, too)
+    bool perf_events = false;  ///< of threads and processes that come later, of other CPUs
+    bool other_processes =
+        false;             ///< what the system shows of other users' processes; their memory
+    bool signals = false;  ///< to a command that has changed its user
+    std::string output;    ///< path of a file that may have to be removed; empty: none
 };
 
 /// Gives up every capability that is not needed for these, from the effective, permitted,

@@ -8,7 +8,7 @@
 ///
 ///     launch                                   attach
 ///     agent: makes a socket pair, sends one    CLI: makes the pair inside the target by remote
-///     end over the inherited rendezvous        system call, fetches its end (pidfd_getfd)
+///     end over the inherited rendezvous        system call, fetches its end
 ///     socket
 ///     agent ── Hello ──────────────► CLI
 ///     agent ◄─ Configure + ring fd ─ CLI            (+ descriptors named by `fd_kinds`)

@@ -21,7 +21,7 @@ constexpr std::int64_t kUnknownSwitches = -1;
 
 }  // namespace
 
-std::intptr_t SameCpu::find_rseq_offset() {
+std::intptr_t SameCpu::find_thread_area_offset() {
     // The two symbols came with glibc 2.35; elsewhere there is nothing to look for.
     const auto* offset = static_cast<const std::ptrdiff_t*>(dlsym(RTLD_DEFAULT, "__rseq_offset"));
     const auto* size = static_cast<const unsigned*>(dlsym(RTLD_DEFAULT, "__rseq_size"));
@@ -32,17 +32,17 @@ std::intptr_t SameCpu::find_rseq_offset() {
     return is_usable ? *offset : 0;
 }
 
-void SameCpu::open(std::intptr_t rseq_offset) {
-    if (rseq_offset == 0) {
+void SameCpu::open(std::intptr_t area_offset) {
+    if (area_offset == 0) {
         return;
     }
     auto* area = reinterpret_cast<rseq*>(reinterpret_cast<std::uintptr_t>(pthread_self()) +
-                                         static_cast<std::uintptr_t>(rseq_offset));
+                                         static_cast<std::uintptr_t>(area_offset));
     if (static_cast<std::int32_t>(area->cpu_id) < 0) {
         return;  // not registered: an old kernel, or glibc.pthread.rseq=0
     }
-    rseq_offset_ = rseq_offset;
-    own_rseq_ = area;
+    area_offset_ = area_offset;
+    own_area_ = area;
     mark_ = preemption_mark();
 }
 
@@ -60,7 +60,7 @@ void SameCpu::arm() {
         armed_switches_ = switches();
         return;
     }
-    auto& section = static_cast<rseq*>(own_rseq_)->rseq_cs;
+    auto& section = static_cast<rseq*>(own_area_)->rseq_cs;
     std::atomic_ref(section).store(mark_, std::memory_order_relaxed);
     // The kernel clears it on this very CPU, in this thread: only the compiler could reorder.
     std::atomic_signal_fence(std::memory_order_seq_cst);
@@ -72,17 +72,17 @@ bool SameCpu::undisturbed() {
     if (mark_ == 0) {
         return armed_switches_ != kUnknownSwitches && switches() == armed_switches_;
     }
-    auto& section = static_cast<rseq*>(own_rseq_)->rseq_cs;
+    auto& section = static_cast<rseq*>(own_area_)->rseq_cs;
     return std::atomic_ref(section).load(std::memory_order_relaxed) != 0;
 }
 
 Address SameCpu::cpu_number_address(std::uintptr_t thread_id) const {
-    return Address(thread_id + static_cast<std::uintptr_t>(rseq_offset_) + offsetof(rseq, cpu_id));
+    return Address(thread_id + static_cast<std::uintptr_t>(area_offset_) + offsetof(rseq, cpu_id));
 }
 
 std::uint32_t SameCpu::own_cpu() const {
-    if (own_rseq_ != nullptr) {
-        return std::atomic_ref(static_cast<rseq*>(own_rseq_)->cpu_id)
+    if (own_area_ != nullptr) {
+        return std::atomic_ref(static_cast<rseq*>(own_area_)->cpu_id)
             .load(std::memory_order_relaxed);
     }
     return static_cast<std::uint32_t>(sched_getcpu());
