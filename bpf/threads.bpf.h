@@ -4,6 +4,9 @@
 
 #include "maps.bpf.h"
 
+/* STORE_BARRIER() for the machine that this is built on. */
+#include ECHION_STORE_ORDER
+
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
@@ -15,8 +18,6 @@
 /* Plain loads and stores that the compiler may neither drop nor merge. */
 #define LOAD(lvalue) (*(volatile typeof(lvalue)*)&(lvalue))
 #define STORE(lvalue, value) (*(volatile typeof(lvalue)*)&(lvalue) = (value))
-/* Order of stores as seen by another CPU: on x86 the compiler's order is enough. */
-#define STORE_BARRIER() asm volatile("" ::: "memory")
 
 /* Where to look next for a free place for a target. */
 __u32 next_target = 0;

@@ -5,8 +5,8 @@
 
 #include <cerrno>
 
-#include "base/memory_file.h"
 #include "base/unique_fd.h"
+#include "platform/linux/memory_file.h"
 
 namespace echion::inject {
 namespace {

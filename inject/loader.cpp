@@ -593,7 +593,7 @@ tl::expected<Injection, InjectFailure> inject_agent(pid_t pid, const AgentImage&
     }
     injection.channel = std::move(*channel);
     injection.image = target.image();
-    injection.pidfd = UniqueFd(fcntl(target.pidfd(), F_DUPFD_CLOEXEC, 0));
+    injection.process = UniqueFd(fcntl(target.pidfd(), F_DUPFD_CLOEXEC, 0));
     injection.cost.total_ns = monotonic_ns() - since_ns;
     return injection;
 }

@@ -61,7 +61,7 @@ struct InjectCost {
 
 struct Injection {
     UniqueFd channel;    ///< our end of the control socket (SOCK_SEQPACKET)
-    UniqueFd pidfd;      ///< of the target; polls readable when it has ended
+    UniqueFd process;    ///< of the target; polls readable when it has ended
     ProgramImage image;  ///< that it runs
     bool reused = false;
     InjectCost cost;

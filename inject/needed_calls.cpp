@@ -18,8 +18,8 @@
 
 #include <cerrno>
 
-#include "base/close_range.h"
 #include "inject/arch.h"
+#include "platform/linux/close_range.h"
 
 namespace echion::inject {
 namespace {

@@ -13,8 +13,8 @@
 #include <cerrno>
 
 #include "base/attach_part.h"
-#include "base/close_range.h"
 #include "inject/stub_arch.h"
+#include "platform/linux/close_range.h"
 
 // Everything below up to stub_code() is copied into another process. It may call nothing but the
 // functions whose addresses are in the parameters, and use no constant that the compiler would

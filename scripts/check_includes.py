@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Checks who includes whom.
+"""Checks who includes whom, and who knows of Linux.
 
 The tree's folders form layers. A folder may include itself and the folders listed for it below.
 What CMake puts into a guest library may run inside the target: it may include neither the headers
-of a host library nor those of the libraries that the command-line program uses. Prints one line for
-every include that breaks a rule, and exits 1 if any does.
+of a host library nor those of the libraries that the command-line program uses. What only Linux has
+is named and included in the places of KNOW_LINUX alone. Prints one line for every line that breaks
+a rule, and exits 1 if any does.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ LAYERS: dict[str, set[str]] = {
     "capture": CORE | {"cpython", "code"},
     "report": CORE | {"cpython", "code", "capture"},
     "control": {"base"},
-    "stream": {"base", "model"},
+    "stream": {"base", "model", "platform"},
     "engine": CORE | {"cpython", "control", "bpf"},
-    "output": {"base", "model"},
+    "output": {"base", "model", "platform"},
     "native": CORE,
     "sampling": CORE | {"cpython", "code", "control", "stream", "engine"},
     "agent": CORE | {"linux", "darwin", "cpython", "capture", "report", "control"}
@@ -55,18 +56,29 @@ BPF_FOR_ALL = "bpf/abi.h"
 
 SYSTEM_FOLDERS = {"linux", "darwin"}
 
-# Headers that only Linux has. Code in these folders asks platform/ instead.
-LINUX_ONLY = re.compile(
-    r"^(linux/|link\.h$|sys/(auxv|epoll|eventfd|personality|prctl|ptrace|signalfd|syscall|timerfd|uio)"
+# What only Linux has. Code elsewhere than below asks platform/ instead.
+LINUX_HEADERS = re.compile(
+    r"^(linux/|asm/|elf\.h$|link\.h$"
+    r"|sys/(auxv|epoll|eventfd|inotify|personality|prctl|ptrace|signalfd|syscall|timerfd|uio|vfs|xattr)"
     r"\.h$)"
 )
-NEUTRAL = {
-    *("memory", "model", "cpython", "code", "control", "stream", "capture", "report", "sampling"),
-    "agent",
-}
-# Those that still know Linux: how it loads programs, and whose descriptors are whose.
-NOT_NEUTRAL_YET = {
-    f"userspace/agent/{name}.cpp" for name in ("descriptors", "entry", "guest", "python_start")
+LINUX_NAMES = re.compile(r"(?<![\w.])/proc\b|memfd|pidfd|futex|(?<![a-z])rseq|epoll", re.IGNORECASE)
+# Folder, or file without its ending → why it may know of that.
+KNOW_LINUX: dict[str, str] = {
+    "userspace/platform/linux": "the bodies of platform/",
+    "userspace/engine/perf": "perf events",
+    "userspace/engine/bpf": "programs in the kernel",
+    "userspace/engine/privileges": "what Linux allows whom",
+    "bpf": "programs in the kernel",
+    "inject": "ptrace, and remote system calls",
+    "userspace/cli/attach": "the agent's ELF file, which the target gets",
+    "userspace/cli/doctor": "tries what Linux allows whom",
+    "userspace/cli/kept_rights": "capabilities",
+    "userspace/cli/kernel_side": "says what the kernel's engines lack",
+    "userspace/cli/memory_limits": "limits of another process",
+    "userspace/cli/proc_check": "whether procfs serves",
+    "userspace/cli/program_facts": "why the dynamic loader preloads nothing",
+    "userspace/cli/target_shortage": "limits of another process",
 }
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<([^>]+)>)')
@@ -85,20 +97,26 @@ def folder_of(path: pathlib.Path) -> str:
     return layer_of(parts[1:-1]) if parts[0] == "userspace" else parts[0]
 
 
+def listed_files(folder: pathlib.Path, kind: str) -> set[pathlib.Path]:
+    """The sources of a folder's libraries of that kind, and the headers of the same names."""
+    cmake = folder / "CMakeLists.txt"
+    libraries = LIBRARY.findall(cmake.read_text(encoding="utf-8")) if cmake.is_file() else []
+    names = [name for one, sources in libraries if one == kind for name in sources.split()]
+    sources = {folder / name.replace("${platform_dir}", "linux") for name in names}
+    headers = {file.with_suffix(".h") for file in sources}
+    return sources | headers | {folder / header.name for header in headers}
+
+
 def guest_files() -> set[pathlib.Path]:
-    """What may run inside the target: all of a folder that has no host library; where there is one,
-    too, as in engine/, what the guest library lists, and the headers of the same names."""
+    """What may run inside the target: all of a folder that has no host library. Where there is one,
+    what the guest library lists; of platform/ all but what the host library lists."""
     guests: set[pathlib.Path] = set()
     for folder in (path for path in (ROOT / "userspace").iterdir() if path.is_dir()):
-        cmake = folder / "CMakeLists.txt"
-        libraries = LIBRARY.findall(cmake.read_text(encoding="utf-8")) if cmake.is_file() else []
-        if not any(kind == "host" for kind, _ in libraries):
-            guests.update(folder.rglob("*"))
-            continue
-        for kind, sources in libraries:
-            if kind == "guest":
-                listed = {folder / name for name in sources.split()}
-                guests |= listed | {file.with_suffix(".h") for file in listed}
+        hosts = listed_files(folder, "host")
+        if folder.name == "platform" or not hosts:
+            guests |= set(folder.rglob("*")) - hosts
+        else:
+            guests |= listed_files(folder, "guest")
     return guests
 
 
@@ -138,11 +156,29 @@ def check_quoted(path: pathlib.Path, included: str) -> str | None:
     return None
 
 
+def knows_linux(path: pathlib.Path) -> bool:
+    place = path.relative_to(ROOT).with_suffix("")
+    return any(str(part) in KNOW_LINUX for part in (place, *place.parents))
+
+
+def check_linux(path: pathlib.Path, line: str) -> str | None:
+    if knows_linux(path):
+        return None
+    if match := INCLUDE.match(line):
+        quoted, angled = match.groups()
+        if LINUX_HEADERS.match(angled or "") or (quoted or "").startswith("platform/linux/"):
+            return f"ask platform/ instead of {quoted or angled}"
+        return None
+    # The interfaces' comments say where their facts come from.
+    if folder_of(path) != "platform" and (name := LINUX_NAMES.search(line)):
+        return f"ask platform/ instead of {name.group()}"
+    return None
+
+
 def check_file(path: pathlib.Path) -> list[str]:
     folder = folder_of(path)
     if folder not in LAYERS:
         return [f"{path.relative_to(ROOT)}:1: the folder {folder} is in no known layer"]
-    is_neutral = folder in NEUTRAL and str(path.relative_to(ROOT)) not in NOT_NEUTRAL_YET
     problems: list[tuple[int, str]] = []
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".h" and folder != "bpf" and "#pragma once" not in text:
@@ -154,11 +190,8 @@ def check_file(path: pathlib.Path) -> list[str]:
                 problems.append((number, problem))
             if angled and path in GUEST_FILES and NOT_FOR_GUESTS.match(angled):
                 problems.append((number, f"what may run in the target: no <{angled}>"))
-            knows_linux = (angled and LINUX_ONLY.match(angled)) or (
-                quoted and quoted.startswith("platform/linux/")
-            )
-            if knows_linux and is_neutral:
-                problems.append((number, f"{folder} asks platform/: no {quoted or angled}"))
+        if problem := check_linux(path, line):
+            problems.append((number, problem))
         if folder not in SYSTEM_FOLDERS and SYSTEM_IFDEF.match(line):
             problems.append((number, "an OS #if where the build could choose a file"))
     relative = path.relative_to(ROOT)

@@ -3,7 +3,7 @@
 import subprocess
 
 
-# The one function of the C library that it stands in front of (userspace/agent/python_start.h).
+# The one function of the C library that it stands in front of (userspace/platform/linux/start_watch.cpp).
 IN_FRONT = {"pthread_condattr_setclock"}
 
 

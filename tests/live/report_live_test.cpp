@@ -49,7 +49,7 @@ class ReportLive : public testing::TestWithParam<std::string> {
         auto report = ProcessReport::make(located_.view, {});
         ASSERT_TRUE(report);
         report_.emplace(std::move(*report));
-        same_cpu_.open(SameCpu::find_rseq_offset());
+        same_cpu_.open(SameCpu::find_thread_area_offset());
     }
 
     Status write(MemoryReader& reader, Counter& counter, FunctionRef<bool()> may_go_on) {

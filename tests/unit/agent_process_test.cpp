@@ -95,7 +95,7 @@ TEST(PinnedProcess, IsItselfUntilItEnds) {
     ASSERT_TRUE(process->is_pinned());
     EXPECT_TRUE(process->check());
     kill(child.pid(), SIGKILL);
-    pollfd end{process->pidfd(), POLLIN, 0};
+    pollfd end{process->descriptor(), POLLIN, 0};
     ASSERT_EQ(poll(&end, 1, 60'000), 1);
     EXPECT_TRUE(process->has_ended());  // although its number is still taken
     EXPECT_EQ(process->check().error().system_errno, ESRCH);

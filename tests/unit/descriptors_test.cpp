@@ -13,6 +13,7 @@
 
 #include "base/unique_fd.h"
 #include "fd_pairs.h"
+#include "platform/own_descriptors.h"
 #include "platform/wake_word.h"
 
 namespace echion::agent {

@@ -25,8 +25,8 @@
 #include <string>
 #include <thread>
 
-#include "agent/descriptors.h"
 #include "fd_pairs.h"
+#include "platform/own_descriptors.h"
 #include "platform/wake_word.h"
 
 namespace echion::agent {

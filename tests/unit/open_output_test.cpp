@@ -14,6 +14,7 @@
 
 #include "output/formats.h"
 #include "output/output_file.h"
+#include "platform/files.h"
 
 namespace echion::output {
 namespace {

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "base/memory_file.h"
+#include "platform/linux/memory_file.h"
 #include "stream/encoder.h"
 
 namespace echion::stream {

@@ -1,8 +1,6 @@
 #include "agent/channel.h"
 
-#include <fcntl.h>
 #include <poll.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,9 +9,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <span>
 
 #include "agent/descriptors.h"
 #include "base/clock.h"
+#include "platform/message_socket.h"
 
 namespace echion::agent {
 namespace {
@@ -31,33 +31,6 @@ bool is_message(const Message& message, std::size_t size_bytes, control::Message
 }
 
 bool is_refusal(int error) { return error == EPERM || error == ENOSYS; }
-
-/// send(), or sendmsg() where that is refused (seccomp).
-ssize_t send_packet(int fd, const void* packet, std::size_t size_bytes) {
-    constexpr int kFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
-    const ssize_t sent = ::send(fd, packet, size_bytes, kFlags);
-    if (sent >= 0 || !is_refusal(errno)) {
-        return sent;
-    }
-    iovec data{const_cast<void*>(packet), size_bytes};
-    msghdr message{};
-    message.msg_iov = &data;
-    message.msg_iovlen = 1;
-    return sendmsg(fd, &message, kFlags);
-}
-
-/// recv(), or recvmsg() likewise.
-ssize_t receive_packet(int fd, void* packet, std::size_t size_bytes, int flags) {
-    const ssize_t got = recv(fd, packet, size_bytes, flags);
-    if (got >= 0 || !is_refusal(errno)) {
-        return got;
-    }
-    iovec data{packet, size_bytes};
-    msghdr message{};
-    message.msg_iov = &data;
-    message.msg_iovlen = 1;
-    return recvmsg(fd, &message, flags);
-}
 
 // How long a Connect waits for room in the rendezvous' queue; the program may wait for it.
 constexpr std::int64_t kQueueNs = kNanosPerSecond / 2;
@@ -98,27 +71,14 @@ Rendezvous Rendezvous::find() {
 }
 
 Result<UniqueFd> Rendezvous::connect(bool has_own_table) const {
-    int pair[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
-        return fail(ErrorKind::kSystem, "make a control channel", errno);
+    auto sockets = make_message_sockets();
+    if (!sockets) {
+        return tl::unexpected(sockets.error());
     }
-    UniqueFd own = move_up(UniqueFd(pair[0]), has_own_table);
-    UniqueFd other(pair[1]);
+    UniqueFd own = move_up(std::move(sockets->one), has_own_table);
+    const int other = sockets->other.get();
     control::Connect message{};
     fill_header(message, control::MessageType::kConnect);
-    alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))] = {};
-    iovec data{&message, sizeof(message)};
-    msghdr packet{};
-    packet.msg_iov = &data;
-    packet.msg_iovlen = 1;
-    packet.msg_control = ancillary;
-    packet.msg_controllen = sizeof(ancillary);
-    cmsghdr* rights = CMSG_FIRSTHDR(&packet);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof(int));
-    const int fd = other.get();
-    std::memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
     // Where many programs begin at a time, their packets may fill the queue for a moment. Meanwhile
     // the program may give the number to a socket of its own.
     const std::int64_t deadline_ns = monotonic_ns() + kQueueNs;
@@ -126,24 +86,24 @@ Result<UniqueFd> Rendezvous::connect(bool has_own_table) const {
         if (!is_there()) {
             return fail(ErrorKind::kSystem, "send the control channel", EBADF);
         }
-        if (sendmsg(fd_, &packet, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+        if (send_message(fd_, &message, sizeof(message), {&other, 1})) {
             return own;
         }
         const int cause = errno;
         const std::int64_t left_ns = deadline_ns - monotonic_ns();
-        const timespec patience = make_timespec(left_ns);
-        pollfd room{fd_, POLLOUT, 0};
         if (cause != EINTR && (cause != EAGAIN || left_ns <= 0 ||
-                               (ppoll(&room, 1, &patience, nullptr) < 0 && errno != EINTR))) {
+                               (poll_descriptor(fd_, POLLOUT, left_ns) < 0 && errno != EINTR))) {
             return fail(ErrorKind::kSystem, "send the control channel", cause);
         }
     }
 }
 
 bool Rendezvous::is_abandoned(std::int64_t timeout_ns) const {
-    pollfd entry{fd_, 0, 0};  // a hang-up is told unasked
-    const timespec timeout = make_timespec(timeout_ns);
-    return is_there() && ppoll(&entry, 1, &timeout, nullptr) == 1 && (entry.revents & POLLHUP) != 0;
+    if (!is_there()) {
+        return false;
+    }
+    const int state = poll_descriptor(fd_, 0, timeout_ns);  // a hang-up is told unasked
+    return state > 0 && (state & POLLHUP) != 0;
 }
 
 void Rendezvous::close() {
@@ -168,7 +128,7 @@ Status Channel::send(Message& message, control::MessageType type) {
     if (!is_socket(socket_.get(), id_)) {
         return fail(ErrorKind::kProtocol, "the target has closed the control channel");
     }
-    if (send_packet(socket_.get(), &message, sizeof(message)) < 0) {
+    if (!send_message(socket_.get(), &message, sizeof(message))) {
         return fail(ErrorKind::kSystem, "send a control message", errno);
     }
     return {};
@@ -199,7 +159,7 @@ Result<control::Armed> Channel::arm(std::uint32_t sampler_tid, const GuestFacts&
     control::Armed answer{};
     ssize_t size = 0;
     do {
-        size = receive_packet(socket_.get(), &answer, sizeof(answer), 0);
+        size = receive_text(socket_.get(), &answer, sizeof(answer), true);
     } while (size < 0 && errno == EINTR);
     control::Stop stop{};
     static_assert(sizeof(stop) <= sizeof(answer));
@@ -219,14 +179,7 @@ Status Channel::signal_arrivals(int signal, pid_t tid) {
     if (!is_socket(socket_.get(), id_)) {
         return fail(ErrorKind::kProtocol, "the target has closed the control channel");
     }
-    const int fd = socket_.get();
-    const f_owner_ex owner{F_OWNER_TID, tid};
-    const int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETSIG, signal) != 0 || fcntl(fd, F_SETOWN_EX, &owner) != 0 ||
-        fcntl(fd, F_SETFL, flags | O_ASYNC) != 0) {
-        return fail(ErrorKind::kSystem, "be told of what arrives", errno);
-    }
-    return {};
+    return echion::signal_arrivals(socket_.get(), signal, tid);
 }
 
 void Channel::send_started(std::uint32_t python_version, std::uint32_t sampler_tid,
@@ -254,40 +207,21 @@ void Channel::send_stopped() {
 
 Result<control::Configure> Channel::receive_configure() {
     control::Configure message{};
-    alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int) * control::kMaxFds)];
-    iovec data{&message, sizeof(message)};
-    msghdr packet{};
-    packet.msg_iov = &data;
-    packet.msg_iovlen = 1;
-    packet.msg_control = ancillary;
-    packet.msg_controllen = sizeof(ancillary);
-    ssize_t size = 0;
-    do {
-        size = recvmsg(socket_.get(), &packet, MSG_CMSG_CLOEXEC);
-    } while (size < 0 && errno == EINTR);
-    if (size < 0 && is_refusal(errno)) {
+    std::array<int, control::kMaxFds> fds;
+    const auto received =
+        receive_message(socket_.get(), std::as_writable_bytes(std::span(&message, 1)), fds, true);
+    if (!received && is_refusal(received.error().system_errno)) {
         // The other side takes no word before it has sent its own; and would not see this one if it
         // were closed upon with its own unread.
-        const Error refusal{ErrorKind::kRefused, errno, "receive the configuration: recvmsg"};
-        (void)recv(socket_.get(), &message, sizeof(message), 0);
-        return tl::unexpected(refusal);
+        (void)receive_text(socket_.get(), &message, sizeof(message), true);
+        return fail(ErrorKind::kRefused, "receive the configuration: recvmsg",
+                    received.error().system_errno);
     }
-    std::size_t fd_count = 0;
-    for (cmsghdr* part = size >= 0 ? CMSG_FIRSTHDR(&packet) : nullptr; part != nullptr;
-         part = CMSG_NXTHDR(&packet, part)) {
-        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) {
-            continue;
-        }
-        const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (std::size_t i = 0; i < count && fd_count < fds_.size(); ++i) {
-            int fd = -1;
-            std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
-            fds_[fd_count++] = move_up(UniqueFd(fd), has_own_table_);
-        }
+    for (std::size_t i = 0; received && i < received->fd_count; ++i) {
+        fds_[i] = move_up(UniqueFd(fds[i]), has_own_table_);
     }
-    if (size <= 0 ||
-        !is_message(message, static_cast<std::size_t>(size), control::MessageType::kConfigure) ||
-        message.fd_count != fd_count || (packet.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) != 0) {
+    if (!received || !is_message(message, received->size_bytes, control::MessageType::kConfigure) ||
+        message.fd_count != received->fd_count || received->text_is_cut || received->fds_are_cut) {
         return fail(ErrorKind::kProtocol, "receive the configuration");
     }
     return message;
@@ -310,14 +244,13 @@ void Channel::close_received() {
 
 bool Channel::wait_for_stop(std::int64_t timeout_ns) {
     // What has the number now is not waited for: a negative one is passed over.
-    pollfd entry{was_lost_ ? -1 : socket_.get(), POLLIN, 0};
-    const timespec timeout = make_timespec(timeout_ns > 0 ? timeout_ns : 0);
-    const int ready = ppoll(&entry, 1, &timeout, nullptr);
+    const std::int64_t patience_ns = std::max<std::int64_t>(timeout_ns, 0);
+    const int ready = poll_descriptor(was_lost_ ? -1 : socket_.get(), POLLIN, patience_ns);
     if (ready == 0 || (ready < 0 && errno == EINTR)) {
         return false;
     }
-    if (ready < 0 && !sleep_for(timeout)) {
-        cannot_wait_ = true;  // ppoll is refused (seccomp), and so is this
+    if (ready < 0 && !sleep_for(make_timespec(patience_ns))) {
+        cannot_wait_ = true;  // poll is refused (seccomp), and so is this
         return true;
     }
     if (is_lost()) {
@@ -325,7 +258,7 @@ bool Channel::wait_for_stop(std::int64_t timeout_ns) {
         return false;
     }
     control::Stop message{};
-    const ssize_t size = receive_packet(socket_.get(), &message, sizeof(message), MSG_DONTWAIT);
+    const ssize_t size = receive_text(socket_.get(), &message, sizeof(message), false);
     if (size < 0 && (errno == EAGAIN || errno == EINTR)) {
         return false;
     }

@@ -4,22 +4,14 @@
 
 /// Whose descriptors the agent's are.
 ///
-/// The sampler thread has a descriptor table of its own, where the kernel lets it: nothing that it
-/// opens is seen by the program or takes a number that the program expects, the program cannot
-/// close what is the agent's, and the agent cannot close what is the program's. Where the kernel
-/// does not (before Linux 5.9 or by a seccomp filter, and not at a launch either), it shares the
-/// program's: its channel then has a high number, and is looked at before each use whether it still
-/// is that socket. In an attachment it is born in the table of the thread that makes it, if that
-/// one has its own (attach_part.h).
+/// The sampler thread has a descriptor table of its own (leave_descriptor_table()), where the
+/// system lets it: nothing that it opens is seen by the program or takes a number that the program
+/// expects, the program cannot close what is the agent's, and the agent cannot close what is the
+/// program's. Where it does not (before Linux 5.9 or by a seccomp filter, and not at a launch
+/// either), it shares the program's: its channel then has a high number, and is looked at before
+/// each use whether it still is that socket. In an attachment it is born in the table of the thread
+/// that makes it, if that one has its own (attach_part.h).
 namespace echion::agent {
-
-/// Gives the calling thread a descriptor table of its own, in which only `kept` is open, under the
-/// same number. False if it shares the process's as before.
-///
-/// close_range(2) copies the descriptors up to `kept`, at least 64, and closes the copies of the
-/// others at once: for some microseconds the program's files have one reference more. With
-/// `may_copy`, for when the program waits meanwhile, unshare(2) serves as well, which copies all.
-bool leave_descriptor_table(int kept, bool may_copy);
 
 /// The same descriptor under a number that is in nobody's way: no standard stream's and, in the
 /// program's own table, a high one, as far as RLIMIT_NOFILE goes. The former number is closed: it

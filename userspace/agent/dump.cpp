@@ -172,7 +172,7 @@ Status StackDump::start(const cpython::LocatedRuntime& runtime, std::size_t max_
     find_code(runtime.module_base, code_start_, code_end_);
     report_.emplace(std::move(*report));
     buffer_ = std::move(*buffer);
-    same_cpu_.open(facts.rseq_offset);
+    same_cpu_.open(facts.thread_area_offset);
     wants_colours_ = facts.wants_colours;
     io_ = &io;
     g_gate.requested.store(false);

@@ -7,6 +7,7 @@
 
 #include "control/control.h"
 #include "memory/address.h"
+#include "platform/own_modules.h"
 #include "platform/wake_word.h"
 
 namespace echion::agent {
@@ -23,17 +24,8 @@ enum NextPython : std::uint32_t {
 /// once, on a thread of the target and before the sampler exists: the sampler itself never takes
 /// the loader's locks, so that a fork cannot leave one of them taken in the child.
 struct GuestFacts {
-    struct Segment {
-        Address begin;
-        std::size_t size_bytes;
-    };
-    /// Writable segments of the program and of the objects that it is linked with: static data,
-    /// mapped as long as the process lives. (What was opened by dlopen(3), and what only such an
-    /// object is linked with, may be closed.)
-    std::array<Segment, 256> segments{};
-    std::size_t segment_count = 0;
+    StaticData static_data;
     bool wants_colours = false;  ///< the environment does not forbid them (NO_COLOR, TERM)
-    std::size_t tls_bytes = 0;   ///< thread-local data of all objects, in each thread's stack
     bool is_launch = false;      ///< the agent was there from the program's first moment
     bool is_late = false;        ///< preloaded, but Python came when the program was running
     /// CLOCK_MONOTONIC of the question. At a launch Python has not started by then.
@@ -41,16 +33,18 @@ struct GuestFacts {
     /// CPU time of the asking thread until now. At a launch that is what the process used before
     /// this program began: an exec keeps the clock.
     std::int64_t used_cpu_ns = 0;
-    std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
-    std::uint32_t io_tid = 0;       ///< the agent's IoThread; set when that exists
-    /// How often Python's start has been noticed (python_start.h): never in an attachment.
+    std::intptr_t thread_area_offset = 0;  ///< SameCpu::find_thread_area_offset()
+    std::uint32_t io_tid = 0;              ///< the agent's IoThread; set when that exists
+    /// How often Python's start has been noticed (late_python.h): never in an attachment.
     const std::atomic<std::uint32_t>* python_starts = nullptr;
     WakeWord* next_python = nullptr;  ///< NextPython
     /// The threads by which an injection brought the agent in; they end as soon as it runs.
     std::array<std::uint32_t, control::kHelperThreads> helper_tids{};
 
     /// The static data from `address` to the end of its segment; 0 when it is in none.
-    [[nodiscard]] std::size_t static_bytes_from(Address address) const;
+    [[nodiscard]] std::size_t static_bytes_from(Address address) const {
+        return static_data.bytes_from(address);
+    }
 };
 
 GuestFacts collect_guest_facts();

@@ -9,10 +9,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 
 #include "base/clock.h"
+#include "platform/own_descriptors.h"
 #include "platform/own_thread.h"
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
@@ -92,10 +92,7 @@ UniqueFd IoThread::open_anew(int kind) const {
     if (const auto info = read_thread_info(kOwnProcess, tid()); !info || info->seccomp != 0) {
         return {};
     }
-    char path[48];
-    std::snprintf(path, sizeof(path), "/proc/self/task/%d/fd/%d", static_cast<int>(tid()),
-                  STDERR_FILENO);
-    UniqueFd own(::open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    UniqueFd own = open_descriptor_anew(tid(), STDERR_FILENO, O_WRONLY | O_NONBLOCK | O_NOCTTY);
     struct stat status {};
     // The program may have put another file in its place meanwhile.
     const bool is_same =

@@ -181,7 +181,7 @@ ProcessFacts collect_process_facts(const GuestFacts& guest) {
     facts.is_launch = guest.is_launch;
     facts.is_late = guest.is_late;
     facts.used_cpu_ns = guest.used_cpu_ns;
-    facts.rseq_offset = guest.rseq_offset;
+    facts.thread_area_offset = guest.thread_area_offset;
     facts.sampler_tid = own_thread_id();
     facts.io_tid = guest.io_tid;
     facts.helper_tids = guest.helper_tids;

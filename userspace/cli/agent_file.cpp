@@ -3,11 +3,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <array>
-#include <climits>
+#include "platform/own_program.h"
 
 namespace echion::cli {
-
 namespace {
 
 /// Where an installation has the agent, from this program's folder; cmake/EchionInstall.cmake.
@@ -16,12 +14,10 @@ constexpr char kAgentFolder[] = ECHION_AGENT_FOLDER;
 }  // namespace
 
 std::string find_agent() {
-    std::array<char, PATH_MAX> buffer;
-    const ssize_t size = readlink("/proc/self/exe", buffer.data(), buffer.size());
-    if (size <= 0 || static_cast<std::size_t>(size) == buffer.size()) {
+    const std::string program = find_own_program();
+    if (program.empty()) {
         return {};
     }
-    const std::string program(buffer.data(), static_cast<std::size_t>(size));
     const std::string folder = program.substr(0, program.rfind('/'));
     for (const std::string& candidate :
          {folder + "/" + kAgentName, folder + "/" + kAgentFolder + "/" + kAgentName}) {

@@ -2,27 +2,29 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <utility>
 
+#include "platform/process_handle.h"
 #include "platform/process_rights.h"
 
 namespace echion::cli {
 
-Result<AgentProcess> AgentProcess::pin(pid_t pid, UniqueFd pidfd,
+Result<AgentProcess> AgentProcess::pin(pid_t pid, UniqueFd descriptor,
                                        const std::optional<ProgramImage>& image) {
     if (pid <= 0) {
         return fail(ErrorKind::kSystem, "find the agent's process", ESRCH);
     }
-    if (!pidfd) {
-        pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-        if (!pidfd && errno != ENOSYS && errno != EPERM) {
-            return fail(ErrorKind::kSystem, "find the agent's process", errno);
+    if (!descriptor) {
+        auto opened = open_process(pid);
+        if (opened) {
+            descriptor = std::move(*opened);
+        } else if (opened.error().system_errno != ENOSYS && opened.error().system_errno != EPERM) {
+            return fail(ErrorKind::kSystem, "find the agent's process",
+                        opened.error().system_errno);
         }
     }
-    AgentProcess process(pid, std::move(pidfd));
+    AgentProcess process(pid, std::move(descriptor));
     const auto info = read_process_info(pid);
     process.image_ = image ? *image : look_at_program(pid).value_or(ProgramImage{});
     process.start_ticks_ = read_descent(pid).value_or(ProcessDescent{}).start_ticks;
@@ -37,8 +39,8 @@ Result<AgentProcess> AgentProcess::pin(pid_t pid, UniqueFd pidfd,
 }
 
 bool AgentProcess::has_ended() const {
-    pollfd entry{pidfd_.get(), POLLIN, 0};
-    return pidfd_ && poll(&entry, 1, 0) != 0;
+    pollfd entry{descriptor_.get(), POLLIN, 0};
+    return descriptor_ && poll(&entry, 1, 0) != 0;
 }
 
 bool AgentProcess::has_executed() const {
@@ -54,7 +56,7 @@ bool AgentProcess::runs_same_program() const {
 }
 
 void AgentProcess::wait_for_change(int patience_ms) const {
-    pollfd entry{pidfd_.get(), POLLIN, 0};
+    pollfd entry{descriptor_.get(), POLLIN, 0};
     for (int i = 0; i < patience_ms && !has_executed(); ++i) {
         if (poll(&entry, 1, 1) != 0) {
             return;

@@ -11,27 +11,27 @@
 
 namespace echion::cli {
 
-/// The process that an agent is in, held by a pidfd. A number alone may be another process's by the
-/// time that it is used; and a process that has executed a set-uid program is not the agent's any
-/// more. Whatever this program does to a process for its agent (signals, BPF, perf events), it does
-/// between two calls of check().
+/// The process that an agent is in, held by a descriptor. A number alone may be another process's
+/// by the time that it is used; and a process that has executed a set-uid program is not the
+/// agent's any more. Whatever this program does to a process for its agent (signals, BPF, perf
+/// events), it does between two calls of check().
 class AgentProcess {
   public:
-    /// `pidfd`: of that process, `image`: the program that it runs, where they are known already.
-    /// kSystem ESRCH when there is no such
-    /// process. Where the system has no pidfds (Linux before 5.3, some seccomp filters) the process
-    /// is not pinned: it may be sampled, but nothing may be done to it.
-    static Result<AgentProcess> pin(pid_t pid, UniqueFd pidfd = {},
+    /// `descriptor`: of that process (open_process()), `image`: the program that it runs, where
+    /// they are known already. kSystem ESRCH when there is no such process. Where the system has no
+    /// such descriptors the process is not pinned: it may be sampled, but nothing may be done to
+    /// it.
+    static Result<AgentProcess> pin(pid_t pid, UniqueFd descriptor = {},
                                     const std::optional<ProgramImage>& image = {});
 
     /// In this program's PID namespace.
     [[nodiscard]] pid_t pid() const { return pid_; }
-    [[nodiscard]] bool is_pinned() const { return pidfd_ && at_first_; }
+    [[nodiscard]] bool is_pinned() const { return descriptor_ && at_first_; }
     /// Readable when the process has ended; -1: there is none.
-    [[nodiscard]] int pidfd() const { return pidfd_.get(); }
+    [[nodiscard]] int descriptor() const { return descriptor_.get(); }
     /// With its number it names the process: an exec keeps it. 0: not known.
     [[nodiscard]] std::uint64_t start_ticks() const { return start_ticks_; }
-    /// Whether it has ended, zombies included. False without a pidfd.
+    /// Whether it has ended, zombies included. False without a descriptor.
     [[nodiscard]] bool has_ended() const;
 
     /// Whether it runs another program than when it was pinned; for messages only, as a privileged
@@ -50,13 +50,13 @@ class AgentProcess {
     [[nodiscard]] Status check() const;
 
   private:
-    AgentProcess(pid_t pid, UniqueFd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
+    AgentProcess(pid_t pid, UniqueFd descriptor) : pid_(pid), descriptor_(std::move(descriptor)) {}
 
     pid_t pid_;
-    UniqueFd pidfd_;
+    UniqueFd descriptor_;
     ProgramImage image_;
     std::uint64_t start_ticks_ = 0;
-    std::optional<ProcessInfo> at_first_;  // nothing where /proc hides it
+    std::optional<ProcessInfo> at_first_;  // nothing where it is hidden
 };
 
 }  // namespace echion::cli

@@ -2,18 +2,17 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 
-#include "base/close_range.h"
 #include "base/unique_fd.h"
 #include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/stall_watch.h"
+#include "platform/own_descriptors.h"
+#include "platform/own_thread.h"
 
 namespace echion::cli {
 namespace {
@@ -45,7 +44,7 @@ void close_others(int word_fd) {
     if (word_fd != kWordFd) {
         dup2(word_fd, kWordFd);
     }
-    (void)syscall(SYS_close_range, kWordFd + 1, ~0U, 0U);
+    close_descriptors_from(kWordFd + 1);
 }
 
 int wait_for(pid_t child, int word_fd) {
@@ -83,7 +82,7 @@ int run_aside(pid_t pid, FunctionRef<int(StallGuard&)> work, FunctionRef<void()>
         return run_watched(pid, work, -1);
     }
     if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        end_with_parent();
         if (getppid() != parent) {
             _exit(kExitFailure);
         }

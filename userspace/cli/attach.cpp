@@ -26,7 +26,6 @@
 #include "cli/agent_process.h"
 #include "cli/aside.h"
 #include "cli/channel.h"
-#include "cli/event_loop.h"
 #include "cli/injecting.h"
 #include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
@@ -38,6 +37,7 @@
 #include "cli/where_target.h"
 #include "inject/loader.h"
 #include "inject/refusal.h"
+#include "platform/event_loop.h"
 #include "platform/program_image.h"
 
 namespace echion::cli {
@@ -204,9 +204,9 @@ Status Attach::prepare() {
     }
     loop_.emplace(std::move(*loop));
     const sigset_t set = with_failed_writes(kEndingSignals);
-    auto signals = Signals::make(*loop_, set, [this](const signalfd_siginfo& info) {
-        if (info.ssi_signo != SIGPIPE && info.ssi_signo != SIGXFSZ) {
-            on_signal(static_cast<int>(info.ssi_signo));
+    auto signals = Signals::make(*loop_, set, [this](const ReceivedSignal& signal) {
+        if (signal.number != SIGPIPE && signal.number != SIGXFSZ) {
+            on_signal(signal.number);
         }
     });
     if (!signals) {
@@ -317,8 +317,8 @@ void Attach::on_injected() {
     }
     kernel_->settle();  // nothing that it does is left to another thread
     keep_rights_only(options_, sampling_->needed_rights());
-    UniqueFd pidfd(fcntl(injection->pidfd.get(), F_DUPFD_CLOEXEC, 0));
-    auto process = AgentProcess::pin(pid_, std::move(injection->pidfd), injection->image);
+    UniqueFd descriptor(fcntl(injection->process.get(), F_DUPFD_CLOEXEC, 0));
+    auto process = AgentProcess::pin(pid_, std::move(injection->process), injection->image);
     if (!process) {
         sampling_->refuse(
             explain(fmt::format("cannot attach to {}: {}", who_, describe(process.error()))));
@@ -326,7 +326,7 @@ void Attach::on_injected() {
         return;
     }
     process_.emplace(std::move(*process));
-    sampling_->add_agent(std::move(*channel), pid_, std::move(pidfd), injection->image);
+    sampling_->add_agent(std::move(*channel), pid_, std::move(descriptor), injection->image);
 }
 
 /// What has failed, or, for a process that is there no more, just that: it explains all else.

@@ -12,6 +12,7 @@
 #include "base/unique_fd.h"
 #include "cli/foreign_fd.h"
 #include "control/control.h"
+#include "platform/message_socket.h"
 
 namespace echion::cli {
 
@@ -20,11 +21,7 @@ struct Packet {
     alignas(8) std::byte bytes[512];
     std::size_t size_bytes = 0;
     std::vector<ForeignFd> fds;
-    /// Who sent it, from the kernel, in this process's namespace; 0 if it did not say. The number
-    /// may be another process's by now.
-    pid_t sender_pid = 0;
-    UniqueFd sender_pidfd;         ///< the sender itself, if identify_senders() has that
-    bool sender_has_gone = false;  ///< it has ended, so that there is no pidfd
+    Sender sender;
 
     /// The type that the header claims; nothing if magic, version or size are wrong.
     [[nodiscard]] std::optional<control::MessageType> type() const;
@@ -51,9 +48,9 @@ class Channel {
     /// socket. From now on the kernel says who sends.
     static Result<Channel> adopt(ForeignFd fd);
 
-    /// Has the kernel say who sends, for messages sent from now on; from Linux 6.5 on by pidfd as
-    /// well, if that is wanted.
-    Status identify_senders(bool by_pidfd);
+    /// Has the kernel say who sends, for messages sent from now on; with `by_descriptor`
+    /// also by a descriptor of that process (open_process()), from Linux 6.5 on.
+    Status identify_senders(bool by_descriptor);
 
     [[nodiscard]] int fd() const { return fd_.get(); }
     /// Whether this side has not hung up.
@@ -62,7 +59,7 @@ class Channel {
     /// that its number is nobody else's while an EventLoop watches it.
     void hang_up();
     /// Hangs up, and gives the descriptor back. No EventLoop may watch it any more: a description
-    /// that somebody else holds stays with the loop for ever (epoll(7), questions and answers 6).
+    /// that somebody else holds stays with the loop for ever.
     void close();
 
     /// Sends one message with its descriptors. kSystem with EAGAIN when the other side does not

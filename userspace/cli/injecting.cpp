@@ -1,7 +1,5 @@
 #include "cli/injecting.h"
 
-#include <errno.h>
-
 #include <cstdint>
 #include <utility>
 
@@ -14,12 +12,12 @@ Result<std::unique_ptr<Injecting>> Injecting::start(EventLoop& loop, pid_t pid,
                                                     inject::InjectLimits limits,
                                                     std::span<const std::byte> agent,
                                                     std::string name, EventLoop::Handler on_done) {
-    UniqueFd done(eventfd(0, EFD_CLOEXEC));
+    auto done = Event::make();
     if (!done) {
-        return fail(ErrorKind::kSystem, "be told of the injection's end (eventfd)", errno);
+        return tl::unexpected(done.error());
     }
-    std::unique_ptr<Injecting> self(new Injecting(loop, std::move(done)));
-    auto source = loop.add(self->done_.get(), std::move(on_done));
+    std::unique_ptr<Injecting> self(new Injecting(loop, std::move(*done)));
+    auto source = loop.add(self->done_.fd(), std::move(on_done));
     if (!source) {
         return tl::unexpected(source.error());
     }
@@ -40,7 +38,7 @@ void Injecting::run(pid_t pid, const inject::AgentImage& image, inject::InjectLi
             limits.guard, limits.safe_point_ns + limits.load_ns + 3 * kTargetCodeLimits.time_ns);
         result_.emplace(inject::inject_agent(pid, image, limits));
     }
-    tell();
+    done_.raise();
 }
 
 Injecting::~Injecting() {

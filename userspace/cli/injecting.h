@@ -1,6 +1,5 @@
 #pragma once
 
-#include <sys/eventfd.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -13,10 +12,10 @@
 #include <thread>
 
 #include "base/error.h"
-#include "base/unique_fd.h"
-#include "cli/event_loop.h"
 #include "cli/stall_watch.h"
 #include "inject/loader.h"
+#include "platform/event.h"
+#include "platform/event_loop.h"
 
 namespace echion::cli {
 
@@ -42,18 +41,17 @@ class Injecting {
     inject::InjectResult take_result();
 
   private:
-    Injecting(EventLoop& loop, UniqueFd done) : loop_(loop), done_(std::move(done)) {}
+    Injecting(EventLoop& loop, Event done) : loop_(loop), done_(std::move(done)) {}
     void run(pid_t pid, const inject::AgentImage& image, inject::InjectLimits limits);
-    void tell() const { eventfd_write(done_.get(), 1); }
 
     EventLoop& loop_;
-    UniqueFd done_;  // an eventfd
+    Event done_;
     EventLoop::Source source_ = 0;
     std::atomic<bool> is_cancelled_{false};
     std::atomic<bool> is_stalled_{false};
     StallWatch watch_{[this] {
         is_stalled_.store(true);
-        tell();
+        done_.raise();
         for (;;) {
             pause();  // the loop ends the program
         }

@@ -12,9 +12,10 @@ namespace echion::cli {
 /// What a run still needs its rights for when it has been set up.
 struct NeededRights {
     std::span<const engine::Capability> engine;  ///< HostEngine::needed_capabilities()
-    bool other_processes = false;  ///< what /proc shows of other users' processes; their memory
-    bool signals = false;          ///< to a command that has changed its user
-    std::string output;            ///< path of a file that may have to be removed; empty: none
+    bool other_processes =
+        false;             ///< what the system shows of other users' processes; their memory
+    bool signals = false;  ///< to a command that has changed its user
+    std::string output;    ///< path of a file that may have to be removed; empty: none
 };
 
 /// Gives up every capability that is not needed for these, from the effective, permitted,

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include "base/clock.h"
 #include "cli/channel.h"
 #include "cli/message.h"
+#include "platform/process_handle.h"
 
 namespace echion::cli {
 namespace {
@@ -52,11 +52,11 @@ std::string explain(const engine::Refusal& refusal) {
 /// be waited for do not make the program deaf.
 bool KernelSide::has_ended(pid_t pid, bool waits) {
     constexpr std::int64_t kLastMomentsNs = 200'000'000;
-    const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    const auto process = open_process(pid);
     if (!process) {
-        return errno == ESRCH;
+        return process.error().system_errno == ESRCH;
     }
-    pollfd entry{process.get(), POLLIN, 0};
+    pollfd entry{process->get(), POLLIN, 0};
     const std::int64_t since_ns = monotonic_ns();
     const std::int64_t may_wait_ns = waits ? std::min(kLastMomentsNs, patience_ns_) : 0;
     const bool is_over = poll(&entry, 1, static_cast<int>(may_wait_ns / 1'000'000)) == 1;

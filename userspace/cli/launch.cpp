@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,7 +21,6 @@
 #include "cli/agent_file.h"
 #include "cli/channel.h"
 #include "cli/command.h"
-#include "cli/event_loop.h"
 #include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/message.h"
@@ -30,11 +28,11 @@
 #include "cli/program_facts.h"
 #include "cli/sampling.h"
 #include "control/control.h"
+#include "platform/event_loop.h"
+#include "platform/own_modules.h"
 
 namespace echion::cli {
 namespace {
-
-constexpr std::string_view kPreloadVariable = "LD_PRELOAD";
 
 /// Signals that are passed on to the command; echion itself ends when the command does.
 constexpr int kPassedSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
@@ -50,13 +48,12 @@ struct Rendezvous {
 /// The socket to which agents connect. Its other end gets a high number, where it is in nobody's
 /// way: shells and daemons hand out and close the low ones.
 Result<Rendezvous> make_rendezvous() {
-    int fds[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) != 0) {
-        return fail(ErrorKind::kSystem, "make the rendezvous socket", errno);
+    auto sockets = make_message_sockets();
+    if (!sockets) {
+        return tl::unexpected(sockets.error());
     }
-    UniqueFd ours(fds[0]);
-    UniqueFd theirs(fds[1]);
-    Channel channel{ForeignFd(std::move(ours))};
+    UniqueFd theirs = std::move(sockets->other);
+    Channel channel{ForeignFd(std::move(sockets->one))};
     if (auto status = channel.identify_senders(true); !status) {
         return tl::unexpected(status.error());
     }
@@ -114,8 +111,8 @@ class Launch {
 
   private:
     Status prepare(const std::string& agent);
-    void on_signal(const signalfd_siginfo& info);
-    bool is_known_to_command(const signalfd_siginfo& info);
+    void on_signal(const ReceivedSignal& signal);
+    bool is_known_to_command(const ReceivedSignal& signal);
     void on_connect();
     void on_command_end();
     void on_profile_written();
@@ -258,8 +255,8 @@ int Launch::wait_for_command() {
     }
 }
 
-void Launch::on_signal(const signalfd_siginfo& info) {
-    const auto number = static_cast<int>(info.ssi_signo);
+void Launch::on_signal(const ReceivedSignal& signal) {
+    const int number = signal.number;
     if (number == SIGCHLD) {
         on_command_end();
         return;
@@ -267,7 +264,7 @@ void Launch::on_signal(const signalfd_siginfo& info) {
     if (number == SIGPIPE || number == SIGXFSZ) {
         return;
     }
-    if (!is_known_to_command(info)) {
+    if (!is_known_to_command(signal)) {
         command_->signal(number);
     }
     if (number != SIGUSR1 && number != SIGUSR2) {
@@ -281,9 +278,9 @@ void Launch::on_signal(const signalfd_siginfo& info) {
 /// terminal, for the whole process group. But a hang-up is for the leader of the session alone,
 /// which may be this process (tty_signal_session_leader() in drivers/tty/tty_jobctrl.c). What a
 /// process sends may be for the group, too: the signal does not say so.
-bool Launch::is_known_to_command(const signalfd_siginfo& info) {
-    const bool is_for_us_alone = info.ssi_signo == SIGHUP && getsid(0) == getpid();
-    return info.ssi_code == SI_KERNEL && !is_for_us_alone && command_->is_in_own_group();
+bool Launch::is_known_to_command(const ReceivedSignal& signal) {
+    const bool is_for_us_alone = signal.number == SIGHUP && getsid(0) == getpid();
+    return signal.is_from_kernel && !is_for_us_alone && command_->is_in_own_group();
 }
 
 void Launch::on_connect() {
@@ -309,8 +306,9 @@ void Launch::on_connect() {
             continue;
         }
         if (auto channel = Channel::adopt(std::move((*packet)->fds.front()))) {
-            const pid_t pid = (*packet)->sender_has_gone ? 0 : (*packet)->sender_pid;
-            sampling_->add_agent(std::move(*channel), pid, std::move((*packet)->sender_pidfd));
+            Sender& sender = (*packet)->sender;
+            const pid_t pid = sender.has_gone ? 0 : sender.pid;
+            sampling_->add_agent(std::move(*channel), pid, std::move(sender.process));
         }
     }
 }

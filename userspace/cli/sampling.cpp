@@ -88,7 +88,7 @@ struct Sampling::Agent {
     std::int64_t since_ns = monotonic_ns();
     bool is_begun = false;  // its first tick has been told of
     EventLoop::Source channel_source = 0;
-    EventLoop::Source pidfd_source = 0;
+    EventLoop::Source process_source = 0;
     bool is_detached = false;
 };
 
@@ -173,13 +173,13 @@ Status Sampling::open_profile(pid_t pid_for_name) {
     return {};
 }
 
-void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd,
+void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd descriptor,
                          const std::optional<ProgramImage>& image) {
     ++agents_seen_;
     if (stopping_) {
         return;  // closing the channel tells it
     }
-    auto process = AgentProcess::pin(pid, std::move(pidfd), image);
+    auto process = AgentProcess::pin(pid, std::move(descriptor), image);
     if (!process) {
         if (process.error().system_errno != ESRCH) {
             complain("process {} cannot be sampled: {}", pid, describe(process.error()));
@@ -209,14 +209,14 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd pidfd,
         agent.channel_source = *source;
     }
     // A child that was forked without the C library's knowledge keeps the channel open behind its
-    // parent: the process itself tells its end. Without pidfds the channel has to do.
-    if (agent.process.pidfd() >= 0) {
-        auto source = loop_.add(agent.process.pidfd(), [this, &agent] {
+    // parent: the process itself tells its end. Without that the channel has to do.
+    if (agent.process.descriptor() >= 0) {
+        auto source = loop_.add(agent.process.descriptor(), [this, &agent] {
             agent.session.on_readable();  // its last words
             agent.session.end();
             after_event(agent);
         });
-        agent.pidfd_source = source.value_or(0);
+        agent.process_source = source.value_or(0);
         if (source) {
             agent.session.expect_end();
         }
@@ -240,7 +240,7 @@ void Sampling::refuse(const std::string& why) { complain("{}", why); }
 NeededRights Sampling::needed_rights() const {
     NeededRights needed;
     needed.engine = kernel_.needed_capabilities();
-    needed.other_processes = true;  // where /proc hides them from others (hidepid)
+    needed.other_processes = true;  // where the system hides them from others (hidepid)
     needed.output = output::find_own_descriptor(options_.output) ? "" : profile_->path();
     return needed;
 }
@@ -574,7 +574,7 @@ void Sampling::detach(Agent& agent) {
     }
     kernel_.forget(agent.session.pid());
     release_channel(agent);
-    loop_.remove(std::exchange(agent.pidfd_source, 0));
+    loop_.remove(std::exchange(agent.process_source, 0));
 }
 
 void Sampling::remove(Agent& agent) {

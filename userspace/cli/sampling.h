@@ -15,7 +15,6 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "cli/agent_process.h"
-#include "cli/event_loop.h"
 #include "cli/forked_children.h"
 #include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
@@ -25,6 +24,7 @@
 #include "cli/profile.h"
 #include "cli/sampling_summary.h"
 #include "cli/session.h"
+#include "platform/event_loop.h"
 
 namespace echion::cli {
 
@@ -61,12 +61,12 @@ class Sampling {
         first_sample_handler_ = std::move(handler);
     }
 
-    /// Takes in an agent: `pid` is its process as the kernel says, `pidfd` the process itself if
-    /// there is one already. It takes the place of one that was in that process before, which has
-    /// executed another program since. After stop() it is turned away, and so is one whose process
-    /// has ended.
-    /// `image`: the program that the agent was brought into, where that is known.
-    void add_agent(Channel channel, pid_t pid, UniqueFd pidfd = {},
+    /// Takes in an agent: `pid` is its process as the kernel says, `descriptor` the process itself
+    /// if there is one already. It takes the place of one that was in that process before, which
+    /// has executed another program since. After stop() it is turned away, and so is one whose
+    /// process has ended. `image`: the program that the agent was brought into, where that is
+    /// known.
+    void add_agent(Channel channel, pid_t pid, UniqueFd descriptor = {},
                    const std::optional<ProgramImage>& image = {});
     /// Tells of an agent that wanted to be taken in and could not be.
     void miss_agent(const Error& error);

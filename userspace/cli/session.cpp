@@ -133,8 +133,8 @@ bool Session::is_first(control::MessageType type) {
 void Session::handle(const Packet& packet) {
     const auto type = packet.type();
     // The Hello may have been sent before the kernel was asked to tell.
-    const bool is_anonymous = packet.sender_pid == 0 && state_ == State::kWaiting;
-    if (packet.sender_pid != pid_ && !is_anonymous) {
+    const bool is_anonymous = packet.sender.pid == 0 && state_ == State::kWaiting;
+    if (packet.sender.pid != pid_ && !is_anonymous) {
         end_with("another process uses its channel");
     } else if (!type || !is_first(*type)) {
         end_with("the agent sent a message that does not belong there");

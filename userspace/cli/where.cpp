@@ -28,7 +28,7 @@ namespace {
 // The text of a report: 10,000 threads of 100 frames are 80 MB. Looked at before each frame, of
 // which none takes more than 40 KiB.
 constexpr std::size_t kMaxTextBytes = std::size_t{512} << 20;
-// For all that is not a read of memory as well: opening files, /proc. Longer than every budget.
+// For all that is not a read of memory as well, such as opening files. Longer than every budget.
 constexpr std::int64_t kOpeningNs = 2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns);
 constexpr std::int64_t kReportingNs = 2 * kReportLimits.time_ns;
 
@@ -72,7 +72,7 @@ int report_once(const Options& options, StallGuard& guard) {
     const pid_t pid = *options.where_pid;
     WhereTarget& target = *subject->target;
     SameCpu same_cpu;
-    same_cpu.open(SameCpu::find_rseq_offset());
+    same_cpu.open(SameCpu::find_thread_area_offset());
 
     // Written when it is complete: a terminal or pipe that is slow must not part the stacks in
     // time.

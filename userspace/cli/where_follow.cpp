@@ -1,7 +1,6 @@
 #include "cli/where_follow.h"
 
 #include <signal.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include "cli/follow_view.h"
 #include "cli/message.h"
 #include "cli/stall_watch.h"
+#include "platform/own_scheduling.h"
 #include "platform/same_cpu.h"
 
 namespace echion::cli {
@@ -30,7 +30,7 @@ constexpr std::int64_t kPatienceNs = 1'000'000'000;
 // A thread that rests is asked once in so many samples whether it has work to do by now: one that
 // waits for a CPU does not run either.
 constexpr std::uint64_t kSamplesBetweenStates = 10;
-// For a part of a sample that looks at /proc as well. Longer than its budget.
+// For a part of a sample that opens files as well. Longer than its budget.
 constexpr std::int64_t kStalledPartNs = 2 * kReportLimits.time_ns;
 
 /// Signals as something to wait for. Restores the mask at its end.
@@ -75,7 +75,7 @@ class Follower {
           report_(report),
           guard_(guard),
           model_(options.cpu, scheduler_tick_ns()) {
-        same_cpu_.open(SameCpu::find_rseq_offset());
+        same_cpu_.open(SameCpu::find_thread_area_offset());
     }
 
     int run(std::function<void()>& on_stall);
@@ -113,8 +113,7 @@ class Follower {
 };
 
 int Follower::run(std::function<void()>& on_stall) {
-    // Without this the kernel may let a wake-up slip by 50 us to join it with others.
-    prctl(PR_SET_TIMERSLACK, 1UL);
+    set_exact_wakeups();
     EndSignals signals;
     FollowView view(STDERR_FILENO, choose_palette(STDERR_FILENO));
     // Only while the guarded thread is inside a read: so the model is whole, and nobody's.

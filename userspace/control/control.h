@@ -8,7 +8,7 @@
 ///
 ///     launch                                   attach
 ///     agent: makes a socket pair, sends one    CLI: makes the pair inside the target by remote
-///     end over the inherited rendezvous        system call, fetches its end (pidfd_getfd)
+///     end over the inherited rendezvous        system call, fetches its end
 ///     socket
 ///     agent ── Hello ──────────────► CLI
 ///     agent ◄─ Configure + ring fd ─ CLI            (+ descriptors named by `fd_kinds`)
@@ -88,7 +88,7 @@ enum ConfigureFlag : std::uint32_t {
 /// What the descriptor at the same position beside a Configure message is for.
 enum class FdKind : std::uint32_t {
     kNone = 0,
-    kRing = 1,          ///< The shared ring (memfd, sealed against shrinking).
+    kRing = 1,          ///< The shared ring (shared memory: stream/ring.h).
     kBpfState = 2,      ///< CPU state map, read-only.
     kBpfSnapshots = 3,  ///< BPF ring buffer of snapshots.
     kPerfTimer = 4,     ///< A perf event that ticks. Not in use: the CLI keeps them all, so that

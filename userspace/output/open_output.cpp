@@ -2,11 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
-#include <linux/magic.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +15,7 @@
 #include "base/clock.h"
 #include "base/function_ref.h"
 #include "output/gzip_stream.h"
+#include "platform/files.h"
 
 namespace echion::output {
 namespace {
@@ -193,11 +190,6 @@ bool is_own_folder(int folder) {
            (info.st_mode & kOthersMayWrite) == 0;
 }
 
-bool is_in_procfs(int folder) {
-    struct statfs info {};
-    return fstatfs(folder, &info) == 0 && info.f_type == PROC_SUPER_MAGIC;
-}
-
 bool is_link(int folder, const std::string& name) {
     struct stat info {};
     return fstatat(folder, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(info.st_mode);
@@ -232,7 +224,7 @@ constexpr char kForeignLinkOnTheWay[] =
     "does not follow it; name the folder itself";
 
 /// The way to a file, folder by folder. A link in an own folder is followed by going the way that
-/// it names; one of procfs, which names no way, by the kernel.
+/// it names; one that stands for an open file, and names no way, by the kernel.
 class Walk {
   public:
     explicit Walk(const std::string& path) : rest_(path) {}
@@ -247,7 +239,7 @@ class Walk {
     Status follow(const std::string& name, const char* why_not);
     Result<UniqueFd> open_existing(bool is_own);
     Status begin_at(int where, const char* folder) {
-        folder_.reset(openat(where, folder, O_PATH | O_DIRECTORY | O_CLOEXEC));
+        folder_ = open_folder(where, folder);
         return folder_ ? Status() : cannot_open(errno);
     }
 
@@ -275,17 +267,16 @@ Status Walk::follow(const std::string& name, const char* why_not) {
 }
 
 Status Walk::enter(const std::string& part) {
-    constexpr int kFolderFlags = O_PATH | O_DIRECTORY | O_CLOEXEC;
-    UniqueFd next(openat(folder_.get(), part.c_str(), kFolderFlags | O_NOFOLLOW));
+    UniqueFd next = open_folder(folder_.get(), part.c_str(), false);
     const int error = errno;
     if (!next && is_link(folder_.get(), part)) {
-        if (!is_in_procfs(folder_.get())) {
+        if (!has_links_to_open_files(folder_.get())) {
             return follow(part, kForeignLinkOnTheWay);
         }
         if (!is_own_folder(folder_.get())) {
             return refuse(kForeignLinkOnTheWay);
         }
-        next.reset(openat(folder_.get(), part.c_str(), kFolderFlags));
+        next = open_folder(folder_.get(), part.c_str());
     } else if (!next) {
         return cannot_open(error);
     }
@@ -369,7 +360,7 @@ Result<OpenedOutput> Walk::open_end() {
         if (fd) {
             return OpenedOutput{std::move(fd), std::move(folder_), name_, true};
         }
-        // EEXIST from what can be written to; procfs and read-only file systems say it otherwise.
+        // EEXIST from what can be written to; /dev/fd and read-only file systems say it otherwise.
         const int error = errno;
         struct stat info {};
         if (fstatat(folder_.get(), name_.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
@@ -379,7 +370,7 @@ Result<OpenedOutput> Walk::open_end() {
             return cannot_open(error);
         }
         if (S_ISLNK(info.st_mode)) {
-            if (is_own && is_in_procfs(folder_.get())) {
+            if (is_own && has_links_to_open_files(folder_.get())) {
                 // An open file of a process of this user's: /dev/stdout, /dev/fd/3.
                 fd = open_with_reader([&] { return openat(folder_.get(), name_.c_str(), kFlags); },
                                       [] { return false; });
@@ -409,9 +400,7 @@ Result<OpenedOutput> Walk::open_end() {
 // --- A descriptor that is open ---
 
 Result<OpenedOutput> open_own_descriptor(int number) {
-    const int flags = fcntl(number, F_GETFL);
-    // What stands for a closed stream may be open for nothing (O_PATH).
-    if (flags < 0 || (flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_RDONLY) {
+    if (!is_open_for_writing(number)) {
         return refuse("it is closed, or not open for writing: name a file");
     }
     // O_NONBLOCK would be that of all who share it: WriteQueue's thread waits instead.
@@ -426,16 +415,6 @@ Result<OpenedOutput> open_own_descriptor(int number) {
 
 }  // namespace
 
-bool has_power_over_files() {
-    if (geteuid() == 0) {
-        return true;
-    }
-    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-    __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};
-    return syscall(SYS_capget, &header, data) == 0 &&
-           (data[CAP_TO_INDEX(CAP_DAC_OVERRIDE)].effective & CAP_TO_MASK(CAP_DAC_OVERRIDE)) != 0;
-}
-
 std::optional<int> find_own_descriptor(std::string_view path) {
     if (path == kStandardOutput || path == "/dev/stdout") {
         return STDOUT_FILENO;
@@ -443,10 +422,10 @@ std::optional<int> find_own_descriptor(std::string_view path) {
     if (path == "/dev/stderr") {
         return STDERR_FILENO;
     }
-    for (const std::string_view folder : {"/dev/fd/", "/proc/self/fd/", "/proc/thread-self/fd/"}) {
+    for (const char* const* folder = kDescriptorFolders; *folder != nullptr; ++folder) {
         int number = 0;
-        if (path.starts_with(folder)) {
-            path.remove_prefix(folder.size());
+        if (path.starts_with(*folder)) {
+            path.remove_prefix(std::string_view(*folder).size());
             const auto [end, error] =
                 std::from_chars(path.data(), path.data() + path.size(), number);
             const bool is_number = error == std::errc() && end == path.data() + path.size();

@@ -31,7 +31,7 @@ struct OpenedOutput {
 constexpr std::string_view kStandardOutput = "-";
 
 /// The descriptor of this process that a user's name stands for: kStandardOutput, /dev/stdout,
-/// /dev/stderr, /dev/fd/N, /proc/self/fd/N. To open such a name anew would begin a file at its
+/// /dev/stderr, /dev/fd/N (kDescriptorFolders). To open such a name anew would begin a file at its
 /// start that others append to.
 std::optional<int> find_own_descriptor(std::string_view path);
 /// For messages: `standard output`, or the path.
@@ -44,9 +44,9 @@ std::string name_output(const std::string& path);
 ///   regular file of this user's with one name, that begins like one (or is empty). No link is
 ///   followed. Under root others may not read the file.
 /// - A user's name is opened as open() does, unless this program has rights over other users'
-///   files (has_power_over_files()). Then each folder on the way is opened by itself, no link is
-///   followed that another user could have made, and in a folder that another user can write to
-///   only regular files and FIFOs of this user's are written.
+///   files (platform/files.h: has_power_over_files()). Then each folder on the way is opened by
+///   itself, no link is followed that another user could have made, and in a folder that another
+///   user can write to only regular files and FIFOs of this user's are written.
 ///
 /// - A user's name of an open descriptor (find_own_descriptor()) is a copy of that. Writing to it
 ///   may wait.
@@ -56,8 +56,5 @@ std::string name_output(const std::string& path);
 ///
 /// Errors: kSystem with errno; kInvalid with the reason and what to do.
 Result<OpenedOutput> open_output(const std::string& path, NameOrigin origin);
-
-/// Whether this process may write other users' files: it is root, or has CAP_DAC_OVERRIDE.
-bool has_power_over_files();
 
 }  // namespace echion::output

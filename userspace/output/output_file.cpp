@@ -12,22 +12,10 @@
 #include <utility>
 #include <vector>
 
+#include "platform/files.h"
+
 namespace echion::output {
 namespace {
-
-/// A file that only this process can see; none, with errno.
-UniqueFd make_spool() {
-    const std::string folder = find_spool_folder();
-    UniqueFd file(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-    if (!file) {  // a file system that has no such files
-        std::string name = folder + "/echion-XXXXXX";
-        file.reset(mkostemp(name.data(), O_CLOEXEC));
-        if (file) {
-            unlink(name.c_str());
-        }
-    }
-    return file;
-}
 
 /// Writes all of it, and adds up what is written; an errno, or 0.
 int write_all(int fd, std::string_view text, std::uint64_t& written) {
@@ -79,7 +67,7 @@ Result<OutputFile> OutputFile::open(const std::string& path, NameOrigin origin, 
     const auto number = origin == NameOrigin::kUser ? find_own_descriptor(path) : std::nullopt;
     if (sharing == Sharing::kWithCommand && number && *number <= STDERR_FILENO) {
         begin = WriteQueue::Begin::kUnnamed;
-        spool = make_spool();
+        spool = make_unnamed_file(find_spool_folder().c_str());
         if (!spool) {
             return fail(ErrorKind::kSystem, kNoSpool, errno);
         }

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,17 +16,13 @@
 #include <thread>
 #include <utility>
 
+#include "platform/event.h"
+
 namespace echion::output {
 namespace {
 
 /// In one call, so that progress shows on a slow disk.
 constexpr std::size_t kMaxWriteBytes = std::size_t{128} << 10;
-
-void raise_event(int fd) {
-    const std::uint64_t one = 1;
-    // Fails only when it is raised already.
-    (void)!::write(fd, &one, sizeof(one));
-}
 
 }  // namespace
 
@@ -41,20 +36,20 @@ std::size_t Chunk::find_end(std::size_t from, std::size_t to) const {
 }
 
 struct WriteQueue::State {
-    State(UniqueFd file, Begin how)
-        : fd(std::move(file)),
-          begin(how),
-          ended_event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-          give_up_event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-        if (!ended_event || !give_up_event) {
-            fail(errno);
+    State(UniqueFd file, Begin how) : fd(std::move(file)), begin(how) {
+        for (Event* event : {&ended_event, &give_up_event}) {
+            if (auto made = Event::make()) {
+                *event = std::move(*made);
+            } else {
+                fail(made.error().system_errno);
+            }
         }
     }
 
     UniqueFd fd;
     const Begin begin;
-    UniqueFd ended_event;
-    UniqueFd give_up_event;
+    Event ended_event;
+    Event give_up_event;
     std::atomic<std::uint64_t> waiting_bytes{0};
     std::atomic<std::uint64_t> written_bytes{0};
     std::atomic<int> failure{0};
@@ -80,7 +75,7 @@ struct WriteQueue::State {
 
     /// Waits until a pipe has room; false when that is given up.
     bool wait_for_room() {
-        pollfd entries[] = {{fd.get(), POLLOUT, 0}, {give_up_event.get(), POLLIN, 0}};
+        pollfd entries[] = {{fd.get(), POLLOUT, 0}, {give_up_event.fd(), POLLIN, 0}};
         while (poll(entries, 2, -1) < 0 && errno == EINTR) {
         }
         return entries[1].revents == 0;
@@ -139,7 +134,7 @@ struct WriteQueue::State {
         const std::lock_guard lock(mutex);
         has_ended = true;
         changed.notify_all();
-        raise_event(ended_event.get());
+        ended_event.raise();
     }
 };
 
@@ -231,7 +226,7 @@ bool WriteQueue::has_ended() const {
     return state_->has_ended || state_->given_up;
 }
 
-int WriteQueue::ended_fd() const { return state_->ended_event.get(); }
+int WriteQueue::ended_fd() const { return state_->ended_event.fd(); }
 
 void WriteQueue::wait() const {
     std::unique_lock lock(state_->mutex);
@@ -246,7 +241,7 @@ void WriteQueue::give_up() {
     state_->left_bytes = state_->waiting_bytes;
     state_->given_up = true;
     state_->changed.notify_all();
-    raise_event(state_->give_up_event.get());
+    state_->give_up_event.raise();
 }
 
 int WriteQueue::fd() const { return state_->fd.get(); }

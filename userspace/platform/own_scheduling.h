@@ -4,6 +4,10 @@
 
 namespace echion {
 
+/// Wakes the calling thread at the time that it asks for, and not up to 50 µs later to join the
+/// wake-up with others.
+void set_exact_wakeups();
+
 /// Asks the scheduler for a short time slice, exact wake-ups and, where this process may have it, a
 /// higher priority, for the calling thread. Returns by how much its nice value is lower now.
 std::int32_t set_low_latency();

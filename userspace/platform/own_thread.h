@@ -16,4 +16,12 @@ void name_own_thread(const char* name);
 /// May be called by a signal handler; may change errno.
 void signal_thread(pid_t pid, pid_t tid, int signal);
 
+/// Has the calling process killed when the thread that forked it ends. To be checked for behind it:
+/// that may have ended before.
+void end_with_parent();
+
+/// Ends the calling thread at once, behind the C library's back. `status` is the process's exit
+/// status if this thread is the last one there is. Returns where the system refuses that.
+void end_own_thread(int status);
+
 }  // namespace echion

@@ -45,6 +45,9 @@ class ProcessReader final : public MemoryReader {
 
     /// Whether the last way of reading has been refused, too: nothing can be read any more.
     [[nodiscard]] bool is_refused() const { return is_refused_; }
+    /// What failed then, of the own process.
+    static constexpr const char* kRefused =
+        "read memory: process_vm_readv and /proc/self/mem are refused";
     /// System calls made so far.
     [[nodiscard]] std::uint64_t system_calls() const { return system_calls_; }
     /// "process_vm_writev", "process_vm_readv" or "/proc/PID/mem".

@@ -25,12 +25,13 @@ namespace echion {
 /// (has_cpu_numbers() is false). Used by the sampler thread only; nothing allocates.
 class SameCpu {
   public:
-    /// Where threads of this process have their rseq area, as a distance from their pthread_t; 0
-    /// when they have none. Asks the dynamic loader: not for the sampler thread.
-    static std::intptr_t find_rseq_offset();
+    /// Where threads of this process have the area that the kernel keeps up to date, as a distance
+    /// from their pthread_t; 0 when they have none. Asks the dynamic loader: not for the sampler
+    /// thread.
+    static std::intptr_t find_thread_area_offset();
 
-    /// To be called by the thread that will use this object. `rseq_offset` as found before.
-    void open(std::intptr_t rseq_offset);
+    /// To be called by the thread that will use this object. `area_offset` as found before.
+    void open(std::intptr_t area_offset);
 
     /// Begins a stretch.
     void arm();
@@ -38,7 +39,7 @@ class SameCpu {
     [[nodiscard]] bool undisturbed();
 
     /// Whether cpu_number_address() works.
-    [[nodiscard]] bool has_cpu_numbers() const { return rseq_offset_ != 0; }
+    [[nodiscard]] bool has_cpu_numbers() const { return area_offset_ != 0; }
     /// Where the CPU number (uint32_t) of the thread with pthread `thread_id` stands.
     [[nodiscard]] Address cpu_number_address(std::uintptr_t thread_id) const;
     /// The CPU of the calling thread.
@@ -59,9 +60,9 @@ class SameCpu {
 
     std::int64_t switches();
 
-    std::intptr_t rseq_offset_ = 0;  // from a thread's pthread_t to its rseq area
-    void* own_rseq_ = nullptr;
-    bool can_mark_ = false;  // rseq_cs serves as a mark that preemption clears
+    std::intptr_t area_offset_ = 0;  // from a thread's pthread_t to that area
+    void* own_area_ = nullptr;
+    std::uintptr_t mark_ = 0;  // what arm() leaves for preemption to clear; 0: there is none
     bool pinned_ = false;
     CpuMask kept_{};  // of a pinned thread: where it could run before
     std::int64_t armed_switches_ = 0;

@@ -15,7 +15,7 @@ struct ProcessFacts {
     bool is_late = false;    ///< preloaded, but Python came when the program was running
     /// CPU time that the main thread had used when this program began, at a launch.
     std::int64_t used_cpu_ns = 0;
-    std::intptr_t rseq_offset = 0;  ///< SameCpu::find_rseq_offset()
+    std::intptr_t thread_area_offset = 0;  ///< SameCpu::find_thread_area_offset()
     /// The interpreter's static data from its runtime on, which is never unmapped: bytes.
     std::size_t static_bytes = 0;
     std::uint32_t sampler_tid = 0;  ///< the thread that samples

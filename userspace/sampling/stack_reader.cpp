@@ -51,7 +51,7 @@ Status StackReader::reserve() {
 }
 
 void StackReader::start(const ProcessFacts& facts) {
-    same_cpu_.open(facts.rseq_offset);
+    same_cpu_.open(facts.thread_area_offset);
     can_follow_ = options_.follow && same_cpu_.has_cpu_numbers();
 }
 

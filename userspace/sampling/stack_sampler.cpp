@@ -78,8 +78,7 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
 
 Status StackSampler::check_access() const {
     if (memory_.reader.is_refused()) {
-        return fail(ErrorKind::kRefused,
-                    "read memory: process_vm_readv and /proc/self/mem are refused", EPERM);
+        return fail(ErrorKind::kRefused, ProcessReader::kRefused, EPERM);
     }
     if (options_.cpu_mode && !watch_.is_open() && read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) == 0) {
         return fail(ErrorKind::kRefused, "read CPU time: clock_gettime is refused", EPERM);

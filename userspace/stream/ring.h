@@ -1,15 +1,17 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "platform/shared_memory.h"
 #include "stream/counters.h"
 
-/// A ring of bytes in a memfd between one producer (the agent's sampler) and one consumer (the
-/// command-line program).
+/// A ring of bytes in shared memory between one producer (the agent's sampler) and one consumer
+/// (the command-line program).
 ///
 ///     0          kRingHeaderBytes                 kRingHeaderBytes + data_bytes
 ///     ┌──────────┬────────────────────────────────┐
@@ -50,7 +52,7 @@ static_assert(sizeof(RingHeader) <= kRingHeaderBytes);
 static_assert(kCounterCount <= kMaxCounters);
 
 /// Makes an empty ring of `data_bytes` (a power of two between kMinRingBytes and kMaxRingBytes) in
-/// a new memfd, sealed against growing, shrinking and further seals. Host side.
+/// new shared memory. Host side.
 Result<UniqueFd> make_ring(std::size_t data_bytes = kDefaultRingBytes);
 
 /// Owner of the mapping of one ring; shared by both ends.
@@ -61,24 +63,26 @@ class RingMapping {
     RingMapping& operator=(RingMapping&& other) noexcept;
     RingMapping(const RingMapping&) = delete;
     RingMapping& operator=(const RingMapping&) = delete;
-    ~RingMapping();
+    ~RingMapping() = default;
 
-    /// Maps the ring in `fd` after checking that it is a memfd of the right size, sealed against
-    /// shrinking (so that no access can fault), with this version's header. `fd` may be closed
+    /// Maps the ring in `fd` after checking that it is shared memory of the right size, which
+    /// cannot shrink (so that no access can fault), with this version's header. `fd` may be closed
     /// afterwards. A forked child does not inherit the mapping. Makes system calls, allocates
     /// nothing.
     static Result<RingMapping> open(int fd);
 
-    [[nodiscard]] RingHeader* header() const { return header_; }
+    [[nodiscard]] RingHeader* header() const {
+        return reinterpret_cast<RingHeader*>(memory_.data());
+    }
     /// 2 × data_bytes() of address space; byte i and byte i + data_bytes() are the same.
-    [[nodiscard]] std::byte* data() const { return data_; }
+    [[nodiscard]] std::byte* data() const { return memory_.data() + kRingHeaderBytes; }
     [[nodiscard]] std::size_t data_bytes() const { return data_bytes_; }
+    [[nodiscard]] std::atomic_ref<std::uint64_t> counter(Counter counter) const {
+        return std::atomic_ref(header()->counters[static_cast<std::size_t>(counter)]);
+    }
 
   private:
-    void unmap();
-
-    RingHeader* header_ = nullptr;
-    std::byte* data_ = nullptr;
+    TwiceMapped memory_;
     std::size_t data_bytes_ = 0;
 };
 
@@ -97,28 +101,26 @@ class RingProducer {
 
     /// Adds to a quality figure. Only the producer's thread.
     void count(Counter counter, std::uint64_t amount = 1) {
-        std::uint64_t& value = mapping_.header()->counters[static_cast<std::size_t>(counter)];
-        __atomic_store_n(&value, __atomic_load_n(&value, __ATOMIC_RELAXED) + amount,
-                         __ATOMIC_RELAXED);
+        const auto value = mapping_.counter(counter);
+        value.store(value.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
     }
     /// Sets a quality figure that is measured rather than counted.
     void set(Counter counter, std::uint64_t value) {
-        __atomic_store_n(&mapping_.header()->counters[static_cast<std::size_t>(counter)], value,
-                         __ATOMIC_RELAXED);
+        mapping_.counter(counter).store(value, std::memory_order_relaxed);
     }
     [[nodiscard]] std::uint64_t counter(Counter counter) const {
-        return __atomic_load_n(&mapping_.header()->counters[static_cast<std::size_t>(counter)],
-                               __ATOMIC_RELAXED);
+        return mapping_.counter(counter).load(std::memory_order_relaxed);
     }
     /// What the two ends tell each other without a channel: whether this end is to stop, how often
     /// the consumer has looked, and that there will be no more.
     [[nodiscard]] bool is_stop_requested() const {
-        return __atomic_load_n(&mapping_.header()->stop_requested, __ATOMIC_RELAXED) != 0;
+        return std::atomic_ref(mapping_.header()->stop_requested).load(std::memory_order_relaxed) !=
+               0;
     }
     [[nodiscard]] std::uint64_t consumer_looks() const {
-        return __atomic_load_n(&mapping_.header()->looks, __ATOMIC_RELAXED);
+        return std::atomic_ref(mapping_.header()->looks).load(std::memory_order_relaxed);
     }
-    void end() { __atomic_store_n(&mapping_.header()->ended, 1, __ATOMIC_RELEASE); }
+    void end() { std::atomic_ref(mapping_.header()->ended).store(1, std::memory_order_release); }
     /// Share of the ring that is unread, 0 to 100, as of the last look at the consumer's count.
     [[nodiscard]] unsigned percent_full() const;
     [[nodiscard]] std::size_t data_bytes() const { return mapping_.data_bytes(); }
@@ -145,14 +147,13 @@ class RingConsumer {
 
     /// Asks the producer to end, and whether it says that it has: for when the channel is gone.
     void request_stop() {
-        __atomic_store_n(&mapping_.header()->stop_requested, 1, __ATOMIC_RELAXED);
+        std::atomic_ref(mapping_.header()->stop_requested).store(1, std::memory_order_relaxed);
     }
     [[nodiscard]] bool producer_has_ended() const {
-        return __atomic_load_n(&mapping_.header()->ended, __ATOMIC_ACQUIRE) != 0;
+        return std::atomic_ref(mapping_.header()->ended).load(std::memory_order_acquire) != 0;
     }
     [[nodiscard]] std::uint64_t counter(Counter counter) const {
-        return __atomic_load_n(&mapping_.header()->counters[static_cast<std::size_t>(counter)],
-                               __ATOMIC_RELAXED);
+        return mapping_.counter(counter).load(std::memory_order_relaxed);
     }
     [[nodiscard]] std::size_t data_bytes() const { return mapping_.data_bytes(); }
 

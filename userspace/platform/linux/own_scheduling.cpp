@@ -24,9 +24,10 @@ bool is_realtime(const SchedulerAttributes& attributes) {
 
 }  // namespace
 
+void set_exact_wakeups() { prctl(PR_SET_TIMERSLACK, 1UL); }
+
 std::int32_t set_low_latency() {
-    // Without this the kernel may let a wake-up slip by 50 us to join it with others.
-    prctl(PR_SET_TIMERSLACK, 1UL);
+    set_exact_wakeups();
     // The sampler shares a CPU with the busy thread that it follows; since Linux 6.12 a thread that
     // wakes with a shorter slice than the running one's takes over at once, instead of when that
     // one has had its share (kernel/sched/fair.c, PREEMPT_SHORT). Needs no privilege. Older kernels

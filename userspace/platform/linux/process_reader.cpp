@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -96,10 +97,10 @@ std::size_t ProcessReader::read(std::span<const ReadRequest> requests) noexcept 
     while (done < requests.size()) {
         if (is_direct(requests[done])) {
             const ReadRequest& request = requests[done];
-            asm volatile("" ::: "memory");
+            std::atomic_thread_fence(std::memory_order_acquire);
             std::memcpy(request.into, reinterpret_cast<const void*>(request.from.value()),
                         request.size_bytes);
-            asm volatile("" ::: "memory");
+            std::atomic_thread_fence(std::memory_order_acquire);
             ++done;
             continue;
         }

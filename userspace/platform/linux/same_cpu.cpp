@@ -8,27 +8,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstddef>
 
-#if defined(__x86_64__) || defined(__i386__)
-#define ECHION_RSEQ_MARK 1
-// What must stand before an abort handler, as registered by glibc (sysdeps/unix/sysv/linux/x86,
-// bits/rseq.h: RSEQ_SIG). The handler and the two bytes behind it are never run: the critical
-// section that they describe is one that no thread is ever in.
-asm(".pushsection .text\n"
-    ".balign 16\n"
-    ".long 0x53053053\n"
-    ".globl echion_rseq_abort\n"
-    ".hidden echion_rseq_abort\n"
-    ".type echion_rseq_abort, @function\n"
-    "echion_rseq_abort: ud2\n"
-    ".globl echion_rseq_section\n"
-    ".hidden echion_rseq_section\n"
-    "echion_rseq_section: ud2\n"
-    ".popsection\n");
-extern "C" const char echion_rseq_abort[] __attribute__((visibility("hidden")));
-extern "C" const char echion_rseq_section[] __attribute__((visibility("hidden")));
-#endif
+#include "platform/linux/preemption_mark.h"
 
 namespace echion {
 namespace {
@@ -36,17 +19,9 @@ namespace {
 // Refused (seccomp): then nothing is proved.
 constexpr std::int64_t kUnknownSwitches = -1;
 
-#ifdef ECHION_RSEQ_MARK
-// Kernel, kernel/rseq.c: when a thread that was preempted, migrated or signalled returns to user
-// code outside the section that its rseq_cs names, the kernel clears rseq_cs. So a section that
-// nobody is ever in makes a mark that only an interruption removes: a test for preemption without a
-// system call.
-alignas(32) rseq_cs mark_section{};
-#endif
-
 }  // namespace
 
-std::intptr_t SameCpu::find_rseq_offset() {
+std::intptr_t SameCpu::find_thread_area_offset() {
     // The two symbols came with glibc 2.35; elsewhere there is nothing to look for.
     const auto* offset = static_cast<const std::ptrdiff_t*>(dlsym(RTLD_DEFAULT, "__rseq_offset"));
     const auto* size = static_cast<const unsigned*>(dlsym(RTLD_DEFAULT, "__rseq_size"));
@@ -57,23 +32,18 @@ std::intptr_t SameCpu::find_rseq_offset() {
     return is_usable ? *offset : 0;
 }
 
-void SameCpu::open(std::intptr_t rseq_offset) {
-    if (rseq_offset == 0) {
+void SameCpu::open(std::intptr_t area_offset) {
+    if (area_offset == 0) {
         return;
     }
     auto* area = reinterpret_cast<rseq*>(reinterpret_cast<std::uintptr_t>(pthread_self()) +
-                                         static_cast<std::uintptr_t>(rseq_offset));
+                                         static_cast<std::uintptr_t>(area_offset));
     if (static_cast<std::int32_t>(area->cpu_id) < 0) {
         return;  // not registered: an old kernel, or glibc.pthread.rseq=0
     }
-    rseq_offset_ = rseq_offset;
-    own_rseq_ = area;
-#ifdef ECHION_RSEQ_MARK
-    mark_section.start_ip = reinterpret_cast<std::uintptr_t>(echion_rseq_section);
-    mark_section.post_commit_offset = 1;
-    mark_section.abort_ip = reinterpret_cast<std::uintptr_t>(echion_rseq_abort);
-    can_mark_ = true;
-#endif
+    area_offset_ = area_offset;
+    own_area_ = area;
+    mark_ = preemption_mark();
 }
 
 std::int64_t SameCpu::switches() {
@@ -86,34 +56,34 @@ std::int64_t SameCpu::switches() {
 }
 
 void SameCpu::arm() {
-#ifdef ECHION_RSEQ_MARK
-    if (can_mark_) {
-        auto* area = static_cast<volatile rseq*>(own_rseq_);
-        area->rseq_cs = reinterpret_cast<std::uintptr_t>(&mark_section);
-        asm volatile("" ::: "memory");
+    if (mark_ == 0) {
+        armed_switches_ = switches();
         return;
     }
-#endif
-    armed_switches_ = switches();
+    auto& section = static_cast<rseq*>(own_area_)->rseq_cs;
+    std::atomic_ref(section).store(mark_, std::memory_order_relaxed);
+    // The kernel clears it on this very CPU, in this thread: only the compiler could reorder.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 
 bool SameCpu::undisturbed() {
-    asm volatile("" ::: "memory");
-#ifdef ECHION_RSEQ_MARK
-    if (can_mark_) {
-        return static_cast<volatile rseq*>(own_rseq_)->rseq_cs != 0;
+    // What was copied until now was copied before: other threads write on other CPUs.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (mark_ == 0) {
+        return armed_switches_ != kUnknownSwitches && switches() == armed_switches_;
     }
-#endif
-    return armed_switches_ != kUnknownSwitches && switches() == armed_switches_;
+    auto& section = static_cast<rseq*>(own_area_)->rseq_cs;
+    return std::atomic_ref(section).load(std::memory_order_relaxed) != 0;
 }
 
 Address SameCpu::cpu_number_address(std::uintptr_t thread_id) const {
-    return Address(thread_id + static_cast<std::uintptr_t>(rseq_offset_) + offsetof(rseq, cpu_id));
+    return Address(thread_id + static_cast<std::uintptr_t>(area_offset_) + offsetof(rseq, cpu_id));
 }
 
 std::uint32_t SameCpu::own_cpu() const {
-    if (own_rseq_ != nullptr) {
-        return static_cast<const volatile rseq*>(own_rseq_)->cpu_id;
+    if (own_area_ != nullptr) {
+        return std::atomic_ref(static_cast<rseq*>(own_area_)->cpu_id)
+            .load(std::memory_order_relaxed);
     }
     return static_cast<std::uint32_t>(sched_getcpu());
 }

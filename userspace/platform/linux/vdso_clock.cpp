@@ -8,7 +8,7 @@
 
 #include "memory/reader.h"
 #include "platform/elf_image.h"
-#include "platform/linux/raw_call.h"
+#include "platform/linux/raw_call_x86_64.h"
 
 namespace echion {
 namespace {

@@ -1,5 +1,5 @@
-// The C library's functions of the time and of waiting, as system_calls.cpp has the others: also
-// for the program, which shares a clock with the agent.
+// The C library's functions of the time and of waiting, as system_calls_x86_64.cpp has the others:
+// also for the program, which shares a clock with the agent.
 
 #include <poll.h>
 #include <signal.h>
@@ -7,7 +7,7 @@
 #include <sys/timerfd.h>
 #include <time.h>
 
-#include "platform/linux/raw_call.h"
+#include "platform/linux/raw_call_x86_64.h"
 #include "platform/linux/vdso_clock.h"
 
 using echion::kernel_call;

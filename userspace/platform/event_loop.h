@@ -1,7 +1,6 @@
 #pragma once
 
 #include <signal.h>
-#include <sys/signalfd.h>
 
 #include <cstdint>
 #include <functional>
@@ -13,9 +12,9 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 
-namespace echion::cli {
+namespace echion {
 
-/// Waits for many descriptors at once (epoll) and calls the handler of each that is ready. One
+/// Waits for many descriptors at once and calls the handler of each that is ready. One
 /// thread. Handlers may add and remove sources, their own included.
 class EventLoop {
   public:
@@ -38,9 +37,9 @@ class EventLoop {
         int fd;
         Handler handler;
     };
-    explicit EventLoop(UniqueFd epoll) : epoll_(std::move(epoll)) {}
+    explicit EventLoop(UniqueFd queue) : queue_(std::move(queue)) {}
 
-    UniqueFd epoll_;
+    UniqueFd queue_;  // the system's
     // Sources are never numbered twice, so that an event for a source that has just been removed
     // finds nobody, even if its descriptor's number is in use again.
     Source next_source_ = 1;
@@ -73,11 +72,18 @@ class Timer {
 /// and a command still inherits the dispositions that this program was started with.
 sigset_t with_failed_writes(std::span<const int> signals);
 
+/// A signal that this process was sent.
+struct ReceivedSignal {
+    int number = 0;
+    /// The kernel sent it by itself (SI_KERNEL): a terminal's keys, or its hang-up.
+    bool is_from_kernel = false;
+};
+
 /// The program's signals as events. Blocks them for good: one that comes when the run has ended
 /// does not change its status, nor does one that a failed write left behind (SIGXFSZ).
 class Signals {
   public:
-    using Handler = std::function<void(const signalfd_siginfo&)>;
+    using Handler = std::function<void(const ReceivedSignal&)>;
 
     static Result<Signals> make(EventLoop& loop, const sigset_t& signals, Handler handler);
     Signals(Signals&&) = default;
@@ -97,4 +103,4 @@ class Signals {
     EventLoop::Source source_ = 0;
 };
 
-}  // namespace echion::cli
+}  // namespace echion

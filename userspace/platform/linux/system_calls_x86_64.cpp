@@ -3,8 +3,8 @@
 // list of exports (agent/exports.map) keeps inside. So the agent gets what the kernel says,
 // whatever other libraries of the target put in front of these functions (libfaketime, fakeroot,
 // memory profilers, a test's mocks), and none of them sees a call of the agent's.
-// docs/agent-calls.md tells what is left to the C library, and why. time_calls.cpp has those of the
-// time.
+// docs/agent-calls.md tells what is left to the C library, and why. time_calls_x86_64.cpp has those
+// of the time.
 //
 // As in the C library: -1 and `errno`, which is the calling thread's. Not as there: none is a
 // cancellation point. Any thread; all are signal-safe.
@@ -28,7 +28,7 @@
 #include <cstddef>
 #include <cstring>
 
-#include "platform/linux/raw_call.h"
+#include "platform/linux/raw_call_x86_64.h"
 
 namespace {
 

@@ -1,8 +1,9 @@
-#include "cli/event_loop.h"
+#include "platform/event_loop.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -12,7 +13,7 @@
 
 #include "base/clock.h"
 
-namespace echion::cli {
+namespace echion {
 
 Result<EventLoop> EventLoop::make() {
     UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
@@ -27,7 +28,7 @@ Result<EventLoop::Source> EventLoop::add(int fd, Handler handler) {
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.u64 = source;
-    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+    if (epoll_ctl(queue_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
         return fail(ErrorKind::kSystem, "wait for events (epoll_ctl)", errno);
     }
     entries_.emplace(source, std::make_shared<Entry>(Entry{fd, std::move(handler)}));
@@ -36,7 +37,7 @@ Result<EventLoop::Source> EventLoop::add(int fd, Handler handler) {
 
 void EventLoop::remove(Source source) {
     if (const auto found = entries_.find(source); found != entries_.end()) {
-        epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, found->second->fd, nullptr);
+        epoll_ctl(queue_.get(), EPOLL_CTL_DEL, found->second->fd, nullptr);
         entries_.erase(found);
     }
 }
@@ -45,7 +46,7 @@ Status EventLoop::run() {
     std::array<epoll_event, 32> events;
     while (!stopped_) {
         const int count =
-            epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
+            epoll_wait(queue_.get(), events.data(), static_cast<int>(events.size()), -1);
         if (count < 0) {
             if (errno == EINTR) {
                 continue;
@@ -127,7 +128,7 @@ Result<Signals> Signals::make(EventLoop& loop, const sigset_t& signals, Handler 
     auto source = loop.add(number, [number, run = std::move(handler)] {
         signalfd_siginfo info{};
         while (read(number, &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
-            run(info);
+            run({static_cast<int>(info.ssi_signo), info.ssi_code == SI_KERNEL});
         }
     });
     if (!source) {
@@ -143,4 +144,4 @@ Signals::~Signals() {
     }
 }
 
-}  // namespace echion::cli
+}  // namespace echion

@@ -1,4 +1,4 @@
-#include "agent/python_start.h"
+#include "platform/own_modules.h"
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
@@ -8,9 +8,7 @@
 #include <memory>
 #include <string>
 
-#include "agent/guest.h"
-
-namespace echion::agent {
+namespace echion {
 namespace {
 
 int program_data = 1;
@@ -26,31 +24,33 @@ Address find(const Library& library, const char* name) {
     return Address(reinterpret_cast<std::uintptr_t>(dlsym(library.get(), name)));
 }
 
+Address find_runtime(const void* code) { return find_exported_beside(code, "_PyRuntime"); }
+
 const void* code_of(const Library& library) { return dlsym(library.get(), "library_function"); }
 
-TEST(PythonStart, IsThatOfAnObjectThatExportsARuntime) {
+TEST(RuntimeBeside, IsThatOfAnObjectThatExportsARuntime) {
     const Library python = open(WITH_RUNTIME);
     const Library other = open(WITHOUT_RUNTIME);
     ASSERT_TRUE(python && other) << dlerror();
-    EXPECT_EQ(find_calling_python(code_of(python)), find(python, "_PyRuntime"));
-    EXPECT_TRUE(find_calling_python(code_of(other)).is_null());
+    EXPECT_EQ(find_runtime(code_of(python)), find(python, "_PyRuntime"));
+    EXPECT_TRUE(find_runtime(code_of(other)).is_null());
 }
 
-TEST(PythonStart, IsNotThatOfWhatIsNoObject) {
+TEST(RuntimeBeside, IsNotThatOfWhatIsNoObject) {
     const auto memory = std::make_unique<int>();
-    EXPECT_TRUE(find_calling_python(memory.get()).is_null());
-    EXPECT_TRUE(find_calling_python(nullptr).is_null());
-    EXPECT_TRUE(find_calling_python(reinterpret_cast<const void*>(&fopen)).is_null());
+    EXPECT_TRUE(find_runtime(memory.get()).is_null());
+    EXPECT_TRUE(find_runtime(nullptr).is_null());
+    EXPECT_TRUE(find_runtime(reinterpret_cast<const void*>(&fopen)).is_null());
 }
 
-TEST(PythonStart, LeavesErrorsAsTheyAre) {
+TEST(RuntimeBeside, LeavesErrorsAsTheyAre) {
     const Library python = open(WITH_RUNTIME);
     const Library other = open(WITHOUT_RUNTIME);
     const void* codes[] = {code_of(python), code_of(other), nullptr};
     ASSERT_EQ(dlopen("/nowhere/at/all", RTLD_NOW), nullptr);
     errno = EXDEV;
     for (const void* code : codes) {
-        (void)find_calling_python(code);
+        (void)find_runtime(code);
     }
     EXPECT_EQ(errno, EXDEV);
     const char* error = dlerror();
@@ -58,7 +58,7 @@ TEST(PythonStart, LeavesErrorsAsTheyAre) {
     EXPECT_NE(std::string(error).find("/nowhere/at/all"), std::string::npos);
 }
 
-TEST(PythonStart, KnowsWhatIsLoaded) {
+TEST(LoadedObjects, KnowsWhatIsLoaded) {
     Library python = open(WITH_RUNTIME);
     const Address runtime = find(python, "_PyRuntime");
     EXPECT_TRUE(is_loaded(runtime));
@@ -66,18 +66,19 @@ TEST(PythonStart, KnowsWhatIsLoaded) {
     EXPECT_FALSE(is_loaded(runtime));
 }
 
-TEST(GuestFacts, HaveStaticDataOfWhatStaysMappedOnly) {
+TEST(StaticData, IsThatOfWhatStaysMappedOnly) {
     const Library library = open(WITHOUT_RUNTIME);
-    const GuestFacts facts = collect_guest_facts();
-    const auto address = [](const void* data) {
-        return Address(reinterpret_cast<std::uintptr_t>(data));
+    StaticData data;
+    find_static_data(data);
+    const auto address = [](const void* place) {
+        return Address(reinterpret_cast<std::uintptr_t>(place));
     };
-    EXPECT_GE(facts.static_bytes_from(address(&program_data)), sizeof(program_data));
-    EXPECT_GE(facts.static_bytes_from(address(dlsym(RTLD_DEFAULT, "_IO_2_1_stdout_"))), sizeof(int))
+    EXPECT_GE(data.bytes_from(address(&program_data)), sizeof(program_data));
+    EXPECT_GE(data.bytes_from(address(dlsym(RTLD_DEFAULT, "_IO_2_1_stdout_"))), sizeof(int))
         << "the C library, which the program is linked with";
-    EXPECT_EQ(facts.static_bytes_from(find(library, "library_data")), 0U)
+    EXPECT_EQ(data.bytes_from(find(library, "library_data")), 0U)
         << "what can be closed must not be read directly";
 }
 
 }  // namespace
-}  // namespace echion::agent
+}  // namespace echion
