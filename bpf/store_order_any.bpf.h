@@ -1,5 +1,6 @@
 /* Order of stores as other CPUs see them, on any machine: an exchange is a full barrier
- * (Documentation/bpf/standardization/instruction-set.rst, kernel/bpf: BPF_XCHG as atomic_xchg()). */
+ * (Documentation/bpf/standardization/instruction-set.rst, kernel/bpf: BPF_XCHG as atomic_xchg()).
+ */
 #ifndef ECHION_STORE_ORDER_BPF_H
 #define ECHION_STORE_ORDER_BPF_H
 

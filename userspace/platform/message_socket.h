@@ -21,7 +21,7 @@ struct MessageSockets {
 /// Both ends of a new connection.
 Result<MessageSockets> make_message_sockets();
 
-/// Whether it is one end of such a connection.
+/// Whether it is one end of such a connection. For echion alone, as the next.
 bool is_message_socket(int fd);
 
 /// Has the system say who sends what is sent to this end from now on; with `by_descriptor` also by

@@ -13,20 +13,12 @@
 namespace echion {
 namespace {
 
-// From Linux 6.5 on; older headers lack them (include/uapi/asm-generic/socket.h,
-// include/linux/socket.h).
-constexpr int kPassPidfd = 76;  // SO_PASSPIDFD
-constexpr int kPidfd = 4;       // SCM_PIDFD
+// From Linux 6.5 on; older headers lack it (include/linux/socket.h).
+constexpr int kPidfd = 4;  // SCM_PIDFD
 
 constexpr int kSendFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
 
 bool is_refusal(int error) { return error == EPERM || error == ENOSYS; }
-
-int read_option(int fd, int name) {
-    int value = -1;
-    socklen_t size = sizeof(value);
-    return getsockopt(fd, SOL_SOCKET, name, &value, &size) == 0 ? value : -1;
-}
 
 void take_descriptors(const cmsghdr& item, std::span<int> fds, ReceivedMessage& message) {
     const std::size_t count = (item.cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -66,22 +58,6 @@ Result<MessageSockets> make_message_sockets() {
         return fail(ErrorKind::kSystem, "make a pair of sockets", errno);
     }
     return MessageSockets{UniqueFd(fds[0]), UniqueFd(fds[1])};
-}
-
-bool is_message_socket(int fd) {
-    return read_option(fd, SO_DOMAIN) == AF_UNIX && read_option(fd, SO_TYPE) == SOCK_SEQPACKET &&
-           read_option(fd, SO_ACCEPTCONN) == 0;
-}
-
-Status identify_senders(int fd, bool by_descriptor) {
-    const int yes = 1;
-    if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes)) != 0) {
-        return fail(ErrorKind::kSystem, "learn who sends (SO_PASSCRED)", errno);
-    }
-    if (by_descriptor) {
-        (void)setsockopt(fd, SOL_SOCKET, kPassPidfd, &yes, sizeof(yes));
-    }
-    return {};
 }
 
 bool send_message(int fd, const void* message, std::size_t size_bytes, std::span<const int> fds) {
