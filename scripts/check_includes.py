@@ -33,10 +33,13 @@ LAYERS: dict[str, set[str]] = {
     "native": CORE,
     "agent": CORE | {"linux", "darwin", "cpython", "capture", "report", "control"}
     | {"stream", "engine"},
-    "inject": CORE | {"linux"},
+    "console": CORE,
+    "inject": CORE | {"linux", "console"},
+    "isolation": CORE | {"console", "engine"},
+    "where": CORE | {"cpython", "capture", "report", "console", "isolation"},
     "cli": CORE
     | {"linux", "darwin", "cpython", "capture", "report", "control", "stream", "engine"}
-    | {"output", "native", "inject", "bpf"},
+    | {"output", "native", "console", "isolation", "where", "inject", "bpf"},
     "bpf": set(),
 }
 

@@ -115,7 +115,7 @@ class Peer {
         if (!fd_) {
             return;
         }
-        cli::Channel channel{cli::ForeignFd(std::move(fd_))};
+        cli::Channel channel{ForeignFd(std::move(fd_))};
         auto packet = channel.receive();
         fd_.reset(fcntl(channel.fd(), F_DUPFD_CLOEXEC, 0));
         if (packet && *packet && !(*packet)->fds.empty() && !ring_) {
@@ -276,7 +276,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     Peer peer{UniqueFd(pair[1])};
     fuzz::Input input(data, size);
     if (input.take<std::uint8_t>() % 2 == 0) {
-        auto channel = cli::Channel::adopt(cli::ForeignFd(std::move(ours)));
+        auto channel = cli::Channel::adopt(ForeignFd(std::move(ours)));
         require(channel.has_value());
         drive_session(input, std::move(*channel), peer);
     } else {

@@ -1,6 +1,6 @@
 // Following a process: how times are gathered, and how they are drawn and written down.
 
-#include "cli/follow_view.h"
+#include "where/follow_view.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,9 +8,10 @@
 
 #include <string>
 
-#include "cli/follow_summary.h"
+#include "base/utf8.h"
+#include "where/follow_summary.h"
 
-namespace echion::cli {
+namespace echion::where {
 namespace {
 
 using capture::Consistency;
@@ -282,7 +283,7 @@ int count_columns(std::string_view text) {
             text.remove_prefix(text.find('m') + 1);
             continue;
         }
-        columns += report::column_width(report::take_code_point(text));
+        columns += report::column_width(take_code_point(text).value);
     }
     return columns;
 }
@@ -360,4 +361,4 @@ TEST_F(View, ShowsThreadsTheirStacksAndWhatTookMost) {
 }
 
 }  // namespace
-}  // namespace echion::cli
+}  // namespace echion::where

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/message.h"
+#include "console/message.h"
 
 namespace echion::cli {
 namespace {

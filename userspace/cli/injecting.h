@@ -15,8 +15,8 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "cli/event_loop.h"
-#include "cli/stall_watch.h"
 #include "inject/loader.h"
+#include "isolation/stall_watch.h"
 
 namespace echion::cli {
 

@@ -12,7 +12,7 @@
 
 #include "base/clock.h"
 #include "cli/channel.h"
-#include "cli/message.h"
+#include "console/message.h"
 #include "engine/perf/perf_event.h"
 #include "engine/perf/tick_timers.h"
 

@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <limits>
 
-#include "cli/message.h"
+#include "console/message.h"
 #include "engine/host_engine.h"
 #include "output/formats.h"
 #include "output/open_output.h"

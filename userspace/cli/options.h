@@ -8,17 +8,11 @@
 #include <string_view>
 #include <vector>
 
+#include "console/exit_status.h"
 #include "output/formats.h"
 
 /// What the user asked for. Parsing touches nothing but the argument strings.
 namespace echion::cli {
-
-constexpr int kExitFailure = 1;  ///< Echion itself failed.
-constexpr int kExitUsage = 2;    ///< The command line makes no sense.
-constexpr int kExitCannotExecute = 126;
-constexpr int kExitNotFound = 127;
-constexpr int kExitSignalBase =
-    128;  ///< Plus the number of the signal that ended the command, or us before we were attached.
 
 constexpr std::uint64_t kDefaultIntervalNs = 1'000'000;
 /// Between samples from outside (-x -w), which cost more.

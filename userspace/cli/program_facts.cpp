@@ -15,7 +15,8 @@
 
 #include "base/clock.h"
 #include "base/unique_fd.h"
-#include "cli/message.h"
+#include "console/message.h"
+#include "console/refusal.h"
 
 namespace echion::cli {
 namespace {
@@ -145,8 +146,7 @@ std::string explain_no_python(const std::string& name, const NoPython& run) {
     } else if (facts.is_static) {
         why = "it is linked statically and loads no agent; sample it with -p";
     } else if (facts.is_other_word_size) {
-        why = fmt::format("it is a {}-bit program: use the {}-bit build of Echion",
-                          sizeof(void*) == 8 ? 32 : 64, sizeof(void*) == 8 ? 32 : 64);
+        why = fmt::format("it is {}", kOtherWidthProgram);
     }
     const std::string who = make_printable(facts.path.empty() ? name : facts.path);
     if (run.signal == 0 || loads_no_agent) {

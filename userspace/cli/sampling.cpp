@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "cli/message.h"
+#include "console/message.h"
 #include "platform/process_info.h"
 #include "stream/counters.h"
 

@@ -17,7 +17,6 @@
 #include "cli/agent_process.h"
 #include "cli/event_loop.h"
 #include "cli/forked_children.h"
-#include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/lost_samplers.h"
 #include "cli/options.h"
@@ -25,6 +24,7 @@
 #include "cli/profile.h"
 #include "cli/sampling_summary.h"
 #include "cli/session.h"
+#include "isolation/kept_rights.h"
 
 namespace echion::cli {
 

@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "cli/message.h"
+#include "console/message.h"
 #include "output/output_file.h"
 #include "stream/counters.h"
 

@@ -1,4 +1,4 @@
-#include "cli/foreign_fd.h"
+#include "isolation/foreign_fd.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -13,9 +13,9 @@
 #include <thread>
 
 #include "base/clock.h"
-#include "cli/message.h"
+#include "console/message.h"
 
-namespace echion::cli {
+namespace echion {
 namespace {
 
 /// Threads that close at a time: each is a descriptor whose owner means ill, but for a moment.
@@ -132,4 +132,4 @@ void ForeignFd::reset() {
 
 std::size_t ForeignFd::count_waiting() { return closers().count_waiting(); }
 
-}  // namespace echion::cli
+}  // namespace echion

@@ -5,7 +5,7 @@
 
 #include "base/unique_fd.h"
 
-namespace echion::cli {
+namespace echion {
 
 /// Owner of a descriptor that another process has handed over, or of a socket into whose queue
 /// another process can put descriptors. Closing it may be closing something for the last time, and
@@ -37,4 +37,4 @@ class ForeignFd {
     UniqueFd fd_;
 };
 
-}  // namespace echion::cli
+}  // namespace echion

@@ -1,4 +1,4 @@
-#include "cli/message.h"
+#include "console/message.h"
 
 #include <poll.h>
 #include <unistd.h>
@@ -6,45 +6,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <cstdint>
 #include <cstring>
 
-namespace echion::cli {
+#include "base/utf8.h"
+
+namespace echion {
 namespace {
-
-/// Controls (C0, DEL, C1), what turns the direction of writing around, and what ends a line.
-bool is_disruptive(std::uint32_t character) {
-    return character < 0x20 || (character >= 0x7f && character < 0xa0) || character == 0x061c ||
-           (character >= 0x200e && character <= 0x200f) ||
-           (character >= 0x2028 && character <= 0x202e) ||
-           (character >= 0x2066 && character <= 0x2069);
-}
-
-/// Bytes of the character that `text` begins with; 0 when it is no valid UTF-8, or disruptive.
-std::size_t measure_printable(std::string_view text) {
-    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-    const unsigned char first = byte(0);
-    if (first < 0x80) {
-        return is_disruptive(first) ? 0 : 1;
-    }
-    const std::size_t size = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
-    if (first < 0xc2 || first > 0xf4 || text.size() < size) {
-        return 0;
-    }
-    std::uint32_t character = first & (0xffU >> (size + 1));
-    for (std::size_t i = 1; i < size; ++i) {
-        if ((byte(i) & 0xc0U) != 0x80) {
-            return 0;
-        }
-        character = character << 6 | (byte(i) & 0x3fU);
-    }
-    const std::uint32_t least = size == 2 ? 0x80 : size == 3 ? 0x800 : 0x10000;
-    const bool is_surrogate = character >= 0xd800 && character < 0xe000;
-    if (character < least || character > 0x10ffff || is_surrogate || is_disruptive(character)) {
-        return 0;
-    }
-    return size;
-}
 
 /// In one write: what a pipe takes in one piece, and without waiting when it has room at all.
 constexpr std::size_t kPieceBytes = 4096;
@@ -134,12 +101,16 @@ std::string describe(const std::exception& error) {
 std::string make_printable(std::string_view text) {
     std::string result;
     while (!text.empty()) {
-        const std::size_t size = measure_printable(text);
-        if (size == 0) {
-            result += fmt::format("\\x{:02x}", static_cast<unsigned char>(text.front()));
+        const std::string_view before = text;
+        const CodePoint next = take_code_point(text);
+        const std::string_view bytes = before.substr(0, next.size_bytes);
+        if (next.is_well_formed() && !is_unprintable(next.value)) {
+            result += bytes;
+            continue;
         }
-        result += text.substr(0, size);
-        text.remove_prefix(std::max<std::size_t>(size, 1));
+        for (const char byte : bytes) {
+            result += fmt::format("\\x{:02x}", static_cast<unsigned char>(byte));
+        }
     }
     return result;
 }
@@ -151,4 +122,4 @@ std::string name_signal(int number) {
 
 std::string quote(std::string_view text) { return fmt::format("'{}'", make_printable(text)); }
 
-}  // namespace echion::cli
+}  // namespace echion

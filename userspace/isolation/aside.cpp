@@ -1,4 +1,4 @@
-#include "cli/aside.h"
+#include "isolation/aside.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -11,11 +11,11 @@
 
 #include "base/close_range.h"
 #include "base/unique_fd.h"
-#include "cli/message.h"
-#include "cli/modes.h"
-#include "cli/stall_watch.h"
+#include "console/exit_status.h"
+#include "console/message.h"
+#include "isolation/stall_watch.h"
 
-namespace echion::cli {
+namespace echion {
 namespace {
 
 constexpr int kWordFd = STDERR_FILENO + 1;
@@ -95,4 +95,4 @@ int run_aside(pid_t pid, FunctionRef<int(StallGuard&)> work, FunctionRef<void()>
     return wait_for(child, reading.get());
 }
 
-}  // namespace echion::cli
+}  // namespace echion

@@ -3,9 +3,8 @@
 #include <string>
 
 #include "base/error.h"
-#include "cli/options.h"
 
-namespace echion::cli {
+namespace echion {
 
 /// What a run still needs its rights for when it has been set up.
 struct NeededRights {
@@ -26,8 +25,8 @@ struct NeededRights {
 /// could not be reached within half a second, and keeps its rights.
 Result<std::string> keep_rights(const NeededRights& needed);
 
-/// The same at the right moment of a run; tells what is kept if the options say -v, and of a
-/// failure always: sampling goes on.
-void keep_rights_only(const Options& options, const NeededRights& needed);
+/// The same at the right moment of a run; tells what is kept if `verbose`, and of a failure always:
+/// the run goes on.
+void keep_rights_only(const NeededRights& needed, bool verbose);
 
-}  // namespace echion::cli
+}  // namespace echion

@@ -1,4 +1,4 @@
-#include "cli/follow_summary.h"
+#include "where/follow_summary.h"
 
 #include <fmt/format.h>
 
@@ -7,9 +7,10 @@
 
 #include "report/json_report.h"
 
-namespace echion::cli {
+namespace echion::where {
 namespace {
 
+using report::JsonWriter;
 using report::TextSink;
 
 // Stacks of one thread in the text; the rest is counted. JSON has them all.
@@ -31,13 +32,56 @@ std::string name_times(const FollowThread& thread, const SpentTime& spent) {
 }
 
 /// The same as members of a JSON object.
-std::string name_json_times(const FollowThread& thread, const SpentTime& spent) {
-    if (!thread.has_counts()) {
-        return fmt::format(R"("on_cpu_ns":{},"runnable_ns":null,"waiting_ns":null)",
-                           spent.on_cpu_ns);
+void put_json_times(JsonWriter& json, const FollowThread& thread, const SpentTime& spent) {
+    json.key("on_cpu_ns").number(spent.on_cpu_ns);
+    if (thread.has_counts()) {
+        json.key("runnable_ns").number(spent.runnable_ns);
+        json.key("waiting_ns").number(spent.waiting_ns());
+    } else {
+        json.key("runnable_ns").null().key("waiting_ns").null();
     }
-    return fmt::format(R"("on_cpu_ns":{},"runnable_ns":{},"waiting_ns":{})", spent.on_cpu_ns,
-                       spent.runnable_ns, spent.waiting_ns());
+}
+
+void put_json_stack(JsonWriter& json, const FollowModel& model, const FollowThread& thread,
+                    const FollowStack& stack, double share) {
+    json.begin_object();
+    json.key("share").literal(fmt::format("{:.6f}", share));
+    json.key("time_ns").number(stack.time_ns);
+    put_json_times(json, thread, stack.spent);
+    json.key("samples").number(static_cast<std::int64_t>(stack.samples));
+    json.key("whole").boolean(stack.is_whole);
+    json.key("frames").begin_array();
+    for (const FrameId frame : stack.frames) {
+        report::put_json_frame(json, model.frame(frame).words());
+    }
+    json.end_array().end_object();
+}
+
+void put_json_thread(JsonWriter& json, const FollowModel& model, const FollowThread& thread) {
+    json.begin_object();
+    report::put_json_thread(json, thread.captured, thread.name);
+    json.key("ended").boolean(!thread.is_present);
+    json.key("seen_ns").number(thread.spent.seen_ns);
+    json.key("cpu_ns").number(thread.spent.on_cpu_ns);
+    put_json_times(json, thread, thread.spent);
+    json.key("stacks").begin_array();
+    const RankedStacks ranked = rank_stacks(thread);
+    for (const FollowStack* stack : ranked.stacks) {
+        put_json_stack(json, model, thread, *stack, percent(stack->time_ns, ranked.total_ns) / 100);
+    }
+    json.end_array().end_object();
+}
+
+std::string_view name_end(FollowEnd end) {
+    switch (end) {
+        case FollowEnd::kTime:
+            return "time";
+        case FollowEnd::kSignal:
+            return "signal";
+        case FollowEnd::kProcess:
+            break;
+    }
+    return "process";
 }
 
 template <typename Write>
@@ -141,43 +185,21 @@ std::string make_text_summary(const FollowModel& model, const report::ReportHead
 std::string make_json_summary(const FollowModel& model, const report::ReportHeader& header,
                               std::uint64_t interval_ns, FollowEnd end) {
     return collect([&](TextSink& sink) {
-        sink.put('{');
-        report::put_json_header(sink, "follow", header);
-        const char* reason = end == FollowEnd::kTime     ? "time"
-                             : end == FollowEnd::kSignal ? "signal"
-                                                         : "process";
-        sink.put(fmt::format(
-            R"(,"mode":"{}","interval_ns":{},"duration_ns":{},"samples":{},"ended_by":"{}")",
-            model.counts_cpu() ? "cpu" : "wall", interval_ns, model.elapsed_ns(), model.samples(),
-            reason));
-        sink.put(R"(,"threads":[)");
-        bool is_first = true;
+        JsonWriter json(sink);
+        json.begin_object();
+        report::put_json_header(json, "follow", header);
+        json.key("mode").string(model.counts_cpu() ? "cpu" : "wall");
+        json.key("interval_ns").number(static_cast<std::int64_t>(interval_ns));
+        json.key("duration_ns").number(model.elapsed_ns());
+        json.key("samples").number(static_cast<std::int64_t>(model.samples()));
+        json.key("ended_by").string(name_end(end));
+        json.key("threads").begin_array();
         for (const FollowThread& thread : model.threads()) {
-            sink.put(is_first ? "{" : ",{");
-            is_first = false;
-            report::put_json_thread(sink, thread.captured, thread.name);
-            sink.put(fmt::format(R"(,"ended":{},"seen_ns":{},"cpu_ns":{},{},"stacks":[)",
-                                 !thread.is_present, thread.spent.seen_ns, thread.spent.on_cpu_ns,
-                                 name_json_times(thread, thread.spent)));
-            const RankedStacks ranked = rank_stacks(thread);
-            for (std::size_t i = 0; i < ranked.stacks.size(); ++i) {
-                const FollowStack& stack = *ranked.stacks[i];
-                sink.put(fmt::format(
-                    R"({}{{"share":{:.6f},"time_ns":{},{},"samples":{},"whole":{},"frames":[)",
-                    i == 0 ? "" : ",", percent(stack.time_ns, ranked.total_ns) / 100, stack.time_ns,
-                    name_json_times(thread, stack.spent), stack.samples, stack.is_whole));
-                for (std::size_t frame = 0; frame < stack.frames.size(); ++frame) {
-                    if (frame > 0) {
-                        sink.put(',');
-                    }
-                    report::put_json_frame(sink, model.frame(stack.frames[frame]).words());
-                }
-                sink.put("]}");
-            }
-            sink.put("]}");
+            put_json_thread(json, model, thread);
         }
-        sink.put("]}\n");
+        json.end_array().end_object();
+        sink.put('\n');
     });
 }
 
-}  // namespace echion::cli
+}  // namespace echion::where

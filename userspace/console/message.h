@@ -10,7 +10,7 @@
 #include "base/error.h"
 
 /// What the user reads on standard error: whole lines, each beginning with `echion: `.
-namespace echion::cli {
+namespace echion {
 
 /// Prints one line in one write, so that it does not mix with what the command prints. What is not
 /// printable in `text` is escaped: it may hold arguments, file names, and texts of other processes.
@@ -33,8 +33,9 @@ std::string describe(const Error& error);
 /// Why this program could not go on, with the limits that most often stand behind it.
 std::string describe(const std::exception& error);
 
-/// Text in valid UTF-8 that does not play with the terminal: any other byte, and control
-/// characters, become `\x1b`. Backslashes stay, so that the result may be treated again.
+/// Text in valid UTF-8 that does not play with the terminal: any other byte, and what
+/// is_unprintable(), become escapes such as `\x1b`. Backslashes stay, so that the result may be
+/// treated again.
 std::string make_printable(std::string_view text);
 
 /// The same in single quotes, for names.
@@ -43,4 +44,4 @@ std::string quote(std::string_view text);
 /// `SIGINT`, or `signal 40` for one without a name.
 std::string name_signal(int number);
 
-}  // namespace echion::cli
+}  // namespace echion

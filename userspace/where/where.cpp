@@ -1,4 +1,4 @@
-// Where mode: echion -w PID.
+#include "where/where.h"
 
 #include <unistd.h>
 
@@ -11,18 +11,18 @@
 #include <functional>
 #include <string>
 
-#include "cli/aside.h"
-#include "cli/kept_rights.h"
-#include "cli/message.h"
-#include "cli/modes.h"
-#include "cli/stall_watch.h"
-#include "cli/where_follow.h"
-#include "cli/where_target.h"
+#include "console/exit_status.h"
+#include "console/message.h"
+#include "isolation/aside.h"
+#include "isolation/kept_rights.h"
+#include "isolation/stall_watch.h"
 #include "platform/same_cpu.h"
 #include "report/json_report.h"
 #include "report/text_report.h"
+#include "where/follow.h"
+#include "where/target.h"
 
-namespace echion::cli {
+namespace echion::where {
 namespace {
 
 // The text of a report: 10,000 threads of 100 frames are 80 MB. Looked at before each frame, of
@@ -39,24 +39,24 @@ int complain(const std::string& text) {
 
 /// A process that can be looked at, and what reports on it.
 struct Subject {
-    std::unique_ptr<WhereTarget> target;
+    std::unique_ptr<Target> target;
     report::ProcessReport report;
 };
 
 /// Opens the process and keeps only the rights to look at it; or says why it cannot be looked at.
-tl::expected<Subject, std::string> open_subject(const Options& options, StallGuard& guard) {
+tl::expected<Subject, std::string> open_subject(const Request& request, StallGuard& guard) {
     auto target = [&] {
         const StallGuard::Section section(&guard, kOpeningNs);
-        return WhereTarget::open(*options.where_pid, &guard);
+        return Target::open(request.pid, &guard);
     }();
     if (!target) {
         return tl::unexpected(target.error());
     }
     NeededRights needed;
     needed.other_processes = true;
-    keep_rights_only(options, needed);
+    keep_rights_only(needed, request.verbose);
     capture::ProcessCapture::Limits limits;
-    limits.max_frames = options.max_frames;
+    limits.max_frames = request.max_frames;
     auto report = report::ProcessReport::make((*target)->view(), limits);
     if (!report) {
         return tl::unexpected((*target)->explain(report.error()));
@@ -64,13 +64,13 @@ tl::expected<Subject, std::string> open_subject(const Options& options, StallGua
     return Subject{std::move(*target), std::move(*report)};
 }
 
-int report_once(const Options& options, StallGuard& guard) {
-    auto subject = open_subject(options, guard);
+int report_once(const Request& request, StallGuard& guard) {
+    auto subject = open_subject(request, guard);
     if (!subject) {
         return complain(subject.error());
     }
-    const pid_t pid = *options.where_pid;
-    WhereTarget& target = *subject->target;
+    const pid_t pid = request.pid;
+    Target& target = *subject->target;
     SameCpu same_cpu;
     same_cpu.open(SameCpu::find_rseq_offset());
 
@@ -82,7 +82,7 @@ int report_once(const Options& options, StallGuard& guard) {
     report::TextSink sink(buffer, collect);
     report::JsonReport json(sink);
     report::TextReport plain(sink, choose_palette(STDERR_FILENO));
-    report::ReportWriter& writer = options.json ? static_cast<report::ReportWriter&>(json) : plain;
+    report::ReportWriter& writer = request.json ? static_cast<report::ReportWriter&>(json) : plain;
     target.begin_reading(kReportLimits);
     ReadBudget& budget = target.budget();
     const auto may_go_on = [&] { return text.size() < kMaxTextBytes && budget.has_time(); };
@@ -96,7 +96,7 @@ int report_once(const Options& options, StallGuard& guard) {
         }
         is_complete = text.size() < kMaxTextBytes && !budget.is_over();
     }
-    if (!write_text(options.json ? STDOUT_FILENO : STDERR_FILENO, text)) {
+    if (!write_text(request.json ? STDOUT_FILENO : STDERR_FILENO, text)) {
         return complain(std::string("the report could not be written: ") + strerror(errno));
     }
     if (subject->report.capture().lacks_counts()) {
@@ -117,22 +117,22 @@ report::Palette choose_palette(int fd) {
     return has_colours ? report::Palette::colours() : report::Palette::none();
 }
 
-int run_where(const Options& options) {
-    const pid_t pid = *options.where_pid;
+int run(const Request& request) {
+    const pid_t pid = request.pid;
     // A reader that has gone, and a limit on the output's size, show where it is written.
     std::signal(SIGPIPE, SIG_IGN);
     std::signal(SIGXFSZ, SIG_IGN);
-    if (!options.exposure_ns) {
-        return run_aside(pid, [&](StallGuard& guard) { return report_once(options, guard); });
+    if (!request.exposure_ns) {
+        return run_aside(pid, [&](StallGuard& guard) { return report_once(request, guard); });
     }
     std::function<void()> on_stall = [pid] { print_message(explain_stall(pid)); };
     // What it calls is replaced only when the guarded thread is not within a section.
     StallWatch watch([&on_stall] { on_stall(); });
-    auto subject = open_subject(options, watch.guard());
+    auto subject = open_subject(request, watch.guard());
     if (!subject) {
         return complain(subject.error());
     }
-    return follow_where(options, *subject->target, subject->report, watch.guard(), on_stall);
+    return follow(request, *subject->target, subject->report, watch.guard(), on_stall);
 }
 
-}  // namespace echion::cli
+}  // namespace echion::where

@@ -1,4 +1,4 @@
-#include "cli/follow_view.h"
+#include "where/follow_view.h"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>
@@ -6,10 +6,11 @@
 #include <algorithm>
 #include <array>
 
-#include "cli/follow_summary.h"
-#include "cli/message.h"
+#include "base/utf8.h"
+#include "console/message.h"
+#include "where/follow_summary.h"
 
-namespace echion::cli {
+namespace echion::where {
 namespace {
 
 constexpr int kLeastColumns = 20;
@@ -40,7 +41,7 @@ std::string printable(std::string_view text) {
 int columns_of(std::string_view text) {
     int columns = 0;
     while (!text.empty()) {
-        columns += report::column_width(report::take_code_point(text));
+        columns += report::column_width(take_code_point(text).value);
     }
     return columns;
 }
@@ -58,7 +59,7 @@ class LineBuilder {
         line_.text += colour;
         while (!text.empty()) {
             const std::string_view before = text;
-            const int columns = report::column_width(report::take_code_point(text));
+            const int columns = report::column_width(take_code_point(text).value);
             if (line_.columns + columns > width_) {
                 line_.columns = width_;  // no later, narrower character either
                 break;
@@ -305,4 +306,4 @@ void FollowView::clear() {
     }
 }
 
-}  // namespace echion::cli
+}  // namespace echion::where

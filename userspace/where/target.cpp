@@ -1,4 +1,4 @@
-#include "cli/where_target.h"
+#include "where/target.h"
 
 #include <time.h>
 
@@ -6,13 +6,13 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "console/refusal.h"
 #include "cpython/layout.h"
 #include "cpython/locate.h"
-#include "inject/refusal.h"
 #include "platform/process_modules.h"
 #include "platform/program_image.h"
 
-namespace echion::cli {
+namespace echion::where {
 namespace {
 
 std::string to_text(const cpython::Version& version) {
@@ -69,8 +69,7 @@ bool may_have_changed(pid_t pid, const Result<ProgramImage>& before) {
 
 }  // namespace
 
-tl::expected<std::unique_ptr<WhereTarget>, std::string> WhereTarget::open(pid_t pid,
-                                                                          StallGuard* guard) {
+tl::expected<std::unique_ptr<Target>, std::string> Target::open(pid_t pid, StallGuard* guard) {
     const std::int64_t deadline_ns = monotonic_ns() + kExecutingNs;
     std::int64_t same_since_ns = monotonic_ns();
     for (;;) {
@@ -88,49 +87,37 @@ tl::expected<std::unique_ptr<WhereTarget>, std::string> WhereTarget::open(pid_t 
             return tl::unexpected(std::move(target.error().text));
         }
         if (now_ns >= deadline_ns) {
-            return tl::unexpected(inject::describe_process(pid) +
+            return tl::unexpected(describe_process(pid) +
                                   " executes another program just now: try again");
         }
         sleep_ns(kNapNs);
     }
 }
 
-tl::expected<std::unique_ptr<WhereTarget>, WhereTarget::Refusal> WhereTarget::open_once(
-    pid_t pid, StallGuard* guard) {
+tl::expected<std::unique_ptr<Target>, Target::Refusal> Target::open_once(pid_t pid,
+                                                                         StallGuard* guard) {
     const auto refuse = [](std::string text, bool may_pass = false) {
         return tl::unexpected(Refusal{std::move(text), may_pass});
     };
-    const std::string number = std::to_string(pid);
     const auto info = read_process_info(pid);
     if (!info && info.error().system_errno != ENOENT && info.error().system_errno != ESRCH) {
-        return refuse(
-            inject::explain_refusal(pid, info.error().system_errno, inject::Access::kRead));
+        return refuse(explain_refusal(pid, info.error().system_errno, Access::kRead));
     }
     if (!info) {
-        return refuse("there is no process " + number +
-                      " (in a container, take the id that it has there)");
+        return refuse(explain_absence(pid));
     }
     if (info->group_pid != 0 && info->group_pid != pid) {
-        return refuse(number + " is a thread, not a process: give the id of its process, " +
-                      std::to_string(info->group_pid));
+        return refuse(explain_thread_id(pid, info->group_pid));
     }
-    const std::string name = "process " + number + " (" + info->name + ")";
-    auto target = std::make_unique<WhereTarget>(guard);
+    auto target = std::make_unique<Target>(guard);
     target->pid_ = pid;
     target->info_ = *info;
     target->memory_tid_ = find_memory_tid(pid, *info);
     if (target->memory_tid_ == 0) {
-        if (is_kernel_thread(pid)) {
-            return refuse(name + " is a thread of the kernel, not Python");
-        }
-        return refuse(
-            name + (info->state == 'Z' ? " has ended: its parent has not noticed" : " has ended"));
+        return refuse(explain_no_memory(*info));
     }
     if (read_program_class(target->memory_tid_) == ProgramClass::kOtherWidth) {
-        return refuse(name +
-                      (sizeof(void*) == 8
-                           ? " is a 32-bit program: use the 32-bit (i686) build of echion"
-                           : " is a 64-bit program: use the 64-bit (amd64) build of echion"));
+        return refuse(describe_process(*info) + " is " + std::string(kOtherWidthProgram));
     }
     const auto probe = find_probe(target->memory_tid_);
     if (!probe) {
@@ -154,17 +141,17 @@ tl::expected<std::unique_ptr<WhereTarget>, WhereTarget::Refusal> WhereTarget::op
     return target;
 }
 
-report::ReportHeader WhereTarget::header() const {
+report::ReportHeader Target::header() const {
     return {pid_, info_.own_pid, info_.name, located_.view.version};
 }
 
-bool WhereTarget::is_alive() const {
+bool Target::is_alive() const {
     const auto info = read_process_info(pid_);
     return info && find_memory_tid(pid_, *info) != 0;
 }
 
-std::string WhereTarget::explain(const Error& error) const {
-    const std::string name = "process " + std::to_string(pid_) + " (" + info_.name + ")";
+std::string Target::explain(const Error& error) const {
+    const std::string name = describe_process(info_);
     if (!is_alive()) {
         return name + " has ended";
     }
@@ -188,10 +175,10 @@ std::string WhereTarget::explain(const Error& error) const {
                    " has not started Python yet, or has ended it: try again if it is starting";
         case ErrorKind::kSystem:
         case ErrorKind::kRefused:
-            return inject::explain_refusal(pid_, error.system_errno, inject::Access::kRead);
+            return explain_refusal(pid_, error.system_errno, Access::kRead);
         default:
             return "cannot read " + name + ": " + error.what;
     }
 }
 
-}  // namespace echion::cli
+}  // namespace echion::where

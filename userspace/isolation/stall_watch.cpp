@@ -1,4 +1,4 @@
-#include "cli/stall_watch.h"
+#include "isolation/stall_watch.h"
 
 #include <signal.h>
 #include <unistd.h>
@@ -7,10 +7,10 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "cli/modes.h"
-#include "inject/refusal.h"
+#include "console/exit_status.h"
+#include "console/refusal.h"
 
-namespace echion::cli {
+namespace echion {
 namespace {
 
 constexpr std::chrono::milliseconds kLookPeriod{250};
@@ -58,9 +58,9 @@ void leave_at_once(int status) {
 }
 
 std::string explain_stall(pid_t pid) {
-    return "gave up reading " + inject::describe_process(pid) +
+    return "gave up reading " + describe_process(pid) +
            ": its memory or one of its files does not answer (a page of a FUSE or network file "
            "system, or of userfaultfd, whose server hangs?)";
 }
 
-}  // namespace echion::cli
+}  // namespace echion

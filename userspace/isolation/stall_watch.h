@@ -7,7 +7,7 @@
 
 #include "memory/stall_guard.h"
 
-namespace echion::cli {
+namespace echion {
 
 /// Ends the program when its target holds it up: a thread of its own that looks at a StallGuard
 /// four times a second, as long as it lives. A process can back its memory and its files with pages
@@ -47,4 +47,4 @@ class StallWatch {
 /// What the user is told of a stalled read.
 std::string explain_stall(pid_t pid);
 
-}  // namespace echion::cli
+}  // namespace echion

@@ -14,7 +14,7 @@
 #include "platform/process_reader.h"
 #include "report/process_report.h"
 
-namespace echion::cli {
+namespace echion::where {
 
 /// Why threads on a CPU cannot be told from runnable ones.
 constexpr std::string_view kLacksCounts =
@@ -23,15 +23,15 @@ constexpr std::string_view kLacksCounts =
     "which are runnable, cannot be told";
 
 /// A Python process that is looked at from outside. Nothing in it is stopped or changed.
-class WhereTarget {
+class Target {
   public:
     /// Opens a process, or says in one line why it cannot be looked at and what can be done. Each
     /// read is a section of the guard, if there is one. Waits a moment for a process that executes
     /// another program just now.
-    static tl::expected<std::unique_ptr<WhereTarget>, std::string> open(
-        pid_t pid, StallGuard* guard = nullptr);
+    static tl::expected<std::unique_ptr<Target>, std::string> open(pid_t pid,
+                                                                   StallGuard* guard = nullptr);
 
-    explicit WhereTarget(StallGuard* guard) : guarded_(reader_, guard) {}
+    explicit Target(StallGuard* guard) : guarded_(reader_, guard) {}
 
     [[nodiscard]] pid_t pid() const { return pid_; }
     /// Reads within the budget of the last begin_reading().
@@ -53,8 +53,7 @@ class WhereTarget {
         std::string text;
         bool may_pass;  ///< in a program that has only just begun
     };
-    static tl::expected<std::unique_ptr<WhereTarget>, Refusal> open_once(pid_t pid,
-                                                                         StallGuard* guard);
+    static tl::expected<std::unique_ptr<Target>, Refusal> open_once(pid_t pid, StallGuard* guard);
 
     pid_t pid_ = 0;
     // The task that its memory is reached through: the first, unless that has ended before others.
@@ -67,4 +66,4 @@ class WhereTarget {
     cpython::LocatedRuntime located_;
 };
 
-}  // namespace echion::cli
+}  // namespace echion::where

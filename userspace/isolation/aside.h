@@ -5,7 +5,7 @@
 #include "base/function_ref.h"
 #include "memory/stall_guard.h"
 
-namespace echion::cli {
+namespace echion {
 
 /// Runs `work`, which looks at process `pid`, in a child process of this one, and returns the exit
 /// status that `work` returns. When a read stalls, the user is told (explain_stall()), and this
@@ -19,4 +19,4 @@ namespace echion::cli {
 int run_aside(
     pid_t pid, FunctionRef<int(StallGuard&)> work, FunctionRef<void()> meanwhile = [] {});
 
-}  // namespace echion::cli
+}  // namespace echion

@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "cli/follow_model.h"
 #include "report/text_report.h"
+#include "where/follow_model.h"
 
-namespace echion::cli {
+namespace echion::where {
 
 /// What ended the following of a process.
 enum class FollowEnd { kTime, kSignal, kProcess };
@@ -32,4 +32,4 @@ inline double percent(std::int64_t part, std::int64_t whole) {
     return whole > 0 ? 100.0 * static_cast<double>(part) / static_cast<double>(whole) : 0.0;
 }
 
-}  // namespace echion::cli
+}  // namespace echion::where

@@ -1,4 +1,4 @@
-#include "cli/where_follow.h"
+#include "where/follow.h"
 
 #include <signal.h>
 #include <sys/prctl.h>
@@ -11,14 +11,15 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "cli/follow_model.h"
-#include "cli/follow_summary.h"
-#include "cli/follow_view.h"
-#include "cli/message.h"
-#include "cli/stall_watch.h"
+#include "console/exit_status.h"
+#include "console/message.h"
+#include "isolation/stall_watch.h"
 #include "platform/same_cpu.h"
+#include "where/follow_model.h"
+#include "where/follow_summary.h"
+#include "where/follow_view.h"
 
-namespace echion::cli {
+namespace echion::where {
 namespace {
 
 // Names of threads and functions are read anew so often.
@@ -68,13 +69,13 @@ class EndSignals {
 
 class Follower {
   public:
-    Follower(const Options& options, WhereTarget& target, report::ProcessReport& report,
+    Follower(const Request& request, Target& target, report::ProcessReport& report,
              StallGuard& guard)
-        : options_(options),
+        : request_(request),
           target_(target),
           report_(report),
           guard_(guard),
-          model_(options.cpu, scheduler_tick_ns()) {
+          model_(request.cpu, scheduler_tick_ns()) {
         same_cpu_.open(SameCpu::find_rseq_offset());
     }
 
@@ -96,8 +97,8 @@ class Follower {
         std::optional<ThreadRun> run;
     };
 
-    const Options& options_;
-    WhereTarget& target_;
+    const Request& request_;
+    Target& target_;
     report::ProcessReport& report_;
     StallGuard& guard_;
     SameCpu same_cpu_;
@@ -125,10 +126,10 @@ int Follower::run(std::function<void()>& on_stall) {
         }
         print_message(explain_stall(target_.pid()));
     };
-    const bool has_view = isatty(STDERR_FILENO) != 0 && !options_.json;
-    const auto interval_ns = static_cast<std::int64_t>(options_.interval_ns);
+    const bool has_view = isatty(STDERR_FILENO) != 0 && !request_.json;
+    const auto interval_ns = static_cast<std::int64_t>(request_.interval_ns);
     const std::int64_t begin_ns = monotonic_ns();
-    const std::int64_t end_ns = begin_ns + static_cast<std::int64_t>(*options_.exposure_ns);
+    const std::int64_t end_ns = begin_ns + static_cast<std::int64_t>(*request_.exposure_ns);
     std::int64_t deadline_ns = begin_ns;
     std::int64_t shown_ns = kLongAgoNs;
     for (;;) {
@@ -286,9 +287,9 @@ void Follower::add(capture::CapturedThread& captured) {
 }
 
 int Follower::write_summary() {
-    const bool json = options_.json;
+    const bool json = request_.json;
     const std::string text =
-        json ? make_json_summary(model_, target_.header(), options_.interval_ns, end_)
+        json ? make_json_summary(model_, target_.header(), request_.interval_ns, end_)
              : make_text_summary(model_, target_.header(), choose_palette(STDERR_FILENO));
     if (!write_text(json ? STDOUT_FILENO : STDERR_FILENO, text)) {
         say("the summary could not be written: {}", strerror(errno));
@@ -299,9 +300,9 @@ int Follower::write_summary() {
 
 }  // namespace
 
-int follow_where(const Options& options, WhereTarget& target, report::ProcessReport& report,
-                 StallGuard& guard, std::function<void()>& on_stall) {
-    return Follower(options, target, report, guard).run(on_stall);
+int follow(const Request& request, Target& target, report::ProcessReport& report, StallGuard& guard,
+           std::function<void()>& on_stall) {
+    return Follower(request, target, report, guard).run(on_stall);
 }
 
-}  // namespace echion::cli
+}  // namespace echion::where

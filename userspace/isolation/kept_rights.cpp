@@ -1,4 +1,4 @@
-#include "cli/kept_rights.h"
+#include "isolation/kept_rights.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,11 +16,11 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "cli/message.h"
+#include "console/message.h"
 #include "engine/privileges.h"
 #include "platform/process_info.h"
 
-namespace echion::cli {
+namespace echion {
 namespace {
 
 constexpr std::uint64_t bit(engine::Capability capability) {
@@ -245,13 +245,13 @@ Result<std::string> keep_rights(const NeededRights& needed) {
     return name_all(kept);
 }
 
-void keep_rights_only(const Options& options, const NeededRights& needed) {
+void keep_rights_only(const NeededRights& needed, bool verbose) {
     const auto kept = keep_rights(needed);
     if (!kept) {
         say("this program keeps more rights than it needs: {}", describe(kept.error()));
-    } else if (options.verbose) {
+    } else if (verbose) {
         say("capabilities kept: {}", *kept);
     }
 }
 
-}  // namespace echion::cli
+}  // namespace echion

@@ -1,4 +1,4 @@
-#include "cli/follow_model.h"
+#include "where/follow_model.h"
 
 #include <unistd.h>
 
@@ -6,7 +6,7 @@
 
 #include "base/clock.h"
 
-namespace echion::cli {
+namespace echion::where {
 namespace {
 
 // Of ThreadStat::cpu_ticks.
@@ -216,4 +216,4 @@ void FollowModel::begin_recent() {
     }
 }
 
-}  // namespace echion::cli
+}  // namespace echion::where

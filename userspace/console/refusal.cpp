@@ -1,4 +1,4 @@
-#include "inject/refusal.h"
+#include "console/refusal.h"
 
 #include <unistd.h>
 
@@ -9,7 +9,7 @@
 #include "platform/process_modules.h"
 #include "platform/program_image.h"
 
-namespace echion::inject {
+namespace echion {
 namespace {
 
 constexpr unsigned kCapSysPtrace = 19;  // capabilities(7)
@@ -34,15 +34,26 @@ std::string describe_process(pid_t pid) {
     return "process " + std::to_string(pid) + " (" + name_of(pid) + ")";
 }
 
-std::string explain_change(pid_t pid, const Error& error) {
-    if (error.kind == ErrorKind::kSystem && error.system_errno != ESRCH) {
-        return explain_refusal(pid, error.system_errno);
+std::string describe_process(const ProcessInfo& process) {
+    return "process " + std::to_string(process.pid) + " (" + process.name + ")";
+}
+
+std::string explain_absence(pid_t pid) {
+    return "there is no process " + std::to_string(pid) +
+           " (in a container, take the id that it has there)";
+}
+
+std::string explain_thread_id(pid_t tid, pid_t pid) {
+    const std::string text = std::to_string(tid) + " is a thread, not a process";
+    return pid != 0 ? text + ": give the id of its process, " + std::to_string(pid) : text;
+}
+
+std::string explain_no_memory(const ProcessInfo& process) {
+    const std::string who = describe_process(process);
+    if (is_kernel_thread(process.pid)) {
+        return who + " is a thread of the kernel, not Python";
     }
-    if (error.kind != ErrorKind::kRefused) {
-        return "process " + std::to_string(pid) + " ended while attaching";
-    }
-    return "cannot attach to " + describe_process(pid) + ": " + error.what +
-           " meanwhile; if it is the right one, try again";
+    return who + (process.state == 'Z' ? " has ended: its parent has not noticed" : " has ended");
 }
 
 std::string explain_refusal(pid_t pid, int system_errno, Access access) {
@@ -112,4 +123,4 @@ std::string explain_refusal(pid_t pid, int system_errno, Access access) {
     return prefix + explain_security_module(*self);
 }
 
-}  // namespace echion::inject
+}  // namespace echion

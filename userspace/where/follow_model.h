@@ -14,7 +14,7 @@
 #include "platform/thread_stat.h"
 #include "report/process_report.h"
 
-namespace echion::cli {
+namespace echion::where {
 
 /// A frame, by its number in the model.
 using FrameId = std::uint32_t;
@@ -140,4 +140,4 @@ class FollowModel {
     std::int64_t step_ns_ = 0;
 };
 
-}  // namespace echion::cli
+}  // namespace echion::where

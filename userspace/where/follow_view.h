@@ -5,10 +5,10 @@
 #include <string_view>
 #include <vector>
 
-#include "cli/follow_model.h"
 #include "report/text_report.h"
+#include "where/follow_model.h"
 
-namespace echion::cli {
+namespace echion::where {
 
 struct TerminalSize {
     int columns = 80;
@@ -46,4 +46,4 @@ class FollowView {
     std::vector<int> shown_columns_;  // of each line on the terminal
 };
 
-}  // namespace echion::cli
+}  // namespace echion::where
