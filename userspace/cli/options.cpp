@@ -116,9 +116,10 @@ void declare(CLI::App& app, Options& options, Words& words) {
         ->type_name("FILE");
     app.add_option(
            "--format", words.format,
-           fmt::format("Format of the profile: {}; without it the end of FILE tells: .mojo, "
-                       ".pb.gz or .pprof, and austin for all others",
-                       output::list_formats()))
+           fmt::format(
+               "Format of the profile: {}; without it the end of FILE tells: {}, and austin "
+               "for all others",
+               output::list_formats(), output::list_endings()))
         ->type_name("NAME");
     app.add_option("-p,--pid", words.attach_pid, "Sample the running process PID")
         ->type_name("PID");
