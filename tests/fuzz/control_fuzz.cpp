@@ -37,6 +37,7 @@ using fuzz::require;
 
 constexpr std::size_t kMostSteps = 48;
 constexpr std::size_t kMostFds = 12;
+constexpr std::size_t kMostBytes = 256;  // of a message: more than any has
 
 int null_fd() {
     static const UniqueFd fd(open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -73,7 +74,7 @@ class Peer {
     void send_message(std::uint8_t number, std::span<const std::uint8_t> body) {
         const auto type = static_cast<control::MessageType>(number % 12);
         const std::size_t size = size_of(type);
-        std::array<std::uint8_t, sizeof(control::Configure)> packet{};
+        std::array<std::uint8_t, kMostBytes> packet{};
         const control::Header header{control::kMagic, control::kVersion, type,
                                      static_cast<std::uint32_t>(size)};
         if (type == control::MessageType::kHello && body.empty()) {
