@@ -86,17 +86,6 @@ void TextSink::put_number(std::int64_t value) {
     put(std::string_view(digits + at, sizeof(digits) - at));
 }
 
-void TextSink::put_hex(std::uint64_t value) {
-    char digits[16];
-    std::size_t at = sizeof(digits);
-    do {
-        digits[--at] = kHexDigits[value % 16];
-        value /= 16;
-    } while (value != 0);
-    put("0x");
-    put(std::string_view(digits + at, sizeof(digits) - at));
-}
-
 void TextSink::put_escape(std::uint32_t code_point, bool json) {
     const int digits = json || code_point > 0xff ? (code_point > 0xffff ? 8 : 4) : 2;
     put('\\');

@@ -25,8 +25,6 @@ class TextSink {
     void put(char c);
     void put(std::string_view text);
     void put_number(std::int64_t value);
-    /// Lower-case digits with `0x` in front.
-    void put_hex(std::uint64_t value);
     /// Text of a foreign process, for a terminal: what is_unprintable() stands as an escape such as
     /// \x1b or \u202e. What is not UTF-8 becomes U+FFFD.
     void put_printable(std::string_view text);

@@ -91,7 +91,6 @@ std::size_t FollowModel::find_stack(FollowThread& thread, const std::vector<Fram
         }
     }
     if (thread.stacks.size() >= kMaxStacksPerThread && !frames.empty()) {
-        thread.has_left_out = true;
         return find_stack(thread, {}, false);
     }
     index.emplace(hash, thread.stacks.size());

@@ -72,7 +72,6 @@ struct FollowThread {
     bool is_present = false;       ///< in the last sample
     bool had_gil_last = false;     ///< as CapturedThread's, when last listed
     bool is_lent = false;          ///< as CapturedThread's, once: its counts prove nothing
-    bool has_left_out = false;     ///< stacks beyond the bound were counted together
 
     /// Whether it is known how much of the time that it was not on a CPU it was runnable.
     [[nodiscard]] bool has_counts() const { return run.has_value(); }
