@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/quantities.h"
 #include "console/message.h"
 
 namespace echion::cli {

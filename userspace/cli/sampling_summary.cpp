@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "cli/quantities.h"
 #include "console/message.h"
 #include "output/output_file.h"
 #include "stream/counters.h"
