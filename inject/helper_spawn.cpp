@@ -12,9 +12,9 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "console/refusal.h"
 #include "inject/prompt_tracer.h"
 #include "inject/ptrace_session.h"
-#include "inject/refusal.h"
 #include "inject/safe_point.h"
 #include "inject/seccomp_gate.h"
 #include "inject/stack_room.h"

@@ -14,9 +14,9 @@
 #include <string_view>
 
 #include "base/clock.h"
+#include "console/refusal.h"
 #include "inject/handed_over.h"
 #include "inject/helper_spawn.h"
-#include "inject/refusal.h"
 #include "inject/target_identity.h"
 #include "inject/thread_descriptors.h"
 #include "memory/read_budget.h"
@@ -50,7 +50,7 @@ tl::expected<void, InjectFailure> check_target(pid_t pid) {
     if (!info) {
         const int cause = info.error().system_errno;
         return failed(info.error(), cause == ENOENT || cause == ESRCH
-                                        ? "there is no process " + std::to_string(pid)
+                                        ? explain_absence(pid)
                                         : explain_refusal(pid, cause));
     }
     const std::string who = describe_process(pid);
@@ -65,19 +65,14 @@ tl::expected<void, InjectFailure> check_target(pid_t pid) {
                                     " has ended, which leaves no way in; use echion -w");
     }
     if (info->state == 'Z' || info->state == 'X') {
-        return refuse("zombie", who + " has ended and waits for its parent; nothing runs in it");
+        return refuse("zombie", explain_no_memory(*info));
     }
     if (!info->has_memory) {
-        return is_kernel_thread(pid)
-                   ? refuse("kernel thread", who + " is a kernel thread, not Python")
-                   : refuse("ending", who + " is ending");
+        return refuse("no memory", explain_no_memory(*info));
     }
     switch (read_program_class(pid)) {
         case ProgramClass::kOtherWidth:
-            return refuse(
-                "other width",
-                who + (sizeof(void*) == 8 ? " is a 32-bit program; use the i686 build of echion"
-                                          : " is a 64-bit program; use the amd64 build of echion"));
+            return refuse("other width", who + " is " + std::string(kOtherWidthProgram));
         case ProgramClass::kOtherMachine:
             return refuse("other machine",
                           who + " is a program for another kind of machine (an emulator?)");
@@ -509,7 +504,7 @@ InjectFailure explain_no_hold(pid_t pid, const Error& error) {
     }
     // ENOENT is what newer kernels say of a thread that is not its process's first.
     if (std::string_view(error.what) == "pidfd_open" && (cause == EINVAL || cause == ENOENT)) {
-        return {error, std::to_string(pid) + " is a thread, not a process"};
+        return {error, explain_thread_id(pid, 0)};
     }
     if (cause == ENOSYS) {
         return {error, "attaching needs pidfd_open (Linux 5.3): " + std::string(strerror(cause))};

@@ -4,8 +4,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "console/refusal.h"
 #include "inject/prompt_tracer.h"
-#include "inject/refusal.h"
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
 

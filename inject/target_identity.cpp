@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "console/refusal.h"
 #include "platform/process_rights.h"
 
 namespace echion::inject {
@@ -154,6 +155,17 @@ bool TargetIdentity::shares_parents_memory() const {
     }
     const long compared = syscall(SYS_kcmp, pid_, parent, KCMP_VM, 0, 0);
     return compared < 0 ? waits_for_vfork(parent) : compared == 0;
+}
+
+std::string explain_change(pid_t pid, const Error& error) {
+    if (error.kind == ErrorKind::kSystem && error.system_errno != ESRCH) {
+        return explain_refusal(pid, error.system_errno);
+    }
+    if (error.kind != ErrorKind::kRefused) {
+        return "process " + std::to_string(pid) + " ended while attaching";
+    }
+    return "cannot attach to " + describe_process(pid) + ": " + error.what +
+           " meanwhile; if it is the right one, try again";
 }
 
 }  // namespace echion::inject

@@ -2,6 +2,8 @@
 
 #include <sys/types.h>
 
+#include <string>
+
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "inject/target_memory.h"
@@ -75,5 +77,8 @@ class TargetIdentity {
     ProgramImage image_;
     ProcessInfo at_first_;
 };
+
+/// One line on a process that is not what it was at first, by what TargetIdentity::check() said.
+std::string explain_change(pid_t pid, const Error& error);
 
 }  // namespace echion::inject

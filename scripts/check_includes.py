@@ -37,10 +37,13 @@ LAYERS: dict[str, set[str]] = {
     "sampling": CORE | {"cpython", "code", "control", "stream", "engine"},
     "agent": CORE | {"linux", "darwin", "cpython", "capture", "report", "control"}
     | {"stream", "engine", "sampling"},
-    "inject": CORE | {"linux"},
+    "console": CORE,
+    "inject": CORE | {"linux", "console"},
+    "isolation": CORE | {"console", "engine"},
+    "where": CORE | {"cpython", "capture", "report", "console", "isolation"},
     "cli": CORE
     | {"linux", "darwin", "cpython", "capture", "report", "control", "stream", "engine"}
-    | {"output", "native", "inject", "bpf"},
+    | {"output", "native", "console", "isolation", "where", "inject", "bpf"},
     "bpf": set(),
 }
 
@@ -71,9 +74,10 @@ KNOW_LINUX: dict[str, str] = {
     "userspace/engine/privileges": "what Linux allows whom",
     "bpf": "programs in the kernel",
     "inject": "ptrace, and remote system calls",
+    "userspace/console/refusal": "says which calls Linux refused",
+    "userspace/isolation/kept_rights": "capabilities",
     "userspace/cli/attach": "the agent's ELF file, which the target gets",
     "userspace/cli/doctor": "tries what Linux allows whom",
-    "userspace/cli/kept_rights": "capabilities",
     "userspace/cli/kernel_side": "says what the kernel's engines lack",
     "userspace/cli/memory_limits": "limits of another process",
     "userspace/cli/proc_check": "whether procfs serves",

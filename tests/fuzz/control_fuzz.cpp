@@ -37,6 +37,7 @@ using fuzz::require;
 
 constexpr std::size_t kMostSteps = 48;
 constexpr std::size_t kMostFds = 12;
+constexpr std::size_t kMostBytes = 256;  // of a message: more than any has
 
 int null_fd() {
     static const UniqueFd fd(open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -73,7 +74,7 @@ class Peer {
     void send_message(std::uint8_t number, std::span<const std::uint8_t> body) {
         const auto type = static_cast<control::MessageType>(number % 12);
         const std::size_t size = size_of(type);
-        std::array<std::uint8_t, sizeof(control::Configure)> packet{};
+        std::array<std::uint8_t, kMostBytes> packet{};
         const control::Header header{control::kMagic, control::kVersion, type,
                                      static_cast<std::uint32_t>(size)};
         if (type == control::MessageType::kHello && body.empty()) {
@@ -115,7 +116,7 @@ class Peer {
         if (!fd_) {
             return;
         }
-        cli::Channel channel{cli::ForeignFd(std::move(fd_))};
+        cli::Channel channel{ForeignFd(std::move(fd_))};
         auto packet = channel.receive();
         fd_.reset(fcntl(channel.fd(), F_DUPFD_CLOEXEC, 0));
         if (packet && *packet && !(*packet)->fds.empty() && !ring_) {
@@ -276,7 +277,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     Peer peer{UniqueFd(pair[1])};
     fuzz::Input input(data, size);
     if (input.take<std::uint8_t>() % 2 == 0) {
-        auto channel = cli::Channel::adopt(cli::ForeignFd(std::move(ours)));
+        auto channel = cli::Channel::adopt(ForeignFd(std::move(ours)));
         require(channel.has_value());
         drive_session(input, std::move(*channel), peer);
     } else {

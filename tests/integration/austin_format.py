@@ -10,25 +10,11 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from profile_text import Frame, Sample
+
 
 class FormatError(AssertionError):
     """A reader would refuse the file, or misread it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    file: str
-    function: str
-    line: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    pid: int
-    iid: int
-    thread: str
-    frames: tuple[Frame, ...]
-    metric: int
 
 
 @dataclasses.dataclass

@@ -1,6 +1,6 @@
 // Following a process: how times are gathered, and how they are drawn and written down.
 
-#include "cli/follow_view.h"
+#include "where/follow_view.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,9 +8,10 @@
 
 #include <string>
 
-#include "cli/follow_summary.h"
+#include "base/utf8.h"
+#include "where/follow_summary.h"
 
-namespace echion::cli {
+namespace echion::where {
 namespace {
 
 using capture::Consistency;
@@ -229,8 +230,9 @@ TEST_F(Followed, StacksBeyondTheBoundAreCountedTogether) {
         sample(thread, 1, 1, &stack);
     }
     const FollowThread& seen = model_.threads()[0];
-    EXPECT_TRUE(seen.has_left_out);
-    EXPECT_LE(seen.stacks.size(), FollowModel::kMaxStacksPerThread + 1);
+    // That which counts the others together has no frames.
+    EXPECT_EQ(seen.stacks.size(), FollowModel::kMaxStacksPerThread + 1);
+    EXPECT_TRUE(seen.stacks.back().frames.empty());
     EXPECT_EQ(rank_stacks(seen).total_ns,
               static_cast<std::int64_t>(FollowModel::kMaxStacksPerThread + 10));
 }
@@ -282,7 +284,7 @@ int count_columns(std::string_view text) {
             text.remove_prefix(text.find('m') + 1);
             continue;
         }
-        columns += report::column_width(report::take_code_point(text));
+        columns += report::column_width(take_code_point(text).value);
     }
     return columns;
 }
@@ -360,4 +362,4 @@ TEST_F(View, ShowsThreadsTheirStacksAndWhatTookMost) {
 }
 
 }  // namespace
-}  // namespace echion::cli
+}  // namespace echion::where

@@ -1,5 +1,5 @@
 // Descriptors that another process keeps from being closed.
-#include "cli/foreign_fd.h"
+#include "isolation/foreign_fd.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -14,7 +14,7 @@
 
 #include "base/clock.h"
 
-namespace echion::cli {
+namespace echion {
 namespace {
 
 constexpr std::size_t kClosers = 32;
@@ -109,4 +109,4 @@ TEST(ForeignFd, MoreThanAreStuckAreToldOfAndWait) {
 }
 
 }  // namespace
-}  // namespace echion::cli
+}  // namespace echion

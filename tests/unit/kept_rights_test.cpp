@@ -1,4 +1,4 @@
-#include "cli/kept_rights.h"
+#include "isolation/kept_rights.h"
 
 #include <gtest/gtest.h>
 #include <linux/capability.h>
@@ -13,7 +13,7 @@
 
 #include "platform/process_info.h"
 
-namespace echion::cli {
+namespace echion {
 namespace {
 
 constexpr std::uint64_t kPtrace = std::uint64_t{1} << CAP_SYS_PTRACE;
@@ -128,4 +128,4 @@ TEST_F(KeptRights, NothingIsGainedByAskingForMore) {
 }
 
 }  // namespace
-}  // namespace echion::cli
+}  // namespace echion

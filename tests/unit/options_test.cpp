@@ -6,7 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "cli/message.h"
+#include "cli/quantities.h"
+#include "console/message.h"
 
 namespace echion::cli {
 namespace {

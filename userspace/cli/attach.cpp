@@ -24,21 +24,21 @@
 #include "base/file_limit.h"
 #include "cli/agent_file.h"
 #include "cli/agent_process.h"
-#include "cli/aside.h"
 #include "cli/channel.h"
 #include "cli/injecting.h"
-#include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
-#include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/sampling.h"
-#include "cli/stall_watch.h"
 #include "cli/target_shortage.h"
-#include "cli/where_target.h"
+#include "console/message.h"
+#include "console/refusal.h"
 #include "inject/loader.h"
-#include "inject/refusal.h"
+#include "isolation/aside.h"
+#include "isolation/kept_rights.h"
+#include "isolation/stall_watch.h"
 #include "platform/event_loop.h"
 #include "platform/program_image.h"
+#include "where/target.h"
 
 namespace echion::cli {
 namespace {
@@ -190,7 +190,7 @@ class Attach {
     int signal_ = 0;         // that came before the agent was in
     int ending_signal_ = 0;  // that ended sampling, or kept it from beginning
     // As it was at first, so that it has a name also behind its end.
-    const std::string who_ = inject::describe_process(pid_);
+    const std::string who_ = describe_process(pid_);
     const bool was_alive_ = !is_ending(pid_);
     std::optional<ProgramImage> seen_;  // the program that look() was about
     std::optional<AgentProcess> process_;
@@ -239,8 +239,7 @@ void Attach::on_signal(int number) {
 }
 
 void Attach::on_no_patience() {
-    give_up(
-        fmt::format("interrupted while looking at {}; it goes on", inject::describe_process(pid_)));
+    give_up(fmt::format("interrupted while looking at {}; it goes on", describe_process(pid_)));
 }
 
 /// A limit on open files that is never felt.
@@ -316,7 +315,7 @@ void Attach::on_injected() {
         tell_cost(*injection);
     }
     kernel_->settle();  // nothing that it does is left to another thread
-    keep_rights_only(options_, sampling_->needed_rights());
+    keep_rights_only(sampling_->needed_rights(), options_.verbose);
     UniqueFd descriptor(fcntl(injection->process.get(), F_DUPFD_CLOEXEC, 0));
     auto process = AgentProcess::pin(pid_, std::move(injection->process), injection->image);
     if (!process) {
@@ -343,7 +342,7 @@ bool Attach::look() {
             const StallGuard::Section section(
                 &guard, 2 * (kLocateLimits.time_ns + kSymbolFileLimits.time_ns +
                              kTargetCodeLimits.time_ns));
-            const auto target = WhereTarget::open(pid_, &guard);
+            const auto target = where::Target::open(pid_, &guard);
             if (target && (*target)->is_ready()) {
                 inject::read_ahead(pid_, &guard);
                 return 0;

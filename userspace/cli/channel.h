@@ -10,8 +10,8 @@
 
 #include "base/error.h"
 #include "base/unique_fd.h"
-#include "cli/foreign_fd.h"
 #include "control/control.h"
+#include "isolation/foreign_fd.h"
 #include "platform/message_socket.h"
 
 namespace echion::cli {

@@ -12,8 +12,8 @@
 #include <thread>
 
 #include "base/error.h"
-#include "cli/stall_watch.h"
 #include "inject/loader.h"
+#include "isolation/stall_watch.h"
 #include "platform/event.h"
 #include "platform/event_loop.h"
 

@@ -11,7 +11,7 @@
 
 #include "base/clock.h"
 #include "cli/channel.h"
-#include "cli/message.h"
+#include "console/message.h"
 #include "platform/process_handle.h"
 
 namespace echion::cli {

@@ -21,13 +21,13 @@
 #include "cli/agent_file.h"
 #include "cli/channel.h"
 #include "cli/command.h"
-#include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
-#include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/program_facts.h"
 #include "cli/sampling.h"
+#include "console/message.h"
 #include "control/control.h"
+#include "isolation/kept_rights.h"
 #include "platform/event_loop.h"
 #include "platform/own_modules.h"
 
@@ -225,7 +225,7 @@ int Launch::run_beside_command(const std::string& agent) {
     // Now that the command runs, with all its rights.
     NeededRights needed = sampling_->needed_rights();
     needed.signals = true;
-    keep_rights_only(options_, needed);
+    keep_rights_only(needed, options_.verbose);
     if (options_.verbose) {
         say("process {} runs the command, with {}", command_->pid(), agent);
     }

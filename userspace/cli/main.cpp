@@ -7,10 +7,11 @@
 #include <vector>
 
 #include "cli/doctor.h"
-#include "cli/message.h"
 #include "cli/modes.h"
 #include "cli/options.h"
 #include "cli/proc_check.h"
+#include "console/message.h"
+#include "where/where.h"
 
 namespace echion::cli {
 namespace {
@@ -34,6 +35,18 @@ int refuse_missing(const char* what) {
     return kExitFailure;
 }
 
+where::Request describe_look(const Options& options) {
+    where::Request request;
+    request.pid = *options.where_pid;
+    request.exposure_ns = options.exposure_ns;
+    request.interval_ns = options.interval_ns;
+    request.max_frames = options.max_frames;
+    request.cpu = options.cpu;
+    request.json = options.json;
+    request.verbose = options.verbose;
+    return request;
+}
+
 int run(const Options& options) {
     const Looks looks =
         options.attach_pid || options.where_pid ? Looks::kAtAnyProcess : Looks::kAtOwnChild;
@@ -51,7 +64,7 @@ int run(const Options& options) {
         return refuse_missing("memory mode (-m)");
     }
     if (options.where_pid) {
-        return run_where(options);
+        return where::run(describe_look(options));
     }
     if (options.attach_pid) {
         return run_attach(options);
@@ -63,6 +76,7 @@ int run(const Options& options) {
 }  // namespace echion::cli
 
 int main(int argc, char** argv) {
+    using namespace echion;
     using namespace echion::cli;
     keep_standard_streams_free();
     try {

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "cli/options.h"
+#include "cli/quantities.h"
 #include "platform/linux/proc_file.h"
 #include "platform/process_info.h"
 

@@ -8,18 +8,12 @@
 #include <string_view>
 #include <vector>
 
+#include "console/exit_status.h"
 #include "engine/engines.h"
 #include "output/formats.h"
 
 /// What the user asked for. Parsing touches nothing but the argument strings.
 namespace echion::cli {
-
-constexpr int kExitFailure = 1;  ///< Echion itself failed.
-constexpr int kExitUsage = 2;    ///< The command line makes no sense.
-constexpr int kExitCannotExecute = 126;
-constexpr int kExitNotFound = 127;
-constexpr int kExitSignalBase =
-    128;  ///< Plus the number of the signal that ended the command, or us before we were attached.
 
 constexpr std::uint64_t kDefaultIntervalNs = 1'000'000;
 /// Between samples from outside (-x -w), which cost more.
@@ -69,23 +63,8 @@ struct ParsedOptions {
     std::string error;   ///< For standard error.
 };
 
-/// Parses the arguments behind the program's name. Options end at the first word that is none, or
-/// at
-/// `--`: the rest is the command with its own options.
+/// Parses the arguments behind the program's name.
 ParsedOptions parse_options(const std::vector<std::string>& arguments);
-
-/// Parses a time such as `500`, `500us`, `1.5ms`, `2s`, `5m`, `1h`, `7d`; a bare number counts
-/// `default_unit_ns`. Nothing when it is no such thing, negative, or beyond what 64 bits of
-/// nanoseconds hold.
-std::optional<std::uint64_t> parse_duration_ns(std::string_view text,
-                                               std::uint64_t default_unit_ns);
-
-/// Parses a size such as `500000`, `64K`, `1.5M`, `2G`, `2GB`, `2GiB`: powers of 1024. Nothing when
-/// it is no such thing, or beyond what 63 bits hold.
-std::optional<std::uint64_t> parse_size_bytes(std::string_view text);
-
-/// The other way round, for messages: `1.5 GiB`.
-std::string format_size(std::uint64_t bytes);
 
 /// Replaces `%(pid)` and `%%(pid)` by the process id.
 std::string expand_output(std::string_view pattern, pid_t pid);

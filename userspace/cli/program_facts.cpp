@@ -1,6 +1,5 @@
 #include "cli/program_facts.h"
 
-#include <elf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -10,12 +9,14 @@
 #include <array>
 #include <cstddef>
 #include <cstdlib>
-#include <cstring>
+#include <span>
 #include <string_view>
 
 #include "base/clock.h"
 #include "base/unique_fd.h"
-#include "cli/message.h"
+#include "console/message.h"
+#include "console/refusal.h"
+#include "platform/program_file.h"
 
 namespace echion::cli {
 namespace {
@@ -62,27 +63,6 @@ bool is_privileged(int fd) {
     return other_user || other_group || capable;
 }
 
-template <typename Header, typename ProgramHeader>
-bool has_interpreter(std::string_view head) {
-    Header elf;
-    if (head.size() < sizeof(elf)) {
-        return true;  // cannot tell
-    }
-    std::memcpy(&elf, head.data(), sizeof(elf));
-    for (std::size_t i = 0; i < elf.e_phnum; ++i) {
-        const std::size_t at = static_cast<std::size_t>(elf.e_phoff) + i * sizeof(ProgramHeader);
-        ProgramHeader program;
-        if (at > head.size() || head.size() - at < sizeof(program)) {
-            return true;
-        }
-        std::memcpy(&program, head.data() + at, sizeof(program));
-        if (program.p_type == PT_INTERP) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /// The program that a script's first line names; for `/usr/bin/env name`, that name.
 std::string find_interpreter(std::string_view head) {
     std::string_view line = head.substr(2, kScriptLineBytes);
@@ -120,12 +100,9 @@ ProgramFacts inspect_program(const std::string& name) {
             continue;
         }
         facts.is_privileged = is_privileged(fd.get());
-        if (head.size() > EI_CLASS && head.starts_with(ELFMAG)) {
-            const bool is_64_bit = head[EI_CLASS] == ELFCLASS64;
-            facts.is_other_word_size = is_64_bit != (sizeof(void*) == 8);
-            facts.is_static = !(is_64_bit ? has_interpreter<Elf64_Ehdr, Elf64_Phdr>(head)
-                                          : has_interpreter<Elf32_Ehdr, Elf32_Phdr>(head));
-        }
+        const ProgramFile program = parse_program_file(std::as_bytes(std::span(head)));
+        facts.is_other_word_size = program.program_class == ProgramClass::kOtherWidth;
+        facts.is_static = program.is_static;
         return facts;
     }
     return facts;
@@ -145,8 +122,7 @@ std::string explain_no_python(const std::string& name, const NoPython& run) {
     } else if (facts.is_static) {
         why = "it is linked statically and loads no agent; sample it with -p";
     } else if (facts.is_other_word_size) {
-        why = fmt::format("it is a {}-bit program: use the {}-bit build of Echion",
-                          sizeof(void*) == 8 ? 32 : 64, sizeof(void*) == 8 ? 32 : 64);
+        why = fmt::format("it is {}", kOtherWidthProgram);
     }
     const std::string who = make_printable(facts.path.empty() ? name : facts.path);
     if (run.signal == 0 || loads_no_agent) {

@@ -8,7 +8,10 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "cli/message.h"
+#include "cli/agent_facts.h"
+#include "cli/open_profile.h"
+#include "cli/quantities.h"
+#include "console/message.h"
 #include "platform/process_info.h"
 #include "stream/counters.h"
 
@@ -17,12 +20,6 @@ namespace {
 
 constexpr std::int64_t kMs = 1'000'000;
 
-// How often rings are looked at: rarely while they stay nearly empty, more often as they fill.
-constexpr std::uint64_t kMinDrainDelayNs = 1 * kMs;
-constexpr std::uint64_t kFirstDrainDelayNs = 10 * kMs;
-constexpr std::uint64_t kMaxDrainDelayNs = 50 * kMs;
-constexpr unsigned kNearlyEmptyPercent = 2;
-constexpr unsigned kFillingPercent = 20;
 /// Of one ring in one go, then the others have their turn.
 constexpr std::size_t kDrainBytes = std::size_t{4} << 20;
 /// The same in time, and of all rings, then signals and other events have theirs. A few bytes of a
@@ -50,12 +47,6 @@ constexpr std::uint64_t kStopDeadlineNs = 2'000 * kMs;
 constexpr std::size_t kMaxAgents = 256;
 /// An agent says Hello at once; on a machine that is out of breath it may take a moment.
 constexpr std::int64_t kHelloDeadlineNs = 10 * kNanosPerSecond;
-/// Of a line of text for each frame that a stack may have: some ten times what is usual.
-constexpr std::size_t kLineBytesOfFrame = 1024;
-constexpr std::size_t kMinLineBytes = std::size_t{64} << 10;
-/// Lines about agents at fault: nobody reads more, and a program may make any number of such.
-constexpr std::uint64_t kMaxComplaints = 100;
-
 /// A program's exec ends its threads, the agent's too, before it shows as another one: for so long.
 constexpr int kExecutingMs = 20;
 
@@ -93,7 +84,13 @@ struct Sampling::Agent {
 };
 
 Sampling::Sampling(EventLoop& loop, const Options& options, KernelSide& kernel)
-    : loop_(loop), options_(options), kernel_(kernel) {}
+    : loop_(loop), options_(options), kernel_(kernel) {
+    settings_.interval_ns = options_.interval_ns;
+    settings_.mode = options_.cpu ? control::Mode::kCpu : control::Mode::kWall;
+    settings_.flags = options_.stealth ? control::kStealth : 0U;
+    settings_.flags |= options_.follow ? 0U : control::kNoFollow;
+    settings_.max_frames = options_.max_frames;
+}
 
 Sampling::~Sampling() = default;
 
@@ -126,51 +123,12 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
             options.engine->name, why);
         return fail(ErrorKind::kRefused, "the engine asked for is refused");
     }
-    if (auto status = sampling->open_profile(pid_for_name); !status) {
-        const std::string name = output::name_output(expand_output(options.output, pid_for_name));
-        if (status.error().what == output::kNoSpool) {
-            say("cannot write {}: the profile is kept in a file in {} until the command ends, and "
-                "none can be made there ({}); TMPDIR names another folder",
-                name, output::find_spool_folder(),
-                describe({ErrorKind::kSystem, status.error().system_errno, ""}));
-        } else {
-            say("cannot write {}: {}", name, describe(status.error()));
-        }
-        return fail(ErrorKind::kRefused, "the output cannot be written");
+    auto profile = open_profile(options, pid_for_name);
+    if (!profile) {
+        return tl::unexpected(profile.error());
     }
+    self->profile_ = std::move(*profile);
     return sampling;
-}
-
-Status Sampling::open_profile(pid_t pid_for_name) {
-    if (const auto number = output::find_own_descriptor(options_.output);
-        output::is_binary(options_.format) && number && isatty(*number) != 0) {
-        return fail(ErrorKind::kInvalid,
-                    "it is a terminal, which cannot show this format; use a file or a pipe, or "
-                    "--format austin");
-    }
-    auto file = output::OutputFile::open(
-        expand_output(options_.output, pid_for_name),
-        options_.output_is_default ? output::NameOrigin::kDefault : output::NameOrigin::kUser,
-        options_.attach_pid ? output::Sharing::kAlone : output::Sharing::kWithCommand);
-    if (!file) {
-        return tl::unexpected(file.error());
-    }
-    ProfileSettings profile_settings;
-    profile_settings.metric = options_.cpu ? model::Metric::kCpuTime : model::Metric::kWallTime;
-    profile_settings.interval_ns = options_.interval_ns;
-    profile_settings.stealth = options_.stealth;
-    profile_settings.format = options_.format;
-    profile_settings.limits.output_bytes = options_.max_output_bytes;
-    profile_settings.limits.line_bytes = std::clamp(
-        options_.max_frames * kLineBytesOfFrame, kMinLineBytes, profile_settings.limits.line_bytes);
-    profile_ = std::make_unique<Profile>(std::move(*file), profile_settings);
-
-    settings_.interval_ns = options_.interval_ns;
-    settings_.mode = options_.cpu ? control::Mode::kCpu : control::Mode::kWall;
-    settings_.flags = options_.stealth ? control::kStealth : 0U;
-    settings_.flags |= options_.follow ? 0U : control::kNoFollow;
-    settings_.max_frames = options_.max_frames;
-    return {};
 }
 
 void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd descriptor,
@@ -182,7 +140,7 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd descriptor,
     auto process = AgentProcess::pin(pid, std::move(descriptor), image);
     if (!process) {
         if (process.error().system_errno != ESRCH) {
-            complain("process {} cannot be sampled: {}", pid, describe(process.error()));
+            complaints_.tell("process {} cannot be sampled: {}", pid, describe(process.error()));
         } else if (options_.verbose) {
             say("process {} ended before its first sample", pid);
         }
@@ -193,7 +151,7 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd descriptor,
     }
     replace_agent(pid);
     if (agents_.size() >= kMaxAgents) {
-        complain("process {} is not sampled: there are {} already", pid, agents_.size());
+        complaints_.tell("process {} is not sampled: there are {} already", pid, agents_.size());
         return;
     }
     SessionSettings settings = settings_;
@@ -224,18 +182,18 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd descriptor,
     if (options_.verbose) {
         say("process {}: an agent has connected", pid);
     }
-    if (drain_delay_ns_ == 0) {
-        drain_delay_ns_ = kFirstDrainDelayNs;
-        drain_timer_->arm(drain_delay_ns_);
+    if (pace_.is_resting()) {
+        pace_.begin();
+        drain_timer_->arm(pace_.delay_ns());
     }
 }
 
 void Sampling::miss_agent(const Error& error) {
     ++agents_seen_;
-    complain("a Python process is not sampled: {}", describe(error));
+    complaints_.tell("a Python process is not sampled: {}", describe(error));
 }
 
-void Sampling::refuse(const std::string& why) { complain("{}", why); }
+void Sampling::refuse(const std::string& why) { complaints_.tell("{}", why); }
 
 NeededRights Sampling::needed_rights() const {
     NeededRights needed;
@@ -280,7 +238,9 @@ void Sampling::after_event(Agent& agent) {
         profile_->note_ticks(engine::own_clock().profile_name, options_.interval_ns);
     }
     if (agent.session.was_sampled() && !std::exchange(agent.is_begun, true)) {
-        tell_about_program(agent.session);
+        if (options_.verbose) {
+            tell_about_agent(agent.session, kernel_);
+        }
     }
     if (agent.session.has_ended()) {
         remove(agent);
@@ -347,11 +307,7 @@ void Sampling::drain_all() {
         look_for_lost_samplers(now);
         next_flush_ns_ = now + kFlushEveryNs;
     }
-    if (fullest >= kFillingPercent) {
-        drain_delay_ns_ = std::max(drain_delay_ns_ / 2, kMinDrainDelayNs);
-    } else if (fullest < kNearlyEmptyPercent) {
-        drain_delay_ns_ = std::min(drain_delay_ns_ * 2, kMaxDrainDelayNs);
-    }
+    pace_.note(fullest);
     settle_ended();
     keep_bounds();
     if (ending_cpu_ns_ > kMaxEndingCpuNs) {
@@ -362,9 +318,9 @@ void Sampling::drain_all() {
         stop();  // nobody will ever see more of it
     }
     if (is_finishing_ || (agents_.empty() && lost_.is_empty())) {
-        drain_delay_ns_ = 0;  // nothing to look at until the next one comes
+        pace_.rest();  // until the next one comes
     } else {
-        drain_timer_->arm(profile_->is_behind() ? kStallDelayNs : drain_delay_ns_);
+        drain_timer_->arm(profile_->is_behind() ? kStallDelayNs : pace_.delay_ns());
     }
 }
 
@@ -498,54 +454,12 @@ void Sampling::look_for_lost_samplers(std::int64_t now_ns) {
             agents_, [pid](const auto& agent) { return agent->process.pid() == pid; });
     };
     lost_.look(now_ns, is_sampled, [this](pid_t pid) {
-        complain(
+        complaints_.tell(
             "process {} was not sampled to its end: its sampler has ended, though nobody told "
             "it to, and the process goes on; a seccomp filter of the program may have killed "
             "that thread",
             pid);
     });
-}
-
-void Sampling::tell_about_program(const Session& session) const {
-    if (!options_.verbose) {
-        return;
-    }
-    const std::string why = kernel_.why_not_better();
-    say("process {}: the engine is {}{}", session.pid(),
-        (session.is_armed() ? kernel_.engine() : engine::own_clock()).name,
-        why.empty() ? "" : " (" + why + ")");
-    const auto info = read_process_info(session.pid());
-    if (info && (info->ignored_signals >> (SIGQUIT - 1) & 1) != 0) {
-        say("process {} ignores SIGQUIT, and so does not show its stacks at that signal",
-            session.pid());
-    }
-    if (session.raised_by() == control::kRealtime) {
-        say("process {}: its sampler has a priority above the program's (it is a real-time thread)",
-            session.pid());
-    } else if (session.raised_by() > 0) {
-        say("process {}: its sampler has a priority above the program's (its nice value is {} "
-            "lower)",
-            session.pid(), session.raised_by());
-    } else {
-        say("process {} may not raise its sampler's priority (it has no CAP_SYS_NICE, and its "
-            "RLIMIT_NICE does not allow it): what a busy machine keeps the sampler from is in "
-            "missed_us",
-            session.pid());
-    }
-    if (session.shares_table()) {
-        say("process {} shares its descriptor table with the sampler: close_range is refused or "
-            "not there (before Linux 5.9)",
-            session.pid());
-    }
-}
-
-template <typename... Parts>
-void Sampling::complain(fmt::format_string<Parts...> format, Parts&&... parts) {
-    if (++complaints_ <= kMaxComplaints) {
-        say(format, std::forward<Parts>(parts)...);
-    } else if (complaints_ == kMaxComplaints + 1) {
-        say("and so on: no more of these are told");
-    }
 }
 
 void Sampling::settle_ended() {
@@ -587,9 +501,9 @@ void Sampling::remove(Agent& agent) {
     }
     // What could not be done with an agent whose program is no more is not its fault.
     if (is_at_fault && (session.was_sampled() || !agent.process.has_executed())) {
-        complain("process {} {}: {}", session.pid(),
-                 session.was_sampled() ? "was not sampled to its end" : "cannot be sampled",
-                 session.complaint());
+        complaints_.tell("process {} {}: {}", session.pid(),
+                         session.was_sampled() ? "was not sampled to its end" : "cannot be sampled",
+                         session.complaint());
     } else if (options_.verbose) {
         say("process {}: {}", session.pid(),
             session.was_sampled() ? "sampling has ended" : "ended before its first sample");
@@ -619,7 +533,7 @@ void Sampling::stop() {
         agent->session.request_stop();
     }
     deadline_timer_->arm(kStopDeadlineNs);
-    if (drain_delay_ns_ == 0) {
+    if (pace_.is_resting()) {
         output_watch_.restart(monotonic_ns());
     }
     output_timer_->arm(kWatchEveryNs);
@@ -691,7 +605,7 @@ void Sampling::finish() {
     children_.settle();
     cut_.children = children_.count();
     const auto rate = kernel_.lowered_rate();
-    profile_->begin_finish(agents_seen_ != 0 && complaints_ == 0 && leaves_empty_file_,
+    profile_->begin_finish(agents_seen_ != 0 && complaints_.count() == 0 && leaves_empty_file_,
                            {kernel_.threads_refused(), rate ? rate->ticks_per_second : 0}, cut_);
     if (!profile_->has_ended()) {
         if (auto source = loop_.add(profile_->ended_fd(), [this] { complete(); })) {
@@ -718,7 +632,7 @@ void Sampling::complete() {
 
 SamplingSummary Sampling::summary() const {
     return SamplingSummary({options_, *profile_, kernel_, children_, cut_, agents_seen_,
-                            complaints_, ending_signal_, leaves_empty_file_});
+                            complaints_.count(), ending_signal_, leaves_empty_file_});
 }
 
 Outcome Sampling::write_summary() { return summary().write(profile_status_); }

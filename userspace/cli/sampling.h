@@ -1,6 +1,5 @@
 #pragma once
 
-#include <fmt/format.h>
 #include <sys/types.h>
 
 #include <cstdint>
@@ -15,8 +14,9 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "cli/agent_process.h"
+#include "cli/complaints.h"
+#include "cli/drain_pace.h"
 #include "cli/forked_children.h"
-#include "cli/kept_rights.h"
 #include "cli/kernel_side.h"
 #include "cli/lost_samplers.h"
 #include "cli/options.h"
@@ -24,6 +24,7 @@
 #include "cli/profile.h"
 #include "cli/sampling_summary.h"
 #include "cli/session.h"
+#include "isolation/kept_rights.h"
 #include "platform/event_loop.h"
 
 namespace echion::cli {
@@ -73,7 +74,7 @@ class Sampling {
     /// Tells why there is nothing to sample.
     void refuse(const std::string& why);
     /// Whether anything was told that could not be sampled.
-    [[nodiscard]] bool has_complained() const { return complaints_ != 0; }
+    [[nodiscard]] bool has_complained() const { return complaints_.count() != 0; }
     /// Begins the end: all agents are told to stop. Once; any number of calls.
     void stop();
 
@@ -116,7 +117,6 @@ class Sampling {
     struct Agent;
 
     Sampling(EventLoop& loop, const Options& options, KernelSide& kernel);
-    Status open_profile(pid_t pid_for_name);
     void drain_all();
     unsigned drain_rings(std::int64_t now_ns);
     void look_at_output(std::int64_t now_ns);
@@ -138,10 +138,7 @@ class Sampling {
     void settle_ended();
     void look_at_processes(std::int64_t now_ns);
     void look_for_lost_samplers(std::int64_t now_ns);
-    void tell_about_program(const Session& session) const;
     void replace_agent(pid_t pid);
-    template <typename... Parts>
-    void complain(fmt::format_string<Parts...> format, Parts&&... parts);
     void finish();
     [[nodiscard]] SamplingSummary summary() const;
 
@@ -163,8 +160,8 @@ class Sampling {
     Status profile_status_;
     std::int64_t start_deadline_ns_ = kStartDeadlineNs;
     std::uint64_t agents_seen_ = 0;
-    std::uint64_t complaints_ = 0;
-    std::uint64_t drain_delay_ns_ = 0;
+    Complaints complaints_;
+    DrainPace pace_;
     std::int64_t next_flush_ns_ = kLongAgoNs;
     std::int64_t next_children_ns_ = kLongAgoNs;
     bool first_sample_told_ = false;

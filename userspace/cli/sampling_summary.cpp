@@ -5,7 +5,8 @@
 
 #include <string>
 
-#include "cli/message.h"
+#include "cli/quantities.h"
+#include "console/message.h"
 #include "output/output_file.h"
 #include "stream/counters.h"
 

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "cli/message.h"
 #include "cli/target_shortage.h"
+#include "console/message.h"
 #include "cpython/line_table.h"
 #include "engine/bpf/kernel_clock.h"
 #include "platform/process_info.h"

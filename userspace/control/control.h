@@ -26,7 +26,7 @@
 namespace echion::control {
 
 constexpr std::uint32_t kMagic = 0x4e484345;  // "ECHN"
-constexpr std::uint32_t kVersion = 4;
+constexpr std::uint32_t kVersion = 5;
 
 /// Threads that an agent adds to its process while it samples.
 constexpr unsigned kAgentThreads = 2;
@@ -79,10 +79,9 @@ struct Hello {
 enum class Mode : std::uint32_t { kWall = 0, kCpu = 1, kMemory = 2 };
 
 enum ConfigureFlag : std::uint32_t {
-    kStealth = 1,      ///< Do not account for the sampler thread.
-    kNoFollow = 2,     ///< Do not follow the GIL holder to its CPU (for measurements).
-    kFollowForks = 4,  ///< Reserved: also sample forked children.
-    kPerfTicks = 8,    ///< Without BPF, but Arm will be answered (CPU mode): ask for ticks.
+    kStealth = 1,    ///< Do not account for the sampler thread.
+    kNoFollow = 2,   ///< Do not follow the GIL holder to its CPU (for measurements).
+    kPerfTicks = 4,  ///< Without BPF, but Arm will be answered (CPU mode): ask for ticks.
 };
 
 /// What the descriptor at the same position beside a Configure message is for.
@@ -91,24 +90,24 @@ enum class FdKind : std::uint32_t {
     kRing = 1,          ///< The shared ring (shared memory: stream/ring.h).
     kBpfState = 2,      ///< CPU state map, read-only.
     kBpfSnapshots = 3,  ///< BPF ring buffer of snapshots.
-    kPerfTimer = 4,     ///< A perf event that ticks. Not in use: the CLI keeps them all, so that
-                        ///< they end with it and take no descriptors of the target.
 };
 
-constexpr std::uint32_t kMaxFds = 64;
+/// One of each kind. Perf events stay with the CLI, so that they end with it and take no
+/// descriptors of the target.
+constexpr std::uint32_t kMaxFds = 3;
 
 /// CLI → agent.
 struct Configure {
     Header header;
     std::uint64_t interval_ns;
+    std::int64_t
+        clock_ahead_ns;  // this process's CLOCK_MONOTONIC less the kernel's, with kBpfState
     Mode mode;
     std::uint32_t flags;       // set of ConfigureFlag
     std::uint32_t max_frames;  // of one stack
     std::uint32_t fd_count;
     FdKind fd_kinds[kMaxFds];
-    std::uint32_t kernel_target;  // this process's number in the CPU state map, if that comes along
-    std::uint32_t reserved;
-    std::int64_t clock_ahead_ns;  // this process's CLOCK_MONOTONIC less the kernel's, likewise
+    std::uint32_t kernel_target;  // this process's number in the CPU state map, with kBpfState
 };
 
 /// The signal of the kernel's ticks, SIGRTMAX - 1: a real-time one, whose arrivals queue, and that
@@ -138,7 +137,7 @@ struct Armed {
     std::uint32_t snapshots;    // 1: and snapshots with them
     std::uint64_t interval_ns;  // of the ticks: may be longer than asked for (kernel's rate limit)
     std::int32_t system_errno;  // when not armed
-    std::uint32_t reserved;
+    std::uint32_t padding;      // 64-bit builds would add it, 32-bit ones would not
 };
 
 /// Started::raised_by of a sampler that is scheduled before all ordinary threads (SCHED_RR).
@@ -172,7 +171,7 @@ struct Stopped {
 static_assert(sizeof(Header) == 16);
 static_assert(sizeof(Connect) == 16);
 static_assert(sizeof(Hello) == 56);
-static_assert(sizeof(Configure) == 312);
+static_assert(sizeof(Configure) == 64);
 static_assert(sizeof(Arm) == 100);
 static_assert(sizeof(Armed) == 40);
 static_assert(sizeof(Started) == 32);

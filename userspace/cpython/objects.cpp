@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/utf8.h"
+
 namespace echion::cpython {
 
 namespace {
@@ -17,39 +19,16 @@ class Utf8Writer {
 
     /// False, and nothing written, when it does not fit.
     bool append(std::uint32_t code_point) {
-        constexpr std::uint32_t kReplacement = 0xfffd;
-        const bool surrogate = code_point >= 0xd800 && code_point <= 0xdfff;
-        if (surrogate || code_point > 0x10ffff) {
-            code_point = kReplacement;
-        }
-        if (code_point < 0x80) {
-            return put({static_cast<std::uint8_t>(code_point)}, 1);
-        }
-        const auto tail = [code_point](unsigned shift) {
-            return static_cast<std::uint8_t>(0x80U | ((code_point >> shift) & 0x3fU));
-        };
-        if (code_point < 0x800) {
-            return put({static_cast<std::uint8_t>(0xc0U | (code_point >> 6U)), tail(0)}, 2);
-        }
-        if (code_point < 0x10000) {
-            return put({static_cast<std::uint8_t>(0xe0U | (code_point >> 12U)), tail(6), tail(0)},
-                       3);
-        }
-        return put(
-            {static_cast<std::uint8_t>(0xf0U | (code_point >> 18U)), tail(12), tail(6), tail(0)},
-            4);
-    }
-
-  private:
-    bool put(std::array<std::uint8_t, 4> bytes, std::size_t count) {
-        if (free_bytes() < count) {
+        const EncodedCodePoint encoded = encode_utf8(code_point);
+        if (free_bytes() < encoded.size_bytes) {
             return false;
         }
-        std::memcpy(into_.data() + used_, bytes.data(), count);
-        used_ += count;
+        std::memcpy(into_.data() + used_, encoded.bytes.data(), encoded.size_bytes);
+        used_ += encoded.size_bytes;
         return true;
     }
 
+  private:
     std::span<char> into_;
     std::size_t used_ = 0;
 };

@@ -11,8 +11,8 @@
 
 namespace echion::output {
 
-/// What a profile can be written as. A new format is a value here, a row of the table in
-/// formats.cpp, and how its files begin in open_output.cpp.
+/// What a profile can be written as. A new format is a value here and a row of the table in
+/// formats.cpp.
 enum class Format : std::uint8_t {
     kAustin,  ///< Austin's collapsed text.
     kMojo,    ///< Austin's binary format.
@@ -24,6 +24,10 @@ std::optional<Format> find_format(std::string_view name);
 Format find_format_of_file(std::string_view path);
 /// `austin, mojo or pprof`
 std::string list_formats();
+/// `.mojo, .pb.gz or .pprof`: those of files' names that mean another format than kAustin.
+std::string list_endings();
+/// Whether a file is a profile of any format, by its first KiB.
+bool begins_like_profile(std::string_view head);
 /// Whether it is no text: a terminal cannot show it.
 bool is_binary(Format format);
 

@@ -14,7 +14,7 @@
 
 #include "base/clock.h"
 #include "base/function_ref.h"
-#include "output/gzip_stream.h"
+#include "output/formats.h"
 #include "platform/files.h"
 
 namespace echion::output {
@@ -33,17 +33,6 @@ constexpr std::int64_t kReaderTryPauseNs = 10'000'000;
 constexpr int kMaxRaces = 10;
 /// The kernel's own bound on links in one path.
 constexpr int kMaxLinks = 40;
-/// What a profile begins with, and has soon after that. See AustinWriter, MojoWriter, GzipStream.
-struct ProfileSigns {
-    std::string_view begins;
-    std::string_view has;
-};
-constexpr ProfileSigns kProfileSigns[] = {
-    {"# mode: ", "\n# sampler: echion "},
-    {{"MOJ\x03\x01mode\0", 10}, {"\0\x01sampler\0echion ", 17}},
-    {"\x1f\x8b\x08\x10", kGzipComment},
-};
-
 constexpr char kNobodyReads[] = "it is a FIFO that nobody reads";
 
 tl::unexpected<Error> refuse(const char* why) { return fail(ErrorKind::kInvalid, why); }
@@ -67,16 +56,12 @@ UniqueFd open_with_reader(FunctionRef<int()> open_it, FunctionRef<bool()> is_fif
 
 // --- The default name ---
 
-bool begins_like_profile(int fd) {
+/// An empty file counts as one: it was made for a profile that was never begun.
+bool holds_profile(int fd) {
     std::array<char, 1024> head;
     const ssize_t size = pread(fd, head.data(), head.size(), 0);
-    if (size < 0) {
-        return false;
-    }
-    const std::string_view text(head.data(), static_cast<std::size_t>(size));
-    return text.empty() || std::ranges::any_of(kProfileSigns, [text](const ProfileSigns& signs) {
-               return text.starts_with(signs.begins) && text.find(signs.has) != text.npos;
-           });
+    return size == 0 ||
+           (size > 0 && begins_like_profile({head.data(), static_cast<std::size_t>(size)}));
 }
 
 const char* why_not_own_profile(const struct stat& info) {
@@ -123,7 +108,7 @@ Result<UniqueFd> open_own_profile(const char* name) {
     if (const char* why = why_not_own_profile(info)) {
         return refuse(why);
     }
-    if (!begins_like_profile(fd.get())) {
+    if (!holds_profile(fd.get())) {
         return refuse(
             "the file that is there is no profile of Echion's, and the default name replaces "
             "nothing else: remove it, or name the output with -o");

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "base/utf8.h"
+
 namespace echion::output {
 namespace {
 
@@ -10,21 +12,13 @@ constexpr std::string_view kFullWidthColon = "\uFF1A";
 constexpr std::string_view kFullWidthSlash = "\uFF0F";
 constexpr std::string_view kDeletePicture = "\u2421";
 constexpr std::string_view kUnknown = "<unknown>";
-constexpr std::string_view kReplacement = "\uFFFD";
 
-/// Bytes of the line break, control character or mark of direction beyond ASCII at the start of
-/// `text`: U+0080..U+009F, U+2028..U+202E, U+2066..U+2069; 0 if it is something else.
-std::size_t foreign_control_length(std::string_view text) {
-    const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(text[i]); };
-    if (text.size() >= 2 && byte(0) == 0xC2 && byte(1) >= 0x80 && byte(1) <= 0x9F) {
-        return 2;
-    }
-    if (text.size() < 3 || byte(0) != 0xE2) {
-        return 0;
-    }
-    const bool is_break_or_turn = byte(1) == 0x80 && byte(2) >= 0xA8 && byte(2) <= 0xAE;
-    const bool is_isolate = byte(1) == 0x81 && byte(2) >= 0xA6 && byte(2) <= 0xA9;
-    return is_break_or_turn || is_isolate ? 3 : 0;
+/// Beyond ASCII: a line break, a control character or a mark that turns the direction of writing.
+/// All of them begin with one of two bytes, which needs_care() knows.
+bool is_break_or_turn(std::uint32_t code_point) {
+    return (code_point >= 0x80 && code_point <= 0x9f) ||
+           (code_point >= 0x2028 && code_point <= 0x202e) ||
+           (code_point >= 0x2066 && code_point <= 0x2069);
 }
 
 enum class NameKind { kName, kFile };
@@ -67,12 +61,13 @@ void append_clean(std::string& line, std::string_view name, NameKind kind) {
         } else if (byte == 0x7F) {
             instead = kDeletePicture;
         } else {
-            length = foreign_control_length(name.substr(at));
-            if (length == 0) {
-                ++at;
+            const CodePoint next = decode_utf8(name.substr(at));
+            length = next.size_bytes;
+            if (!is_break_or_turn(next.value)) {
+                at += length;
                 continue;
             }
-            instead = kReplacement;
+            instead = kReplacementText;
         }
         line.append(name, plain, at - plain);
         line.append(instead);

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/function_ref.h"
+#include "platform/program_file.h"
 
 namespace echion {
 
@@ -29,9 +30,7 @@ struct ProcessInfo {
     gid_t effective_gid = 0;
     gid_t saved_gid = 0;
     unsigned threads = 0;
-    unsigned seccomp = 0;                      ///< 0 none, 1 strict, 2 filter
-    std::uint64_t pending_signals = 0;         ///< of the thread itself
-    std::uint64_t shared_pending_signals = 0;  ///< of the process
+    unsigned seccomp = 0;  ///< 0 none, 1 strict, 2 filter
     std::uint64_t blocked_signals = 0;
     std::uint64_t ignored_signals = 0;
     std::uint64_t caught_signals = 0;
@@ -87,13 +86,7 @@ Result<BlockedCall> read_blocked_call(pid_t pid, pid_t tid);
 /// variable's); kNotReady when it does not wait so. Other errors as read_blocked_call().
 Result<std::uintptr_t> read_awaited_word(pid_t pid, pid_t tid);
 
-/// Kind of the program that a process runs, from its file's ELF header.
-enum class ProgramClass : std::uint8_t {
-    kUnknown,     ///< its file cannot be opened, or is no ELF object
-    kNative,      ///< class and machine of this build
-    kOtherWidth,  ///< the same family of machine, 32 bits for a 64-bit build or the reverse
-    kOtherMachine,
-};
+/// Of the program that a process runs; kUnknown where its file cannot be opened.
 ProgramClass read_program_class(pid_t pid);
 
 /// Inode of a namespace of a process ("user", "pid", "mnt", …): two processes share it when the

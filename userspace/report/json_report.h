@@ -1,14 +1,14 @@
 #pragma once
 
+#include "report/json_writer.h"
 #include "report/process_report.h"
-#include "report/text_sink.h"
 
 namespace echion::report {
 
 /// A report as one JSON document, on one line; docs/where.md describes its members.
 class JsonReport final : public ReportWriter {
   public:
-    explicit JsonReport(TextSink& sink) : sink_(sink) {}
+    explicit JsonReport(TextSink& sink) : sink_(sink), json_(sink) {}
 
     void begin(const ReportHeader& header) override;
     void begin_thread(const capture::CapturedThread& thread, std::string_view name) override;
@@ -18,15 +18,15 @@ class JsonReport final : public ReportWriter {
 
   private:
     TextSink& sink_;
-    bool has_threads_ = false;
-    bool has_frames_ = false;
+    JsonWriter json_;
 };
 
-/// The parts that other JSON documents share: members without the braces around them. `kind`: what
-/// the document is.
-void put_json_header(TextSink& sink, std::string_view kind, const ReportHeader& header);
-void put_json_thread(TextSink& sink, const capture::CapturedThread& thread, std::string_view name);
+/// The parts that other JSON documents share: members of an object that has been begun. `kind`:
+/// what the document is.
+void put_json_header(JsonWriter& json, std::string_view kind, const ReportHeader& header);
+void put_json_thread(JsonWriter& json, const capture::CapturedThread& thread,
+                     std::string_view name);
 /// A whole object.
-void put_json_frame(TextSink& sink, const capture::SourceFrame& frame);
+void put_json_frame(JsonWriter& json, const capture::SourceFrame& frame);
 
 }  // namespace echion::report

@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/utf8.h"
+
 namespace echion::report {
 namespace {
 
-constexpr std::uint32_t kReplacement = 0xfffd;
 constexpr char kHexDigits[] = "0123456789abcdef";
 
 struct Range {
@@ -19,14 +20,6 @@ bool is_in(std::span<const Range> ranges, std::uint32_t code_point) {
         return code_point >= range.first && code_point <= range.last;
     });
 }
-
-// Control characters (C0, DEL, C1), line and paragraph separators, marks of the direction of
-// writing, the byte order mark, interlinear marks and tags: Unicode categories Cc, Zl, Zp, and
-// those of Cf that are not part of ordinary text.
-constexpr Range kUnprintable[] = {
-    {0x00, 0x1f},     {0x7f, 0x9f},     {0x61c, 0x61c},   {0x200b, 0x200b}, {0x200e, 0x200f},
-    {0x2028, 0x202e}, {0x2060, 0x206f}, {0xfeff, 0xfeff}, {0xfff9, 0xfffb}, {0xe0000, 0xe007f},
-};
 
 // Combining marks and joiners of the more frequent scripts.
 constexpr Range kZeroWidth[] = {
@@ -44,40 +37,6 @@ constexpr Range kDoubleWidth[] = {
 };
 
 }  // namespace
-
-std::uint32_t take_code_point(std::string_view& text) {
-    const auto byte = [&text](std::size_t i) -> std::uint32_t {
-        return i < text.size() ? static_cast<unsigned char>(text[i]) : 0;
-    };
-    const auto is_tail = [&byte](std::size_t i) { return (byte(i) & 0xc0U) == 0x80; };
-    const std::uint32_t lead = byte(0);
-    std::uint32_t code_point = kReplacement;
-    std::size_t length = 1;
-    if (lead < 0x80) {
-        code_point = lead;
-    } else if (lead >= 0xc2 && lead < 0xe0 && is_tail(1)) {
-        code_point = (lead & 0x1fU) << 6 | (byte(1) & 0x3fU);
-        length = 2;
-    } else if (lead >= 0xe0 && lead < 0xf0 && is_tail(1) && is_tail(2)) {
-        const std::uint32_t value =
-            (lead & 0xfU) << 12 | (byte(1) & 0x3fU) << 6 | (byte(2) & 0x3fU);
-        if (value >= 0x800 && (value < 0xd800 || value > 0xdfff)) {
-            code_point = value;
-            length = 3;
-        }
-    } else if (lead >= 0xf0 && lead < 0xf5 && is_tail(1) && is_tail(2) && is_tail(3)) {
-        const std::uint32_t value = (lead & 0x7U) << 18 | (byte(1) & 0x3fU) << 12 |
-                                    (byte(2) & 0x3fU) << 6 | (byte(3) & 0x3fU);
-        if (value >= 0x10000 && value <= 0x10ffff) {
-            code_point = value;
-            length = 4;
-        }
-    }
-    text.remove_prefix(length);
-    return code_point;
-}
-
-bool is_unprintable(std::uint32_t code_point) { return is_in(kUnprintable, code_point); }
 
 int column_width(std::uint32_t code_point) {
     if (code_point < 0x300) {
@@ -127,17 +86,6 @@ void TextSink::put_number(std::int64_t value) {
     put(std::string_view(digits + at, sizeof(digits) - at));
 }
 
-void TextSink::put_hex(std::uint64_t value) {
-    char digits[16];
-    std::size_t at = sizeof(digits);
-    do {
-        digits[--at] = kHexDigits[value % 16];
-        value /= 16;
-    } while (value != 0);
-    put("0x");
-    put(std::string_view(digits + at, sizeof(digits) - at));
-}
-
 void TextSink::put_escape(std::uint32_t code_point, bool json) {
     const int digits = json || code_point > 0xff ? (code_point > 0xffff ? 8 : 4) : 2;
     put('\\');
@@ -150,13 +98,11 @@ void TextSink::put_escape(std::uint32_t code_point, bool json) {
 void TextSink::put_printable(std::string_view text) {
     while (!text.empty()) {
         const std::string_view before = text;
-        const std::uint32_t code_point = take_code_point(text);
-        if (is_unprintable(code_point)) {
-            put_escape(code_point, false);
-        } else if (code_point == kReplacement) {
-            put("\xef\xbf\xbd");
+        const CodePoint next = take_code_point(text);
+        if (is_unprintable(next.value)) {
+            put_escape(next.value, false);
         } else {
-            put(before.substr(0, before.size() - text.size()));
+            put(next.is_well_formed() ? before.substr(0, next.size_bytes) : kReplacementText);
         }
     }
 }
@@ -165,16 +111,14 @@ void TextSink::put_json(std::string_view text) {
     put('"');
     while (!text.empty()) {
         const std::string_view before = text;
-        const std::uint32_t code_point = take_code_point(text);
-        if (code_point == '"' || code_point == '\\') {
+        const CodePoint next = take_code_point(text);
+        if (next.value == '"' || next.value == '\\') {
             put('\\');
-            put(static_cast<char>(code_point));
-        } else if (code_point <= 0xffff && is_unprintable(code_point)) {
-            put_escape(code_point, true);
-        } else if (code_point == kReplacement) {
-            put("\xef\xbf\xbd");
+            put(static_cast<char>(next.value));
+        } else if (next.value <= 0xffff && is_unprintable(next.value)) {
+            put_escape(next.value, true);
         } else {
-            put(before.substr(0, before.size() - text.size()));
+            put(next.is_well_formed() ? before.substr(0, next.size_bytes) : kReplacementText);
         }
     }
     put('"');

@@ -25,11 +25,8 @@ class TextSink {
     void put(char c);
     void put(std::string_view text);
     void put_number(std::int64_t value);
-    /// Lower-case digits with `0x` in front.
-    void put_hex(std::uint64_t value);
-    /// Text of a foreign process, for a terminal: what could play with the terminal or mislead the
-    /// reader (control characters, line separators, marks that turn the direction of writing)
-    /// stands as an escape such as \x1b or \u202e. What is not UTF-8 becomes U+FFFD.
+    /// Text of a foreign process, for a terminal: what is_unprintable() stands as an escape such as
+    /// \x1b or \u202e. What is not UTF-8 becomes U+FFFD.
     void put_printable(std::string_view text);
     /// Text as a JSON string (RFC 8259) with its quotes, in UTF-8. What put_printable()
     /// escapes, is escaped; what is not UTF-8 becomes U+FFFD.
@@ -45,13 +42,6 @@ class TextSink {
     Flush flush_;
     std::size_t used_ = 0;
 };
-
-/// Takes the first code point off UTF-8 text that is not empty. What is no well-formed code point
-/// (Unicode 15, table 3-7) counts as U+FFFD, one byte long. Pure.
-std::uint32_t take_code_point(std::string_view& text);
-
-/// Whether a code point is of those that put_printable() escapes. Pure.
-bool is_unprintable(std::uint32_t code_point);
 
 /// Columns of a terminal that a code point takes up: 0, 1 or 2. An approximation of UAX #11 for
 /// cutting lines; wrong for a few rare scripts. Pure.

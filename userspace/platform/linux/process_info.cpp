@@ -1,6 +1,5 @@
 #include "platform/process_info.h"
 
-#include <elf.h>
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -138,10 +137,6 @@ void keep_field(std::string_view key, std::string_view value, ProcessInfo& info)
         parse_number(value, info.threads);
     } else if (key == "Seccomp") {
         parse_number(value, info.seccomp);
-    } else if (key == "SigPnd") {
-        parse_number(value, info.pending_signals, 16);
-    } else if (key == "ShdPnd") {
-        parse_number(value, info.shared_pending_signals, 16);
     } else if (key == "SigBlk") {
         parse_number(value, info.blocked_signals, 16);
     } else if (key == "SigIgn") {
@@ -316,23 +311,12 @@ Result<std::uintptr_t> read_awaited_word(pid_t pid, pid_t tid) {
 }
 
 ProgramClass read_program_class(pid_t pid) {
-    unsigned char header[20];  // e_ident, e_type, e_machine
+    std::array<std::byte, 64> head;
     const auto file = open_proc_file(pid, "exe");
-    if (!file || pread64(file->get(), header, sizeof(header), 0) != sizeof(header) ||
-        std::memcmp(header, ELFMAG, SELFMAG) != 0) {
-        return ProgramClass::kUnknown;
-    }
-#if defined(__x86_64__) || defined(__i386__)
-    constexpr std::array<unsigned, 2> kFamily = {EM_386, EM_X86_64};
-#else
-    constexpr std::array<unsigned, 2> kFamily = {EM_ARM, EM_AARCH64};
-#endif
-    const bool is_64_bit = header[EI_CLASS] == ELFCLASS64;
-    const unsigned machine = header[18] | (header[19] << 8U);
-    if (header[EI_DATA] != ELFDATA2LSB || (machine != kFamily[0] && machine != kFamily[1])) {
-        return ProgramClass::kOtherMachine;
-    }
-    return is_64_bit == (sizeof(void*) == 8) ? ProgramClass::kNative : ProgramClass::kOtherWidth;
+    const ssize_t size = file ? pread64(file->get(), head.data(), head.size(), 0) : -1;
+    return size > 0
+               ? parse_program_file({head.data(), static_cast<std::size_t>(size)}).program_class
+               : ProgramClass::kUnknown;
 }
 
 std::uint64_t read_namespace(pid_t pid, const char* name) {
