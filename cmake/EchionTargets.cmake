@@ -3,6 +3,8 @@
 #
 #   echion_guest_library(name SOURCES ... USES ...)   may run inside the target: no exceptions, no RTTI
 #   echion_host_library(name SOURCES ... USES ...)    runs in the command-line program only
+#       APART files: in a unity build (several files compiled as one, as scripts/test does for sanitizers
+#       and clang-tidy), these are compiled by themselves. Their local names are other files' names, too.
 
 find_package(Threads REQUIRED)
 find_path(ECHION_EXPECTED_INCLUDE tl/expected.hpp REQUIRED)
@@ -37,7 +39,8 @@ target_compile_definitions(echion_flags INTERFACE ECHION_VERSION="${PROJECT_VERS
 include(Hardening)
 
 function(_echion_library name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;USES;FLAGS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;APART;USES;FLAGS" ${ARGN})
+  set_source_files_properties(${ARG_APART} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   if(ARG_SOURCES)
     add_library(${name} STATIC ${ARG_SOURCES})
     target_link_libraries(${name} PUBLIC echion_flags ${ARG_USES})
