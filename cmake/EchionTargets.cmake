@@ -4,6 +4,8 @@
 #   echion_guest_library(name SOURCES ... USES ...)   may run inside the target: no exceptions, no
 #                                                     RTTI, no host library
 #   echion_host_library(name SOURCES ... USES ...)    runs in the command-line program only
+#       APART files: in a unity build (several files compiled as one, as scripts/test does for sanitizers
+#       and clang-tidy), these are compiled by themselves. Their local names are other files' names, too.
 
 find_package(Threads REQUIRED)
 find_path(ECHION_EXPECTED_INCLUDE tl/expected.hpp REQUIRED)
@@ -38,7 +40,8 @@ target_compile_definitions(echion_flags INTERFACE ECHION_VERSION="${PROJECT_VERS
 include(Hardening)
 
 function(_echion_library name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;USES;FLAGS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;APART;USES;FLAGS" ${ARGN})
+  set_source_files_properties(${ARG_APART} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   if(ARG_SOURCES)
     add_library(${name} STATIC ${ARG_SOURCES})
     target_link_libraries(${name} PUBLIC echion_flags ${ARG_USES})
@@ -50,7 +53,7 @@ function(_echion_library name)
 endfunction()
 
 function(echion_guest_library name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;USES" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;APART;USES" ${ARGN})
   foreach(used IN LISTS ARG_USES)
     set(is_host FALSE)
     if(TARGET ${used})

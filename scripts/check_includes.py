@@ -48,7 +48,7 @@ LAYERS: dict[str, set[str]] = {
 }
 
 # A library of CMake (cmake/EchionTargets.cmake): its kind, and its sources.
-LIBRARY = re.compile(r"echion_(guest|host)_library\(\w+\s*(?:SOURCES([^)]*?))?(?:USES[^)]*)?\)")
+LIBRARY = re.compile(r"echion_(guest|host)_library\(\w+\s*(?:SOURCES([^)]*?))?(?:(?:APART|USES)[^)]*)?\)")
 # What the guests' code may not include: it has libc, and the C++ headers that need no run time.
 NOT_FOR_GUESTS = re.compile(
     r"^(CLI/|fmt/|bpf/(?!abi\.h)|libunwind|lzma\.h|zlib\.h|protozero/|Python\.h|gelf\.h|libelf\.h"

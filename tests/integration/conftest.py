@@ -1,11 +1,13 @@
 """Fixtures: every interpreter found, and echion from the build folder.
 
 `ECHION_BUILD` names the build folder (default: build/ at the root), `ECHION_TEST_PYTHONS` the
-interpreters (paths, separated by ':'), `ECHION_TEST_LONG=1` runs the long forms.
+interpreters (paths, separated by ':'), `ECHION_TEST_LONG=1` runs the long forms. Several runs of
+pytest share the tests if `ECHION_TEST_CLAIMS` names a folder for them, new and empty.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -27,6 +29,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
 PYTHON = "/usr/bin/python3"
 FILES = pytest.StashKey[str]()
+# What `scripts/test --quick` runs: each way to sample and to look, its output, and its refusals.
+QUICK = """
+    agent_library attach_refusals attach_threads austin_format cli_launch cli_options crowd doctor engines hardening
+    install kinds perf_engine profile_keys profile_text rate_limit shares sigquit truth_readers where where_follow
+    where_refusals
+""".split()
+# Not for the runs of pytest that tests start.
+CLAIMS = os.environ.pop("ECHION_TEST_CLAIMS", "")
 LONG = os.environ.get("ECHION_TEST_LONG", "") not in ("", "0")
 
 
@@ -59,16 +69,57 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem.removeprefix("test_") in QUICK:
+            item.add_marker(pytest.mark.quick)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Files of tests go to a new folder each time. pytest's own is named after the user, by USER or
     LOGNAME, and refused when it belongs to another; in an old one there may be anything. Signals are
     not ignored, as they are in what a script starts in the background: programs would inherit it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    config.addinivalue_line("markers", "quick: what `scripts/test --quick` runs")
     if config.option.basetemp is None:
         folder = tempfile.mkdtemp(prefix="echion-tests-")
         config.option.basetemp = os.path.join(folder, "pytest")
         config.stash[FILES] = folder
+
+
+def claim_tests(items: list[pytest.Item], folder: pathlib.Path) -> Iterator[pytest.Item]:
+    """Those that no other run has taken by the time that this one comes to them. At the end come those of
+    modules that say ALONE, as they change what holds for the whole machine: while the others wait."""
+    with open(folder / "lock", "w") as lock:
+        for alone in (False, True):
+            fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            for number, item in enumerate(items):
+                if getattr(item.module, "ALONE", False) != alone:
+                    continue
+                try:
+                    (folder / str(number)).touch(exist_ok=False)
+                except FileExistsError:
+                    continue
+                yield item
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """pytest's own loop, over what this run gets of the tests. All runs have the same list of them."""
+    if not CLAIMS or session.testsfailed or session.config.option.collectonly:
+        return None
+    claimed = claim_tests(session.items, pathlib.Path(CLAIMS))
+    item = next(claimed, None)
+    while item is not None:
+        following = next(claimed, None)  # whose fixtures are kept
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -20,6 +20,8 @@ from conftest import LONG
 from interpreters import Interpreter
 from runner import TARGETS, Echion, Result
 
+ALONE = True  # see conftest.py
+
 SECONDS = 6
 OFFLINE_S = 1.2
 TICK_US = 1000

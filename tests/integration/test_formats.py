@@ -4,6 +4,7 @@ MOJO, Google's protobuf and `go tool pprof` for pprof."""
 from __future__ import annotations
 
 import collections
+import fcntl
 import gzip
 import json
 import os
@@ -50,7 +51,9 @@ def readers(build_dir) -> pathlib.Path:
     folder = build_dir / "readers"
     command = [ROOT / "scripts" / "install-readers", folder]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        with open(build_dir / "readers.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # against another run that shares the tests
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:
         pytest.skip("austin-python cannot be had: the registry does not answer")
     if done.returncode != 0:

@@ -15,7 +15,8 @@ namespace echion::cli {
 void tell_about_agent(const Session& session, const KernelSide& kernel) {
     const std::string why = kernel.why_not_better();
     say("process {}: the engine is {}{}", session.pid(),
-        (session.is_armed() ? kernel.engine() : engine::own_clock()).name, why.empty() ? "" : " (" + why + ")");
+        (session.is_armed() ? kernel.engine() : engine::own_clock()).name,
+        why.empty() ? "" : " (" + why + ")");
     const auto info = read_process_info(session.pid());
     if (info && (info->ignored_signals >> (SIGQUIT - 1) & 1) != 0) {
         say("process {} ignores SIGQUIT, and so does not show its stacks at that signal",
