@@ -13,11 +13,9 @@
 namespace echion::capture {
 namespace {
 
-using cpython::Offset;
+using cpython::at;
 
 constexpr std::int64_t kMomentNs = 50'000;
-
-std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
 bool is_running(char kernel_state) { return kernel_state == 'R'; }
 

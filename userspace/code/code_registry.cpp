@@ -9,13 +9,12 @@
 namespace echion::code {
 namespace {
 
+using cpython::at;
 using cpython::has;
 using cpython::Offset;
 
 constexpr std::size_t kMaxCodeHeadBytes = 512;
 constexpr std::size_t kMaxObjectHeadBytes = 128;
-
-std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
 // Whether an object has an owner. Freed memory starts with the allocator's link to the next free
 // block, or null (Objects/obmalloc.c, malloc), where an object has its count of references: a

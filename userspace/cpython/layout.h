@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -12,6 +13,8 @@ using Offset = std::int32_t;
 constexpr Offset kAbsent = -1;
 
 constexpr bool has(Offset offset) { return offset != kAbsent; }
+/// The offset or size of a field that is there.
+constexpr std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
 struct Version {
     std::uint8_t major = 0;

@@ -6,8 +6,6 @@ namespace {
 // Requests that a full round leaves for what closes it, and for what is asked for besides.
 constexpr std::size_t kSpareRequests = 64;
 
-std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
-
 }  // namespace
 
 /// Where the layout has it outside of the GIL: which thread state runs.

@@ -65,8 +65,8 @@ void ProcessReport::read_names(MemoryReader& reader) {
     const cpython::Layout& layout = *capture_.view().layout;
     cpython::ObjectReader objects(reader, layout);
     for (const cpython::InterpreterHead& interpreter : capture_.interpreters()) {
-        const auto modules = reader.read_pointer(
-            interpreter.interpreter + static_cast<std::size_t>(layout.interpreter.modules));
+        const auto modules =
+            reader.read_pointer(interpreter.interpreter + cpython::at(layout.interpreter.modules));
         if (modules && *modules) {
             (void)names_.scan(objects, interpreter.id, *modules, cpython::ThreadNames::kMaxThreads);
         }

@@ -24,7 +24,7 @@ bool PythonMemory::is_listed(const TrackedThread& thread) {
         return false;
     }
     // Freed memory keeps most of what it held, but not its neighbours' links to it.
-    const auto next_at = static_cast<std::size_t>(layout().thread_state.next);
+    const auto next_at = cpython::at(layout().thread_state.next);
     const auto link = head->prev ? reader.read_pointer(head->prev + next_at)
                                  : cpython::read_threads_head(reader, view, head->interpreter);
     return thread.is_main || (link && *link == thread.state);

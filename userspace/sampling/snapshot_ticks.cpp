@@ -23,9 +23,9 @@ std::uint8_t StackSampler::gc_flag(const TrackedThread& thread) {
     Address field;
     if (has(layout.interpreter.gc_collecting)) {
         field = interpreters_.of(thread).head.interpreter +
-                static_cast<std::size_t>(layout.interpreter.gc_collecting);
+                cpython::at(layout.interpreter.gc_collecting);
     } else if (has(layout.runtime.gc_collecting)) {
-        field = memory_.view.runtime + static_cast<std::size_t>(layout.runtime.gc_collecting);
+        field = memory_.view.runtime + cpython::at(layout.runtime.gc_collecting);
     } else {
         return 0;
     }

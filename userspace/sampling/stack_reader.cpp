@@ -9,9 +9,9 @@
 namespace echion::sampling {
 namespace {
 
+using cpython::at;
 using cpython::GilState;
 using cpython::has;
-using cpython::Offset;
 
 // Frames of one round, before they are compared with the last ones.
 constexpr std::size_t kMinRawFrames = std::size_t{1} << 16;
@@ -36,8 +36,6 @@ constexpr std::int64_t kPauseNs = 20'000;
 
 // After a CPU that it may not go to: one that has just gone offline, or that it is kept from.
 constexpr std::int64_t kFollowAgainNs = 100'000'000;
-
-std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
 }  // namespace
 

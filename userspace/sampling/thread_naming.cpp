@@ -114,7 +114,7 @@ void ThreadNaming::scan() {
     }
     scanned_ns_ = ticks_.now_ns();
     cpython::ObjectReader objects(memory_.reader, memory_.layout());
-    const auto modules_at = static_cast<std::size_t>(memory_.layout().interpreter.modules);
+    const auto modules_at = cpython::at(memory_.layout().interpreter.modules);
     for (std::uint32_t i = 0; i < interpreters_.count(); ++i) {
         const cpython::InterpreterHead& head = interpreters_[i].head;
         const auto modules = memory_.reader.read_pointer(head.interpreter + modules_at);

@@ -7,6 +7,7 @@
 namespace echion::sampling {
 namespace {
 
+using cpython::at;
 using cpython::has;
 using cpython::Offset;
 
@@ -14,8 +15,6 @@ using cpython::Offset;
 constexpr std::uint32_t kMissesOfTheLiving = 8;
 // How often lists are walked that do not look changed.
 constexpr std::int64_t kListPeriodNs = 250'000'000;
-
-std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
 
 }  // namespace
 
