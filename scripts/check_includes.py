@@ -17,13 +17,13 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Folder (below userspace/, or at the root) → the folders it may include beside itself.
-CORE = {"base", "memory", "model", "platform"}
+CORE = {"base", "memory", "platform"}
 LAYERS: dict[str, set[str]] = {
     "base": set(),
     "memory": {"base"},
     "model": {"base"},
-    "platform": {"base", "memory", "model"},
-    "linux": CORE | {"bpf"},
+    "platform": {"base", "memory"},
+    "linux": CORE,
     "darwin": CORE,
     "cpython": CORE,
     "code": CORE | {"cpython"},
@@ -31,19 +31,17 @@ LAYERS: dict[str, set[str]] = {
     "report": CORE | {"cpython", "code", "capture"},
     "control": {"base"},
     "stream": {"base", "model", "platform"},
-    "engine": CORE | {"cpython", "control", "bpf"},
+    "engine": CORE | {"model", "cpython", "control", "bpf"},
     "output": {"base", "model", "platform"},
-    "native": CORE,
     "sampling": CORE | {"cpython", "code", "control", "stream", "engine"},
-    "agent": CORE | {"linux", "darwin", "cpython", "capture", "report", "control"}
-    | {"stream", "engine", "sampling"},
+    "agent": CORE | {"cpython", "report", "control", "stream", "engine", "sampling"},
     "console": CORE,
     "inject": CORE | {"linux", "console"},
     "isolation": CORE | {"console", "engine"},
     "where": CORE | {"cpython", "capture", "report", "console", "isolation"},
     "cli": CORE
-    | {"linux", "darwin", "cpython", "capture", "report", "control", "stream", "engine"}
-    | {"output", "native", "console", "isolation", "where", "inject", "bpf"},
+    | {"model", "linux", "cpython", "control", "stream", "engine", "output"}
+    | {"console", "isolation", "where", "inject"},
     "bpf": set(),
 }
 
@@ -106,7 +104,8 @@ def listed_files(folder: pathlib.Path, kind: str) -> set[pathlib.Path]:
     cmake = folder / "CMakeLists.txt"
     libraries = LIBRARY.findall(cmake.read_text(encoding="utf-8")) if cmake.is_file() else []
     names = [name for one, sources in libraries if one == kind for name in sources.split()]
-    sources = {folder / name.replace("${platform_dir}", "linux") for name in names}
+    systems = [name for name in SYSTEM_FOLDERS if (folder / name).is_dir()] or ["linux"]
+    sources = {folder / name.replace("${platform_dir}", one) for name in names for one in systems}
     headers = {file.with_suffix(".h") for file in sources}
     return sources | headers | {folder / header.name for header in headers}
 

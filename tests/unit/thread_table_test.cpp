@@ -30,7 +30,7 @@ TEST(ThreadTable, FindsAThreadByItsState) {
     EXPECT_EQ(table.find(Address()), nullptr);
     EXPECT_EQ(table.size(), 2U);
     EXPECT_NE(one->id, two->id);
-    EXPECT_TRUE(one->must_resend);
+    EXPECT_TRUE(one->stack.must_resend);
     EXPECT_EQ(one->slot, TrackedThread::kNoSlot);
 }
 
@@ -39,9 +39,9 @@ TEST(ThreadTable, ThePlaceOfAThreadThatHasGoneIsTakenWithoutWhatWasThere) {
     TrackedThread* one = table.add(state(1));
     table.add(state(2));
     one->is_announced = true;
-    one->frame_count = 7;
+    one->stack.frame_count = 7;
     one->cpu_ns = 99;
-    one->pages.touch(Address(0x5000), Address(0x5100), 1);
+    one->stack.pages.touch(Address(0x5000), Address(0x5100), 1);
     const std::uint32_t id = one->id;
     table.remove(*one);
     EXPECT_EQ(table.find(state(1)), nullptr);
@@ -50,9 +50,9 @@ TEST(ThreadTable, ThePlaceOfAThreadThatHasGoneIsTakenWithoutWhatWasThere) {
     ASSERT_NE(three, nullptr);
     EXPECT_EQ(three->id, id) << "the lowest free number";
     EXPECT_FALSE(three->is_announced);
-    EXPECT_EQ(three->frame_count, 0U);
+    EXPECT_EQ(three->stack.frame_count, 0U);
     EXPECT_EQ(three->cpu_ns, 0);
-    EXPECT_EQ(three->pages.size(), 0U);
+    EXPECT_EQ(three->stack.pages.size(), 0U);
     std::size_t count = 0;
     for (const TrackedThread& thread : table.all()) {
         EXPECT_TRUE(&thread == three || thread.state == state(2));
@@ -79,15 +79,15 @@ TEST(ThreadTable, EachThreadHasRoomForItsOwnFrames) {
     TrackedThread* one = table.add(state(1));
     TrackedThread* two = table.add(state(2));
     for (std::size_t i = 0; i < kFrames; ++i) {
-        one->codes[i] = Address(1);
-        one->refs[i] = {1, 1};
-        two->codes[i] = Address(2);
-        two->refs[i] = {2, 2};
+        one->stack.codes[i] = Address(1);
+        one->stack.refs[i] = {1, 1};
+        two->stack.codes[i] = Address(2);
+        two->stack.refs[i] = {2, 2};
     }
     for (std::size_t i = 0; i < kFrames; ++i) {
-        ASSERT_EQ(one->codes[i], Address(1));
-        ASSERT_EQ(one->refs[i], (stream::FrameRef{1, 1}));
-        ASSERT_EQ(two->codes[i], Address(2));
+        ASSERT_EQ(one->stack.codes[i], Address(1));
+        ASSERT_EQ(one->stack.refs[i], (stream::FrameRef{1, 1}));
+        ASSERT_EQ(two->stack.codes[i], Address(2));
     }
     EXPECT_EQ(one->id, 0U);
     EXPECT_EQ(two->state, state(2));

@@ -19,7 +19,7 @@
 #include "engine/agent_timer.h"
 #include "engine/bpf/bpf_timer.h"
 #include "engine/clock/clock_timer.h"
-#include "engine/perf/cpu_time_timer.h"
+#include "engine/perf/perf_timer.h"
 #include "fd_pairs.h"
 
 namespace echion::agent {
@@ -27,7 +27,7 @@ namespace {
 
 using engine::BpfTimer;
 using engine::ClockTimer;
-using engine::CpuTimeTimer;
+using engine::PerfTimer;
 
 /// A channel, and the end that the command-line program has.
 class TickTimerTest : public testing::Test {
@@ -243,7 +243,7 @@ TEST_F(TickTimerTest, AKernelsTickThatHasBeenMadeUpForIsNoSecondOne) {
 // ---- Ticks of CPU time ----
 
 TEST_F(TickTimerTest, EachSignalOfAnEventIsATick) {
-    CpuTimeTimer timer(control::kTickSignal, 2, monotonic_ns());
+    PerfTimer timer(control::kTickSignal, 2, monotonic_ns());
     for (int i = 0; i < 3; ++i) {
         send_tick(1000);
         EXPECT_TRUE(timer.wait(*requests_));
@@ -252,7 +252,7 @@ TEST_F(TickTimerTest, EachSignalOfAnEventIsATick) {
 
 TEST_F(TickTimerTest, TicksOfSeveralThreadsAtATimeAreOne) {
     ASSERT_TRUE(channel_->signal_arrivals(control::kTickSignal, gettid()));
-    CpuTimeTimer timer(control::kTickSignal, 3600 * kNanosPerSecond, monotonic_ns());
+    PerfTimer timer(control::kTickSignal, 3600 * kNanosPerSecond, monotonic_ns());
     send_tick(1000);
     send_tick(1001);
     EXPECT_TRUE(timer.wait(*requests_));
@@ -261,7 +261,7 @@ TEST_F(TickTimerTest, TicksOfSeveralThreadsAtATimeAreOne) {
 }
 
 TEST_F(TickTimerTest, CpuTimeWithoutATickIsSeen) {
-    CpuTimeTimer timer(control::kTickSignal, kInterval, monotonic_ns());
+    PerfTimer timer(control::kTickSignal, kInterval, monotonic_ns());
     std::atomic<bool> has_ended{false};
     std::thread busy([&, waiting = gettid()] {
         std::int64_t last_ns = monotonic_ns();
@@ -289,7 +289,7 @@ TEST_F(TickTimerTest, AProcessThatSleepsIsNotLookedAt) {
         while (read_clock_ns(CLOCK_THREAD_CPUTIME_ID) < end) {
         }
     }).join();
-    CpuTimeTimer timer(control::kTickSignal, kInterval, monotonic_ns());
+    PerfTimer timer(control::kTickSignal, kInterval, monotonic_ns());
     ASSERT_TRUE(timer.wait(*requests_)) << "what was used before";
     std::thread other([&] {
         const timespec moment = make_timespec(100 * kInterval);

@@ -20,9 +20,9 @@ enum NextPython : std::uint32_t {
     kNextPythonComes,  ///< a new sampler is being made for it
 };
 
-/// What the agent learns from the dynamic loader about the process that it is a guest of. Asked
-/// once, on a thread of the target and before the sampler exists: the sampler itself never takes
-/// the loader's locks, so that a fork cannot leave one of them taken in the child.
+/// What is known of the process before the sampler exists. What comes from the dynamic loader is
+/// asked once, on a thread of the target: the sampler itself never takes the loader's locks, so
+/// that a fork cannot leave one of them taken in the child.
 struct GuestFacts {
     StaticData static_data;
     bool wants_colours = false;  ///< the environment does not forbid them (NO_COLOR, TERM)

@@ -25,9 +25,9 @@ class ProgramThreads {
     bool was_first_outlived_ = false;
 };
 
-/// What the sampler thread does from its first to its last moment: greets the command-line program,
-/// waits for its wishes and for Python, samples until it is told to stop or left alone, and tidies
-/// up. Returns when nothing is left but the thread.
+/// What the sampler thread does from its first to its last moment: says Hello, waits for Configure
+/// and for Python, samples until it is told to stop or nobody reads any more, and gives back what
+/// it has taken. Returns when nothing is left but the thread.
 ///
 /// `found`: where Python was when the program began; null if that was not looked for or could not
 /// be told. Used where looking would take descriptors of the program.

@@ -8,8 +8,8 @@
 namespace echion::agent {
 
 /// How a start of the agent's threads has gone, from the IoThread, which knows it, to the thread
-/// that waits for it; of one start at a time. Who speaks last is one of the two: the IoThread, or
-/// the one that waits no longer.
+/// that waits for it; of one start at a time. Exactly one of the two ends a start that has failed:
+/// the one that waits, or the IoThread where nobody waits any more.
 class StartOutcome {
   public:
     void begin() { state_.store(kStarting); }

@@ -36,10 +36,9 @@ struct SessionSettings {
 /// One agent: its control channel, its ring, and the part of the profile that comes from it. The
 /// agent is not trusted: what it sends is checked, a broken rule ends the session.
 ///
-///     waiting ──Hello/Configure──► configured ──Started──► sampling ──Stop──► stopping ──►
-///     emptying
-///        └────────────────────────────┴─────────── hang-up, Failed, broken rule ────────────►┤
-///                                                                                     ended ◄┘
+///     waiting ─Hello─► configured ─Started─► sampling ─Stop─► stopping ─► emptying ─► ended
+///
+/// A hang-up, Failed or a broken rule leads from each of them to emptying.
 ///
 /// What the ring holds is taken out by drain(), at any time. A session that comes to its end is
 /// emptying, without a channel, for as long as the ring holds something that was there then;

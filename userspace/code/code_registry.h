@@ -36,7 +36,7 @@ namespace echion::code {
 ///
 /// Fixed tables; full, it starts over. A code object that took another's place gets an id of its
 /// own, as a stack that refers to the old one would otherwise look unchanged; when all ids have
-/// been given, they are given anew. Sampler thread only.
+/// been given, they are given anew. One thread at a time.
 class CodeRegistry {
   public:
     /// Ids are below this: what a sink has to remember at most.

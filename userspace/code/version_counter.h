@@ -16,7 +16,7 @@ namespace echion::code {
 ///
 /// Where the counter lies is not stated by the target, as most other offsets are. So it is believed
 /// only once it has kept up with code objects whose own numbers are known, and never again once it
-/// has not. Sampler thread only.
+/// has not. One thread at a time.
 class VersionCounter {
   public:
     VersionCounter() = default;

@@ -12,8 +12,8 @@ struct StackHead {
     ThreadHead thread;
     Address frame;         ///< the newest, if `has_frame`
     bool is_read = false;  ///< else nothing of it is known
-    bool has_frame =
-        false;  ///< else it is to be read through `thread.cframe`: StackRound::complete()
+    /// Else the frame is to be read through `thread.cframe`: StackRound::complete().
+    bool has_frame = false;
 };
 
 /// One round of reading: the stacks of threads of one GIL, between two copies of the GIL. All is
@@ -21,7 +21,7 @@ struct StackHead {
 ///
 ///     begin()                  the GIL
 ///     add() …                  threads: their states, newest frames, and the pages of their stacks
-///     add_again()              a thread whose stack only its own rest proves
+///     add_again()              a head once more, to show whether its thread has run
 ///     end()                    the GIL again
 ///     PageBatch::run()         copies it all
 ///     take_gil(), take() …     what came of it

@@ -21,7 +21,7 @@ namespace echion::cpython {
 /// `_active` holds every thread that Python started or has asked for its current thread, however
 /// long before. A thread that C code made and that never asked is not in it and has no name here.
 ///
-/// Memory is taken once, by make(). Sampler thread only.
+/// Memory is taken once, by make(). One thread at a time.
 /// Source: CPython Lib/threading.py, 3.8 to 3.13.
 class ThreadNames {
   public:

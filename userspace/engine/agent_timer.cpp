@@ -6,13 +6,13 @@
 
 #include "engine/bpf/bpf_timer.h"
 #include "engine/clock/clock_timer.h"
-#include "engine/perf/cpu_time_timer.h"
+#include "engine/perf/perf_timer.h"
 
 namespace echion::engine {
 
 struct AgentTimerKind {
     bool (*is_offered)(const TickOffer& offer);
-    bool needs_arming;
+    bool needs_arming;  // only the last row does not: what is not armed gives way to own_clock()
     TickTimer* (*make)(std::byte* room, const TimerSettings& settings);
 };
 
@@ -36,7 +36,7 @@ constexpr AgentTimerKind kAgentTimers[] = {
      },
      true,
      [](std::byte* room, const TimerSettings& of) {
-         return make_in<CpuTimeTimer>(room, of.signal, of.interval_ns, of.now_ns);
+         return make_in<PerfTimer>(room, of.signal, of.interval_ns, of.now_ns);
      }},
     {[](const TickOffer&) { return true; }, false,
      [](std::byte* room, const TimerSettings& of) {

@@ -1,5 +1,6 @@
 #include "engine/engines.h"
 
+#include <algorithm>
 #include <array>
 
 #include "engine/bpf/bpf_engine.h"
@@ -18,6 +19,10 @@ constexpr std::array<EngineKind, 3> kEngines = {{
     {"perf", "perf", "perf events", true, 0, open_perf_engine},
     {"clock", "nanosleep", "the sampler's own clock", false, 0, nullptr},
 }};
+
+static_assert(kEngines.back().open == nullptr);
+static_assert(std::count_if(kEngines.begin(), kEngines.end(),
+                            [](const EngineKind& kind) { return kind.open == nullptr; }) == 1);
 
 }  // namespace
 

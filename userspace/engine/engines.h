@@ -18,8 +18,8 @@ struct EngineKind {
     bool cpu_time_only;
     /// Of wall time: below it the engine costs more than the sampler's own clock.
     std::uint64_t least_wall_interval_ns;
-    /// Opens the command-line program's half. Any thread. Null: the agent's half is all that there
-    /// is, and needs nothing.
+    /// Opens the command-line program's half. Any thread. Null in own_clock() alone: an engine
+    /// whose ticks the agent makes by itself has a HostEngine, too, whose agent_flags() offer it.
     tl::expected<std::unique_ptr<HostEngine>, Unavailable> (*open)();
 };
 

@@ -22,7 +22,7 @@ namespace echion {
 ///
 /// Linux: both come from the rseq areas that glibc 2.35 and later register for every thread.
 /// Without them, preemption is told from getrusage(RUSAGE_THREAD), and the CPU is not known
-/// (has_cpu_numbers() is false). Used by the sampler thread only; nothing allocates.
+/// (has_cpu_numbers() is false). By one thread only, the one that reads; nothing allocates.
 class SameCpu {
   public:
     /// Where threads of this process have the area that the kernel keeps up to date, as a distance

@@ -59,8 +59,8 @@ std::span<TrackedThread*> ChangedStacks::select(std::uint32_t gil_index) {
             continue;
         }
         // A state that any thread may run with can change without the one that it was placed on.
-        if (thread->slot != TrackedThread::kNoSlot && !thread->has_run && !thread->must_resend &&
-            !interpreters_.can_change_threads(*thread)) {
+        if (thread->slot != TrackedThread::kNoSlot && !thread->has_run &&
+            !thread->stack.must_resend && !interpreters_.can_change_threads(*thread)) {
             thread->may_have_changed = false;  // it has not run: its stack is what it was
             continue;
         }

@@ -43,15 +43,15 @@ bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawF
                                   std::int64_t at_ns) {
     codes_.begin_look(memory_.reader);
     memory_.batch.reset();
-    codes_.check(memory_.reader, memory_.batch, raw, {thread.codes, thread.refs_count},
-                 thread.refs_look);
+    codes_.check(memory_.reader, memory_.batch, raw, {thread.stack.codes, thread.stack.refs_count},
+                 thread.stack.refs_look);
     // The thread has run on since: what was not known before may have been another code object.
     if (!codes_.were_known(raw, at_ns)) {
         snapshots_.count_unused();
         return false;
     }
     const std::uint64_t code_reads = codes_.reads();
-    const AssignedStack assigned = stack_codes_.assign(thread, raw);
+    const AssignedStack assigned = stack_codes_.assign(thread.stack, raw);
     if (codes_.reads() != code_reads) {
         // Lines were read later than the stack: the plain way proves that they are its own.
         snapshots_.count_unused();

@@ -22,29 +22,29 @@ Status StackCodes::reserve(std::size_t max_frames) {
     return {};
 }
 
-bool StackCodes::assign_once(const TrackedThread& thread, std::span<const cpython::RawFrame> raw,
+bool StackCodes::assign_once(const LastStack& last, std::span<const cpython::RawFrame> raw,
                              std::size_t* kept) {
     const std::uint32_t numbering = codes_.numbering();
     const Address trampoline = codes_.trampoline();
     const std::size_t count = raw.size();
-    const bool has_same_ids = thread.codes_numbering == numbering;
-    const std::size_t common = has_same_ids ? std::min<std::size_t>(count, thread.frame_count) : 0;
+    const bool has_same_ids = last.codes_numbering == numbering;
+    const std::size_t common = has_same_ids ? std::min<std::size_t>(count, last.frame_count) : 0;
     const std::size_t held =
-        has_same_ids && codes_.holds_since(thread.refs_look) ? thread.refs_count : 0;
+        has_same_ids && codes_.holds_since(last.refs_look) ? last.refs_count : 0;
     *kept = 0;
     for (std::size_t i = 0; i < count; ++i) {
         const cpython::RawFrame& frame = raw[count - 1 - i];
         stream::FrameRef ref{0, frame.offset};
         if (i > 0 && found_codes_[i - 1] == frame.code) {
             ref.code_id = found_refs_[i - 1].code_id;  // recursion
-        } else if (i < held && thread.codes[i] == frame.code &&
-                   thread.refs[i].code_id != code::CodeRegistry::kUnknownCode) {
-            ref.code_id = thread.refs[i].code_id;
+        } else if (i < held && last.codes[i] == frame.code &&
+                   last.refs[i].code_id != code::CodeRegistry::kUnknownCode) {
+            ref.code_id = last.refs[i].code_id;
         } else {
             ref.code_id = codes_.find_id(memory_.reader, ticks_, frame.code);
         }
         ref.offset = codes_.find_place(memory_.reader, frame.code, frame.offset);
-        if (*kept == i && i < common && thread.refs[i] == ref) {
+        if (*kept == i && i < common && last.refs[i] == ref) {
             ++*kept;
         }
         found_codes_[i] = frame.code;
@@ -55,9 +55,9 @@ bool StackCodes::assign_once(const TrackedThread& thread, std::span<const cpytho
     return codes_.numbering() == numbering && codes_.trampoline() == trampoline;
 }
 
-AssignedStack StackCodes::assign(const TrackedThread& thread, std::span<cpython::RawFrame> raw) {
+AssignedStack StackCodes::assign(const LastStack& last, std::span<cpython::RawFrame> raw) {
     AssignedStack stack;
-    for (int lookup = 1; !assign_once(thread, raw, &stack.kept) && lookup < kLookups; ++lookup) {
+    for (int lookup = 1; !assign_once(last, raw, &stack.kept) && lookup < kLookups; ++lookup) {
         // Only just met, the trampoline is still in this stack.
         const auto end = std::remove_if(raw.begin(), raw.end(), [&](const auto& frame) {
             return frame.code == codes_.trampoline();
@@ -68,13 +68,13 @@ AssignedStack StackCodes::assign(const TrackedThread& thread, std::span<cpython:
     return stack;
 }
 
-void StackCodes::keep(TrackedThread& thread, const AssignedStack& stack) {
-    std::copy_n(found_codes_.data(), stack.frame_count, thread.codes);
+void StackCodes::keep(LastStack& last, const AssignedStack& stack) {
+    std::copy_n(found_codes_.data(), stack.frame_count, last.codes);
     std::copy(found_refs_.data() + stack.kept, found_refs_.data() + stack.frame_count,
-              thread.refs + stack.kept);
-    thread.codes_numbering = codes_.numbering();
-    thread.refs_look = codes_.look();
-    thread.refs_count = static_cast<std::uint32_t>(stack.frame_count);
+              last.refs + stack.kept);
+    last.codes_numbering = codes_.numbering();
+    last.refs_look = codes_.look();
+    last.refs_count = static_cast<std::uint32_t>(stack.frame_count);
 }
 
 }  // namespace echion::sampling

@@ -7,15 +7,15 @@
 #include "base/mapping.h"
 #include "code/code_registry.h"
 #include "cpython/frame_walker.h"
+#include "sampling/last_stack.h"
 #include "sampling/python_memory.h"
-#include "sampling/thread_table.h"
 #include "sampling/thread_writer.h"
 #include "sampling/tick_stream.h"
 
 namespace echion::sampling {
 
 /// Gives the frames of a stack the ids of their code objects, which are defined in the stream as
-/// they are met, and compares them with the thread's last stack. Sampler thread only.
+/// they are met, and compares them with the last stack of the same owner. Sampler thread only.
 class StackCodes {
   public:
     StackCodes(PythonMemory& memory, TickStream& ticks, code::CodeRegistry& codes)
@@ -23,13 +23,13 @@ class StackCodes {
     Status reserve(std::size_t max_frames);
 
     /// Looks the frames up (newest first; those that are no code of the program's are taken out of
-    /// them). The result is the thread's when it is kept, and good until the next call.
-    AssignedStack assign(const TrackedThread& thread, std::span<cpython::RawFrame> raw);
-    /// The last result is the thread's stack.
-    void keep(TrackedThread& thread, const AssignedStack& stack);
+    /// them). The result is the owner's when it is kept, and good until the next call.
+    AssignedStack assign(const LastStack& last, std::span<cpython::RawFrame> raw);
+    /// The last result is the owner's stack from now on.
+    void keep(LastStack& last, const AssignedStack& stack);
 
   private:
-    bool assign_once(const TrackedThread& thread, std::span<const cpython::RawFrame> raw,
+    bool assign_once(const LastStack& last, std::span<const cpython::RawFrame> raw,
                      std::size_t* kept);
 
     PythonMemory& memory_;

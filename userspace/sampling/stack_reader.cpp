@@ -100,10 +100,11 @@ void StackReader::request_codes(std::span<TrackedThread*> group) {
     memory_.batch.begin_unsearched();
     for (TrackedThread* thread : group) {
         const std::size_t count =
-            std::min<std::size_t>(thread->frame_count + kRecentCodes, options_.max_frames);
-        const std::size_t held = codes_.holds_since(thread->refs_look) ? thread->refs_count : 0;
+            std::min<std::size_t>(thread->stack.frame_count + kRecentCodes, options_.max_frames);
+        const std::size_t held =
+            codes_.holds_since(thread->stack.refs_look) ? thread->stack.refs_count : 0;
         codes_.request(memory_.batch,
-                       std::span(thread->codes, count).subspan(std::min(held, count)));
+                       std::span(thread->stack.codes, count).subspan(std::min(held, count)));
     }
     codes_.add_requested(memory_.batch);
     memory_.batch.end_unsearched();
@@ -134,7 +135,8 @@ bool StackReader::request(Round& round, std::uint32_t gil_index) {
     request_interpreters(gil_index);
     std::size_t fits = 0;
     for (TrackedThread* thread : round.group) {
-        if (!round.stacks.add(thread->state, thread->head.cframe, thread->pages, &thread->copies)) {
+        if (!round.stacks.add(thread->state, thread->head.cframe, thread->stack.pages,
+                              &thread->copies)) {
             break;
         }
         ++fits;
@@ -173,10 +175,11 @@ bool StackReader::walk_one(const Round& round, TrackedThread& thread, cpython::S
     cpython::FrameWalker walker(memory_.layout(), memory_.reader, memory_.batch);
     walker.skip_code(codes_.trampoline());
     const std::size_t room = std::min(options_.max_frames, raw_.capacity() - out.first);
-    ++thread.walk;
-    out.walk = walker.walk(head.frame, thread.pages, thread.walk, {raw_.data() + out.first, room});
-    if (thread.walk % kPageAge == 0) {
-        thread.pages.expire(thread.walk, kPageAge);
+    ++thread.stack.walk;
+    out.walk = walker.walk(head.frame, thread.stack.pages, thread.stack.walk,
+                           {raw_.data() + out.first, room});
+    if (thread.stack.walk % kPageAge == 0) {
+        thread.stack.pages.expire(thread.stack.walk, kPageAge);
     }
     *raw_used += out.walk.count;
     return true;
@@ -248,7 +251,7 @@ std::size_t StackReader::walk_all(Round& round, bool is_incomplete, std::span<Wa
         TrackedThread& thread = *round.group[i];
         heads[i] = round.stacks.take(thread.copies, thread.head.cframe);
         if (is_incomplete) {
-            memory_.batch.erase_unread(thread.pages);
+            memory_.batch.erase_unread(thread.stack.pages);
         }
     }
     std::size_t raw_used = 0;
@@ -266,7 +269,7 @@ std::size_t StackReader::walk_all(Round& round, bool is_incomplete, std::span<Wa
         if (stacks[i].is_readable) {
             const TrackedThread& thread = *round.group[i];
             codes_.check(memory_.reader, memory_.batch, frames_of(stacks[i]),
-                         {thread.codes, thread.refs_count}, thread.refs_look);
+                         {thread.stack.codes, thread.stack.refs_count}, thread.stack.refs_look);
         }
     }
     return walked;
@@ -345,7 +348,7 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
         }
         AssignedStack assigned;
         if (verdict != Verdict::kTorn) {
-            assigned = stack_codes_.assign(thread, frames_of(stacks[i]));
+            assigned = stack_codes_.assign(thread.stack, frames_of(stacks[i]));
             // Code objects that were read to define them were read later than the stack.
             if (codes_.reads() != code_reads && verdict == Verdict::kProved &&
                 !still_stands(round, gil_index, before, thread, stacks[i])) {

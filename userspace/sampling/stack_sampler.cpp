@@ -96,7 +96,7 @@ void StackSampler::on_void_batch() {
     codes_.forget_tick();
     for (TrackedThread& thread : threads_.all()) {
         thread.is_announced = false;
-        thread.must_resend = true;
+        thread.stack.must_resend = true;
         changed_.mark(thread);
     }
     accounts_.forget_announcements();
@@ -261,9 +261,9 @@ void StackSampler::accept(const ReadStack& stack, std::int64_t at_ns) {
         owners_.note_frames(thread, assigned.frame_count);
     }
     const auto is_by_another = [&] {
-        return thread.slot != TrackedThread::kNoSlot && !thread.has_run && !thread.must_resend &&
-               interpreters_.can_change_threads(thread) &&
-               (assigned.kept != assigned.frame_count || assigned.kept != thread.frame_count);
+        return thread.slot != TrackedThread::kNoSlot && !thread.has_run &&
+               !thread.stack.must_resend && interpreters_.can_change_threads(thread) &&
+               (assigned.kept != assigned.frame_count || assigned.kept != thread.stack.frame_count);
     };
     if (!is_torn && is_by_another()) {
         // Its thread may have come back since the tick's look, before the copy.
@@ -303,7 +303,7 @@ void StackSampler::accept(const ReadStack& stack, std::int64_t at_ns) {
     }
     write_stack(thread, assigned, flags, may_have_run, at_ns);
     if (is_line_missing) {
-        thread.must_resend = true;  // also where it does not run again
+        thread.stack.must_resend = true;  // also where it does not run again
         changed_.mark(thread);
     }
 }
@@ -314,18 +314,18 @@ void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack
     if (!thread.has_begun) {
         return;  // it will hold the GIL when it does
     }
-    stack_codes_.keep(thread, stack);
+    stack_codes_.keep(thread.stack, stack);
     if (thread.is_second) {
-        thread.frame_count = static_cast<std::uint32_t>(stack.frame_count);
-        thread.flags = flags;
-        thread.must_resend = true;
+        thread.stack.frame_count = static_cast<std::uint32_t>(stack.frame_count);
+        thread.stack.flags = flags;
+        thread.stack.must_resend = true;
         return;
     }
     if (stack.frame_count == 0 && flags == 0 && interpreters_.can_change_threads(thread)) {
         // Of no thread at the moment, as far as is known.
         owners_.retract(thread);
-        thread.frame_count = 0;
-        thread.flags = 0;
+        thread.stack.frame_count = 0;
+        thread.stack.flags = 0;
         return;
     }
     // After the lookups, which may have ended a batch that had no room, and all names with it.

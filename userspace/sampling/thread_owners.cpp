@@ -156,7 +156,7 @@ void ThreadOwners::note_holder(const Gil& gil, const cpython::GilState& now) {
 void ThreadOwners::retract(TrackedThread& thread) {
     naming_.name_at_last(thread);
     writer_.end(thread);
-    thread.must_resend = true;
+    thread.stack.must_resend = true;
 }
 
 void ThreadOwners::suspend(TrackedThread& thread) {
@@ -195,7 +195,7 @@ void ThreadOwners::make_current(TrackedThread& thread) {
     }
     threads_.set_second(thread, false);
     thread.times_between = 0;
-    thread.must_resend = true;
+    thread.stack.must_resend = true;
     has_switched_ = true;
     changed_.mark(thread);
 }
@@ -262,7 +262,7 @@ void ThreadOwners::displace(TrackedThread& thread) {
     place(thread, thread.state.value());
     set_apart(thread);
     thread.is_placed = false;
-    thread.must_resend = true;
+    thread.stack.must_resend = true;
     changed_.mark(thread);
 }
 
@@ -341,7 +341,7 @@ void ThreadOwners::note_frames(TrackedThread& thread, std::size_t frame_count) {
     if (!thread.is_second && frame_count == 0) {
         // It has left this interpreter: for one that has frames.
         for (TrackedThread& other : threads_.with_state()) {
-            if (other.is_second && other.frame_count > 0 && other.runs_on == thread.runs_on) {
+            if (other.is_second && other.stack.frame_count > 0 && other.runs_on == thread.runs_on) {
                 make_current(other);
                 return;
             }
@@ -352,7 +352,8 @@ void ThreadOwners::note_frames(TrackedThread& thread, std::size_t frame_count) {
         const TrackedThread* now = threads_.find_other_state(thread, false);
         if (now != nullptr && can_change_threads(thread) && !thread.is_placed) {
             set_apart(thread);
-        } else if (now == nullptr || now->frame_count == 0 || interpreters_.of(*now).head.id == 0) {
+        } else if (now == nullptr || now->stack.frame_count == 0 ||
+                   interpreters_.of(*now).head.id == 0) {
             make_current(thread);
         }
     }

@@ -85,10 +85,10 @@ TrackedThread* ThreadTable::add(Address state) {
     thread.in_use = true;
     thread.state = state;
     thread.id = static_cast<std::uint32_t>(slot);
-    thread.must_resend = true;
+    thread.stack.must_resend = true;
     thread.slot = TrackedThread::kNoSlot;
-    thread.codes = reinterpret_cast<Address*>(block + sizeof(TrackedThread));
-    thread.refs = reinterpret_cast<stream::FrameRef*>(thread.codes + max_frames_);
+    thread.stack.codes = reinterpret_cast<Address*>(block + sizeof(TrackedThread));
+    thread.stack.refs = reinterpret_cast<stream::FrameRef*>(thread.stack.codes + max_frames_);
     return &thread;
 }
 

@@ -11,12 +11,12 @@
 #include "cpython/stack_round.h"
 #include "memory/address_map.h"
 #include "memory/page_batch.h"
-#include "stream/encoder.h"
+#include "sampling/last_stack.h"
 
 namespace echion::sampling {
 
 /// What the sampler remembers of one thread state. Plain data in memory of its own, followed by the
-/// thread's last stack.
+/// frames of its last stack.
 struct TrackedThread {
     static constexpr std::uint32_t kNoSlot = ~0U;
 
@@ -43,7 +43,6 @@ struct TrackedThread {
     bool is_main;
     bool is_announced;       ///< defined in the stream
     bool may_have_changed;   ///< its stack has to be read in this tick
-    bool must_resend;        ///< its stack has to be written in full
     bool has_run;            ///< on a CPU since its stack was last read (CpuWatch)
     bool is_on_cpu;          ///< when CpuWatch last looked
     bool has_left;           ///< its thread state is gone; CPU time may still come
@@ -58,23 +57,15 @@ struct TrackedThread {
     std::int64_t seen_ns;           ///< until when it had that stack, or was given none; 0: never
     std::size_t snapshot_first;     ///< where that stack stands
     std::size_t snapshot_count;
-    std::uint8_t flags;             ///< stream::StackFlag of the last stack
-    std::uint32_t walk;             ///< number of the last walk, the age of `pages`
-    std::uint32_t codes_numbering;  ///< CodeRegistry::numbering() that `refs` belong to
-    std::uint64_t refs_look;        ///< CodeRegistry::look() that found `refs`…
-    std::uint32_t refs_count;       ///< …so many of them, from the root
-    std::int64_t cpu_ns;            ///< CPU clock when last read
-    std::uint32_t frame_count;
+    std::int64_t cpu_ns;  ///< CPU clock when last read
     std::uint32_t name_bytes;
-    std::uint32_t name_looks;  ///< without one, so many changes of its stack still ask for it
-    char name[256];            ///< UTF-8; what is known of it, or was when it was announced
-    PageSet pages;
-    Address between_root;              ///< Walk::root of a chain that may not be whole
-    std::int64_t between_cpu_ns;       ///< its CPU clock when that was last counted
+    std::uint32_t name_looks;     ///< without one, so many changes of its stack still ask for it
+    char name[256];               ///< UTF-8; what is known of it, or was when it was announced
+    Address between_root;         ///< Walk::root of a chain that may not be whole
+    std::int64_t between_cpu_ns;  ///< its CPU clock when that was last counted
     std::int64_t last_between_cpu_ns;  ///< its CPU clock when it was last seen so
     std::uint32_t times_between;       ///< how often that was
-    Address* codes;                    ///< last stack, root first: code objects…
-    stream::FrameRef* refs;            ///< …and how they are called in the stream
+    LastStack stack;
 
     [[nodiscard]] std::string_view name_view() const { return {name, name_bytes}; }
     [[nodiscard]] bool has_state() const { return in_use && !has_left; }

@@ -69,11 +69,11 @@ bool ThreadWriter::has_waited_since(const TrackedThread& thread, std::int64_t si
 
 bool ThreadWriter::write_stack(TrackedThread& thread, const AssignedStack& stack,
                                std::uint8_t flags, bool may_have_run, std::int64_t at_ns) {
-    const std::size_t kept = thread.must_resend ? 0 : stack.kept;
-    const bool is_same = kept == stack.frame_count && kept == thread.frame_count &&
-                         flags == thread.flags && !thread.must_resend;
-    thread.frame_count = static_cast<std::uint32_t>(stack.frame_count);
-    thread.flags = flags;
+    const std::size_t kept = thread.stack.must_resend ? 0 : stack.kept;
+    const bool is_same = kept == stack.frame_count && kept == thread.stack.frame_count &&
+                         flags == thread.stack.flags && !thread.stack.must_resend;
+    thread.stack.frame_count = static_cast<std::uint32_t>(stack.frame_count);
+    thread.stack.flags = flags;
     if (!options_.cpu_mode && (may_have_run || !is_same)) {
         const std::int64_t longest_gap_ns = ticks_.longest_gap_ns();
         const std::int64_t known_ns = known_until_ns(thread);
@@ -92,19 +92,19 @@ bool ThreadWriter::write_stack(TrackedThread& thread, const AssignedStack& stack
     if (is_same) {
         return false;
     }
-    thread.must_resend = false;
+    thread.stack.must_resend = false;
     ticks_.encoder().stack(thread.id, flags, static_cast<std::uint32_t>(kept),
-                           {thread.refs + kept, stack.frame_count - kept});
+                           {thread.stack.refs + kept, stack.frame_count - kept});
     ticks_.split();
     return true;
 }
 
 void ThreadWriter::write_no_stack(TrackedThread& thread) {
-    if (thread.is_announced && (thread.frame_count > 0 || thread.must_resend)) {
+    if (thread.is_announced && (thread.stack.frame_count > 0 || thread.stack.must_resend)) {
         ticks_.encoder().stack(thread.id, 0, 0, {});
-        thread.frame_count = 0;
-        thread.flags = 0;
-        thread.must_resend = false;
+        thread.stack.frame_count = 0;
+        thread.stack.flags = 0;
+        thread.stack.must_resend = false;
     }
 }
 

@@ -12,7 +12,7 @@
 
 namespace echion::sampling {
 
-/// Who gives everything again after a batch of the stream that found no room.
+/// Is told that a batch of the stream found no room: all that was in it has to be written again.
 class VoidBatchListener {
   public:
     virtual void on_void_batch() = 0;

@@ -12,7 +12,7 @@
 #include "engine/bpf/bpf_session.h"
 #include "engine/bpf/kernel_clock.h"
 #include "engine/perf/rate_limit.h"
-#include "engine/perf/tick_timers.h"
+#include "engine/perf/tick_events.h"
 
 namespace echion::engine {
 namespace {

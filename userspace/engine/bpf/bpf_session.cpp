@@ -56,7 +56,7 @@ std::optional<BpfSession::Target> BpfSession::Impl::find_living(pid_t pid) const
     return std::nullopt;
 }
 
-bool BpfSession::Impl::lives(const CpuAccounts::Holder& thread) const {
+bool BpfSession::Impl::lives(const ThreadAccounts::Holder& thread) const {
     const auto state = states.read(thread.slot);
     if (!state) {
         return state.error().kind == ErrorKind::kTorn;  // it runs, and how

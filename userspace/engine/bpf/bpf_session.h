@@ -12,7 +12,7 @@
 
 #include "base/error.h"
 #include "bpf/abi.h"
-#include "engine/bpf/cpu_accounts.h"
+#include "engine/bpf/thread_accounts.h"
 #include "engine/privileges.h"
 
 namespace echion::engine {
@@ -98,10 +98,10 @@ class BpfSession {
     /// Starts the target's ticks. On failure none run. kProtocol when the request breaks a rule.
     Result<TimerReport> start_timer(Target target, const TimerRequest& request);
     void stop_timer(Target target);
-    /// CpuAccounts::count() of the target, but the thread that the ticks wake. Empty if ticks were
-    /// never started.
+    /// ThreadAccounts::count() of the target, but the thread that the ticks wake. Empty if ticks
+    /// were never started.
     [[nodiscard]] std::vector<ThreadCpu> count_cpu(Target target, bool with_living);
-    /// CpuAccounts::note_ended(): to be called at least once in the quarantine of a slot.
+    /// ThreadAccounts::note_ended(): to be called at least once in the quarantine of a slot.
     void note_ended();
     /// Threads whose figures note_ended() came too late for.
     [[nodiscard]] std::uint64_t threads_missed() const;

@@ -13,7 +13,7 @@
 #include "bpf/echion.skel.h"
 #include "engine/bpf/bpf_session.h"
 #include "engine/bpf/cpu_state_map.h"
-#include "engine/perf/tick_timers.h"
+#include "engine/perf/tick_events.h"
 
 namespace echion::engine {
 
@@ -29,9 +29,9 @@ struct BpfSession::Impl {
     // Those that this program added: it still knows their numbers when they have ended.
     std::map<pid_t, Target> added;
     std::map<Target, UniqueFd> rings;
-    std::map<Target, TickTimers> timers;
-    CpuAccounts accounts;
-    std::map<Target, CpuAccounts::Holder> samplers;  // of targets whose ticks have been started
+    std::map<Target, TickEvents> timers;
+    ThreadAccounts accounts;
+    std::map<Target, ThreadAccounts::Holder> samplers;  // of targets whose ticks have been started
     bool has_wall_program = true;
     bool has_loop_helper = true;
     UniqueFd stats;        // while it is open, the kernel measures the programs
@@ -42,7 +42,7 @@ struct BpfSession::Impl {
     /// The target that is the living process.
     [[nodiscard]] std::optional<Target> find_living(pid_t pid) const;
     /// Whether the slot is still this thread's, and the thread has not ended.
-    [[nodiscard]] bool lives(const CpuAccounts::Holder& thread) const;
+    [[nodiscard]] bool lives(const ThreadAccounts::Holder& thread) const;
     /// Has the programs enter a process, and those of its threads that they do not know yet.
     [[nodiscard]] Status enter_threads(pid_t pid);
     /// The slot of one of its threads. Has it entered if the kernel had no memory, or its lock, for

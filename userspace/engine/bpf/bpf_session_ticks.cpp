@@ -104,7 +104,7 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
                                                : impl_->skeleton->progs.on_thread_tick_unrolled);
     ticks.wall_program_fd =
         impl_->has_wall_program ? bpf_program__fd(impl_->skeleton->progs.on_wall_tick) : -1;
-    auto timers = TickTimers::start(ticks, &impl_->states);
+    auto timers = TickEvents::start(ticks, &impl_->states);
     if (!timers) {
         stop_timer(target);
         return tl::unexpected(timers.error());

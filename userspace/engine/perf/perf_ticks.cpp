@@ -134,7 +134,7 @@ Result<std::int64_t> PerfTicks::start(pid_t pid, std::uint32_t sampler_tid, int 
     ticks.wall = false;
     ticks.user_only = user_only_;
     stop(pid);
-    auto timers = TickTimers::start(ticks, nullptr);
+    auto timers = TickEvents::start(ticks, nullptr);
     if (!timers) {
         return tl::unexpected(timers.error());
     }

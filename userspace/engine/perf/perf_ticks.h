@@ -7,7 +7,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
-#include "engine/perf/tick_timers.h"
+#include "engine/perf/tick_events.h"
 #include "engine/privileges.h"
 
 namespace echion::engine {
@@ -36,7 +36,7 @@ class PerfTicks {
     explicit PerfTicks(bool user_only) : user_only_(user_only) {}
 
     bool user_only_;  // ticks come in user mode only: it is all that this user may have
-    std::unordered_map<pid_t, TickTimers> timers_;
+    std::unordered_map<pid_t, TickEvents> timers_;
 };
 
 }  // namespace echion::engine

@@ -33,12 +33,12 @@ struct TickRequest {
 /// descriptors are the only ones.
 ///
 /// Threads that the target starts later inherit the events of the thread that started them.
-class TickTimers {
+class TickEvents {
   public:
     /// Opens and starts them. kSystem with the errno of perf_event_open when one could not be
     /// opened in CPU mode, where a thread without one would not tick, or not even one in wall mode.
     /// `states`, if there are any, spare the threads that have inherited an event another one.
-    static Result<TickTimers> start(const TickRequest& request, const CpuStateMap* states);
+    static Result<TickEvents> start(const TickRequest& request, const CpuStateMap* states);
 
     /// Opens the wall clock's event anew, on a CPU that is there, if its own has gone offline since
     /// the last call, be it for a moment. To be called now and then (a second); does nothing in CPU
@@ -53,7 +53,7 @@ class TickTimers {
     [[nodiscard]] int wall_cpu() const { return wall_cpu_; }
 
   private:
-    explicit TickTimers(const TickRequest& request) : request_(request) {}
+    explicit TickEvents(const TickRequest& request) : request_(request) {}
 
     Status open_wall_clock();
     bool has_stood_still();
@@ -74,7 +74,7 @@ class TickTimers {
     std::size_t refused_ = 0;
 };
 
-/// What TickTimers::start() failed with for the process, and with the remedy where there is one.
+/// What TickEvents::start() failed with for the process, and with the remedy where there is one.
 Refusal explain_refusal(pid_t pid, const Error& error);
 
 }  // namespace echion::engine

@@ -1,4 +1,4 @@
-#include "engine/perf/tick_timers.h"
+#include "engine/perf/tick_events.h"
 
 #include <errno.h>
 #include <linux/bpf.h>
@@ -69,8 +69,8 @@ Refusal explain_refusal(pid_t pid, const Error& error) {
     return {"", error};
 }
 
-Result<TickTimers> TickTimers::start(const TickRequest& request, const CpuStateMap* states) {
-    TickTimers timers(request);
+Result<TickEvents> TickEvents::start(const TickRequest& request, const CpuStateMap* states) {
+    TickEvents timers(request);
     if (request.wall) {
         if (auto status = timers.open_wall_clock(); !status) {
             return tl::unexpected(status.error());
@@ -94,7 +94,7 @@ Result<TickTimers> TickTimers::start(const TickRequest& request, const CpuStateM
     return timers;
 }
 
-Status TickTimers::open_wall_clock() {
+Status TickEvents::open_wall_clock() {
     const std::vector<int> cpus = usable_cpus();
     Error error{ErrorKind::kSystem, ENODEV, "open a wall clock event"};
     // The last first: interrupts tend to be handled by the first.
@@ -115,7 +115,7 @@ Status TickTimers::open_wall_clock() {
     return tl::unexpected(error);
 }
 
-Status TickTimers::attach_wall_program() {
+Status TickEvents::attach_wall_program() {
     if (request_.wall_program_fd < 0) {
         return {};
     }
@@ -127,7 +127,7 @@ Status TickTimers::attach_wall_program() {
     return {};
 }
 
-Status TickTimers::open_thread(pid_t tid) {
+Status TickEvents::open_thread(pid_t tid) {
     const auto inherit =
         request_.follow_children ? perf::Inherit::kChildren : perf::Inherit::kThreads;
     auto event = perf::open_task_timer(tid, inherit, {request_.interval_ns, request_.user_only});
@@ -149,7 +149,7 @@ Status TickTimers::open_thread(pid_t tid) {
     return {};
 }
 
-Status TickTimers::open_threads(const CpuStateMap* states) {
+Status TickEvents::open_threads(const CpuStateMap* states) {
     Error error{ErrorKind::kSystem, ESRCH, "open the target's events"};
     covered_since_[request_.sampler_tid] = ~std::uint64_t{0};  // it gets none
     for (int pass = 0; pass < kMaxPasses; ++pass) {
@@ -209,7 +209,7 @@ Status TickTimers::open_threads(const CpuStateMap* states) {
     return {};
 }
 
-bool TickTimers::has_stood_still() {
+bool TickEvents::has_stood_still() {
     // The kernel takes the event off a CPU that goes offline, and does not put it back. A tenth
     // less than the time that has passed is more than two clocks differ by.
     const auto running_ns =
@@ -220,7 +220,7 @@ bool TickTimers::has_stood_still() {
     return looked_ns && ran_ns < (now_ns - *looked_ns) / 10 * 9;
 }
 
-Status TickTimers::keep_ticking() {
+Status TickEvents::keep_ticking() {
     if (wall_cpu_ < 0 || !has_stood_still()) {
         return {};
     }

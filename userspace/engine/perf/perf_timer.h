@@ -12,10 +12,10 @@ namespace echion::engine {
 /// though the process uses CPU time, this ticks by itself: in the kernel an ordinary user's events
 /// do not tick, and threads may end before their first one; what they do would show as what comes
 /// next. A process that sleeps causes no wake-up.
-class CpuTimeTimer final : public SignalledTimer {
+class PerfTimer final : public SignalledTimer {
   public:
     /// `signal`: blocked in the calling thread, as all signals are.
-    CpuTimeTimer(int signal, std::int64_t interval_ns, std::int64_t now_ns);
+    PerfTimer(int signal, std::int64_t interval_ns, std::int64_t now_ns);
     bool wait(RequestSource& requests) override;
 
   private:

@@ -1,4 +1,4 @@
-#include "engine/perf/cpu_time_timer.h"
+#include "engine/perf/perf_timer.h"
 
 #include <time.h>
 
@@ -12,13 +12,13 @@ constexpr std::int64_t kLeastUsedNs = 20'000;
 
 }  // namespace
 
-CpuTimeTimer::CpuTimeTimer(int signal, std::int64_t interval_ns, std::int64_t now_ns)
+PerfTimer::PerfTimer(int signal, std::int64_t interval_ns, std::int64_t now_ns)
     : SignalledTimer(signal),
       gap_ns_(interval_ns / 2),
       look_ns_(interval_ns + interval_ns / 4),
       last_used_ns_(now_ns) {}
 
-bool CpuTimeTimer::wait(RequestSource& requests) {
+bool PerfTimer::wait(RequestSource& requests) {
     requests.serve();
     if (is_stopped_already(requests)) {
         return false;
@@ -49,7 +49,7 @@ bool CpuTimeTimer::wait(RequestSource& requests) {
     }
 }
 
-bool CpuTimeTimer::look(std::int64_t now_ns) {
+bool PerfTimer::look(std::int64_t now_ns) {
     if (has_used_cpu()) {
         last_used_ns_ = now_ns;
         return true;
@@ -58,7 +58,7 @@ bool CpuTimeTimer::look(std::int64_t now_ns) {
     return false;
 }
 
-bool CpuTimeTimer::has_used_cpu() {
+bool PerfTimer::has_used_cpu() {
     counts_.system_calls += 2;
     const std::int64_t used_ns =
         read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) - read_clock_ns(CLOCK_THREAD_CPUTIME_ID);

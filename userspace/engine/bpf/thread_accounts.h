@@ -22,7 +22,7 @@ struct ThreadCpu {
 /// The CPU time of the targets' threads, as the kernel counts it. A slot of the kernel's table
 /// keeps a thread's final figure only until another thread is given it, so it is noted here before.
 /// One thread.
-class CpuAccounts {
+class ThreadAccounts {
   public:
     /// One thread of all that ever had a slot.
     struct Holder {

@@ -1,4 +1,4 @@
-#include "engine/bpf/cpu_accounts.h"
+#include "engine/bpf/thread_accounts.h"
 
 #include <algorithm>
 
@@ -11,20 +11,20 @@ std::uint64_t since(std::uint64_t from, std::uint64_t to) { return to - std::min
 
 }  // namespace
 
-bool CpuAccounts::Account::leaves_out(std::uint32_t slot, const CpuState& state) const {
+bool ThreadAccounts::Account::leaves_out(std::uint32_t slot, const CpuState& state) const {
     const auto before = left_out_before.find(state.tid);
     return left_out.count({slot, state.generation}) != 0 ||
            (before != left_out_before.end() && state.started_ns < before->second);
 }
 
-void CpuAccounts::leave_out_so_far(std::uint32_t target, std::uint32_t tid) {
+void ThreadAccounts::leave_out_so_far(std::uint32_t target, std::uint32_t tid) {
     if (const auto known = targets_.find(target); known != targets_.end() && tid != 0) {
         known->second.left_out_before[tid] = static_cast<std::uint64_t>(monotonic_ns());
         known->second.ended.erase(tid);
     }
 }
 
-void CpuAccounts::note_ended(const CpuStateMap& states) {
+void ThreadAccounts::note_ended(const CpuStateMap& states) {
     stamps_.resize(states.capacity());
     generations_.resize(states.capacity());
     states.for_each_changed(stamps_, [&](std::uint32_t slot, CpuStateMap::Stamp stamp) {
@@ -62,7 +62,8 @@ void CpuAccounts::note_ended(const CpuStateMap& states) {
     });
 }
 
-void CpuAccounts::begin(std::uint32_t target, std::uint32_t main_tid, const CpuStateMap& states) {
+void ThreadAccounts::begin(std::uint32_t target, std::uint32_t main_tid,
+                           const CpuStateMap& states) {
     note_ended(states);  // what ended before is not this target's
     Account account;
     account.begun_ns = static_cast<std::uint64_t>(monotonic_ns());
@@ -89,7 +90,7 @@ void CpuAccounts::begin(std::uint32_t target, std::uint32_t main_tid, const CpuS
     targets_[target] = std::move(account);
 }
 
-ThreadCpu CpuAccounts::take_off(const Account& account, Holder holder, ThreadCpu used) {
+ThreadCpu ThreadAccounts::take_off(const Account& account, Holder holder, ThreadCpu used) {
     if (const auto before = account.used_before.find(holder); before != account.used_before.end()) {
         used.cpu_ns = since(before->second.cpu_ns, used.cpu_ns);
         used.runnable_ns = since(before->second.runnable_ns, used.runnable_ns);
@@ -97,14 +98,14 @@ ThreadCpu CpuAccounts::take_off(const Account& account, Holder holder, ThreadCpu
     return used;
 }
 
-void CpuAccounts::leave_out(std::uint32_t target, Holder thread) {
+void ThreadAccounts::leave_out(std::uint32_t target, Holder thread) {
     if (const auto known = targets_.find(target); known != targets_.end()) {
         known->second.left_out.insert(thread);
     }
 }
 
-std::vector<ThreadCpu> CpuAccounts::count(std::uint32_t target, const CpuStateMap& states,
-                                          bool with_living) {
+std::vector<ThreadCpu> ThreadAccounts::count(std::uint32_t target, const CpuStateMap& states,
+                                             bool with_living) {
     std::vector<ThreadCpu> result;
     const auto known = targets_.find(target);
     if (known == targets_.end()) {
