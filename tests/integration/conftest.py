@@ -83,6 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     config.addinivalue_line("markers", "quick: what `scripts/test --quick` runs")
+    config.addinivalue_line("markers", "alone: no other test runs beside it")
     if config.option.basetemp is None:
         folder = tempfile.mkdtemp(prefix="echion-tests-")
         config.option.basetemp = os.path.join(folder, "pytest")
@@ -90,13 +91,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def claim_tests(items: list[pytest.Item], folder: pathlib.Path) -> Iterator[pytest.Item]:
-    """Those that no other run has taken by the time that this one comes to them. At the end come those of
-    modules that say ALONE, as they change what holds for the whole machine: while the others wait."""
+    """Those that no other run has taken by the time that this one comes to them. At the end come those
+    that are marked `alone`: while the others wait."""
     with open(folder / "lock", "w") as lock:
         for alone in (False, True):
             fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             for number, item in enumerate(items):
-                if getattr(item.module, "ALONE", False) != alone:
+                if (item.get_closest_marker("alone") is not None) != alone:
                     continue
                 try:
                     (folder / str(number)).touch(exist_ok=False)

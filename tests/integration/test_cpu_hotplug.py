@@ -20,7 +20,7 @@ from conftest import LONG
 from interpreters import Interpreter
 from runner import TARGETS, Echion, Result
 
-ALONE = True  # see conftest.py
+pytestmark = pytest.mark.alone  # it changes what holds for the whole machine
 
 SECONDS = 6
 OFFLINE_S = 1.2

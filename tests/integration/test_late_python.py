@@ -270,6 +270,7 @@ def test_a_state_that_a_thread_of_python_made_is_a_thread_of_its_own(
         assert profile.total_with("waits") >= 0.35e6 - missed_us
 
 
+@pytest.mark.alone  # whose state it is shows only while its thread gets a CPU
 def test_a_state_that_another_thread_made_is_followed_though_its_maker_rests(
     echion, program, engine, lender, tmp_path
 ):

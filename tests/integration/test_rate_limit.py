@@ -11,7 +11,7 @@ import pytest
 from interpreters import Interpreter
 from runner import TARGETS, Echion
 
-ALONE = True  # see conftest.py
+pytestmark = pytest.mark.alone  # it changes what holds for the whole machine
 
 LIMIT = pathlib.Path("/proc/sys/kernel/perf_event_max_sample_rate")
 LOW = 100

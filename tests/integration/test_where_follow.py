@@ -52,6 +52,7 @@ def main_thread(document: dict) -> dict:
     return next(thread for thread in document["threads"] if thread["name"] == "MainThread")
 
 
+@pytest.mark.alone  # it holds one thread's time on a CPU against its time asleep
 def test_shares_are_those_of_the_program(where, python, tmp_path):
     """Most of the time in long_part(), on the CPU; the rest in short_part(), asleep.
 

@@ -1,7 +1,4 @@
 // Slots, targets, and namespaces.
-#include <pthread.h>
-
-#include <system_error>
 #include <thread>
 
 #include "kernel_test.h"
@@ -20,40 +17,6 @@ class Session : public SessionTest {
         return count;
     }
 };
-
-/// While it lives, no thread can be made: its stack would be larger than any address space.
-class NoThreads {
-  public:
-    NoThreads() {
-        EXPECT_EQ(pthread_getattr_default_np(&before_), 0);
-        pthread_attr_t attributes;
-        EXPECT_EQ(pthread_attr_init(&attributes), 0);
-        EXPECT_EQ(pthread_attr_setstacksize(&attributes, std::size_t{1} << 48), 0);
-        EXPECT_EQ(pthread_setattr_default_np(&attributes), 0);
-        pthread_attr_destroy(&attributes);
-        EXPECT_THROW(std::thread([] {}).join(), std::system_error);
-    }
-    NoThreads(const NoThreads&) = delete;
-    NoThreads& operator=(const NoThreads&) = delete;
-    ~NoThreads() {
-        pthread_setattr_default_np(&before_);
-        pthread_attr_destroy(&before_);
-    }
-
-  private:
-    pthread_attr_t before_{};
-};
-
-TEST_F(Session, OpensWhereNoThreadIsToBeHad) {
-    {
-        const NoThreads none;
-        open();
-    }
-    const Child child([](const Child::Channel& channel) { channel.rest(); });
-    const auto target = session_->add_target(child.pid());
-    ASSERT_TRUE(target);
-    EXPECT_TRUE(session_->snapshot_fd(*target));
-}
 
 // The child: starts and ends so many threads one after the other for each number it receives.
 void thread_factory(const Child::Channel& channel) {

@@ -175,20 +175,6 @@ void publish_timing(stream::RingProducer& ring, const engine::TimerCounts& timer
              static_cast<std::uint64_t>(read_clock_ns(CLOCK_THREAD_CPUTIME_ID) + io_thread_ns));
 }
 
-/// What the sampler has to know of this process, but for what goes by where Python is.
-ProcessFacts collect_process_facts(const GuestFacts& guest) {
-    ProcessFacts facts;
-    facts.is_launch = guest.is_launch;
-    facts.is_late = guest.is_late;
-    facts.used_cpu_ns = guest.used_cpu_ns;
-    facts.thread_area_offset = guest.thread_area_offset;
-    facts.sampler_tid = own_thread_id();
-    facts.io_tid = guest.io_tid;
-    facts.helper_tids = guest.helper_tids;
-    facts.python_starts = guest.python_starts;
-    return facts;
-}
-
 /// What the BPF programs tell of this process; closed where there are none. Without them the
 /// sampler does as well as it can by itself.
 CpuWatch open_watch(const Channel& channel, const control::Configure& configure,
@@ -302,7 +288,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     if (!facts.is_launch) {
         start.after_ns = monotonic_ns();  // it is sampled from the attachment on
     }
-    ProcessFacts process = collect_process_facts(facts);
+    ProcessFacts process = facts;
+    process.sampler_tid = own_thread_id();
     CpuWatch watch = open_watch(channel, *configure, process);
     // Before Python's start, after which a program closes descriptors that it does not know, and
     // may be given their numbers for its own.

@@ -7,13 +7,18 @@
 
 namespace echion::capture {
 
+static_assert(code::kMaxTableBytes <= cpython::kMaxLineTableBytes);
+
 Result<CodeTable> CodeTable::make(const cpython::RuntimeView& view) {
-    auto codes = code::CodeRegistry::make(view);
+    auto codes = code::CodeRegistry::make(view, kCapacity);
     auto compared = PageBatch::make(kComparedBytes);
-    auto entries = FixedArray<Entry>::make(code::CodeRegistry::kMaxIds);
     auto arena = Reservation::make(kArenaBytes);
-    if (!codes || !compared || !entries || !arena) {
+    if (!codes || !compared || !arena) {
         return fail(ErrorKind::kNoSpace, "reserve memory for the names of functions");
+    }
+    auto entries = FixedArray<Entry>::make(codes->max_ids());
+    if (!entries) {
+        return tl::unexpected(entries.error());
     }
     CodeTable table;
     table.table_kind_ = view.layout->code.line_table_kind;
@@ -50,6 +55,9 @@ void CodeTable::define(const code::CodeDefinition& code) {
 }
 
 SourceFrame CodeTable::describe(MemoryReader& reader, const cpython::RawFrame& frame) {
+    if (frame.code && frame.code == codes_.trampoline()) {
+        return {{}, {}, 0, true};
+    }
     if (!arena_.grow_to(used_ + kMostBytes)) {
         clear();
         if (!arena_.grow_to(kMostBytes)) {
@@ -59,7 +67,7 @@ SourceFrame CodeTable::describe(MemoryReader& reader, const cpython::RawFrame& f
     codes_.begin_tick(kLongTableBytes);
     const std::uint32_t id = codes_.find_id(reader, *this, frame.code);
     SourceFrame described;
-    described.is_trampoline = frame.code == codes_.trampoline();
+    described.is_trampoline = frame.code && frame.code == codes_.trampoline();
     if (id == code::CodeRegistry::kUnknownCode) {
         return described;
     }

@@ -32,7 +32,7 @@ struct SourceFrame {
 /// clears it.
 ///
 /// Memory is taken by make(). When it is full, the table starts over. One thread at a time.
-class CodeTable : private code::CodeSink {
+class CodeTable final : private code::CodeSink {
   public:
     static Result<CodeTable> make(const cpython::RuntimeView& view);
 
@@ -60,6 +60,7 @@ class CodeTable : private code::CodeSink {
         bool has_table;
     };
 
+    static constexpr std::size_t kCapacity = std::size_t{1} << 13;  // of the registry
     static constexpr std::size_t kArenaBytes = std::size_t{16} << 20;
     static constexpr std::size_t kComparedBytes = std::size_t{1} << 20;
     static constexpr std::size_t kMostBytes = 2 * code::kMaxTextBytes + code::kMaxTableBytes;

@@ -4,7 +4,6 @@
 #include <time.h>
 
 #include <algorithm>
-#include <array>
 
 #include "base/clock.h"
 #include "platform/process_info.h"
@@ -214,16 +213,22 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
     cpython::StackRound round(view_, batch_);
     cpython::StackRound::Copies copies{};
     cpython::StackRound::Copies copies_after{};
-    batch_.reset();
-    round.begin(thread.gil);
-    // The pages of the attempt before make this one shorter.
-    round.add(thread.state, cframe_, pages_[0], &copies);
-    round.add_again(thread.state, cframe_, &copies_after);
-    round.end();
+    // The pages of the attempt before make this one shorter, if there is room for them all.
+    const auto request = [&] {
+        batch_.reset();
+        round.begin(thread.gil);
+        round.add(thread.state, cframe_, pages_[0], &copies);
+        round.add_again(thread.state, cframe_, &copies_after);
+        return round.end();
+    };
+    if (!request()) {
+        pages_[0].clear();
+        request();
+    }
     batch_.run(reader);
     cpython::GilState gil_before;
-    cpython::StackHead before = round.take(copies, cframe_);
-    cpython::StackHead after = round.take(copies_after, cframe_);
+    cpython::StackHead before = round.take(copies);
+    cpython::StackHead after = round.take(copies_after);
     // Another thread's state in the same place?
     if (!round.take_gil(&gil_before, &copy->gil) || !before.is_read || !after.is_read ||
         before.thread.id != thread.state_id) {

@@ -46,8 +46,13 @@ std::uint64_t mix(std::uint64_t hash, const std::byte* bytes, std::size_t size) 
 
 }  // namespace
 
-Result<CodeRegistry> CodeRegistry::make(const cpython::RuntimeView& view) {
+Result<CodeRegistry> CodeRegistry::make(const cpython::RuntimeView& view, std::size_t capacity) {
+    // An address map holds three quarters of its capacity.
+    const std::size_t entry_limit = capacity / 4 * 3 - 1;
+    const std::size_t text_capacity = 2 * capacity;
+    const std::size_t text_limit = text_capacity / 4 * 3 - 1;
     CodeRegistry registry;
+    registry.max_ids_ = static_cast<std::uint32_t>(2 * capacity);
     registry.view_ = view;
     const cpython::CodeLayout& code = view.layout->code;
     const auto end_of = [](Offset offset, std::size_t size_bytes) {
@@ -60,17 +65,17 @@ Result<CodeRegistry> CodeRegistry::make(const cpython::RuntimeView& view) {
         {registry.versioned_bytes_, end_of(code.name, pointer_bytes),
          end_of(code.filename, pointer_bytes), end_of(code.linetable, pointer_bytes),
          end_of(code.qualname, pointer_bytes), end_of(code.firstlineno, sizeof(std::int32_t))});
-    auto index = AddressMap::make(kCapacity);
-    auto entries = FixedArray<Entry>::make(kEntries);
-    auto text_index = AddressMap::make(kTextCapacity);
-    auto texts = FixedArray<Text>::make(kTextEntries);
-    auto page_index = AddressMap::make(kTextCapacity);
-    auto pages = FixedArray<Page>::make(kTextEntries);
+    auto index = AddressMap::make(capacity);
+    auto entries = FixedArray<Entry>::make(entry_limit);
+    auto text_index = AddressMap::make(text_capacity);
+    auto texts = FixedArray<Text>::make(text_limit);
+    auto page_index = AddressMap::make(text_capacity);
+    auto pages = FixedArray<Page>::make(text_limit);
     auto asked = FixedArray<std::uint32_t>::make(PageBatch::kMaxRequests);
     auto scratch = FixedArray<std::byte>::make(kMaxTableBytes + 3 * (kMaxTextBytes + 8));
     auto compared = FixedArray<std::byte>::make(kTexts * (kMaxObjectHeadBytes + kComparedBytes));
-    auto pending = FixedArray<std::uint32_t>::make(kEntries);
-    auto defined = FixedArray<std::uint32_t>::make(kEntries);
+    auto pending = FixedArray<std::uint32_t>::make(entry_limit);
+    auto defined = FixedArray<std::uint32_t>::make(entry_limit);
     auto line_step = FixedArray<std::byte>::make(cpython::LineIndex::kStepBytes);
     if (!page_index || !pages || !asked || !line_step || !index || !entries || !text_index ||
         !texts || !scratch || !compared || !pending || !defined) {
@@ -103,7 +108,7 @@ std::uint32_t CodeRegistry::find_id(MemoryReader& reader, CodeSink& sink, Addres
     if (entry->is_defined) {
         return entry->id;
     }
-    if (text_count_ + kTexts > kTextEntries) {
+    if (text_count_ + kTexts > texts_.capacity()) {
         ++counts_.table_full;
         clear();
         entry = insert(code);
@@ -373,7 +378,7 @@ std::uint64_t CodeRegistry::hash_text(const std::byte* copy, const Text& text) {
 }
 
 CodeRegistry::Entry* CodeRegistry::insert(Address code) {
-    if (entry_count_ == kEntries) {
+    if (entry_count_ == entries_.capacity()) {
         ++counts_.table_full;
         clear();
     }
@@ -668,7 +673,7 @@ bool CodeRegistry::define(MemoryReader& reader, CodeSink& sink, Entry& entry) {
         return false;  // another one by now: these texts may be of two
     }
 
-    if (next_id_ == kMaxIds) {
+    if (next_id_ == max_ids_) {
         renumber();
     }
     entry.id = next_id_++;

@@ -41,10 +41,15 @@ class CodeRegistry {
   public:
     /// Ids are below this: what a sink has to remember at most.
     static constexpr std::uint32_t kMaxIds = 1U << 16;
+    /// How many code objects it knows at once: three quarters of that. A power of two.
+    static constexpr std::size_t kCapacity = kMaxIds / 2;
     /// Stands for a code object that could not be read. The sink is not told of it.
     static constexpr std::uint32_t kUnknownCode = 0;
 
-    static Result<CodeRegistry> make(const cpython::RuntimeView& view);
+    static Result<CodeRegistry> make(const cpython::RuntimeView& view,
+                                     std::size_t capacity = kCapacity);
+    /// Ids of this one are below that.
+    [[nodiscard]] std::uint32_t max_ids() const { return max_ids_; }
 
     /// Static data of the interpreter: what lies there (frozen code, names that it has from the
     /// start) is never freed, so that its address is enough.
@@ -151,11 +156,6 @@ class CodeRegistry {
     [[nodiscard]] const Counts& counts() const { return counts_; }
 
   private:
-    static constexpr std::size_t kCapacity = 1U << 15;
-    static constexpr std::size_t kEntries = kCapacity / 4 * 3 - 1;
-    static constexpr std::size_t kTextCapacity = 2 * kCapacity;
-    static constexpr std::size_t kTextEntries = kTextCapacity / 4 * 3 - 1;
-    static_assert(kMaxIds > 2 * kEntries);
     // Bytes of a text or table that are compared. Texts that agree in so much and differ behind, in
     // the same place, of the same length, are taken for the same.
     static constexpr std::size_t kComparedBytes = 4096;
@@ -226,7 +226,7 @@ class CodeRegistry {
         std::uint32_t id;
         std::uint64_t look;     // when it was last compared
         std::uint64_t asking;   // when its copy was last asked for
-        bool is_defined;        // the sink has been told, and not in vain
+        bool is_defined;        // the sink has been told of it, and that is not void
         bool is_versioned;      // its head holds a number that no other code object has
         bool has_been_another;  // another code object was here before
         bool has_long_table;    // its lines are found here, not by the sink
@@ -309,6 +309,7 @@ class CodeRegistry {
     std::size_t line_budget_bytes_ = kLineBytesPerTick;
     bool has_long_tables_ = false;
     bool is_line_missing_ = false;
+    std::uint32_t max_ids_ = 0;
     std::uint32_t entry_count_ = 0;
     std::uint32_t text_count_ = 0;
     std::uint32_t page_count_ = 0;

@@ -20,22 +20,26 @@ void StackRound::begin(Address gil) {
     current_before_ = add_current();
 }
 
+void StackRound::add_frame(Address cframe, Copies* copies) {
+    copies->cframe_at = cframe;
+    copies->cframe =
+        cframe ? batch_.add(cframe + at(view_.layout->cframe.current_frame), sizeof(void*))
+               : PageBatch::kNone;
+}
+
 bool StackRound::add(Address state, Address cframe, const PageSet& pages, Copies* copies) {
     const Layout& layout = *view_.layout;
     copies->state = batch_.add(state, at(layout.thread_state.size));
-    copies->cframe = cframe ? batch_.add(cframe + at(layout.cframe.current_frame), sizeof(void*))
-                            : PageBatch::kNone;
+    add_frame(cframe, copies);
     return copies->state != PageBatch::kNone && batch_.add_pages(pages) &&
            batch_.free_bytes() >= batch_.capacity_bytes() / 4 &&
            batch_.free_requests() >= kSpareRequests;
 }
 
 void StackRound::add_again(Address state, Address cframe, Copies* copies) {
-    const Layout& layout = *view_.layout;
-    copies->cframe = cframe ? batch_.add(cframe + at(layout.cframe.current_frame), sizeof(void*))
-                            : PageBatch::kNone;
+    add_frame(cframe, copies);
     // After that: a reader may copy it directly, which would cut the system call in two.
-    copies->state = batch_.add(state, at(layout.thread_state.size));
+    copies->state = batch_.add(state, at(view_.layout->thread_state.size));
 }
 
 bool StackRound::end() {
@@ -55,7 +59,7 @@ bool StackRound::take_gil(GilState* before, GilState* after) const {
     return true;
 }
 
-StackHead StackRound::take(const Copies& copies, Address cframe) const {
+StackHead StackRound::take(const Copies& copies) const {
     StackHead head{};
     const std::byte* copy = batch_.copy(copies.state);
     if (copy == nullptr) {
@@ -67,7 +71,7 @@ StackHead StackRound::take(const Copies& copies, Address cframe) const {
         head.frame = head.thread.frame;
         head.has_frame = true;
     } else if (const std::byte* frame = batch_.copy(copies.cframe);
-               frame != nullptr && head.thread.cframe == cframe) {
+               frame != nullptr && head.thread.cframe == copies.cframe_at) {
         head.frame = load_address(frame, 0);
         head.has_frame = true;
     }

@@ -33,14 +33,16 @@ class StackRound {
     /// What a round has of one thread. Zeroed memory holds none.
     struct Copies {
         PageBatch::Handle state;
-        PageBatch::Handle cframe;  // of the _PyCFrame expected
+        PageBatch::Handle cframe;  // what the _PyCFrame at…
+        Address cframe_at;         // …leads to
     };
 
     StackRound(const RuntimeView& view, PageBatch& batch) : view_(view), batch_(batch) {}
 
     void begin(Address gil);
     /// `cframe`: thread.cframe as it was last read; null: not known, or of another version. False
-    /// when the round is full: what could not be added is not read.
+    /// when the round is full, or is too full for another thread: then what of this one did not fit
+    /// is not read.
     bool add(Address state, Address cframe, const PageSet& pages, Copies* copies);
     /// The head alone.
     void add_again(Address state, Address cframe, Copies* copies);
@@ -49,14 +51,14 @@ class StackRound {
 
     /// The GIL before and after. False if it was not read.
     bool take_gil(GilState* before, GilState* after) const;
-    /// `cframe`: as it was asked for.
-    [[nodiscard]] StackHead take(const Copies& copies, Address cframe) const;
+    [[nodiscard]] StackHead take(const Copies& copies) const;
     /// Reads the newest frame where the round does not have it. False if it cannot be read.
     bool complete(MemoryReader& reader, StackHead* head) const;
     /// The same head, read now.
     [[nodiscard]] StackHead read(MemoryReader& reader, Address state) const;
 
   private:
+    void add_frame(Address cframe, Copies* copies);
     PageBatch::Handle add_current();
 
     const RuntimeView& view_;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include "memory/address.h"
@@ -23,5 +25,25 @@ struct LastStack {
     std::uint32_t walk;             ///< number of the last walk, the age of `pages`
     PageSet pages;                  ///< where its frames were
 };
+
+/// A stack whose code objects have their ids (StackCodes).
+struct AssignedStack {
+    const Address* codes = nullptr;          ///< root first…
+    const stream::FrameRef* refs = nullptr;  ///< …so many
+    std::size_t frame_count = 0;
+    std::size_t kept = 0;  ///< frames from the root that are as they were
+    std::uint32_t numbering = 0;
+    std::uint64_t look = 0;
+    bool lacks_lines = false;  ///< a later tick will find some lines that are 0
+};
+
+/// `last` is that stack from now on, but for what the stream has of it.
+inline void keep(LastStack& last, const AssignedStack& stack) {
+    std::copy_n(stack.codes, stack.frame_count, last.codes);
+    std::copy(stack.refs + stack.kept, stack.refs + stack.frame_count, last.refs + stack.kept);
+    last.codes_numbering = stack.numbering;
+    last.refs_look = stack.look;
+    last.refs_count = static_cast<std::uint32_t>(stack.frame_count);
+}
 
 }  // namespace echion::sampling

@@ -1,8 +1,5 @@
 // The part of StackSampler that uses the stacks that the kernel copied.
 
-#include <algorithm>
-
-#include "base/clock.h"
 #include "sampling/stack_sampler.h"
 
 namespace echion::sampling {
@@ -52,8 +49,9 @@ bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawF
     }
     const std::uint64_t code_reads = codes_.reads();
     const AssignedStack assigned = stack_codes_.assign(thread.stack, raw);
-    if (codes_.reads() != code_reads) {
-        // Lines were read later than the stack: the plain way proves that they are its own.
+    if (codes_.reads() != code_reads || assigned.lacks_lines) {
+        // Lines were read later than the stack, or will be: the plain way proves that they are its
+        // own.
         snapshots_.count_unused();
         return false;
     }

@@ -64,17 +64,13 @@ AssignedStack StackCodes::assign(const LastStack& last, std::span<cpython::RawFr
         });
         raw = raw.first(static_cast<std::size_t>(end - raw.begin()));
     }
+    stack.codes = found_codes_.data();
+    stack.refs = found_refs_.data();
     stack.frame_count = raw.size();
+    stack.numbering = codes_.numbering();
+    stack.look = codes_.look();
+    stack.lacks_lines = codes_.take_missing_lines();
     return stack;
-}
-
-void StackCodes::keep(LastStack& last, const AssignedStack& stack) {
-    std::copy_n(found_codes_.data(), stack.frame_count, last.codes);
-    std::copy(found_refs_.data() + stack.kept, found_refs_.data() + stack.frame_count,
-              last.refs + stack.kept);
-    last.codes_numbering = codes_.numbering();
-    last.refs_look = codes_.look();
-    last.refs_count = static_cast<std::uint32_t>(stack.frame_count);
 }
 
 }  // namespace echion::sampling

@@ -9,7 +9,6 @@
 #include "cpython/frame_walker.h"
 #include "sampling/last_stack.h"
 #include "sampling/python_memory.h"
-#include "sampling/thread_writer.h"
 #include "sampling/tick_stream.h"
 
 namespace echion::sampling {
@@ -23,10 +22,8 @@ class StackCodes {
     Status reserve(std::size_t max_frames);
 
     /// Looks the frames up (newest first; those that are no code of the program's are taken out of
-    /// them). The result is the owner's when it is kept, and good until the next call.
+    /// them). The result is good until the next call.
     AssignedStack assign(const LastStack& last, std::span<cpython::RawFrame> raw);
-    /// The last result is the owner's stack from now on.
-    void keep(LastStack& last, const AssignedStack& stack);
 
   private:
     bool assign_once(const LastStack& last, std::span<const cpython::RawFrame> raw,

@@ -221,7 +221,7 @@ Verdict StackReader::compare_heads(const Round& round, const WalkedStack& stack,
     const TrackedThread& holder = *round.holder;
     cpython::StackHead after;
     if (!was_cold) {
-        after = round.stacks.take(round.holder_after, holder.head.cframe);
+        after = round.stacks.take(round.holder_after);
     }
     if (!after.is_read) {
         after = round.stacks.read(memory_.reader, holder.state);
@@ -249,7 +249,7 @@ std::size_t StackReader::walk_all(Round& round, bool is_incomplete, std::span<Wa
     std::array<cpython::StackHead, kGroup> heads;
     for (std::size_t i = 0; i < round.group.size(); ++i) {
         TrackedThread& thread = *round.group[i];
-        heads[i] = round.stacks.take(thread.copies, thread.head.cframe);
+        heads[i] = round.stacks.take(thread.copies);
         if (is_incomplete) {
             memory_.batch.erase_unread(thread.stack.pages);
         }

@@ -255,7 +255,6 @@ void StackSampler::read_stacks(std::uint32_t gil_index, Address last_holder) {
 void StackSampler::accept(const ReadStack& stack, std::int64_t at_ns) {
     TrackedThread& thread = stack.thread;
     const AssignedStack& assigned = stack.assigned;
-    const bool is_line_missing = codes_.take_missing_lines();
     const bool is_torn = stack.verdict == Verdict::kTorn;
     if (!is_torn) {
         owners_.note_frames(thread, assigned.frame_count);
@@ -302,19 +301,19 @@ void StackSampler::accept(const ReadStack& stack, std::int64_t at_ns) {
         flags |= stream::kStackInGc;
     }
     write_stack(thread, assigned, flags, may_have_run, at_ns);
-    if (is_line_missing) {
+    if (assigned.lacks_lines) {
         thread.stack.must_resend = true;  // also where it does not run again
         changed_.mark(thread);
     }
 }
 
-/// `stack` is what StackCodes found last. `at_ns`: when the thread had it.
+/// `at_ns`: when the thread had it.
 void StackSampler::write_stack(TrackedThread& thread, const AssignedStack& stack,
                                std::uint8_t flags, bool may_have_run, std::int64_t at_ns) {
     if (!thread.has_begun) {
         return;  // it will hold the GIL when it does
     }
-    stack_codes_.keep(thread.stack, stack);
+    keep(thread.stack, stack);
     if (thread.is_second) {
         thread.stack.frame_count = static_cast<std::uint32_t>(stack.frame_count);
         thread.stack.flags = flags;

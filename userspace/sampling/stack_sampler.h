@@ -41,8 +41,8 @@ struct PythonStart {
 ///     ThreadWriter    writes what is new into the TickStream
 ///     CpuAccounts     writes the CPU time that threads have used
 ///
-/// One tick in the steady state is one system call. All memory is reserved by start(). Sampler
-/// thread only.
+/// One tick in the steady state is one system call. Address space is reserved by start(), and by
+/// ThreadTable and PageBatch as they grow. Sampler thread only.
 class StackSampler final : private VoidBatchListener {
   public:
     StackSampler() = default;

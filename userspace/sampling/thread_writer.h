@@ -5,17 +5,12 @@
 
 #include "sampling/cpu_watch.h"
 #include "sampling/interpreters.h"
+#include "sampling/last_stack.h"
 #include "sampling/sampler_options.h"
 #include "sampling/thread_table.h"
 #include "sampling/tick_stream.h"
 
 namespace echion::sampling {
-
-/// A stack whose code objects have their ids.
-struct AssignedStack {
-    std::size_t frame_count = 0;
-    std::size_t kept = 0;  ///< frames from the root that are as they were
-};
 
 /// Writes what is new of a thread into the stream. Asks nothing of the target. Sampler thread only.
 class ThreadWriter {

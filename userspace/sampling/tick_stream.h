@@ -40,7 +40,8 @@ class TickStream : public code::CodeSink {
     /// Goes on in a tick of its own where the one that has begun is so old that others had the CPU
     /// meanwhile: what is seen from now on did not have to be so when it began.
     void continue_at(std::int64_t at_ns);
-    /// What has been written so far, in wall time or CPU time, is a tick of its own.
+    /// Ends the tick that is open and begins another, 1 ns later: CPU time goes to the stack that
+    /// its thread has at the end of a tick, and what follows may be another one.
     void end_part();
     void define(const code::CodeDefinition& code) override;
     /// Ends the open batch. One that had no room is void, and so is all that was in it.

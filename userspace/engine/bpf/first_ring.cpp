@@ -24,9 +24,7 @@ FirstRing::FirstRing(bpf_map* rings, std::uint32_t max_targets, std::uint32_t ri
     if (!map_ || bpf_map__reuse_fd(rings, map_.get()) != 0) {
         return;
     }
-    // Without a thread take() does it. libstdc++ has moved from what is captured then: from
-    // numbers, which stay.
-    entered_ = std::async([map = map_.get(), ring = ring_.get()] {
+    entered_ = std::async(std::launch::async, [map = map_.get(), ring = ring_.get()] {
         return bpf_map_update_elem(map, &kTarget, &ring, BPF_ANY) == 0;
     });
 }

@@ -22,9 +22,8 @@ class FirstRing {
     /// The number that the programs give to their first target (claim_target() in threads.bpf.h).
     static constexpr std::uint32_t kTarget = 0;
 
-    /// Begins, in a thread of its own if there can be one. `rings` is the map of an object that has
-    /// not been loaded: it gets the map that is made here. When that fails, the object makes its
-    /// own.
+    /// Begins, in a thread of its own. `rings` is the map of an object that has not been loaded:
+    /// it gets the map that is made here. When that fails, the object makes its own.
     FirstRing(bpf_map* rings, std::uint32_t max_targets, std::uint32_t ring_bytes);
     FirstRing(const FirstRing&) = delete;
     FirstRing& operator=(const FirstRing&) = delete;
