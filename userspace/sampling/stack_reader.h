@@ -45,6 +45,10 @@ struct ReadStack {
 /// GIL did not change hands meanwhile. What cannot be proved is to be read again, a few times; then
 /// it is torn.
 ///
+/// A head that was copied can show that a state is another thread's than was thought: ThreadOwners
+/// is told before the proof. Code objects that are met are defined in the stream (StackCodes), also
+/// of a stack that is torn then: each of these is true by itself.
+///
 /// Sampler thread only; nothing allocates after start().
 class StackReader {
   public:
