@@ -76,18 +76,8 @@ class CodeRegistryOf : public testing::TestWithParam<int> {
     }
     /// Puts a code object into the place of another.
     void write_code(Address code, Address name, std::int32_t first_line) {
-        memory_.write(code, std::uintptr_t{1});  // count of references
-        memory_.write(code + at(layout_.object.ob_type), code_type_);
-        memory_.write(code + at(layout_.code.name), name);
-        if (cpython::has(layout_.code.qualname)) {
-            memory_.write(code + at(layout_.code.qualname), name);
-        }
-        memory_.write(code + at(layout_.code.filename), file_);
-        memory_.write(code + at(layout_.code.linetable), table_);
-        memory_.write(code + at(layout_.code.firstlineno), first_line);
-        if (cpython::has(layout_.code.version)) {
-            memory_.write(code + at(layout_.code.version), version_++);
-        }
+        make_.write_code(code, {code_type_, name, file_, table_, first_line, version_});
+        version_ += cpython::has(layout_.code.version);
     }
     /// Writes another text of the same length into a str.
     void overwrite(Address str, const std::string& text) {

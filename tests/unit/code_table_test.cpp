@@ -30,18 +30,7 @@ class CodeTableOf : public testing::TestWithParam<int> {
 
     Address make_code(Address name, Address file, Address line_table) {
         const Address code = memory_.allocate(at(layout_.code.size));
-        memory_.write(code, std::uintptr_t{1});  // count of references
-        memory_.write(code + at(layout_.object.ob_type), code_type_);
-        memory_.write(code + at(layout_.code.name), name);
-        if (cpython::has(layout_.code.qualname)) {
-            memory_.write(code + at(layout_.code.qualname), name);
-        }
-        memory_.write(code + at(layout_.code.filename), file);
-        memory_.write(code + at(layout_.code.linetable), line_table);
-        memory_.write(code + at(layout_.code.firstlineno), std::int32_t{12});
-        if (cpython::has(layout_.code.version)) {
-            memory_.write(code + at(layout_.code.version), version_++);
-        }
+        make_.write_code(code, {code_type_, name, file, line_table, 12, version_++});
         return code;
     }
     Address make_code(const std::string& name) {
@@ -81,14 +70,8 @@ TEST_P(CodeTableOf, WhatIsNoCodeObjectHasNoWords) {
 TEST_P(CodeTableOf, AnotherCodeObjectInTheSamePlaceIsFoundByVerify) {
     const Address code = make_code("before");
     EXPECT_EQ(describe(code).function, "before");
-    const Address name = make_.make_str("after");
-    memory_.write(code + at(layout_.code.name), name);
-    if (cpython::has(layout_.code.qualname)) {
-        memory_.write(code + at(layout_.code.qualname), name);
-    }
-    if (cpython::has(layout_.code.version)) {
-        memory_.write(code + at(layout_.code.version), version_++);
-    }
+    make_.write_code(
+        code, {code_type_, make_.make_str("after"), file_, make_.make_bytes(""), 12, version_++});
     EXPECT_EQ(describe(code).function, "before") << "good for one report";
     const cpython::RawFrame frame{code, 0};
     table_->verify(memory_, {&frame, 1});

@@ -77,6 +77,28 @@ class FakeObjects {
                static_cast<std::uint32_t>(ascii) << fields.ascii_shift;
     }
 
+    struct Code {
+        Address type, name, file, line_table;
+        std::int32_t first_line = 1;
+        std::uint32_t version = 0;  ///< where this version of CPython has one
+    };
+    /// Writes a code object's fields; `qualname` is the name.
+    void write_code(Address code, const Code& fields) {
+        const cpython::CodeLayout& layout = layout_.code;
+        memory_.write(code, std::uintptr_t{1});  // count of references
+        memory_.write(code + cpython::at(layout_.object.ob_type), fields.type);
+        memory_.write(code + cpython::at(layout.name), fields.name);
+        if (cpython::has(layout.qualname)) {
+            memory_.write(code + cpython::at(layout.qualname), fields.name);
+        }
+        memory_.write(code + cpython::at(layout.filename), fields.file);
+        memory_.write(code + cpython::at(layout.linetable), fields.line_table);
+        memory_.write(code + cpython::at(layout.firstlineno), fields.first_line);
+        if (cpython::has(layout.version)) {
+            memory_.write(code + cpython::at(layout.version), fields.version);
+        }
+    }
+
     Address make_bytes(std::string_view content) {
         const Address bytes = memory_.allocate(layout_.bytes.ob_sval + content.size() + 1);
         memory_.write(bytes + layout_.object.ob_type, bytes_type);
