@@ -106,6 +106,7 @@ void sample(Assignment& assignment) {
         assignment.io.settle();
     }  // else when all descriptors have come, closed and open
     assignment.facts.io_tid = static_cast<std::uint32_t>(assignment.io.tid());
+    assignment.facts.io_thread_id = assignment.io.thread_id();
     const auto& found = assignment.request.found;
     ProgramThreads program;
     run_sampler(channel, assignment.facts, found ? &*found : nullptr, assignment.io, program);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -123,7 +124,10 @@ std::int64_t IoThread::cpu_ns() const {
     return tid == 0 ? 0 : read_clock_ns(thread_cpu_clock(static_cast<std::uint32_t>(tid)));
 }
 
-void IoThread::begin() { tid_.store(static_cast<pid_t>(own_thread_id())); }
+void IoThread::begin() {
+    thread_id_.store(reinterpret_cast<std::uintptr_t>(pthread_self()));
+    tid_.store(static_cast<pid_t>(own_thread_id()));
+}
 
 int IoThread::find_kind() {
     struct stat status {};

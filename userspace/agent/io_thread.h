@@ -52,7 +52,9 @@ class IoThread {
     void end();
     /// CPU time that it has used.
     [[nodiscard]] std::int64_t cpu_ns() const;
+    /// Its numbers, the kernel's and the C library's (pthread_t); 0 until begin().
     [[nodiscard]] pid_t tid() const { return tid_.load(); }
+    [[nodiscard]] std::uintptr_t thread_id() const { return thread_id_.load(); }
 
     // For the thread itself.
 
@@ -81,6 +83,7 @@ class IoThread {
     int answer_ = 0;
     int kind_ = kUnknown;
     bool has_own_table_ = false;  // the sampler
+    std::atomic<std::uintptr_t> thread_id_{0};
     std::atomic<pid_t> tid_{0};
 };
 

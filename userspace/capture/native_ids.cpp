@@ -1,15 +1,14 @@
 #include "capture/native_ids.h"
 
+#include <algorithm>
 #include <array>
 
 #include "platform/process_info.h"
+#include "platform/thread_record.h"
 
 namespace echion::capture {
 namespace {
 
-// glibc 2.36 has the id at 720 (x86-64) and 104 (i386) bytes, musl 1.2 at 48.
-constexpr std::size_t kPthreadBytes = 2048;
-constexpr std::size_t kPieceBytes = 256;
 // Threads that have to agree on a place; more would only cost time.
 constexpr std::size_t kMaxWitnesses = 64;
 
@@ -52,38 +51,47 @@ pid_t NativeIds::find(std::uint32_t native_id) const {
     return tid == AddressMap::kNone ? 0 : static_cast<pid_t>(tid);
 }
 
-bool NativeIds::fits(MemoryReader& reader, std::size_t offset,
-                     std::span<const std::uintptr_t> thread_ids) const {
+std::size_t NativeIds::count_witnesses(MemoryReader& reader, std::size_t offset,
+                                       std::span<const std::uintptr_t> thread_ids) const {
+    std::array<std::uint32_t, kMaxWitnesses> found;
     std::size_t alive = 0;
-    for (std::size_t i = 0; i < thread_ids.size() && i < kMaxWitnesses; ++i) {
-        const auto id = reader.read_value<std::uint32_t>(Address(thread_ids[i] + offset));
-        if (!id || (*id != 0 && find(*id) == 0)) {
-            return false;
+    thread_ids = thread_ids.first(std::min(thread_ids.size(), found.size()));
+    for (auto thread = thread_ids.begin(); thread != thread_ids.end(); ++thread) {
+        if (std::find(thread_ids.begin(), thread, *thread) != thread) {
+            continue;  // a new state can have the number of the thread that made it
         }
-        alive += *id != 0;
+        const auto id = reader.read_value<std::uint32_t>(Address(*thread + offset));
+        if (!id) {
+            return 0;
+        }
+        if (*id == 0) {
+            continue;
+        }
+        const auto* end = found.cbegin() + alive;
+        if (find(*id) == 0 || std::find(found.cbegin(), end, *id) != end) {
+            return 0;
+        }
+        found[alive++] = *id;
     }
-    return alive > 0;
+    return alive;
 }
 
-std::size_t NativeIds::find_offset(MemoryReader& reader, std::uintptr_t main_thread,
-                                   std::span<const std::uintptr_t> thread_ids) const {
-    std::array<std::byte, kPthreadBytes> structure;
-    std::size_t size = 0;
-    // In pieces: the structure may be shorter than this, and end where its mapping does.
-    while (size < structure.size() &&
-           reader.read_bytes(Address(main_thread + size), structure.data() + size, kPieceBytes)) {
-        size += kPieceBytes;
-    }
+NativeIds::Place NativeIds::find_place(MemoryReader& reader, std::uintptr_t main_thread,
+                                       std::span<const std::uintptr_t> thread_ids) const {
     for (const bool is_first : {true, false}) {
-        for (std::size_t offset = sizeof(void*); offset < size; offset += sizeof(std::uint32_t)) {
-            const auto id = load<std::uint32_t>(structure.data(), offset);
-            const bool is_candidate = is_first ? id == own_pid_ : id != own_pid_;
-            if (is_candidate && fits(reader, offset, thread_ids)) {
-                return offset;
-            }
+        Place place;
+        place.offset =
+            find_thread_number(reader, main_thread, [&](std::size_t offset, std::uint32_t number) {
+                if ((number == own_pid_) == is_first) {
+                    place.witnesses = count_witnesses(reader, offset, thread_ids);
+                }
+                return place.witnesses > 0;
+            });
+        if (place.offset != 0) {
+            return place;
         }
     }
-    return 0;
+    return {};
 }
 
 }  // namespace echion::capture

@@ -28,17 +28,22 @@ class NativeIds {
     [[nodiscard]] pid_t find(std::uint32_t native_id) const;
     [[nodiscard]] std::size_t size() const { return ids_.size(); }
 
-    /// How far into the structure behind a pthread_t the kernel's id of the thread stands; 0 when
-    /// it cannot be told. glibc and musl have it there; 3.8 to 3.10 keep the pthread_t only. Taken
-    /// for the place is the first where the id of the thread `main_thread` is that of the process
-    /// and every other thread has an id that the kernel lists (0: it has ended); where the main
-    /// thread has gone or is not the process's first, one that fits all threads.
-    [[nodiscard]] std::size_t find_offset(MemoryReader& reader, std::uintptr_t main_thread,
-                                          std::span<const std::uintptr_t> thread_ids) const;
+    /// Where the C library's records of threads have the kernel's numbers.
+    struct Place {
+        std::size_t offset = 0;     ///< into what a pthread_t points to; 0: it cannot be told
+        std::size_t witnesses = 0;  ///< living threads that agree on it
+    };
+    /// Finds it: 3.8 to 3.10 keep the pthread_t only. Taken for the place is the first where the
+    /// number of the thread `main_thread` is that of the process, and every other thread has one of
+    /// its own that the kernel lists (0: it has ended); where the main thread has gone or is not
+    /// the process's first, one that fits all threads. One witness alone tells of itself only.
+    [[nodiscard]] Place find_place(MemoryReader& reader, std::uintptr_t main_thread,
+                                   std::span<const std::uintptr_t> thread_ids) const;
 
   private:
-    [[nodiscard]] bool fits(MemoryReader& reader, std::size_t offset,
-                            std::span<const std::uintptr_t> thread_ids) const;
+    // Living threads, of `thread_ids`, that have a number of their own there; 0 where one has none.
+    [[nodiscard]] std::size_t count_witnesses(MemoryReader& reader, std::size_t offset,
+                                              std::span<const std::uintptr_t> thread_ids) const;
 
     AddressMap ids_;
     std::uint32_t own_pid_ = 0;

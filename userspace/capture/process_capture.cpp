@@ -146,15 +146,15 @@ void ProcessCapture::find_native_ids(MemoryReader& reader) {
     if (!is_missing) {
         return;
     }
-    if (native_id_offset_ == 0 && main_thread_ != 0) {
-        native_id_offset_ = ids_.find_offset(reader, main_thread_, {thread_ids_.data(), count});
+    if (native_id_place_.witnesses < 2 && main_thread_ != 0) {
+        native_id_place_ = ids_.find_place(reader, main_thread_, {thread_ids_.data(), count});
     }
     for (CapturedThread& thread : threads()) {
-        if (thread.tid != 0 || thread.thread_id == 0 || native_id_offset_ == 0) {
+        if (thread.tid != 0 || thread.thread_id == 0 || native_id_place_.offset == 0) {
             continue;
         }
         const auto id =
-            reader.read_value<std::uint32_t>(Address(thread.thread_id + native_id_offset_));
+            reader.read_value<std::uint32_t>(Address(thread.thread_id + native_id_place_.offset));
         const pid_t tid = id ? ids_.find(*id) : 0;
         if (tid != 0 || thread.native_id == 0) {
             thread.native_id = id ? *id : 0;

@@ -131,7 +131,7 @@ class ProcessCapture {
     std::size_t frames_used_ = 0;
     std::size_t thread_count_ = 0;
     std::size_t interpreter_count_ = 0;
-    std::size_t native_id_offset_ = 0;
+    NativeIds::Place native_id_place_;
     std::uintptr_t main_thread_ = 0;
     bool is_cut_ = false;
 };

@@ -107,8 +107,10 @@ void CpuWatch::attach(TrackedThread& thread) {
     }
     const auto slot = states_.find_slot(pid_, thread.native_id, target_);
     const auto state =
-        slot ? states_.read(*slot) : Result<engine::CpuState>(fail(ErrorKind::kInvalid, "no slot"));
-    if (!state) {
+        slot ? read_own(*slot) : Result<engine::CpuState>(fail(ErrorKind::kInvalid, "no slot"));
+    // Nobody would say of a second state of the same number that it has run.
+    const TrackedThread* owner = state ? owners_[*slot] : nullptr;
+    if (!state || (owner != nullptr && owner != &thread && owner->has_state())) {
         return;
     }
     thread.slot = *slot;
@@ -125,10 +127,12 @@ void CpuWatch::detach(TrackedThread& thread) {
     if (thread.slot == TrackedThread::kNoSlot) {
         return;
     }
-    if (has_snapshots_) {
-        refs_.clear(thread.slot);
+    if (owners_[thread.slot] == &thread) {
+        owners_[thread.slot] = nullptr;
+        if (has_snapshots_) {
+            refs_.clear(thread.slot);
+        }
     }
-    owners_[thread.slot] = nullptr;
     thread.slot = TrackedThread::kNoSlot;
 }
 

@@ -7,12 +7,10 @@
 
 #include "platform/own_thread.h"
 #include "platform/thread_clock.h"
+#include "platform/thread_record.h"
 
 namespace echion::sampling {
 namespace {
-
-// How far into a struct pthread the thread's number is looked for (glibc 2.36, x86-64: 720).
-constexpr std::size_t kPthreadBytes = 2048;
 
 /// Whether the kernel knows a thread of this process by that number: only of such may the clock be
 /// read (kernel/time/posix-cpu-timers.c, pid_for_clock()). Where it may not be asked (seccomp), the
@@ -25,18 +23,18 @@ bool is_own_thread(std::uint32_t native_id) {
 
 }  // namespace
 
-void OwnNativeIds::open(MemoryReader& reader) {
-    // glibc and musl have the kernel's number of the thread in the structure that a pthread_t
-    // points to; where, shows in the calling thread's own. 3.8-3.10 keep no other.
-    const auto own_id = own_thread_id();
-    const auto self = reinterpret_cast<std::uintptr_t>(pthread_self());
-    for (std::size_t offset = 0; offset < kPthreadBytes; offset += sizeof(std::uint32_t)) {
-        const auto value = reader.read_value<std::uint32_t>(Address(self + offset));
-        if (!value || *value == own_id) {
-            offset_ = value ? offset : 0;
-            return;
-        }
-    }
+void OwnNativeIds::open(MemoryReader& reader, const ProcessFacts& facts) {
+    // By two threads that are known: one alone can have its number in its record more than once.
+    const std::uint32_t own_id = own_thread_id();
+    offset_ = find_thread_number(
+        reader, reinterpret_cast<std::uintptr_t>(pthread_self()),
+        [&](std::size_t offset, std::uint32_t number) {
+            if (number != own_id || facts.io_thread_id == 0) {
+                return number == own_id;
+            }
+            const auto io = reader.read_value<std::uint32_t>(Address(facts.io_thread_id + offset));
+            return io && *io == facts.io_tid;
+        });
 }
 
 std::uint32_t OwnNativeIds::find(MemoryReader& reader, const cpython::ThreadHead& head) const {

@@ -19,8 +19,9 @@ struct ProcessFacts {
     std::intptr_t thread_area_offset = 0;  ///< SameCpu::find_thread_area_offset()
     /// The interpreter's static data from its runtime on, which is never unmapped: bytes.
     std::size_t static_bytes = 0;
-    std::uint32_t sampler_tid = 0;  ///< the thread that samples
-    std::uint32_t io_tid = 0;       ///< the agent's other thread
+    std::uint32_t sampler_tid = 0;    ///< the thread that samples
+    std::uint32_t io_tid = 0;         ///< the agent's other thread…
+    std::uintptr_t io_thread_id = 0;  ///< …and its pthread_t; 0: there is none
     /// Threads that brought the agent in, and have ended.
     std::array<std::uint32_t, control::kHelperThreads> helper_tids{};
     /// How often Python's start has been noticed: never in an attachment. Null: nobody notices.

@@ -63,7 +63,7 @@ Status StackSampler::start(const cpython::RuntimeView& view, const SamplerOption
     memory_.reader.set_direct_range(view.runtime, facts.static_bytes);
     codes_.set_static_range(view.runtime, facts.static_bytes);
     stack_reader_.start(facts);
-    owners_.open();
+    owners_.open(facts);
     roster_.start(facts);
     accounts_.start(facts, facts.is_launch && options.cpu_mode ? python_start.main_cpu_ns : 0);
     ring_ = &ring;

@@ -38,7 +38,7 @@ class ThreadOwners {
           naming_(naming),
           accounts_(accounts),
           options_(options) {}
-    void open() { native_ids_.open(memory_.reader); }
+    void open(const ProcessFacts& facts) { native_ids_.open(memory_.reader, facts); }
     /// The pthread_t of the thread that started Python.
     void set_main_thread(std::uintptr_t thread_id) { main_thread_id_ = thread_id; }
 
