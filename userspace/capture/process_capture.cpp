@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/clock.h"
+#include "capture/c_stack.h"
 #include "platform/process_info.h"
 #include "platform/thread_stat.h"
 
@@ -15,6 +16,8 @@ namespace {
 using cpython::at;
 
 constexpr std::int64_t kMomentNs = 50'000;
+// The least that what runs with a frame object (3.8 to 3.10) refers to: its head and first places.
+constexpr std::size_t kFrameObjectBytes = 512;
 
 bool is_running(char kernel_state) { return kernel_state == 'R'; }
 
@@ -132,6 +135,17 @@ Status ProcessCapture::list_interpreter(MemoryReader& reader,
 }
 
 void ProcessCapture::find_native_ids(MemoryReader& reader) {
+    find_missing_native_ids(reader);
+    std::size_t count = 0;
+    for (const CapturedThread& thread : threads()) {
+        thread_ids_[count++] = static_cast<std::uintptr_t>(thread.tid);
+    }
+    std::sort(thread_ids_.data(), thread_ids_.data() + count);
+    const auto* end = std::unique(thread_ids_.data(), thread_ids_.data() + count);
+    has_unlisted_ = static_cast<std::size_t>(end - thread_ids_.data()) < ids_.size();
+}
+
+void ProcessCapture::find_missing_native_ids(MemoryReader& reader) {
     bool is_missing = false;
     std::size_t count = 0;
     for (CapturedThread& thread : threads()) {
@@ -266,6 +280,9 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
                                copy->head_stayed && before.thread.has_cframe_on_stack(thread.state);
     copy->is_cut = copy->walk.ends_at_generator || (copy->walk.ends_midway && holds_gil);
     copy->is_between = copy->is_cut || leads_nowhere;
+    copy->newest = before.frame;
+    copy->on_c_stack =
+        before.thread.has_cframe_on_stack(thread.state) ? before.thread.cframe : copy->walk.entry;
     copy->hash = hash_frames({frames_.data() + thread.first_frame, copy->walk.count});
     return true;
 }
@@ -299,6 +316,7 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
             continue;
         }
         if (copy.gil_stayed && copy.gil.holder() != thread.state) {
+            thread.is_lent = is_seen_lent(reader, thread, copy);
             thread.consistency = Consistency::kProved;
             break;
         }
@@ -311,6 +329,10 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
             // Before it has to leave its CPU to us.
             scheduling_.look(index, thread, stat->state);
         }
+        Runner runner = Runner::kMaker;
+        if (stat && copy.gil.holder() == thread.state && !is_running(stat->state)) {
+            runner = find_runner(reader, thread, copy);
+        }
         const auto run_after = read_thread_run(pid_, thread.tid);
         if (!stat || !run_before || !run_after) {
             if (copy.head_stayed) {
@@ -321,9 +343,10 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
         }
         const bool is_elsewhere = is_running(stat->state) && stat->cpu != same_cpu.own_cpu();
         if (*run_before == *run_after && !is_elsewhere) {
-            const bool may_be_lent = copy.gil.holder() == thread.state && !is_running(stat->state);
-            if (!may_be_lent || (has_rested && copy.hash == rested_hash)) {
-                thread.consistency = Consistency::kProved;
+            thread.is_lent = thread.is_lent || runner == Runner::kAnother;
+            const bool is_same = has_rested && copy.hash == rested_hash;
+            if (runner == Runner::kMaker || is_same) {
+                thread.consistency = thread.is_lent ? Consistency::kLikely : Consistency::kProved;
                 break;
             }
             thread.is_lent = thread.is_lent || (has_rested && rested_run == *run_after);
@@ -353,6 +376,44 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     frames_used_ += thread.frame_count;
     describe_state(index, copy.gil);
     thread.is_gone = has_not_begun(thread);
+}
+
+ProcessCapture::Runner ProcessCapture::find_runner(MemoryReader& reader,
+                                                   const CapturedThread& thread,
+                                                   const Copy& copy) const {
+    if (copy.walk.count == 0) {
+        return Runner::kUnknown;
+    }
+    const auto stack = CStack::find(pid_, thread.tid, thread.thread_id);
+    if (!stack) {
+        return Runner::kUnknown;
+    }
+    // Who runs with a frame object keeps a pointer to it, or into it.
+    const auto is_its = copy.on_c_stack ? std::optional<bool>(stack->has(copy.on_c_stack))
+                                        : stack->refers_to(reader, copy.newest, kFrameObjectBytes);
+    if (!is_its || (!*is_its && !may_be_lent(thread))) {
+        return Runner::kUnknown;
+    }
+    return *is_its ? Runner::kMaker : Runner::kAnother;
+}
+
+bool ProcessCapture::is_seen_lent(MemoryReader& reader, const CapturedThread& thread,
+                                  const Copy& copy) const {
+    if (thread.tid == 0 || !may_be_lent(thread) ||
+        find_runner(reader, thread, copy) != Runner::kAnother) {
+        return false;
+    }
+    // Its maker has not returned meanwhile from what it had called with it.
+    const auto gil = cpython::read_gil(reader, view_, thread.gil);
+    return gil && gil->holder() == copy.gil.holder() &&
+           gil->switch_number == copy.gil.switch_number;
+}
+
+bool ProcessCapture::may_be_lent(const CapturedThread& thread) const {
+    return has_unlisted_ ||
+           std::count_if(threads_.data(), threads_.data() + thread_count_, [&](const auto& other) {
+               return other.thread_id == thread.thread_id;
+           }) > 1;
 }
 
 void ProcessCapture::describe_state(std::size_t index, const cpython::GilState& gil) {

@@ -40,7 +40,8 @@ namespace echion::capture {
 /// What neither proves within some attempts is marked.
 ///
 /// The thread that a state names made it, but any may run with it. So where the last holder of the
-/// GIL rests, two copies in a row have to be the same.
+/// GIL rests, its own C stack has to show that it is who runs with it (CStack). Where that cannot
+/// be looked at, two copies in a row have to be the same.
 ///
 /// All memory is taken by make(). One thread at a time.
 class ProcessCapture {
@@ -104,13 +105,24 @@ class ProcessCapture {
         bool is_between = false;   // perhaps: between two frames, see FrameWalker
         cpython::Walk walk;
         std::uint64_t hash = 0;  // of its frames
+        Address newest;          // frame
+        Address on_c_stack;      // of whoever runs with the state; null: not known
     };
+    enum class Runner { kUnknown, kMaker, kAnother };
     Status list_interpreter(MemoryReader& reader, const cpython::InterpreterHead& interpreter);
     void find_native_ids(MemoryReader& reader);
+    void find_missing_native_ids(MemoryReader& reader);
     void note_last_holders(MemoryReader& reader);
     void read_thread(MemoryReader& reader, SameCpu& same_cpu, CapturedThread& thread);
     bool copy_stack(MemoryReader& reader, const CapturedThread& thread, unsigned attempt,
                     Copy* copy);
+    // Who runs with the state of a thread that rests: its maker, which it names, or another one.
+    [[nodiscard]] Runner find_runner(MemoryReader& reader, const CapturedThread& thread,
+                                     const Copy& copy) const;
+    // Likewise, of one that cannot run Python meanwhile.
+    [[nodiscard]] bool is_seen_lent(MemoryReader& reader, const CapturedThread& thread,
+                                    const Copy& copy) const;
+    [[nodiscard]] bool may_be_lent(const CapturedThread& thread) const;
     void describe_state(std::size_t index, const cpython::GilState& gil);
     [[nodiscard]] bool waits_for_gil(const CapturedThread& thread) const;
     [[nodiscard]] bool has_not_begun(const CapturedThread& thread) const;
@@ -134,6 +146,7 @@ class ProcessCapture {
     NativeIds::Place native_id_place_;
     std::uintptr_t main_thread_ = 0;
     bool is_cut_ = false;
+    bool has_unlisted_ = false;  // the process has threads that no state names
 };
 
 }  // namespace echion::capture

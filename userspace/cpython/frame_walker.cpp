@@ -143,6 +143,9 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
             has(fields.owner) ? load<std::int8_t>(copy, static_cast<std::size_t>(fields.owner))
                               : std::int16_t{-2};
         const bool has_code = owner != fields.owner_cstack;
+        if (!has_code && !result.entry) {
+            result.entry = frame;
+        }
         result.ends_at_generator = owner == fields.owner_generator;
         if (has_code) {
             result.root = result.ends_at_generator ? Address() : frame;

@@ -39,11 +39,12 @@ bool is_stack_head(std::span<const std::byte, kStackHeadBytes> bytes);
 
 /// Outcome of one walk.
 struct Walk {
-    std::size_t count = 0;                ///< frames written, newest first
-    bool truncated = false;               ///< there were more than fit
-    bool ends_at_generator = false;       ///< the root is a generator's frame: see FrameWalker
-    bool ends_midway = false;             ///< frames may be below the root: see FrameWalker
-    Address root;                         ///< the root's frame, if it is no generator's
+    std::size_t count = 0;           ///< frames written, newest first
+    bool truncated = false;          ///< there were more than fit
+    bool ends_at_generator = false;  ///< the root is a generator's frame: see FrameWalker
+    bool ends_midway = false;        ///< frames may be below the root: see FrameWalker
+    Address root;                    ///< the root's frame, if it is no generator's
+    Address entry;  ///< the newest that lies on the C stack (owner_cstack); null: none was met
     bool broken = false;                  ///< the chain could not be followed to its root
     ErrorKind why = ErrorKind::kInvalid;  ///< when broken
 };
