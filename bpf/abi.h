@@ -171,7 +171,7 @@ struct echion_snapshot_layout {
     __u16 frame_code;
     __u16 frame_instruction;
     __u16 frame_owner;        /* of a byte */
-    __u16 owner_without_code; /* value of that byte for frames to leave out; ECHION_ABSENT: none */
+    __u16 owner_without_code; /* frames with that byte or more are left out; ECHION_ABSENT: none */
     __u16 instruction_shift;  /* 64 less the bits of the instruction field (f_lasti: 32) */
     __u16 reserved16[2];
     __u64 reserved[2];
@@ -179,7 +179,7 @@ struct echion_snapshot_layout {
 
 struct echion_frame {
     __u64 frame;       /* address */
-    __u64 code;        /* PyCodeObject*, not checked */
+    __u64 code;        /* PyCodeObject*, perhaps with a tag, not checked */
     __u64 instruction; /* as the frame has it, sign-extended */
 };
 

@@ -84,7 +84,7 @@ static __always_inline bool walk_frame(const struct walk* walk) {
     }
     const __u32 index = LOAD(head->frame_count);
     const __u8 owner = buffer->window[place + (layout->frame_owner & (ECHION_FRAME_BYTES - 1))];
-    if (index < ECHION_SNAPSHOT_FRAMES && owner != layout->owner_without_code) {
+    if (index < ECHION_SNAPSHOT_FRAMES && owner < layout->owner_without_code) {
         struct echion_frame* out = &buffer->frames[index];
         const __u32 shift = layout->instruction_shift & 63;
         out->frame = frame;

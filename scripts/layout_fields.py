@@ -4,7 +4,7 @@ This is the table that a new CPython version extends (docs/adding-a-cpython-vers
 gen_layouts.py, which writes the rows, and layout_probe.py, which asks the compiler for numbers.
 """
 
-SUPPORTED = [(3, minor) for minor in range(8, 14)]
+SUPPORTED = [(3, minor) for minor in range(8, 16)]
 
 
 def since(minor, text):
@@ -49,7 +49,11 @@ def pick(choices, minor):
 STRUCTS = [
     Struct(
         "runtime",
-        {(8, 8): "Include/internal/pycore_pystate.h", (9, 99): "Include/internal/pycore_runtime.h"},
+        {
+            (8, 8): "Include/internal/pycore_pystate.h",
+            (9, 13): "Include/internal/pycore_runtime.h",
+            (14, 99): "Include/internal/pycore_runtime_structs.h",
+        },
         "_PyRuntimeState",
         [
             ("size", "@cover"),
@@ -62,11 +66,24 @@ STRUCTS = [
             ("tstate_current", until(11, "gilstate.tstate_current")),
             ("gc_collecting", until(8, "gc.collecting")),
             ("debug_offsets", since(13, "debug_offsets")),
+            (
+                "debug_offsets_kind",
+                {
+                    (8, 12): "#DebugOffsetsKind::kNone",
+                    (13, 13): "#DebugOffsetsKind::k313",
+                    (14, 14): "#DebugOffsetsKind::k314",
+                    (15, 15): "#DebugOffsetsKind::k315",
+                },
+            ),
         ],
     ),
     Struct(
         "interpreter",
-        {(8, 8): "Include/internal/pycore_pystate.h", (9, 99): "Include/internal/pycore_interp.h"},
+        {
+            (8, 8): "Include/internal/pycore_pystate.h",
+            (9, 13): "Include/internal/pycore_interp.h",
+            (14, 99): "Include/internal/pycore_interp_structs.h",
+        },
         "PyInterpreterState",
         [
             ("size", "@cover"),
@@ -119,20 +136,25 @@ STRUCTS = [
         {
             (8, 8): "Include/frameobject.h",
             (9, 10): "Include/cpython/frameobject.h",
-            (11, 99): "Include/internal/pycore_frame.h",
+            (11, 13): "Include/internal/pycore_frame.h",
+            (14, 99): "Include/internal/pycore_interpframe_structs.h, pycore_stackref.h",
         },
         {(8, 10): "PyFrameObject", (11, 99): "_PyInterpreterFrame"},
         [
             ("size", "@cover"),
             ("previous", {(8, 10): "f_back", (11, 99): "previous"}),
             ("code", {(8, 12): "f_code", (13, 99): "f_executable"}),
+            ("code_tag", {(8, 13): "=0", (14, 99): "=Py_TAG_BITS"}),
             (
                 "instruction",
                 {(8, 10): "f_lasti", (11, 12): "prev_instr", (13, 99): "instr_ptr"},
             ),
             ("owner", since(11, "owner")),
             ("is_entry", {(11, 11): "is_entry"}),
-            ("owner_cstack", since(12, "=FRAME_OWNED_BY_CSTACK")),
+            (
+                "owner_without_code",
+                {(12, 13): "=FRAME_OWNED_BY_CSTACK", (14, 99): "=FRAME_OWNED_BY_INTERPRETER"},
+            ),
             ("owner_generator", since(11, "=FRAME_OWNED_BY_GENERATOR")),
             (
                 "instruction_kind",
@@ -276,6 +298,7 @@ STRUCTS = [
                     (11, 11): "#InstanceDictKind::kManagedPreObject311",
                     (12, 12): "#InstanceDictKind::kManagedPreObject312",
                     (13, 13): "#InstanceDictKind::kInlineValues313",
+                    (14, 99): "#InstanceDictKind::kInlineValues314",
                 },
             ),
             (
@@ -283,7 +306,7 @@ STRUCTS = [
                 {
                     (11, 11): "=(char *)_PyObject_ManagedDictPointer(anywhere()) - (char *)anywhere()",
                     (12, 12): "=(char *)_PyObject_DictOrValuesPointer(anywhere()) - (char *)anywhere()",
-                    (13, 13): "=MANAGED_DICT_OFFSET",
+                    (13, 99): "=MANAGED_DICT_OFFSET",
                 },
             ),
             (

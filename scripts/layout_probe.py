@@ -141,11 +141,18 @@ class Interpreter:
             return "a free-threaded or debug build"
         if not (self.include / "internal").is_dir():
             return "its headers are not installed"
-        if abi == "ilp32":
-            config = (self.include / "pyconfig.h").read_text()
-            if "Py_PYCONFIG_H" not in config:
-                return "its pyconfig.h only forwards to that of an architecture"
+        if self.config() is None:
+            return "its pyconfig.h is not installed"
         return None
+
+    def config(self):
+        """Its pyconfig.h; where that only forwards to those of architectures (Debian), the one that
+        is installed, or None."""
+        own = self.include / "pyconfig.h"
+        if "Py_PYCONFIG_H" in own.read_text():
+            return own
+        others = self.include.parent.glob("*-linux-gnu/%s/pyconfig.h" % self.include.name)
+        return next(others, None)
 
 
 def probe_source(interpreter):
@@ -177,8 +184,14 @@ def run_probe(interpreter, abi):
         source = os.path.join(folder, "probe.c")
         program = os.path.join(folder, "probe")
         pathlib.Path(source).write_text(probe_source(interpreter))
-        command = ["gcc", ABIS[abi], "-w", "-O1", "-DNDEBUG", "-I", str(interpreter.include)]
-        command += ["-I", str(interpreter.include / "internal")]
+        include = os.path.join(folder, "include")
+        os.mkdir(include)
+        for header in interpreter.include.iterdir():
+            os.symlink(header, os.path.join(include, header.name))
+        os.unlink(os.path.join(include, "pyconfig.h"))
+        os.symlink(interpreter.config(), os.path.join(include, "pyconfig.h"))
+        command = ["gcc", ABIS[abi], "-w", "-O1", "-DNDEBUG", "-I", include]
+        command += ["-I", os.path.join(include, "internal")]
         if abi == "ilp32":
             shim = os.path.join(folder, "shim.h")
             pathlib.Path(shim).write_text(ILP32_SHIM)

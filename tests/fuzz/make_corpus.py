@@ -127,7 +127,7 @@ def write_elf() -> None:
     write("elf_fuzz", "image_python", b"\0" + python_object(0x030B07F0))
     write("elf_fuzz", "file_symbol", b"\1" + elf_file(b"_PyRuntime"))
     write("elf_fuzz", "file_section", b"\1" + elf_file(b"other"))
-    for minor in (11, 12, 13):
+    for minor in (11, 12, 13, 14, 15):
         write("locate_fuzz", f"version_3_{minor}", python_object(0x030001F0 | minor << 16))
     write("locate_fuzz", "version_text", python_by_text())
     write("locate_fuzz", "unknown_version", python_object(0x030063F0 | 99 << 16))
@@ -179,7 +179,7 @@ def patch(where: int, how: int, what: int) -> bytes:
 
 
 def write_images() -> None:
-    for row in range(6):
+    for row in range(8):
         name = f"3_{8 + row}"
         # By pointers to other places in the image, all over it: what then is read as what, is chance.
         crossed = b"".join(patch(0x20 + 0x98 * i, 4, 0x310 * i + row) for i in range(12))

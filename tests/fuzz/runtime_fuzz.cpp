@@ -1,5 +1,5 @@
 // The readers of the runtime's own structures: interpreters, thread states, the GIL, and the
-// offsets that 3.13 states of itself. The input writes into a sane image.
+// offsets that 3.13 and later state of themselves. The input writes into a sane image.
 //
 //      input:  u8 version, then patches (fuzz_support.h)
 
@@ -41,8 +41,9 @@ void read_lists(MemoryReader& reader, const RuntimeView& view, bool is_sane) {
 }
 
 /// Offsets that a target states are taken only if each field lies in its structure.
+template <typename Stated>
 void apply_stated(fuzz::Input input, const Layout& row) {
-    DebugOffsets313 stated{};
+    Stated stated{};
     input.take_into(&stated, sizeof(stated));
     const auto layout = apply_debug_offsets(stated, row);
     if (layout) {
@@ -63,7 +64,18 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const fuzz::ProcessImage& sane = fuzz::process_image_of(row);
     std::vector<std::uint8_t> image = sane.bytes;
     fuzz::Input input(data + 1, size - 1);
-    apply_stated(input, rows[row]);
+    switch (rows[row].runtime.debug_offsets_kind) {
+        case DebugOffsetsKind::k314:
+            apply_stated<DebugOffsets314>(input, rows[row]);
+            break;
+        case DebugOffsetsKind::k315:
+            apply_stated<DebugOffsets315>(input, rows[row]);
+            break;
+        case DebugOffsetsKind::kNone:
+        case DebugOffsetsKind::k313:
+            apply_stated<DebugOffsets313>(input, rows[row]);
+            break;
+    }
     fuzz::apply_patches(image, fuzz::kImageBase, input);
 
     fuzz::ImageReader reader(fuzz::kImageBase, image);

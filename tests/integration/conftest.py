@@ -155,7 +155,7 @@ def any_python() -> Interpreter:
     """One interpreter, the newest, for behaviour that does not depend on the version."""
     found = find_interpreters()
     if not found:
-        pytest.fail("no CPython 3.8 to 3.13 found")
+        pytest.fail("no CPython 3.8 to 3.15 found")
     return found[-1]
 
 

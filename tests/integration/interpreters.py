@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 
-OLDEST, NEWEST = (3, 8), (3, 13)
+OLDEST, NEWEST = (3, 8), (3, 15)
 
 _QUERY = (
     "import sys, struct; print(sys.implementation.name, *sys.version_info[:3],"
@@ -35,6 +35,12 @@ class Interpreter:
         return f"{version}-system" if self.path.startswith("/usr/") else version
 
 
+def made_folder() -> str:
+    """Where scripts/pythons puts those that it makes."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.environ.get("ECHION_PYTHONS") or os.path.join(cache, "echion", "pythons")
+
+
 def _candidates() -> list[str]:
     named = os.environ.get("ECHION_TEST_PYTHONS")
     if named:
@@ -43,6 +49,7 @@ def _candidates() -> list[str]:
     found = sorted(glob.glob(os.path.join(pyenv, "versions", "*", "bin", "python3")))
     names = ["python3"] + [f"python3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1)]
     found.append("/usr/bin/python3")
+    found.extend(sorted(glob.glob(os.path.join(made_folder(), "*", "usr", "bin", "python3.??"))))
     found.extend(filter(None, map(shutil.which, names)))
     return found
 

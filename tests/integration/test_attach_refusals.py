@@ -135,7 +135,7 @@ def test_unsupported_version(echion):
         pytest.skip("no older CPython here")
     with subprocess.Popen([old[-1], "-c", "print(1, flush=True); input()"], stdin=-1, stdout=-1) as one:
         one.stdout.readline()
-        refused(echion, one.pid, "3.7.", "3.8 to 3.13")
+        refused(echion, one.pid, "3.7.", "3.8 to 3.15")
         one.communicate(b"\n")
 
 

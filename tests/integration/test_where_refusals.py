@@ -132,7 +132,7 @@ def test_an_unsupported_version(where, tmp_path):
         ) as process:
             process.stdout.read(1)
             text = refusal(where.run(process.pid))
-            assert "3.8 to 3.13" in text
+            assert "3.8 to 3.15" in text
             process.communicate(b"\n")
 
 

@@ -22,6 +22,30 @@ std::vector<std::string> split(const std::string& text, char separator) {
     return parts;
 }
 
+void add_matches(const std::string& pattern, std::vector<std::string>& found) {
+    glob_t matches{};
+    if (glob(pattern.c_str(), 0, nullptr, &matches) == 0) {
+        for (std::size_t i = 0; i < matches.gl_pathc; ++i) {
+            found.emplace_back(matches.gl_pathv[i]);
+        }
+    }
+    globfree(&matches);
+}
+
+std::string read_variable(const char* name) {
+    const char* value = std::getenv(name);
+    return value != nullptr ? value : "";
+}
+
+/// Where scripts/pythons puts those that it makes.
+std::string made_folder() {
+    if (const std::string named = read_variable("ECHION_PYTHONS"); !named.empty()) {
+        return named;
+    }
+    const std::string cache = read_variable("XDG_CACHE_HOME");
+    return (cache.empty() ? read_variable("HOME") + "/.cache" : cache) + "/echion/pythons";
+}
+
 }  // namespace
 
 std::vector<std::string> find_pythons() {
@@ -35,19 +59,13 @@ std::vector<std::string> find_pythons() {
         (root != nullptr ? std::string(root)
                          : std::string(home != nullptr ? home : "") + "/.pyenv") +
         "/versions/";
-    for (const char* minor : {"8", "9", "10", "11", "12", "13"}) {
-        const std::string pattern = versions + "3." + minor + ".*/bin/python3";
-        glob_t matches{};
-        if (glob(pattern.c_str(), 0, nullptr, &matches) == 0) {
-            for (std::size_t i = 0; i < matches.gl_pathc; ++i) {
-                found.emplace_back(matches.gl_pathv[i]);
-            }
-        }
-        globfree(&matches);
+    for (const char* minor : {"8", "9", "10", "11", "12", "13", "14", "15"}) {
+        add_matches(versions + "3." + minor + ".*/bin/python3", found);
     }
     if (access("/usr/bin/python3", X_OK) == 0) {
         found.emplace_back("/usr/bin/python3");
     }
+    add_matches(made_folder() + "/*/usr/bin/python3.??", found);
     return found;
 }
 

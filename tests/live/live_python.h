@@ -9,7 +9,7 @@
 namespace echion::test {
 
 /// Paths of the interpreters to test with: ECHION_TEST_PYTHONS (separated by ':') or CPython 3.8 to
-/// 3.13 of pyenv and the system.
+/// 3.15 of pyenv, of the system and of scripts/pythons.
 std::vector<std::string> find_pythons();
 
 /// A name for a test's parameter: letters, digits and underscores.

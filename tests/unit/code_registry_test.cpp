@@ -169,7 +169,7 @@ class CodeRegistryOf : public testing::TestWithParam<int> {
     std::uint32_t version_ = 100;     // of the next code object
 };
 
-INSTANTIATE_TEST_SUITE_P(Python3, CodeRegistryOf, testing::Values(8, 10, 11, 13),
+INSTANTIATE_TEST_SUITE_P(Python3, CodeRegistryOf, testing::Values(8, 10, 11, 13, 14, 15),
                          [](const auto& version) { return std::to_string(version.param); });
 
 TEST_P(CodeRegistryOf, DefinesEachCodeOnce) {
@@ -372,7 +372,7 @@ class VersionCounterOf : public CodeRegistryOf {
     std::vector<Address> made_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Python3, VersionCounterOf, testing::Values(13));
+INSTANTIATE_TEST_SUITE_P(Python3, VersionCounterOf, testing::Values(13, 14, 15));
 
 TEST_P(VersionCounterOf, NothingIsComparedWhileNoCodeIsMade) {
     count_to(version_);

@@ -12,12 +12,12 @@ namespace {
 
 const Layout& row() { return *find_layout({3, 13, 0}); }
 
-/// What an ordinary 3.13 build states: exactly the row.
-DebugOffsets313 ordinary() {
-    const Layout& is = row();
-    DebugOffsets313 stated{};
+/// What an ordinary build states: exactly the row.
+template <typename Stated>
+Stated ordinary(const Layout& is) {
+    Stated stated{};
     std::memcpy(stated.cookie, "xdebugpy", 8);
-    stated.version = 0x030d00f0;
+    stated.version = 0x030000f0U | std::uint32_t{is.minor} << 16U;
     const auto u64 = [](Offset offset) { return static_cast<std::uint64_t>(offset); };
     stated.runtime_state = {200000, u64(is.runtime.finalizing), u64(is.runtime.interpreters_head)};
     auto& interpreter = stated.interpreter_state;
@@ -26,7 +26,8 @@ DebugOffsets313 ordinary() {
     interpreter.next = u64(is.interpreter.next);
     interpreter.threads_head = u64(is.interpreter.threads_head);
     interpreter.gc = u64(is.interpreter.gc_collecting) - 64;
-    stated.gc = {248, 64};
+    stated.gc.size = 248;
+    stated.gc.collecting = 64;
     interpreter.imports_modules = u64(is.interpreter.modules);
     interpreter.ceval_gil = u64(is.interpreter.ceval_gil);
     interpreter.gil_runtime_state = 8000;
@@ -56,14 +57,20 @@ DebugOffsets313 ordinary() {
     code.firstlineno = u64(is.code.firstlineno);
     code.co_code_adaptive = u64(is.code.code_adaptive);
     stated.pyobject = {u64(is.object.size), u64(is.object.ob_type)};
-    stated.type_object = {416, u64(is.type.tp_name), 88, u64(is.type.tp_flags)};
+    stated.type_object.size = 416;
+    stated.type_object.tp_name = u64(is.type.tp_name);
+    stated.type_object.tp_flags = u64(is.type.tp_flags);
     stated.dict_object = {u64(is.dict.size), u64(is.dict.ma_keys), u64(is.dict.ma_values)};
     stated.long_object = {32, u64(is.integer.lv_tag), u64(is.integer.ob_digit)};
     stated.bytes_object = {40, u64(is.bytes.ob_size), u64(is.bytes.ob_sval)};
-    stated.unicode_object = {64, u64(is.unicode.state), u64(is.unicode.length),
-                             u64(is.unicode.ascii_data)};
+    stated.unicode_object.size = 64;
+    stated.unicode_object.state = u64(is.unicode.state);
+    stated.unicode_object.length = u64(is.unicode.length);
+    stated.unicode_object.asciiobject_size = u64(is.unicode.ascii_data);
     return stated;
 }
+
+DebugOffsets313 ordinary() { return ordinary<DebugOffsets313>(row()); }
 
 ErrorKind kind_of(const DebugOffsets313& stated) {
     const auto layout = apply_debug_offsets(stated, row());
@@ -71,10 +78,18 @@ ErrorKind kind_of(const DebugOffsets313& stated) {
     return layout ? ErrorKind::kSystem : layout.error().kind;
 }
 
+template <typename Stated>
+void expect_the_row(std::uint8_t minor) {
+    const Layout& row = *find_layout({3, minor, 0});
+    const auto layout = apply_debug_offsets(ordinary<Stated>(row), row);
+    ASSERT_TRUE(layout.has_value()) << int{minor};
+    EXPECT_EQ(std::memcmp(&*layout, &row, sizeof(Layout)), 0) << int{minor};
+}
+
 TEST(DebugOffsets, AnOrdinaryBuildGivesTheRow) {
-    const auto layout = apply_debug_offsets(ordinary(), row());
-    ASSERT_TRUE(layout.has_value());
-    EXPECT_EQ(std::memcmp(&*layout, &row(), sizeof(Layout)), 0);
+    expect_the_row<DebugOffsets313>(13);
+    expect_the_row<DebugOffsets314>(14);
+    expect_the_row<DebugOffsets315>(15);
 }
 
 TEST(DebugOffsets, WinOverTheRowAndTakeUnstatedNeighboursAlong) {

@@ -216,7 +216,7 @@ class FakeObjects {
         const bool managed = fields.managed_dict_flag != 0;
         const Address type =
             make_type(cpython::kTypeHeap | fields.managed_dict_flag | fields.inline_values_flag,
-                      managed ? 16 : 32, managed ? -1 : 16);
+                      managed ? kManagedBasicSize : 32, managed ? -1 : 16);
         memory_.write(type + layout_.type.ht_cached_keys, shared_keys);
         return type;
     }
@@ -239,6 +239,9 @@ class FakeObjects {
             case cpython::InstanceDictKind::kInlineValues313:
                 write_values(object + layout_.object.size, values);
                 break;
+            case cpython::InstanceDictKind::kInlineValues314:
+                write_values(object + kManagedBasicSize, values);
+                break;
         }
         return object;
     }
@@ -252,6 +255,9 @@ class FakeObjects {
     }
 
   private:
+    // Of a class whose instances have fields of their own in front of their values (3.14).
+    static constexpr std::intptr_t kManagedBasicSize = 32;
+
     [[nodiscard]] std::size_t values_start() const {
         const Offset start = layout_.instance.values_start;
         return cpython::has(start) ? start : 0;

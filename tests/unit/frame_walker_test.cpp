@@ -80,7 +80,7 @@ class FrameWalkerOf : public testing::TestWithParam<int> {
     void write_entry_frame(Address frame, Address previous) {
         write_field(frame, layout_.frame.previous, previous);
         write_field(frame, layout_.frame.code, Address(0xdeadbe8));  // None, or nothing of use
-        write_owner(frame, layout_.frame.owner_cstack);
+        write_owner(frame, layout_.frame.owner_without_code);
     }
 
     Walk walk(Address head, std::size_t room = kRoom) {
@@ -107,13 +107,13 @@ class FrameWalkerOf : public testing::TestWithParam<int> {
     std::uint32_t walk_number_ = 0;
 };
 
-INSTANTIATE_TEST_SUITE_P(Python3, FrameWalkerOf, testing::Range(8, 14),
+INSTANTIATE_TEST_SUITE_P(Python3, FrameWalkerOf, testing::Range(8, 16),
                          [](const auto& version) { return std::to_string(version.param); });
 
 /// Versions whose evaluation loop leaves a frame without code at its entry from C.
 class EntryFramesOf : public FrameWalkerOf {};
 
-INSTANTIATE_TEST_SUITE_P(Python3, EntryFramesOf, testing::Range(12, 14),
+INSTANTIATE_TEST_SUITE_P(Python3, EntryFramesOf, testing::Range(12, 16),
                          [](const auto& version) { return std::to_string(version.param); });
 
 TEST_P(FrameWalkerOf, FollowsTheChainFromTheNewestToTheRoot) {
@@ -408,7 +408,7 @@ class RuntimeViewOf : public testing::TestWithParam<int> {
     std::vector<InterpreterHead> heads_ = std::vector<InterpreterHead>(kMaxInterpreters);
 };
 
-INSTANTIATE_TEST_SUITE_P(Python3, RuntimeViewOf, testing::Range(8, 14),
+INSTANTIATE_TEST_SUITE_P(Python3, RuntimeViewOf, testing::Range(8, 16),
                          [](const auto& version) { return std::to_string(version.param); });
 
 TEST_P(RuntimeViewOf, ListsTheInterpretersWithTheirGils) {

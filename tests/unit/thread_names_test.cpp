@@ -209,7 +209,7 @@ TEST_P(ThreadNamesOf, ALongNameIsCut) {
     EXPECT_EQ(names_.find(0, id(0)), std::string(ThreadNames::kMaxNameBytes, 'n'));
 }
 
-INSTANTIATE_TEST_SUITE_P(Versions, ThreadNamesOf, testing::Range(8, 14));
+INSTANTIATE_TEST_SUITE_P(Versions, ThreadNamesOf, testing::Range(8, 16));
 
 }  // namespace
 }  // namespace echion::cpython

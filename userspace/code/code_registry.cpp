@@ -19,9 +19,10 @@ constexpr std::size_t kMaxObjectHeadBytes = 128;
 // Whether an object has an owner. Freed memory starts with the allocator's link to the next free
 // block, or null (Objects/obmalloc.c, malloc), where an object has its count of references: a
 // number that is small, or that of immortal objects (Include/object.h, _Py_IMMORTAL_REFCNT
-// in 3.12).
+// in 3.12). The uppermost 16 bits are flags from 3.14 on (_PyObject.ob_flags), and 0 in an address.
 bool is_alive(const std::byte* object_copy) {
-    const auto references = load<std::uintptr_t>(object_copy, 0);
+    constexpr auto kCount = static_cast<std::uintptr_t>(0xffff'ffff'ffffULL);
+    const auto references = load<std::uintptr_t>(object_copy, 0) & kCount;
     return references != 0 && references <= 0xffff'ffffU;
 }
 

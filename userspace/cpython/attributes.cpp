@@ -25,11 +25,10 @@ Address word_at(const Surroundings& copy, Offset offset_from_object) {
     return load_address(copy.data(), kBytesBefore + offset_from_object);
 }
 
-/// 3.13: values in the object itself, while they are valid. A dict that was made of them may go on
-/// using them or have copied them; either way the dict is asked then, not this.
-Result<Namespace> find_inline_values(ObjectReader& objects, Address object) {
+/// 3.13 and later: values in the object itself, while they are valid. A dict that was made of them
+/// may go on using them or have copied them; either way the dict is asked then, not this.
+Result<Namespace> find_inline_values(ObjectReader& objects, Address values) {
     const InstanceLayout& fields = objects.layout().instance;
-    const Address values = object + objects.layout().object.size;
     std::array<std::byte, 8> head;
     const auto head_bytes = static_cast<std::size_t>(fields.inline_valid) + 1;
     if (head_bytes > head.size()) {
@@ -67,12 +66,19 @@ Result<Namespace> find_managed(ObjectReader& objects, Address object, const Surr
             }
             return Namespace{.dict = word};
         }
-        case InstanceDictKind::kInlineValues313: {
+        case InstanceDictKind::kInlineValues313:
+        case InstanceDictKind::kInlineValues314: {
             const Address dict = word_at(around, fields.managed_dict);
-            if (dict.is_null() && (type.flags & fields.inline_values_flag) != 0) {
-                return find_inline_values(objects, object);
+            if (!dict.is_null() || (type.flags & fields.inline_values_flag) == 0) {
+                return Namespace{.dict = dict};
             }
-            return Namespace{.dict = dict};
+            const std::int64_t values_at = fields.kind == InstanceDictKind::kInlineValues313
+                                               ? objects.layout().object.size
+                                               : type.basic_size;
+            if (values_at < objects.layout().object.size) {
+                return fail(ErrorKind::kInvalid, "read an attribute: the class's size");
+            }
+            return find_inline_values(objects, object + static_cast<std::size_t>(values_at));
         }
     }
     return fail(ErrorKind::kInvalid, "read an attribute: the layout");

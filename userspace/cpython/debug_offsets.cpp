@@ -14,6 +14,96 @@ constexpr char kCookie[8] = {'x', 'd', 'e', 'b', 'u', 'g', 'p', 'y'};
 constexpr std::uint64_t kMaxStateBytes = std::uint64_t{1} << 24;
 constexpr std::uint64_t kMaxObjectBytes = std::uint64_t{1} << 12;
 
+/// What is taken of them, whatever version states it.
+struct StatedOffsets {
+    char cookie[8];
+    std::uint64_t version, free_threaded;
+    struct {
+        std::uint64_t size, finalizing, interpreters_head;
+    } runtime_state;
+    struct {
+        std::uint64_t size, id, next, threads_head, gc, imports_modules, ceval_gil;
+        std::uint64_t gil_runtime_state, gil_runtime_state_locked, gil_runtime_state_holder;
+    } interpreter_state;
+    struct {
+        std::uint64_t size, prev, next, interp, current_frame, thread_id, native_thread_id;
+        std::uint64_t datastack_chunk;
+    } thread_state;
+    struct {
+        std::uint64_t size, previous, executable, instr_ptr, owner;
+    } interpreter_frame;
+    struct {
+        std::uint64_t size, filename, name, qualname, linetable, firstlineno, co_code_adaptive;
+    } code_object;
+    struct {
+        std::uint64_t size, ob_type;
+    } pyobject;
+    struct {
+        std::uint64_t size, tp_name, tp_flags;
+    } type_object;
+    struct {
+        std::uint64_t size, ma_keys, ma_values;
+    } dict_object;
+    struct {
+        std::uint64_t size, lv_tag, ob_digit;
+    } long_object;
+    struct {
+        std::uint64_t size, ob_size, ob_sval;
+    } bytes_object;
+    struct {
+        std::uint64_t size, state, length, asciiobject_size;
+    } unicode_object;
+    struct {
+        std::uint64_t collecting;
+    } gc;
+};
+
+template <typename Stated>
+StatedOffsets take(const Stated& all) {
+    StatedOffsets some{};
+    std::memcpy(some.cookie, all.cookie, sizeof(some.cookie));
+    some.version = all.version;
+    some.free_threaded = all.free_threaded;
+    some.runtime_state = {all.runtime_state.size, all.runtime_state.finalizing,
+                          all.runtime_state.interpreters_head};
+    const auto& interpreter = all.interpreter_state;
+    some.interpreter_state = {interpreter.size,
+                              interpreter.id,
+                              interpreter.next,
+                              interpreter.threads_head,
+                              interpreter.gc,
+                              interpreter.imports_modules,
+                              interpreter.ceval_gil,
+                              interpreter.gil_runtime_state,
+                              interpreter.gil_runtime_state_locked,
+                              interpreter.gil_runtime_state_holder};
+    const auto& thread = all.thread_state;
+    some.thread_state = {thread.size,
+                         thread.prev,
+                         thread.next,
+                         thread.interp,
+                         thread.current_frame,
+                         thread.thread_id,
+                         thread.native_thread_id,
+                         thread.datastack_chunk};
+    const auto& frame = all.interpreter_frame;
+    some.interpreter_frame = {frame.size, frame.previous, frame.executable, frame.instr_ptr,
+                              frame.owner};
+    const auto& code = all.code_object;
+    some.code_object = {
+        code.size,        code.filename,        code.name, code.qualname, code.linetable,
+        code.firstlineno, code.co_code_adaptive};
+    some.pyobject = {all.pyobject.size, all.pyobject.ob_type};
+    some.type_object = {all.type_object.size, all.type_object.tp_name, all.type_object.tp_flags};
+    some.dict_object = {all.dict_object.size, all.dict_object.ma_keys, all.dict_object.ma_values};
+    some.long_object = {all.long_object.size, all.long_object.lv_tag, all.long_object.ob_digit};
+    some.bytes_object = {all.bytes_object.size, all.bytes_object.ob_size, all.bytes_object.ob_sval};
+    const auto& unicode = all.unicode_object;
+    some.unicode_object = {unicode.size, unicode.state, unicode.length, unicode.asciiobject_size};
+    some.gc = {all.gc.collecting};
+    return some;
+}
+
 /// Checks the stated offsets of one structure, and notes whether all were sane.
 class Structure {
   public:
@@ -56,7 +146,7 @@ Offset cover(Offset width, std::initializer_list<Offset> fields) {
     return std::max(fields) + width;
 }
 
-void apply_states(const DebugOffsets313& stated, Layout& layout, bool& sane) {
+void apply_states(const StatedOffsets& stated, Layout& layout, bool& sane) {
     const Layout row = layout;
     const std::size_t word = row.pointer_bytes;
     const Offset pointer = row.pointer_bytes;
@@ -135,7 +225,7 @@ void apply_states(const DebugOffsets313& stated, Layout& layout, bool& sane) {
         cover(1, {layout.frame.owner}));
 }
 
-void apply_objects(const DebugOffsets313& stated, Layout& layout, bool& sane) {
+void apply_objects(const StatedOffsets& stated, Layout& layout, bool& sane) {
     const Layout row = layout;
     const std::size_t word = row.pointer_bytes;
     const Offset pointer = row.pointer_bytes;
@@ -223,9 +313,7 @@ bool is_plausible(const Layout& layout, const Layout& row) {
            layout.dict.ma_used + row.pointer_bytes <= layout.dict.size;
 }
 
-}  // namespace
-
-Result<Layout> apply_debug_offsets(const DebugOffsets313& stated, const Layout& row) {
+Result<Layout> apply(const StatedOffsets& stated, const Layout& row) {
     if (std::memcmp(stated.cookie, kCookie, sizeof(kCookie)) != 0) {
         return fail(ErrorKind::kInvalid, "debug offsets: no cookie");
     }
@@ -249,15 +337,39 @@ Result<Layout> apply_debug_offsets(const DebugOffsets313& stated, const Layout& 
     return layout;
 }
 
+template <typename Stated>
+Result<Layout> read_and_apply(MemoryReader& reader, Address at, const Layout& row) {
+    const auto stated = reader.read_value<Stated>(at);
+    return stated ? apply(take(*stated), row) : tl::unexpected(stated.error());
+}
+
+}  // namespace
+
+Result<Layout> apply_debug_offsets(const DebugOffsets313& stated, const Layout& row) {
+    return apply(take(stated), row);
+}
+
+Result<Layout> apply_debug_offsets(const DebugOffsets314& stated, const Layout& row) {
+    return apply(take(stated), row);
+}
+
+Result<Layout> apply_debug_offsets(const DebugOffsets315& stated, const Layout& row) {
+    return apply(take(stated), row);
+}
+
 Result<Layout> read_debug_offsets(MemoryReader& reader, Address runtime, const Layout& row) {
-    if (!has(row.runtime.debug_offsets)) {
-        return row;
+    const Address at = runtime + row.runtime.debug_offsets;
+    switch (row.runtime.debug_offsets_kind) {
+        case DebugOffsetsKind::kNone:
+            break;
+        case DebugOffsetsKind::k313:
+            return read_and_apply<DebugOffsets313>(reader, at, row);
+        case DebugOffsetsKind::k314:
+            return read_and_apply<DebugOffsets314>(reader, at, row);
+        case DebugOffsetsKind::k315:
+            return read_and_apply<DebugOffsets315>(reader, at, row);
     }
-    auto stated = reader.read_value<DebugOffsets313>(runtime + row.runtime.debug_offsets);
-    if (!stated) {
-        return tl::unexpected(stated.error());
-    }
-    return apply_debug_offsets(*stated, row);
+    return row;
 }
 
 }  // namespace echion::cpython

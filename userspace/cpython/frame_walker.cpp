@@ -31,6 +31,10 @@ bool is_stack_head(std::span<const std::byte, kStackHeadBytes> bytes) {
     return head.is_possible() && !head.previous;
 }
 
+Address strip_tag(const Layout& layout, Address executable) {
+    return Address(executable.value() & ~std::uintptr_t{layout.frame.code_tag});
+}
+
 bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instruction, RawFrame* out) {
     if (!code || !code.is_aligned(sizeof(void*))) {
         return false;
@@ -142,7 +146,7 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
         const std::int16_t owner =
             has(fields.owner) ? load<std::int8_t>(copy, static_cast<std::size_t>(fields.owner))
                               : std::int16_t{-2};
-        const bool has_code = owner != fields.owner_cstack;
+        const bool has_code = !has(fields.owner_without_code) || owner < fields.owner_without_code;
         if (!has_code && !result.entry) {
             result.entry = frame;
         }
@@ -158,7 +162,7 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
                 fields.instruction_kind == InstructionKind::kCodePointer
                     ? load<std::intptr_t>(copy, at)
                     : load<std::int32_t>(copy, at);
-            const Address code = load_address(copy, static_cast<std::size_t>(fields.code));
+            const Address code = strip_tag(layout_, load_address(copy, cpython::at(fields.code)));
             if (!make_raw_frame(layout_, code, instruction, &out[result.count])) {
                 result.broken = true;
                 return result;

@@ -20,6 +20,10 @@ struct RawFrame {
     [[nodiscard]] bool operator==(const RawFrame&) const = default;
 };
 
+/// The address in what a frame has for its code object: from 3.14 on that is a _PyStackRef, whose
+/// lowest bits say who owns the reference. Pure.
+Address strip_tag(const Layout& layout, Address executable);
+
 /// Puts a frame together from its code object and its instruction field, as the frame has it (an
 /// index or a pointer). False when the two cannot belong together. Pure.
 bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instruction, RawFrame* out);

@@ -36,6 +36,9 @@ enum class LineTableKind : std::uint8_t {
     kLocations,  ///< 3.11 and later: Objects/locations.md.
 };
 
+/// Which structure the runtime states its offsets in: see debug_offsets.h.
+enum class DebugOffsetsKind : std::uint8_t { kNone, k313, k314, k315 };
+
 // Each structure below is named after CPython's own; each field after CPython's field.
 
 struct RuntimeLayout {         // _PyRuntimeState
@@ -49,6 +52,7 @@ struct RuntimeLayout {         // _PyRuntimeState
     Offset tstate_current;     // PyThreadState* that runs; null while none has the GIL (3.8-3.11)
     Offset gc_collecting;      // int (3.8 only; later it is in the interpreter)
     Offset debug_offsets;      // struct _Py_DebugOffsets, in place (3.13 and later)
+    DebugOffsetsKind debug_offsets_kind;
 };
 
 struct InterpreterLayout {  // PyInterpreterState
@@ -88,15 +92,18 @@ struct CFrameLayout {      // _PyCFrame (3.11, 3.12)
     Offset current_frame;  // _PyInterpreterFrame*
 };
 
-struct FrameLayout {            // PyFrameObject (3.8-3.10), _PyInterpreterFrame (3.11 and later)
-    Offset size;                // enough bytes to cover the fields below
-    Offset previous;            // f_back / previous
-    Offset code;                // PyCodeObject*: f_code / f_executable
-    Offset instruction;         // f_lasti (int) / prev_instr / instr_ptr (pointer)
-    Offset owner;               // char (3.11 and later): enum _frameowner
-    Offset is_entry;            // bool (3.11): the first frame of its C-level evaluation loop
-    std::int16_t owner_cstack;  // value of `owner` for a C-stack entry frame, without Python code
-                                // (3.12 and later); kAbsent elsewhere
+struct FrameLayout {        // PyFrameObject (3.8-3.10), _PyInterpreterFrame (3.11 and later)
+    Offset size;            // enough bytes to cover the fields below
+    Offset previous;        // f_back / previous
+    Offset code;            // PyCodeObject*: f_code / f_executable
+    std::uint8_t code_tag;  // bits of that which are no part of the address (3.14 and later:
+                            // _PyStackRef)
+    Offset instruction;     // f_lasti (int) / prev_instr / instr_ptr (pointer)
+    Offset owner;           // char (3.11 and later): enum _frameowner
+    Offset is_entry;        // bool (3.11): the first frame of its C-level evaluation loop
+    std::int16_t owner_without_code;  // least value of `owner` for a frame without Python code: the
+                                      // entry frame of a C-level evaluation loop, the base frame
+                                      // (3.12 and later); kAbsent elsewhere
     std::int16_t owner_generator;  // value of `owner` for a generator's or coroutine's frame (3.11
                                    // and later)
     InstructionKind instruction_kind;
@@ -187,7 +194,8 @@ enum class InstanceDictKind : std::uint8_t {
     kDictOffset,           ///< A dict at tp_dictoffset (3.8-3.10).
     kManagedPreObject311,  ///< Values pointer at -4 words, dict pointer at -3 words (3.11).
     kManagedPreObject312,  ///< One word at -3: dict or tagged values (3.12).
-    kInlineValues313,      ///< Dict pointer at -3 words; values after the object (3.13).
+    kInlineValues313,      ///< Dict pointer at -3 words; values after a PyObject (3.13).
+    kInlineValues314,      ///< The same; values at tp_basicsize (3.14 and later).
 };
 
 struct InstanceLayout {
@@ -197,8 +205,8 @@ struct InstanceLayout {
     std::uint32_t managed_dict_flag;   // Py_TPFLAGS_MANAGED_DICT, 0 where it does not exist
     std::uint32_t inline_values_flag;  // Py_TPFLAGS_INLINE_VALUES, 0 where it does not exist
     Offset values_start;               // offset of the first value in a PyDictValues
-    Offset inline_capacity;            // uint8_t: offset of `capacity` in a PyDictValues (3.13)
-    Offset inline_valid;               // uint8_t: offset of `valid` in a PyDictValues (3.13)
+    Offset inline_capacity;            // uint8_t: offset of `capacity` in a PyDictValues (3.13 and later)
+    Offset inline_valid;               // uint8_t: offset of `valid` in a PyDictValues (3.13 and later)
 };
 
 struct ModuleLayout {  // PyModuleObject

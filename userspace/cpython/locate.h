@@ -12,7 +12,7 @@
 namespace echion::cpython {
 
 /// The versions of CPython that there are layouts for, in words.
-constexpr const char* kSupportedVersions = "3.8 to 3.13";
+constexpr const char* kSupportedVersions = "3.8 to 3.15";
 
 /// Where a process keeps its CPython, and how that was found out.
 struct LocatedRuntime {

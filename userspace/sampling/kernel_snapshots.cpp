@@ -46,7 +46,8 @@ std::span<cpython::RawFrame> KernelSnapshots::convert(const engine::SnapshotView
     bool is_usable = snapshot.head.end == ECHION_SNAPSHOT_COMPLETE &&
                      snapshot.frames.size() <= std::min(out.size(), options_.max_frames);
     for (const echion_frame& frame : snapshot.frames) {
-        const Address code(static_cast<std::uintptr_t>(frame.code));
+        const Address code =
+            cpython::strip_tag(memory_.layout(), Address(static_cast<std::uintptr_t>(frame.code)));
         if (!is_usable || code == codes_.trampoline()) {
             continue;
         }

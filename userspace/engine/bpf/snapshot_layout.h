@@ -42,7 +42,7 @@ inline echion_snapshot_layout make_snapshot_layout(const cpython::Layout& layout
     result.frame_code = u16(frame.code);
     result.frame_instruction = u16(frame.instruction);
     result.frame_owner = cpython::has(frame.owner) ? u16(frame.owner) : std::uint16_t{0};
-    result.owner_without_code = u16(frame.owner_cstack);
+    result.owner_without_code = u16(frame.owner_without_code);
     const bool is_pointer = frame.instruction_kind == cpython::InstructionKind::kCodePointer;
     result.instruction_shift = is_pointer && layout.pointer_bytes == 8 ? 0 : 32;
     return result;
