@@ -121,6 +121,19 @@ def test_interpreters_that_run_at_the_same_time(
     assert any("inside" in one.names for one in profile.samples)
 
 
+def test_threads_that_begin_inside_have_their_own_names(
+    echion: Echion, every_python: Interpreter, engine: str
+) -> None:
+    if every_python.minor < (3, 12):
+        pytest.skip("its interpreters share one GIL")
+    options = ["--engine", engine, "-i", "500"]
+    result = echion.run_target(every_python, "begins_inside", options=options).check()
+    inside = [one for one in result.profile.samples if "inside" in one.names]
+    assert {one.iid for one in inside} == set(result.report["numbers"])
+    wrong = {(one.thread, one.iid): one.metric for one in inside if one.thread != f"of-{one.iid}"}
+    assert not wrong
+
+
 def test_threads_that_go_in_and_out(
     echion: Echion, every_python: Interpreter, engine: str
 ) -> None:

@@ -66,6 +66,20 @@ void Interpreters::mark_lists() {
     }
 }
 
+std::uint64_t Interpreters::ask_for_lists() {
+    mark_lists();
+    return ++asks_;
+}
+
+bool Interpreters::have_been_walked(std::uint64_t ask) const {
+    for (std::uint32_t i = 0; i < count_; ++i) {
+        if (interpreters_[i].walked < ask) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void Interpreters::mark_lists_of(std::uint32_t gil_index) {
     for (std::uint32_t i = 0; i < count_; ++i) {
         interpreters_[i].list_changed |= interpreters_[i].gil == gil_index;

@@ -29,6 +29,7 @@ struct Interpreter {
     std::uint32_t gil;     ///< place among the GILs
     Address threads_head;  ///< as last read
     bool list_changed;     ///< walk its list of threads
+    std::uint64_t walked;  ///< the last ask_for_lists() before its last whole walk
     PageBatch::Handle threads_head_copy;
     PageBatch::Handle collecting_copy;
     bool is_collecting;
@@ -66,6 +67,11 @@ class Interpreters {
     void clear() { count_ = gil_count_ = 0; }
 
     void mark_lists();
+    /// Has all lists walked anew. Returns what have_been_walked() takes.
+    std::uint64_t ask_for_lists();
+    [[nodiscard]] std::uint64_t asks() const { return asks_; }
+    /// Whether all lists have been walked, from end to end, since that ask_for_lists().
+    [[nodiscard]] bool have_been_walked(std::uint64_t ask) const;
     void mark_lists_of(std::uint32_t gil_index);
     /// Whether several interpreters share the GIL.
     [[nodiscard]] bool is_shared(std::uint32_t gil_index) const;
@@ -81,6 +87,7 @@ class Interpreters {
     FixedArray<Gil> gils_;
     std::uint32_t count_ = 0;
     std::uint32_t gil_count_ = 0;
+    std::uint64_t asks_ = 0;
     bool lends_states_ = false;
 };
 

@@ -167,9 +167,7 @@ bool StackReader::walk_one(const Round& round, TrackedThread& thread, cpython::S
     if (head.thread.thread_id != thread_id || !thread.has_begun) {
         owners_.describe(thread);  // a thread that had not begun when it was first seen
     }
-    if (interpreters_.count() > 1) {
-        owners_.place_by_stack(thread);
-    }
+    out.is_placed = interpreters_.count() <= 1 || owners_.place_by_stack(thread);
     out.is_readable = true;
     out.head = head.frame;
     cpython::FrameWalker walker(memory_.layout(), memory_.reader, memory_.batch);
@@ -276,7 +274,7 @@ std::size_t StackReader::walk_all(Round& round, bool is_incomplete, std::span<Wa
 }
 
 std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*> group,
-                              Address* last_holder, bool is_last,
+                              Address* last_holder, bool is_last, bool may_wait,
                               FunctionRef<void(const ReadStack&)> accept) {
     Gil& gil = interpreters_.gil(gil_index);
     Round round{cpython::StackRound(memory_.view, memory_.batch), group, nullptr, 0, false, {}, {}};
@@ -333,8 +331,11 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
             thread.may_have_changed = false;  // gone, most likely: the walk of its list will tell
             continue;
         }
-        Verdict verdict = gil_stayed ? Verdict::kProved : Verdict::kTorn;
-        if (&thread == round.holder) {
+        if (!stacks[i].is_placed && may_wait) {
+            continue;
+        }
+        Verdict verdict = gil_stayed && stacks[i].is_placed ? Verdict::kProved : Verdict::kTorn;
+        if (&thread == round.holder && stacks[i].is_placed) {
             verdict = holder_verdict;
         } else if (thread.state == before.holder()) {
             verdict = Verdict::kTorn;

@@ -1,11 +1,20 @@
 #include "sampling/thread_owners.h"
 
+#include <algorithm>
+
 namespace echion::sampling {
 namespace {
 
 // How far below the C library's record of a thread its newest C frame may be: the stack ends at
 // that record (glibc nptl/allocatestack.c, musl src/thread/pthread_create.c), and is seldom larger.
 constexpr std::uintptr_t kMostStackBytes = std::uintptr_t{256} << 20;
+
+// So far from each other two C frames are of one thread: no stack is smaller.
+constexpr std::uintptr_t kLeastStackBytes = std::uintptr_t{16} << 10;
+
+bool is_close(Address one, Address other) {
+    return std::min(one - other, other - one) < kLeastStackBytes;
+}
 
 }  // namespace
 
@@ -119,6 +128,8 @@ void ThreadOwners::end(TrackedThread& thread) {
     if (threads_.second_count() > 0 && thread.has_begun && !thread.has_left) {
         settle_end(thread);
     }
+    // The next thread with that pthread_t may be met by its state in another interpreter first.
+    naming_.forget(interpreters_.of(thread).head.id, thread.head.thread_id);
     if (thread.is_second) {
         writer_.forget(thread);
         return;
@@ -266,12 +277,35 @@ void ThreadOwners::displace(TrackedThread& thread) {
     changed_.mark(thread);
 }
 
-void ThreadOwners::place_by_stack(TrackedThread& thread) {
+bool ThreadOwners::place_by_stack(TrackedThread& thread) {
     // 3.11 and 3.12: while it runs, a state refers to a _PyCFrame on the C stack of its thread.
-    const std::uintptr_t frame = thread.head.cframe.value();
+    const Address c_frame = thread.head.cframe;
     if (!can_change_threads(thread) || !thread.head.has_cframe_on_stack(thread.state)) {
-        return;
+        return true;
     }
+    const std::uintptr_t runs_on = find_by_stack(c_frame.value());
+    const bool is_near = is_close(c_frame, thread.placed_at);
+    if (is_near && thread.is_placed && thread.runs_on == runs_on) {
+        return true;
+    }
+    if (!is_near || thread.placing_answer == 0) {
+        thread.placed_at = c_frame;
+        thread.placing_answer = interpreters_.ask_for_lists();
+    }
+    if (!interpreters_.have_been_walked(thread.placing_answer)) {
+        return false;
+    }
+    thread.placing_answer = 0;
+    if (runs_on != 0) {
+        place(thread, runs_on);
+    } else {
+        thread.is_placed = false;  // of a thread that Python does not know
+    }
+    return true;
+}
+
+/// The thread on whose C stack that is, of those that are known; 0: none.
+std::uintptr_t ThreadOwners::find_by_stack(std::uintptr_t frame) const {
     // The stack of the process itself is above all others, and above the main thread's record.
     std::uintptr_t nearest = frame > main_thread_id_ ? main_thread_id_ : 0;
     std::uintptr_t distance = kMostStackBytes;
@@ -282,13 +316,7 @@ void ThreadOwners::place_by_stack(TrackedThread& thread) {
             distance = thread_id - frame;
         }
     }
-    if (nearest != 0) {
-        place(thread, nearest);
-    } else {
-        // Of a thread that is not known yet.
-        thread.is_placed = false;
-        interpreters_.mark_lists();
-    }
+    return nearest;
 }
 
 void ThreadOwners::note_running(const cpython::GilState& now) {
@@ -327,8 +355,8 @@ bool ThreadOwners::place_running(TrackedThread& running, const cpython::GilState
         return false;
     }
     running.head.cframe = head->cframe;
-    place_by_stack(running);
-    return running.is_placed || threads_.find_other_state(running, false) == nullptr;
+    return place_by_stack(running) &&
+           (running.is_placed || threads_.find_other_state(running, false) == nullptr);
 }
 
 void ThreadOwners::note_frames(TrackedThread& thread, std::size_t frame_count) {

@@ -24,6 +24,10 @@ namespace echion::sampling {
 /// at a time: that one has the thread's time, and is in the stream. The others are `is_second`:
 /// they are read, but not written until the thread is back in their interpreter.
 ///
+/// A thread's own state has its numbers before the thread runs with another one. So the lists as
+/// they are walked after a C frame was seen have the thread whose stack that is on; those from
+/// before may only have one whose stack is farther up.
+///
 /// Sampler thread only.
 class ThreadOwners {
   public:
@@ -58,8 +62,9 @@ class ThreadOwners {
     void note_running(const cpython::GilState& now);
     /// The state has so many frames.
     void note_frames(TrackedThread& thread, std::size_t frame_count);
-    /// Places a state on the thread on whose stack its C frame is.
-    void place_by_stack(TrackedThread& thread);
+    /// Places a state on the thread on whose stack its C frame is. False if the lists have to be
+    /// walked before that can be told.
+    bool place_by_stack(TrackedThread& thread);
     /// It is not run by the thread that it was placed on: that one has its own state again.
     void displace(TrackedThread& thread);
     /// Whether a thread was found in another interpreter than was thought, since it was last asked.
@@ -82,6 +87,7 @@ class ThreadOwners {
     void take_over(TrackedThread& from, TrackedThread& to);
     void place(TrackedThread& thread, std::uintptr_t runs_on);
     void forget_place(TrackedThread& thread);
+    [[nodiscard]] std::uintptr_t find_by_stack(std::uintptr_t frame) const;
     bool place_running(TrackedThread& running, const cpython::GilState& now);
     [[nodiscard]] bool can_change_threads(const TrackedThread& thread) const {
         return interpreters_.can_change_threads(thread);

@@ -177,13 +177,23 @@ bool ThreadRoster::walk_changed_lists(std::uint32_t gil_index) {
     return any;
 }
 
+bool ThreadRoster::walk_changed_lists() {
+    bool any = false;
+    for (std::uint32_t gil = 0; gil < interpreters_.gil_count(); ++gil) {
+        any = walk_changed_lists(gil) || any;
+    }
+    return any;
+}
+
 void ThreadRoster::walk_list(std::uint32_t index) {
     Interpreter& interpreter = interpreters_[index];
     interpreter.list_changed = false;
+    const std::uint64_t ask = interpreters_.asks();
     const auto first =
         cpython::read_threads_head(memory_.reader, memory_.view, interpreter.head.interpreter);
     if (!first) {
         ++memory_.read_failures;
+        walked_ns_ = kLongAgoNs;  // the interpreter has gone, most likely
         return;
     }
     interpreter.threads_head = *first;
@@ -236,6 +246,7 @@ void ThreadRoster::walk_list(std::uint32_t index) {
     if (!is_whole) {
         return;
     }
+    interpreter.walked = ask;
     end_unlisted(index, visit);
     accounts_.write_unstarted();
 }

@@ -44,6 +44,8 @@ class ThreadRoster {
     void refresh();
     /// Walks those lists of a GIL's interpreters that have changed. False if none has.
     bool walk_changed_lists(std::uint32_t gil_index);
+    /// The same of all.
+    bool walk_changed_lists();
     /// Whether the first interpreter is the one that was first when refresh() last looked.
     bool is_unchanged();
     [[nodiscard]] std::uint64_t table_full() const { return table_full_; }

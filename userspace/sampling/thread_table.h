@@ -38,8 +38,10 @@ struct TrackedThread {
     /// this one is not known (PyThreadState_New() for another thread). It stands for itself,
     /// without a name and a clock.
     bool is_apart;
-    bool has_held_gil;  ///< while it had not begun
-    bool is_placed;     ///< `runs_on` is what has been seen, whatever the state says
+    bool has_held_gil;             ///< while it had not begun
+    bool is_placed;                ///< `runs_on` is what has been seen, whatever the state says
+    Address placed_at;             ///< the C frame by which it was placed, or is about to be
+    std::uint64_t placing_answer;  ///< what that waits for: Interpreters::ask_for_lists()
     bool is_main;
     bool is_announced;       ///< defined in the stream
     bool may_have_changed;   ///< its stack has to be read in this tick
