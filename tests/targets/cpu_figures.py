@@ -5,7 +5,7 @@
 busy: three threads, all the time. bursts: two threads, bursts of 0.2 ms. duty: one thread, 5 % of
 the time. short: threads of 5 ms, one after the other.
 
-All times are in us. `cpu_us` of a thread ends when it reads its clock; `all_threads_us` has also what
+All times are in us. `main_us` is the main thread's when `rusage_us` is read: then it ends Python. `cpu_us` of a thread ends when it reads its clock; `all_threads_us` has also what
 the kernel and the interpreter need to end them: what the process used but its main thread and a sampler.
 """
 
@@ -87,7 +87,11 @@ def main():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     rusage_us = round((usage.ru_utime + usage.ru_stime) * 1e6)
     report(
-        threads=figures, all_threads_us=all_threads_us, process_us=process_us, rusage_us=rusage_us
+        threads=figures,
+        all_threads_us=all_threads_us,
+        process_us=process_us,
+        rusage_us=rusage_us,
+        main_us=time.thread_time_ns() // 1000,
     )
 
 
