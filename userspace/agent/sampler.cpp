@@ -12,6 +12,7 @@
 #include "agent/dump.h"
 #include "agent/sampler_requests.h"
 #include "base/clock.h"
+#include "cpython/layout_check.h"
 #include "cpython/locate.h"
 #include "engine/agent_timer.h"
 #include "engine/signalled_timer.h"
@@ -220,6 +221,43 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump
     return {};
 }
 
+/// Whether the row of this Python's version is true of it, before the first sample is taken by it.
+class LayoutProof {
+  public:
+    Status make() {
+        auto check = cpython::LayoutCheck::make();
+        if (!check) {
+            return tl::unexpected(check.error());
+        }
+        check_ = std::move(*check);
+        return open_reader(reader_);
+    }
+
+    /// Looks, unless it is proved. kUnsupportedVersion if it is refuted.
+    Status look(const cpython::LocatedRuntime& located) {
+        if (is_proved_) {
+            return {};
+        }
+        const Status status = check_.check(reader_, located.view);
+        is_proved_ = static_cast<bool>(status);
+        if (!status && status.error().kind == ErrorKind::kInvalid) {
+            static char text[160];  // of the one sampler that there is
+            const cpython::Version& version = located.view.version;
+            std::snprintf(text, sizeof(text),
+                          "its memory is not as CPython %u.%u.%u has it: %s; a pre-release, or a "
+                          "build that was changed?",
+                          version.major, version.minor, version.micro, status.error().what);
+            return fail(ErrorKind::kUnsupportedVersion, text);
+        }
+        return {};
+    }
+
+  private:
+    cpython::LayoutCheck check_;
+    ProcessReader reader_;
+    bool is_proved_ = false;
+};
+
 /// The ends of sampling that the channel does not tell of.
 class OtherEnding {
   public:
@@ -332,6 +370,13 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     if (auto status = arm_kernel_ticks(channel, sampler, dump, options, facts, timer); !status) {
         return status;
     }
+    LayoutProof proof;
+    if (auto status = proof.make(); !status) {
+        return status;
+    }
+    if (auto status = proof.look(*located); !status) {
+        return status;
+    }
     sampler.tick(monotonic_ns());
     const cpython::Version version = located->view.version;
     channel.send_started(
@@ -348,6 +393,9 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     CpuShare share(interval_ns, monotonic_ns());
     SamplerRequests requests(channel, dump);
     while (timer->wait(requests)) {
+        if (refusal = proof.look(*located); !refusal) {
+            break;
+        }
         const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
         if (owes_cpu) {

@@ -8,9 +8,11 @@
 #include "base/clock.h"
 #include "console/refusal.h"
 #include "cpython/layout.h"
+#include "cpython/layout_check.h"
 #include "cpython/locate.h"
 #include "platform/process_modules.h"
 #include "platform/program_image.h"
+#include "platform/thread_stat.h"
 
 namespace echion::where {
 namespace {
@@ -138,7 +140,29 @@ tl::expected<std::unique_ptr<Target>, Target::Refusal> Target::open_once(pid_t p
                                                            kind == ErrorKind::kUnsupportedVersion ||
                                                            kind == ErrorKind::kNotReady);
     }
+    if (auto contradiction = target->find_contradiction(); !contradiction.empty()) {
+        return refuse(std::move(contradiction), true);
+    }
     return target;
+}
+
+/// Why it is not laid out as its version says; empty if that is not shown.
+std::string Target::find_contradiction() {
+    auto check = cpython::LayoutCheck::make();
+    if (!is_ready() || !check) {
+        return {};
+    }
+    begin_reading(kLocateLimits);
+    const Status status = check->check(reader(), view());
+    // One that is stopped may stand anywhere, for as long as it likes.
+    const auto stat = read_thread_stat(pid_, memory_tid_);
+    const bool is_stopped = stat && (stat->state == 'T' || stat->state == 't');
+    if (status || status.error().kind != ErrorKind::kInvalid || is_stopped || budget_.is_over()) {
+        return {};
+    }
+    return "cannot read " + describe_process(info_) + ": its memory is not as CPython " +
+           to_text(view().version) + " has it: " + status.error().what +
+           "; a pre-release, or a build that was changed?";
 }
 
 report::ReportHeader Target::header() const {

@@ -54,6 +54,7 @@ class Target {
         bool may_pass;  ///< in a program that has only just begun
     };
     static tl::expected<std::unique_ptr<Target>, Refusal> open_once(pid_t pid, StallGuard* guard);
+    std::string find_contradiction();
 
     pid_t pid_ = 0;
     // The task that its memory is reached through: the first, unless that has ended before others.

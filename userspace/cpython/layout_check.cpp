@@ -1,0 +1,158 @@
+#include "cpython/layout_check.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/clock.h"
+#include "cpython/objects.h"
+
+namespace echion::cpython {
+namespace {
+
+constexpr std::int64_t kBetweenLooksNs = 100'000;
+constexpr std::size_t kMostNameBytes = 256;
+
+tl::unexpected<Error> contradicted(const char* what) { return fail(ErrorKind::kInvalid, what); }
+
+Status look_at_code(MemoryReader& reader, const RuntimeView& view, Address code) {
+    const CodeLayout& fields = view.layout->code;
+    ObjectReader objects(reader, *view.layout);
+    const auto type = objects.read_type_of(code);
+    if (!type || (view.code_type && *type != view.code_type)) {
+        return contradicted("a frame's code object is none");
+    }
+    std::array<char, kMostNameBytes> text;
+    for (const Offset field : {fields.name, fields.filename, fields.qualname}) {
+        if (!has(field)) {
+            continue;
+        }
+        const auto object = reader.read_pointer(code + at(field));
+        if (!object || !objects.read_unicode(*object, text)) {
+            return contradicted("a code object's name is no str");
+        }
+    }
+    std::array<std::byte, 1> table;
+    const auto lines = reader.read_pointer(code + at(fields.linetable));
+    if (!lines || !objects.read_bytes(*lines, table)) {
+        return contradicted("a code object's line table is no bytes");
+    }
+    const auto first_line = reader.read_value<std::int32_t>(code + at(fields.firstlineno));
+    if (!first_line || *first_line < 0) {
+        return contradicted("a code object's first line is none");
+    }
+    return {};
+}
+
+Status look_at_gil(MemoryReader& reader, const RuntimeView& view, Address gil) {
+    const auto state = read_gil(reader, view, gil);
+    if (!state || state->locked < -1 || state->locked > 1 ||
+        !state->last_holder.is_aligned(sizeof(void*))) {
+        return contradicted("the GIL is in no state that there is");
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<LayoutCheck> LayoutCheck::make() {
+    auto batch = PageBatch::make(kBatchBytes);
+    auto pages = FixedArray<PageSet>::make(1);
+    auto frames = FixedArray<RawFrame>::make(kFrames);
+    auto listed = FixedArray<ListedState>::make(kThreads);
+    if (!batch || !pages || !frames || !listed) {
+        return fail(ErrorKind::kNoSpace, "reserve memory to check the layout");
+    }
+    LayoutCheck check;
+    check.batch_ = std::move(*batch);
+    check.pages_ = std::move(*pages);
+    check.frames_ = std::move(*frames);
+    check.listed_ = std::move(*listed);
+    return check;
+}
+
+Status LayoutCheck::look_at_thread(MemoryReader& reader, const RuntimeView& view,
+                                   const ListedState& listed) {
+    Address frame = listed.head.frame;
+    if (listed.head.cframe) {
+        const auto current =
+            reader.read_pointer(listed.head.cframe + at(view.layout->cframe.current_frame));
+        if (!current) {
+            return contradicted("a thread's newest frame cannot be read");
+        }
+        frame = *current;
+    }
+    batch_.reset();
+    pages_[0].clear();
+    FrameWalker walker(*view.layout, reader, batch_);
+    const Walk walk = walker.walk(frame, pages_[0], 1, {frames_.data(), frames_.capacity()});
+    if (walk.broken) {
+        return contradicted("a thread's frames do not lead to a root");
+    }
+    if (walk.count == 0) {
+        return fail(ErrorKind::kNotReady, "no thread runs Python code");
+    }
+    for (std::size_t i = 0; i < walk.count; ++i) {
+        if (auto status = look_at_code(reader, view, frames_[i].code); !status) {
+            return status;
+        }
+    }
+    // A thread may stand so for long: in a __del__() that runs as its last function returns.
+    return walk.ends_midway || walk.ends_at_generator
+               ? fail(ErrorKind::kTorn, "a thread stands between two frames")
+               : Status();
+}
+
+Status LayoutCheck::look(MemoryReader& reader, const RuntimeView& view) {
+    const auto count = read_interpreters(reader, view, interpreters_);
+    if (!count) {
+        return tl::unexpected(count.error());
+    }
+    const auto main =
+        reader.read_pointer(view.runtime + at(view.layout->runtime.interpreters_main));
+    const std::span<const InterpreterHead> found_all(interpreters_.data(), *count);
+    const auto found = std::find_if(found_all.begin(), found_all.end(), [&](const auto& one) {
+        return main && one.interpreter == *main;
+    });
+    if (found == found_all.end() || found->id != 0) {
+        return contradicted("the main interpreter is not in the list of interpreters");
+    }
+    if (auto status = look_at_gil(reader, view, found->gil); !status) {
+        return status;
+    }
+    const auto first = read_threads_head(reader, view, found->interpreter);
+    if (!first) {
+        return contradicted("the list of threads cannot be read");
+    }
+    const ThreadList list = read_thread_list(reader, view, found->interpreter, *first,
+                                             {listed_.data(), listed_.capacity()});
+    if (list.end == ListEnd::kTorn) {
+        return contradicted("the list of threads does not lead from one to the next");
+    }
+    Status outcome = fail(ErrorKind::kNotReady, "no thread runs Python code");
+    for (std::size_t i = 0; i < list.count; ++i) {
+        const Status thread = look_at_thread(reader, view, listed_[i]);
+        if (thread) {
+            return {};
+        }
+        if (thread.error().kind == ErrorKind::kInvalid ||
+            outcome.error().kind == ErrorKind::kNotReady) {
+            outcome = thread;
+        }
+    }
+    return outcome;
+}
+
+Status LayoutCheck::check(MemoryReader& reader, const RuntimeView& view) {
+    Status outcome = look(reader, view);
+    for (int looks = 1; looks < kLooks && !outcome && outcome.error().kind == ErrorKind::kInvalid;
+         ++looks) {
+        const timespec moment = make_timespec(kBetweenLooksNs);
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
+        outcome = look(reader, view);
+    }
+    return outcome;
+}
+
+}  // namespace echion::cpython
