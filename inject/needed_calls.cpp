@@ -54,6 +54,10 @@ constexpr CallUse kSometimes = CallUse::kSometimes;
 // From Linux 6.3 on; older headers lack it.
 constexpr int kMemfdNoExecSeal = 8;
 
+// MADV_GUARD_INSTALL and MADV_GUARD_REMOVE, from Linux 6.13 on.
+constexpr int kGuardInstall = 102;
+constexpr int kGuardRemove = 103;
+
 #define CALL(name) #name, SYS_##name
 
 constexpr NeededCall kCalls[] = {
@@ -63,6 +67,17 @@ constexpr NeededCall kCalls[] = {
                           integer(MAP_PRIVATE | MAP_ANONYMOUS), integer(-1), kZero}),
     required(CALL(mmap), {kAny, kAny, integer(PROT_NONE),
                           integer(MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK), integer(-1), kZero}),
+    // The same from glibc 2.42 on, and its guard (nptl/allocatestack.c).
+    required(CALL(mmap),
+             {kAny, kAny, integer(PROT_READ | PROT_WRITE),
+              integer(MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK), integer(-1), kZero},
+             kSometimes),
+    optional(CALL(madvise), {kAny, kAny, integer(kGuardInstall), kAny, kAny, kAny}, kSometimes),
+    optional(CALL(madvise), {kAny, kAny, integer(kGuardRemove), kAny, kAny, kAny}, kSometimes),
+    optional(
+        CALL(mmap),
+        {kAny, kAny, integer(PROT_NONE), integer(MAP_PRIVATE | MAP_ANONYMOUS), integer(-1), kZero},
+        kSometimes),
     required(CALL(mmap),
              {kAny, kAny, integer(PROT_NONE), integer(MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE),
               integer(-1), kZero}),

@@ -29,6 +29,11 @@ class Interpreter:
         return self.version[:2]
 
     @property
+    def has_own_c_library(self) -> bool:
+        """Whether it runs with another C library than the machine's: one of scripts/pythons."""
+        return os.path.realpath(self.path).startswith(os.path.realpath(made_folder()) + os.sep)
+
+    @property
     def name(self) -> str:
         """For a test's id: the version, and where two have the same, the folder too."""
         version = ".".join(map(str, self.version))
@@ -38,7 +43,7 @@ class Interpreter:
 def made_folder() -> str:
     """Where scripts/pythons puts those that it makes."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.environ.get("ECHION_PYTHONS") or os.path.join(cache, "echion", "pythons")
+    return os.environ.get("ECHION_PYTHONS") or os.path.join(cache, "test-pythons")
 
 
 def _candidates() -> list[str]:

@@ -43,7 +43,7 @@ std::string made_folder() {
         return named;
     }
     const std::string cache = read_variable("XDG_CACHE_HOME");
-    return (cache.empty() ? read_variable("HOME") + "/.cache" : cache) + "/echion/pythons";
+    return (cache.empty() ? read_variable("HOME") + "/.cache" : cache) + "/test-pythons";
 }
 
 }  // namespace
