@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import pathlib
 import platform
@@ -76,11 +75,7 @@ def test_pages_that_never_answer(echion, any_python, tmp_path, needs_userfaultfd
             out, err = look.communicate(timeout=TIMEOUT_S)
             assert look.returncode == 1, (name, out, err)
             assert err.startswith("echion: ") and err.count("\n") == 1 and STALLED in err, (name, err)
-            if name == "follow":
-                summary = json.loads(out)
-                assert summary["samples"] == 1, summary
-            else:
-                assert out == ""
+            assert out == ""
         assert not any(one.exists() for one in profiles), "a file has been left"
         # What an unharmed process can do, they do.
         for target in (code, low, high):

@@ -234,10 +234,12 @@ class LayoutProof {
     }
 
     /// Looks, unless it is proved. kUnsupportedVersion if it is refuted.
-    Status look(const cpython::LocatedRuntime& located) {
-        if (is_proved_) {
+    Status look(const cpython::LocatedRuntime& located, std::int64_t now_ns) {
+        if (is_proved_ || (looks_ > kEagerLooks && now_ns - looked_ns_ < kLookNs)) {
             return {};
         }
+        ++looks_;
+        looked_ns_ = now_ns;
         const Status status = check_.check(reader_, located.view);
         is_proved_ = static_cast<bool>(status);
         if (!status && status.error().kind == ErrorKind::kInvalid) {
@@ -253,8 +255,14 @@ class LayoutProof {
     }
 
   private:
+    // Then only now and then: a program may run no Python code for as long as it likes.
+    static constexpr std::uint32_t kEagerLooks = 100;
+    static constexpr std::int64_t kLookNs = 100'000'000;
+
     cpython::LayoutCheck check_;
     ProcessReader reader_;
+    std::uint32_t looks_ = 0;
+    std::int64_t looked_ns_ = kLongAgoNs;
     bool is_proved_ = false;
 };
 
@@ -374,7 +382,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     if (auto status = proof.make(); !status) {
         return status;
     }
-    if (auto status = proof.look(*located); !status) {
+    if (auto status = proof.look(*located, monotonic_ns()); !status) {
         return status;
     }
     sampler.tick(monotonic_ns());
@@ -393,10 +401,13 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     CpuShare share(interval_ns, monotonic_ns());
     SamplerRequests requests(channel, dump);
     while (timer->wait(requests)) {
-        if (refusal = proof.look(*located); !refusal) {
+        const std::int64_t now_ns = monotonic_ns();
+        if (sampler.has_python()) {
+            refusal = proof.look(*located, now_ns);
+        }
+        if (!refusal) {
             break;
         }
-        const std::int64_t now_ns = monotonic_ns();
         sampler.tick(now_ns);
         if (owes_cpu) {
             if (const auto rest_ns = share.find_rest_ns(now_ns, monotonic_ns()); rest_ns != 0) {

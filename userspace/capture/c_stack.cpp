@@ -10,18 +10,25 @@ namespace echion::capture {
 namespace {
 
 constexpr std::size_t kPieceBytes = 1024;
+// A thread's stack is seldom larger.
+constexpr std::uintptr_t kMostStackBytes = std::uintptr_t{256} << 20;
 
 }  // namespace
 
-Result<CStack> CStack::find(pid_t pid, pid_t tid, std::uintptr_t thread_id) {
+Result<CStack> CStack::find(pid_t pid, pid_t tid, std::uintptr_t thread_id, bool is_main) {
     const auto call = read_blocked_call(pid, tid);
     if (!call) {
         return tl::unexpected(call.error());
     }
     const std::uintptr_t from = call->stack_pointer & ~(sizeof(void*) - 1);
-    const std::uintptr_t end =
-        thread_id > from ? thread_id : std::numeric_limits<std::uintptr_t>::max();
-    return CStack(from, end);
+    if (is_main && from > thread_id) {
+        return CStack(from, std::numeric_limits<std::uintptr_t>::max());
+    }
+    // A program may give a thread other stacks, for signals or for coroutines.
+    if (is_main || thread_id - from > kMostStackBytes) {
+        return fail(ErrorKind::kNotReady, "the thread does not stand on a stack of its own");
+    }
+    return CStack(from, thread_id);
 }
 
 std::optional<bool> CStack::refers_to(MemoryReader& reader, Address object,
@@ -33,7 +40,10 @@ std::optional<bool> CStack::refers_to(MemoryReader& reader, Address object,
         const std::size_t size =
             std::min(piece.size() - (from_ + at) % piece.size(), searched - at);
         if (!reader.read_bytes(Address(from_ + at), piece.data(), size)) {
-            return false;  // its end
+            // The end of the main thread's shows so, and nothing else is known then.
+            return end_ == std::numeric_limits<std::uintptr_t>::max() && at > 0
+                       ? std::optional<bool>(false)
+                       : std::nullopt;
         }
         for (std::size_t in = 0; in + sizeof(void*) <= size; in += sizeof(void*)) {
             if (load_address(piece.data(), in) - object < size_bytes) {

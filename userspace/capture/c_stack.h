@@ -17,10 +17,10 @@ namespace echion::capture {
 class CStack {
   public:
     /// `thread_id`: its pthread_t, the C library's record of it, at which its stack ends (glibc
-    /// nptl/allocatestack.c, musl src/thread/pthread_create.c), but for the process's first thread,
-    /// whose stack lies above all others. Errors: those of read_blocked_call(); kNotReady where it
-    /// does not rest.
-    static Result<CStack> find(pid_t pid, pid_t tid, std::uintptr_t thread_id);
+    /// nptl/allocatestack.c, musl src/thread/pthread_create.c), but for the process's first thread
+    /// (`is_main`), whose stack lies above all others. Errors: those of read_blocked_call();
+    /// kNotReady where it does not rest, or not on that stack.
+    static Result<CStack> find(pid_t pid, pid_t tid, std::uintptr_t thread_id, bool is_main);
 
     [[nodiscard]] bool has(Address address) const {
         return address - Address(from_) < end_ - from_;

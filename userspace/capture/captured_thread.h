@@ -31,6 +31,7 @@ struct CapturedThread {
     std::int64_t interpreter = 0;  ///< id
     Address gil;
     std::uintptr_t thread_id = 0;  ///< pthread_t
+    bool shares_number = false;    ///< another state names the same one
     std::uint32_t native_id = 0;   ///< as the process itself sees it; 0 unknown
     pid_t tid = 0;                 ///< the same, as we see it; 0 unknown, or ended
     bool is_main = false;          ///< the thread that started Python

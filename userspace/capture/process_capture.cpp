@@ -138,6 +138,16 @@ void ProcessCapture::find_native_ids(MemoryReader& reader) {
     find_missing_native_ids(reader);
     std::size_t count = 0;
     for (const CapturedThread& thread : threads()) {
+        thread_ids_[count++] = thread.thread_id;
+    }
+    std::sort(thread_ids_.data(), thread_ids_.data() + count);
+    for (CapturedThread& thread : threads()) {
+        const auto [first, last] =
+            std::equal_range(thread_ids_.data(), thread_ids_.data() + count, thread.thread_id);
+        thread.shares_number = last - first > 1;
+    }
+    count = 0;
+    for (const CapturedThread& thread : threads()) {
         thread_ids_[count++] = static_cast<std::uintptr_t>(thread.tid);
     }
     std::sort(thread_ids_.data(), thread_ids_.data() + count);
@@ -316,7 +326,7 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
             continue;
         }
         if (copy.gil_stayed && copy.gil.holder() != thread.state) {
-            thread.is_lent = is_seen_lent(reader, thread, copy);
+            thread.is_lent = thread.is_lent || is_seen_lent(reader, thread, copy);
             thread.consistency = Consistency::kProved;
             break;
         }
@@ -384,9 +394,12 @@ ProcessCapture::Runner ProcessCapture::find_runner(MemoryReader& reader,
     if (copy.walk.count == 0) {
         return Runner::kUnknown;
     }
-    const auto stack = CStack::find(pid_, thread.tid, thread.thread_id);
+    const auto stack = CStack::find(pid_, thread.tid, thread.thread_id, thread.is_main);
     if (!stack) {
         return Runner::kUnknown;
+    }
+    if (!copy.on_c_stack && cpython::has(view_.layout->frame.owner)) {
+        return Runner::kUnknown;  // the walk was cut before it came to the C stack
     }
     // Who runs with a frame object keeps a pointer to it, or into it.
     const auto is_its = copy.on_c_stack ? std::optional<bool>(stack->has(copy.on_c_stack))
@@ -410,10 +423,7 @@ bool ProcessCapture::is_seen_lent(MemoryReader& reader, const CapturedThread& th
 }
 
 bool ProcessCapture::may_be_lent(const CapturedThread& thread) const {
-    return has_unlisted_ ||
-           std::count_if(threads_.data(), threads_.data() + thread_count_, [&](const auto& other) {
-               return other.thread_id == thread.thread_id;
-           }) > 1;
+    return has_unlisted_ || thread.shares_number;
 }
 
 void ProcessCapture::describe_state(std::size_t index, const cpython::GilState& gil) {

@@ -646,7 +646,7 @@ bool CodeRegistry::define(MemoryReader& reader, CodeSink& sink, Entry& entry) {
     const std::string_view filename =
         read_text(reader, code.texts[kFilename], {texts, kMaxTextBytes});
     texts += kMaxTextBytes;
-    // CPython 3.12 and 3.13, Python/specialize.c, _Py_InitCleanup: the one code object that is its
+    // CPython 3.12 and later, Python/specialize.c, _Py_InitCleanup: the one code object that is its
     // own file.
     if (code.texts[kFilename] == code.texts[kName] && code.texts[kQualname] == code.texts[kName] &&
         name == "__init__") {

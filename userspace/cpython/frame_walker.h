@@ -48,7 +48,9 @@ struct Walk {
     bool ends_at_generator = false;  ///< the root is a generator's frame: see FrameWalker
     bool ends_midway = false;        ///< frames may be below the root: see FrameWalker
     Address root;                    ///< the root's frame, if it is no generator's
-    Address entry;  ///< the newest that lies on the C stack (owner_cstack); null: none was met
+    /// The newest without Python code (owner_without_code): of the C-level evaluation loop that
+    /// runs the newest frame, on its C stack. Null: none was met.
+    Address entry;
     bool broken = false;                  ///< the chain could not be followed to its root
     ErrorKind why = ErrorKind::kInvalid;  ///< when broken
 };

@@ -205,8 +205,8 @@ struct InstanceLayout {
     std::uint32_t managed_dict_flag;   // Py_TPFLAGS_MANAGED_DICT, 0 where it does not exist
     std::uint32_t inline_values_flag;  // Py_TPFLAGS_INLINE_VALUES, 0 where it does not exist
     Offset values_start;               // offset of the first value in a PyDictValues
-    Offset inline_capacity;            // uint8_t: offset of `capacity` in a PyDictValues (3.13 and later)
-    Offset inline_valid;               // uint8_t: offset of `valid` in a PyDictValues (3.13 and later)
+    Offset inline_capacity;  // uint8_t: offset of `capacity` in a PyDictValues (3.13 and later)
+    Offset inline_valid;     // uint8_t: offset of `valid` in a PyDictValues (3.13 and later)
 };
 
 struct ModuleLayout {  // PyModuleObject

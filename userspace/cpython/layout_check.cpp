@@ -38,20 +38,16 @@ Status look_at_code(MemoryReader& reader, const RuntimeView& view, Address code)
     if (!lines || !objects.read_bytes(*lines, table)) {
         return contradicted("a code object's line table is no bytes");
     }
-    const auto first_line = reader.read_value<std::int32_t>(code + at(fields.firstlineno));
-    if (!first_line || *first_line < 0) {
-        return contradicted("a code object's first line is none");
-    }
     return {};
 }
 
-Status look_at_gil(MemoryReader& reader, const RuntimeView& view, Address gil) {
+Result<GilState> look_at_gil(MemoryReader& reader, const RuntimeView& view, Address gil) {
     const auto state = read_gil(reader, view, gil);
     if (!state || state->locked < -1 || state->locked > 1 ||
         !state->last_holder.is_aligned(sizeof(void*))) {
         return contradicted("the GIL is in no state that there is");
     }
-    return {};
+    return *state;
 }
 
 }  // namespace
@@ -105,6 +101,11 @@ Status LayoutCheck::look_at_thread(MemoryReader& reader, const RuntimeView& view
 }
 
 Status LayoutCheck::look(MemoryReader& reader, const RuntimeView& view) {
+    // At Python's end threads go, and their states stay.
+    const auto finalizing = reader.read_pointer(view.runtime + at(view.layout->runtime.finalizing));
+    if (auto status = check_ready(reader, view); !status || !finalizing || *finalizing) {
+        return fail(ErrorKind::kNotReady, "Python has not started, or is ending");
+    }
     const auto count = read_interpreters(reader, view, interpreters_);
     if (!count) {
         return tl::unexpected(count.error());
@@ -118,8 +119,9 @@ Status LayoutCheck::look(MemoryReader& reader, const RuntimeView& view) {
     if (found == found_all.end() || found->id != 0) {
         return contradicted("the main interpreter is not in the list of interpreters");
     }
-    if (auto status = look_at_gil(reader, view, found->gil); !status) {
-        return status;
+    const auto gil = look_at_gil(reader, view, found->gil);
+    if (!gil) {
+        return tl::unexpected(gil.error());
     }
     const auto first = read_threads_head(reader, view, found->interpreter);
     if (!first) {
@@ -132,9 +134,14 @@ Status LayoutCheck::look(MemoryReader& reader, const RuntimeView& view) {
     }
     Status outcome = fail(ErrorKind::kNotReady, "no thread runs Python code");
     for (std::size_t i = 0; i < list.count; ++i) {
-        const Status thread = look_at_thread(reader, view, listed_[i]);
+        Status thread = look_at_thread(reader, view, listed_[i]);
         if (thread) {
             return {};
+        }
+        // Who has the GIL may be changing its frames; and may stand in the middle of that for as
+        // long as it gets no CPU.
+        if (thread.error().kind == ErrorKind::kInvalid && gil->holder() == listed_[i].state) {
+            thread = fail(ErrorKind::kTorn, thread.error().what);
         }
         if (thread.error().kind == ErrorKind::kInvalid ||
             outcome.error().kind == ErrorKind::kNotReady) {

@@ -27,8 +27,9 @@ class LayoutCheck {
     static Result<LayoutCheck> make();
 
     /// Looks once. kNotReady where no thread runs Python code, so that there is nothing to be
-    /// misread; kTorn where the threads that do stand between two frames; kInvalid where something
-    /// contradicts the row: that, or the program that runs on meanwhile.
+    /// misread; kTorn where the threads that do stand between two frames, or only the GIL's holder
+    /// contradicts the row, which can be changing its frames; kInvalid where something else does:
+    /// that, or the program that runs on meanwhile.
     Status look(MemoryReader& reader, const RuntimeView& view);
     /// The same, but kInvalid only if it was so kLooks times, 0.1 ms apart: so long as the program
     /// is not stopped, it is not the reason then.
@@ -36,8 +37,8 @@ class LayoutCheck {
 
   private:
     static constexpr int kLooks = 100;
-    static constexpr std::size_t kThreads = 256;  // that are looked at
-    static constexpr std::size_t kFrames = 256;   // of each
+    static constexpr std::size_t kThreads = 64;  // that are looked at
+    static constexpr std::size_t kFrames = 64;   // of each
     static constexpr std::size_t kBatchBytes = std::size_t{1} << 20;
 
     Status look_at_thread(MemoryReader& reader, const RuntimeView& view, const ListedState& listed);

@@ -22,7 +22,7 @@ namespace echion::cpython {
 /// long before. A thread that C code made and that never asked is not in it and has no name here.
 ///
 /// Memory is taken once, by make(). One thread at a time.
-/// Source: CPython Lib/threading.py, 3.8 to 3.13.
+/// Source: CPython Lib/threading.py, 3.8 to 3.15.
 class ThreadNames {
   public:
     static constexpr std::size_t kMaxThreads = 4096;   // as many at once as anybody runs

@@ -80,6 +80,15 @@ bool Interpreters::have_been_walked(std::uint64_t ask) const {
     return true;
 }
 
+bool Interpreters::has_changed_lists() const {
+    for (std::uint32_t i = 0; i < count_; ++i) {
+        if (interpreters_[i].list_changed) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void Interpreters::mark_lists_of(std::uint32_t gil_index) {
     for (std::uint32_t i = 0; i < count_; ++i) {
         interpreters_[i].list_changed |= interpreters_[i].gil == gil_index;

@@ -26,10 +26,11 @@ struct Gil {
 
 struct Interpreter {
     cpython::InterpreterHead head;
-    std::uint32_t gil;     ///< place among the GILs
-    Address threads_head;  ///< as last read
-    bool list_changed;     ///< walk its list of threads
-    std::uint64_t walked;  ///< the last ask_for_lists() before its last whole walk
+    std::uint32_t gil;         ///< place among the GILs
+    Address threads_head;      ///< as last read
+    bool list_changed;         ///< walk its list of threads
+    std::uint64_t walked;      ///< the last ask_for_lists() before its last whole walk
+    std::uint32_t torn_walks;  ///< walks in a row that were not whole
     PageBatch::Handle threads_head_copy;
     PageBatch::Handle collecting_copy;
     bool is_collecting;
@@ -72,6 +73,8 @@ class Interpreters {
     [[nodiscard]] std::uint64_t asks() const { return asks_; }
     /// Whether all lists have been walked, from end to end, since that ask_for_lists().
     [[nodiscard]] bool have_been_walked(std::uint64_t ask) const;
+    /// Whether a list is to be walked that has not been yet.
+    [[nodiscard]] bool has_changed_lists() const;
     void mark_lists_of(std::uint32_t gil_index);
     /// Whether several interpreters share the GIL.
     [[nodiscard]] bool is_shared(std::uint32_t gil_index) const;

@@ -274,7 +274,7 @@ std::size_t StackReader::walk_all(Round& round, bool is_incomplete, std::span<Wa
 }
 
 std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*> group,
-                              Address* last_holder, bool is_last, bool may_wait,
+                              Address* last_holder, bool is_last,
                               FunctionRef<void(const ReadStack&)> accept) {
     Gil& gil = interpreters_.gil(gil_index);
     Round round{cpython::StackRound(memory_.view, memory_.batch), group, nullptr, 0, false, {}, {}};
@@ -331,7 +331,7 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
             thread.may_have_changed = false;  // gone, most likely: the walk of its list will tell
             continue;
         }
-        if (!stacks[i].is_placed && may_wait) {
+        if (!stacks[i].is_placed && interpreters_.has_changed_lists()) {
             continue;
         }
         Verdict verdict = gil_stayed && stacks[i].is_placed ? Verdict::kProved : Verdict::kTorn;

@@ -75,9 +75,9 @@ class StackReader {
     /// each that was read, in their order. Returns how many are done; the next one is to be read
     /// again, or has not been read yet. `last_holder`: of the GIL, as it was before, and is after.
     /// `is_last`: those that cannot be proved are accepted as torn. One whose thread the lists have
-    /// to tell first stays marked where such a walk will come (`may_wait`), and is torn elsewhere.
+    /// to tell first stays marked as long as such a walk is to come, and is torn then.
     std::size_t read(std::uint32_t gil_index, std::span<TrackedThread*> group, Address* last_holder,
-                     bool is_last, bool may_wait, FunctionRef<void(const ReadStack&)> accept);
+                     bool is_last, FunctionRef<void(const ReadStack&)> accept);
     /// Lets the thread that has to get past a moment in which its frames make no stack go on a
     /// little, if the last read() has met one.
     void let_pass();

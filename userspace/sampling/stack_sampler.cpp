@@ -226,7 +226,7 @@ void StackSampler::sample_gil(std::uint32_t gil_index, Marking marking) {
         if (marking == Marking::kByGil && !mark_by_gil(gil_index, now)) {
             continue;
         }
-        read_stacks(gil_index, now.holder(), round + 1 < kAttempts);
+        read_stacks(gil_index, now.holder());
         if (!roster_.walk_changed_lists() && !owners_.take_switched()) {
             break;
         }
@@ -234,7 +234,7 @@ void StackSampler::sample_gil(std::uint32_t gil_index, Marking marking) {
     changed_.forget_read();
 }
 
-void StackSampler::read_stacks(std::uint32_t gil_index, Address last_holder, bool may_wait) {
+void StackSampler::read_stacks(std::uint32_t gil_index, Address last_holder) {
     std::span<TrackedThread*> changed = changed_.select(gil_index);
     while (!changed.empty()) {
         std::size_t read = 0;
@@ -243,7 +243,7 @@ void StackSampler::read_stacks(std::uint32_t gil_index, Address last_holder, boo
             const std::int64_t at_ns = monotonic_ns();
             ticks_.continue_at(at_ns);
             read = stack_reader_.read(gil_index, changed.first(size), &last_holder,
-                                      attempt == kAttempts - 1, may_wait,
+                                      attempt == kAttempts - 1,
                                       [&](const ReadStack& stack) { accept(stack, at_ns); });
             stack_reader_.let_pass();
         }

@@ -93,7 +93,7 @@ class StackSampler final : private VoidBatchListener {
     enum class Marking { kByGil, kMarkedOnly };
     void sample_gil(std::uint32_t gil_index, Marking marking);
     bool mark_by_gil(std::uint32_t gil_index, const cpython::GilState& now);
-    void read_stacks(std::uint32_t gil_index, Address last_holder, bool may_wait);
+    void read_stacks(std::uint32_t gil_index, Address last_holder);
     void accept(const ReadStack& stack, std::int64_t at_ns);
     void write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags,
                      bool may_have_run, std::int64_t at_ns);

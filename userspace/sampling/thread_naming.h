@@ -36,7 +36,8 @@ class ThreadNaming {
     /// A thread without a name has gone on: it has had the time to enter one.
     void expect_name(TrackedThread& thread);
 
-    /// The thread with this pthread_t has begun: what an earlier one was called is not its name.
+    /// The thread with this pthread_t has begun, or has ended: what an earlier one was called is
+    /// not its name.
     void forget(std::int64_t interpreter_id, std::uintptr_t thread_id) {
         names_.forget(interpreter_id, thread_id);
     }

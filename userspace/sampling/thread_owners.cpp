@@ -1,20 +1,11 @@
 #include "sampling/thread_owners.h"
 
-#include <algorithm>
-
 namespace echion::sampling {
 namespace {
 
 // How far below the C library's record of a thread its newest C frame may be: the stack ends at
 // that record (glibc nptl/allocatestack.c, musl src/thread/pthread_create.c), and is seldom larger.
 constexpr std::uintptr_t kMostStackBytes = std::uintptr_t{256} << 20;
-
-// So far from each other two C frames are of one thread: no stack is smaller.
-constexpr std::uintptr_t kLeastStackBytes = std::uintptr_t{16} << 10;
-
-bool is_close(Address one, Address other) {
-    return std::min(one - other, other - one) < kLeastStackBytes;
-}
 
 }  // namespace
 
@@ -284,18 +275,23 @@ bool ThreadOwners::place_by_stack(TrackedThread& thread) {
         return true;
     }
     const std::uintptr_t runs_on = find_by_stack(c_frame.value());
-    const bool is_near = is_close(c_frame, thread.placed_at);
-    if (is_near && thread.is_placed && thread.runs_on == runs_on) {
+    // What lies above a frame that was placed, up to the record of its thread, is the same stack.
+    const bool is_same = thread.placed_by != 0 && thread.placed_by == runs_on + 1;
+    if (is_same && c_frame >= thread.placed_at &&
+        (runs_on == 0 || (thread.is_placed && thread.runs_on == runs_on))) {
         return true;
     }
-    if (!is_near || thread.placing_answer == 0) {
-        thread.placed_at = c_frame;
+    if (thread.placing_answer == 0 || thread.placing_on != runs_on || c_frame < thread.placing_at) {
+        thread.placing_at = c_frame;
+        thread.placing_on = runs_on;
         thread.placing_answer = interpreters_.ask_for_lists();
     }
     if (!interpreters_.have_been_walked(thread.placing_answer)) {
         return false;
     }
     thread.placing_answer = 0;
+    thread.placed_at = thread.placing_at;
+    thread.placed_by = runs_on + 1;
     if (runs_on != 0) {
         place(thread, runs_on);
     } else {

@@ -222,6 +222,10 @@ void ThreadRoster::walk_list(std::uint32_t index) {
         // The list changes while it is walked; what does not fit together is left to the next walk.
         ++memory_.read_failures;
         walked_ns_ = kLongAgoNs;
+        // One that is too long, or never whole, tells no more than this.
+        if (++interpreter.torn_walks >= kMissesOfTheLiving) {
+            interpreter.walked = ask;
+        }
     }
     // Lists begin with the newest. A new state may carry the number of the thread that made it,
     // whose own is older, and is to be known first.
@@ -247,6 +251,7 @@ void ThreadRoster::walk_list(std::uint32_t index) {
         return;
     }
     interpreter.walked = ask;
+    interpreter.torn_walks = 0;
     end_unlisted(index, visit);
     accounts_.write_unstarted();
 }

@@ -38,10 +38,13 @@ struct TrackedThread {
     /// this one is not known (PyThreadState_New() for another thread). It stands for itself,
     /// without a name and a clock.
     bool is_apart;
-    bool has_held_gil;             ///< while it had not begun
-    bool is_placed;                ///< `runs_on` is what has been seen, whatever the state says
-    Address placed_at;             ///< the C frame by which it was placed, or is about to be
-    std::uint64_t placing_answer;  ///< what that waits for: Interpreters::ask_for_lists()
+    bool has_held_gil;         ///< while it had not begun
+    bool is_placed;            ///< `runs_on` is what has been seen, whatever the state says
+    Address placed_at;         ///< the lowest C frame by which it was placed…
+    std::uintptr_t placed_by;  ///< …on this pthread_t, plus one; 0: it was not
+    Address placing_at;        ///< the same of a placing that waits for the lists
+    std::uintptr_t placing_on;
+    std::uint64_t placing_answer;  ///< Interpreters::ask_for_lists(); 0: none waits
     bool is_main;
     bool is_announced;       ///< defined in the stream
     bool may_have_changed;   ///< its stack has to be read in this tick
