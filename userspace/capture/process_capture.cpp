@@ -148,7 +148,9 @@ void ProcessCapture::find_native_ids(MemoryReader& reader) {
     }
     count = 0;
     for (const CapturedThread& thread : threads()) {
-        thread_ids_[count++] = static_cast<std::uintptr_t>(thread.tid);
+        if (thread.tid != 0) {
+            thread_ids_[count++] = static_cast<std::uintptr_t>(thread.tid);
+        }
     }
     std::sort(thread_ids_.data(), thread_ids_.data() + count);
     const auto* end = std::unique(thread_ids_.data(), thread_ids_.data() + count);
