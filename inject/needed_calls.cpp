@@ -20,6 +20,7 @@
 
 #include "inject/arch.h"
 #include "platform/linux/close_range.h"
+#include "platform/linux/guard_pages.h"
 
 namespace echion::inject {
 namespace {
@@ -54,10 +55,6 @@ constexpr CallUse kSometimes = CallUse::kSometimes;
 // From Linux 6.3 on; older headers lack it.
 constexpr int kMemfdNoExecSeal = 8;
 
-// MADV_GUARD_INSTALL and MADV_GUARD_REMOVE, from Linux 6.13 on.
-constexpr int kGuardInstall = 102;
-constexpr int kGuardRemove = 103;
-
 #define CALL(name) #name, SYS_##name
 
 constexpr NeededCall kCalls[] = {
@@ -65,19 +62,24 @@ constexpr NeededCall kCalls[] = {
     // the sampler's tables, the kernel's maps.
     required(CALL(mmap), {kAny, kAny, integer(PROT_READ | PROT_EXEC),
                           integer(MAP_PRIVATE | MAP_ANONYMOUS), integer(-1), kZero}),
-    required(CALL(mmap), {kAny, kAny, integer(PROT_NONE),
-                          integer(MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK), integer(-1), kZero}),
-    // The same from glibc 2.42 on, and its guard (nptl/allocatestack.c).
+    // A thread's stack (glibc nptl/allocatestack.c).
+    required(CALL(mmap),
+             {kAny, kAny, integer(PROT_NONE), integer(MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK),
+              integer(-1), kZero},
+             CallUse::kBySplitStack),
     required(CALL(mmap),
              {kAny, kAny, integer(PROT_READ | PROT_WRITE),
               integer(MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK), integer(-1), kZero},
-             kSometimes),
-    optional(CALL(madvise), {kAny, kAny, integer(kGuardInstall), kAny, kAny, kAny}, kSometimes),
-    optional(CALL(madvise), {kAny, kAny, integer(kGuardRemove), kAny, kAny, kAny}, kSometimes),
+             CallUse::kByWholeStack),
+    optional(CALL(madvise), {kAny, kAny, integer(MADV_GUARD_INSTALL), kAny, kAny, kAny},
+             CallUse::kByWholeStack),
+    optional(CALL(madvise), {kAny, kAny, integer(MADV_GUARD_REMOVE), kAny, kAny, kAny},
+             CallUse::kByGuardChange),
+    // A thread's heap (glibc malloc/arena.c); what the agent reserves.
     optional(
         CALL(mmap),
         {kAny, kAny, integer(PROT_NONE), integer(MAP_PRIVATE | MAP_ANONYMOUS), integer(-1), kZero},
-        kSometimes),
+        CallUse::kByPlainHeap),
     required(CALL(mmap),
              {kAny, kAny, integer(PROT_NONE), integer(MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE),
               integer(-1), kZero}),
@@ -278,6 +280,15 @@ Frequency find_frequency(CallUse use, const CallFacts& facts) {
             return surely_if(facts.has_to_prepare_for_threads);
         case CallUse::kBySharedTable:
             return surely_if(facts.shares_descriptor_table);
+        case CallUse::kByWholeStack:
+            return facts.maps_stacks_whole ? surely_if(facts.has_guard_advice) : Frequency::kNever;
+        case CallUse::kByGuardChange:
+            return facts.maps_stacks_whole ? Frequency::kPerhaps : Frequency::kNever;
+        case CallUse::kBySplitStack:
+            return surely_if(!facts.maps_stacks_whole);
+        case CallUse::kByPlainHeap:
+            return facts.maps_stacks_whole ? surely_if(facts.maps_heaps_plainly)
+                                           : Frequency::kNever;
         case CallUse::kSometimes:
             break;
     }

@@ -29,9 +29,13 @@ enum class CallUse : std::uint8_t {
     kByFstatat,      ///< has_fstat_by_fstatat
     kByFirstThread,  ///< has_to_prepare_for_threads
     kBySharedTable,  ///< shares_descriptor_table
+    kByWholeStack,   ///< Never without maps_stacks_whole.
+    kByGuardChange,  ///< Perhaps with maps_stacks_whole, never without it.
+    kBySplitStack,   ///< Not maps_stacks_whole, or where that fails.
+    kByPlainHeap,    ///< maps_heaps_plainly. Never without maps_stacks_whole, which is older.
 };
 
-/// What decides which calls are made in a process; see read_call_facts() in seccomp_gate.h..
+/// What decides which calls are made in a process; see read_call_facts() in seccomp_gate.h.
 struct CallFacts {
     /// The thread has an area of rseq(2), and so its C library insists on one for each new thread.
     bool has_rseq = false;
@@ -41,6 +45,13 @@ struct CallFacts {
     bool has_to_prepare_for_threads = false;
     /// The helper cannot have a descriptor table of its own: see StubParameters::wants_own_table.
     bool shares_descriptor_table = false;
+    /// A new thread's stack is mapped with all its rights, and its guard made by madvise(2); else
+    /// it is mapped without rights, and given them but for the guard.
+    bool maps_stacks_whole = false;
+    /// The kernel knows that advice. Without it the C library comes to know with its first thread.
+    bool has_guard_advice = false;
+    /// Heaps of other threads than the first are mapped without MAP_NORESERVE.
+    bool maps_heaps_plainly = false;
 
     bool operator==(const CallFacts&) const = default;
 };

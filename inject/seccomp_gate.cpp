@@ -1,11 +1,14 @@
 #include "inject/seccomp_gate.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "console/refusal.h"
 #include "inject/prompt_tracer.h"
+#include "platform/linux/guard_pages.h"
 #include "platform/process_info.h"
 #include "platform/process_modules.h"
 
@@ -41,6 +44,19 @@ std::string describe(const CallObjection& objection) {
     }
 }
 
+/// Whether this kernel, which is the target's as well, has the guards that glibc asks for.
+bool has_guard_advice() {
+    const auto bytes = static_cast<std::size_t>(getpagesize());
+    void* const page =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) {
+        return false;
+    }
+    const bool is_known = madvise(page, bytes, MADV_GUARD_INSTALL) == 0;
+    munmap(page, bytes);
+    return is_known;
+}
+
 }  // namespace
 
 CallFacts read_call_facts(pid_t pid, MemoryReader& reader, const TargetCode& code) {
@@ -51,6 +67,9 @@ CallFacts read_call_facts(pid_t pid, MemoryReader& reader, const TargetCode& cod
     CallFacts facts;
     facts.makes_threads_by_clone3 = is_glibc && has("closefrom");                  // 2.34
     facts.has_fstat_by_fstatat = is_glibc && has("fstat") && !has("pidfd_spawn");  // 2.33, 2.39
+    facts.maps_stacks_whole = is_glibc && has("pthread_gettid_np");                // 2.42
+    facts.maps_heaps_plainly = is_glibc && has("openat2");                         // 2.43
+    facts.has_guard_advice = has_guard_advice();
     // glibc from 2.34 on makes ready with the first thread (nptl/pthread_create.c, late_init()).
     const auto info = read_process_info(pid);
     facts.has_to_prepare_for_threads = facts.makes_threads_by_clone3 && info &&

@@ -66,18 +66,32 @@ class Target:
             time.sleep(0.001)
 
     def wait_until_sampled(self, ticks: int = 20) -> None:
-        """Waits until an agent's thread has woken up that often."""
+        """Waits until an agent's thread has woken up that often since the agent took SIGQUIT, which
+        is right before its first sample. They wake up before, too, to read files from the disk."""
         deadline = time.monotonic() + TIMEOUT_S
+        before: dict[int, int] = {}
         while time.monotonic() < deadline:
             assert self.is_alive(), f"the target ended with {self.process.returncode}"
-            for tid in self.threads():
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    status = pathlib.Path(f"/proc/{self.pid}/task/{tid}/status").read_text()
-                    switches = re.search(r"^voluntary_ctxt_switches:\t(\d+)", status, re.M)
-                    if status.startswith("Name:\techion\n") and int(switches.group(1)) > ticks:
-                        return
+            if not (catches(self.pid, signal.SIGQUIT) or ignores(self.pid, signal.SIGQUIT)):
+                before.clear()
+            elif any(
+                waits - before.setdefault(tid, waits) >= ticks
+                for tid, waits in self._agents_waits().items()
+            ):
+                return
             time.sleep(0.005)
         raise AssertionError("no agent samples")
+
+    def _agents_waits(self) -> dict[int, int]:
+        """How often each of an agent's threads has waited."""
+        found = {}
+        for tid in self.threads():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                status = pathlib.Path(f"/proc/{self.pid}/task/{tid}/status").read_text()
+                if status.startswith("Name:\techion\n"):
+                    waits = re.search(r"^voluntary_ctxt_switches:\t(\d+)", status, re.M)
+                    found[tid] = int(waits.group(1))
+        return found
 
     def wait_for_threads(self, wanted: set[int], timeout: float = TIMEOUT_S) -> None:
         deadline = time.monotonic() + timeout
@@ -144,6 +158,20 @@ def _wait_ready(process: subprocess.Popen[bytes], words: int) -> int:
 
 def target_command(python: Interpreter, target: str, *arguments: str) -> list[str]:
     return [python.path, str(TARGETS / f"{target}.py"), *arguments]
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler for the signal."""
+    return _has_signal(pid, "SigCgt", number)
+
+
+def ignores(pid: int, number: int) -> bool:
+    return _has_signal(pid, "SigIgn", number)
+
+
+def _has_signal(pid: int, mask: str, number: int) -> bool:
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return bool(int(re.search(rf"^{mask}:\t(\w+)", status, re.M)[1], 16) >> (number - 1) & 1)
 
 
 def wait_until_gone(pid: int, timeout: float = TIMEOUT_S) -> None:

@@ -107,11 +107,19 @@ def wait_for_descriptors(target, wanted):
 
 
 RENDEZVOUS = "900"
+# Its standard streams are all it has. ctypes would have a descriptor of libffi's.
+WAITS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import _support
+_support.ready()
+sys.stdin.read()
+"""
 
 
 @pytest.mark.parametrize("ending", ["killed", "exposure"])
 def test_when_echion_has_left_no_descriptor_is_left(echion, python, ending):
-    command = [python.path, TARGETS / "waits.py", "read_pipe"]  # its standard streams are all it has
+    command = [python.path, "-c", WAITS, TARGETS]
     options = ["-x", "0.2"] if ending == "exposure" else []
     with echion.start(command, *options, stdin=subprocess.PIPE) as running:
         target = Target(running.process, running.wait_ready(), echion.folder)

@@ -10,10 +10,9 @@ import subprocess
 
 import pytest
 
-from attach_support import start_target, target_command
+from attach_support import catches, start_target, target_command
 from interpreters import Interpreter
 from runner import TIMEOUT_S, Echion
-from test_sigquit import catches
 from whereabouts import wait_until
 
 

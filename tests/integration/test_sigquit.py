@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from attach_support import start_target
+from attach_support import catches, ignores, start_target
 from runner import TARGETS
 from whereabouts import parse_report, wait_until
 
@@ -53,18 +53,6 @@ def sampled(echion, python, scene: str, *arguments: str, options=(), **keywords)
         pid = running.wait_ready()
         wait_until(lambda: catches(pid, signal.SIGQUIT), "the agent has taken the signal")
         yield running, pid, Output(running.process.stderr.fileno())
-
-
-def catches(pid: int, number: int) -> bool:
-    with open(f"/proc/{pid}/status") as status:
-        masks = dict(line.split(":\t") for line in status.read().splitlines() if ":\t" in line)
-    return bool(int(masks["SigCgt"], 16) >> (number - 1) & 1)
-
-
-def ignores(pid: int, number: int) -> bool:
-    with open(f"/proc/{pid}/status") as status:
-        masks = dict(line.split(":\t") for line in status.read().splitlines() if ":\t" in line)
-    return bool(int(masks["SigIgn"], 16) >> (number - 1) & 1)
 
 
 def sleeps(pid: int) -> bool:

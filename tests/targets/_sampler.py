@@ -1,6 +1,7 @@
 """Watches the sampler thread of this process from inside it."""
 
 import os
+import signal
 import time
 
 
@@ -15,6 +16,13 @@ def find_agent_threads():
         except OSError:
             pass  # the thread ended while we looked
     return found
+
+
+def has_begun():
+    """Whether the agent has taken SIGQUIT, as it does right before its first sample."""
+    with open("/proc/self/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return bool(int(fields["SigCgt"], 16) >> (signal.SIGQUIT - 1) & 1)
 
 
 def find_sampler():

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from _sampler import count_waits, find_agent_threads
+from _sampler import count_waits, find_agent_threads, has_begun
 
 clock = time.perf_counter
 # A sampler that has waited so often since it was first looked at is past its start.
@@ -34,11 +34,18 @@ def wait_for_sampler(work=lambda: None):
     times. The program does not wait for it, so that on a busy machine a short target would be over
     before; busy, as a sampler of CPU time ticks for CPU time only."""
     if "libechion" in os.environ.get("LD_PRELOAD", ""):
-        wait_for_wakeups(PATIENCE_S, work)
+        wait_for_wakeups(clock() + PATIENCE_S, work)
 
 
-def wait_for_wakeups(patience_s, work=lambda: None):
-    end = clock() + patience_s
+def wait_for_attached_sampler():
+    end = clock() + PATIENCE_FOR_ONE_ATTACHED_S
+    # Until then the agent's threads wait for files to be read, too.
+    while not has_begun() and clock() < end:
+        time.sleep(0.001)
+    wait_for_wakeups(end)
+
+
+def wait_for_wakeups(end, work=lambda: None):
     first = {}
     while clock() < end:
         # One of the agent's threads samples; the others sleep until they are asked for something.
@@ -56,7 +63,7 @@ def ready():
     wait_for_sampler()
     say("ready", os.getpid())
     if os.environ.get("ECHION_TEST_AWAIT_SAMPLER"):
-        wait_for_wakeups(PATIENCE_FOR_ONE_ATTACHED_S)
+        wait_for_attached_sampler()
         cpu_before_s = time.process_time()
 
 

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <linux/audit.h>
 #include <linux/seccomp.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include <cerrno>
@@ -354,6 +355,36 @@ TEST(NeededCalls, OtherCallsThatHingeOnTheProcess) {
     const std::vector<SeccompFilter> broadcast = {on_first_argument(SYS_rt_sigaction, 33)};
     EXPECT_TRUE(judge(broadcast, {.has_to_prepare_for_threads = true}).is_certain);
     EXPECT_FALSE(judge(broadcast, {.has_to_prepare_for_threads = false}).is_certain);
+}
+
+TEST(NeededCalls, TheCLibraryDecidesHowStacksAndHeapsAreMade) {
+    const auto on_argument = [](std::uint32_t number, unsigned place, std::uint32_t value) {
+        return SeccompFilter{one(kLoad, kNumber),         one(kIfEqual, number, 0, 2),
+                             one(kLoad, low_half(place)), one(kIfEqual, value, 1, 0),
+                             one(kReturn, kAllow),        one(kReturn, kKill)};
+    };
+    const CallFacts whole = {.maps_stacks_whole = true, .has_guard_advice = true};
+    const CallFacts old_kernel = {.maps_stacks_whole = true};
+    const std::vector<SeccompFilter> install = {on_argument(SYS_madvise, 2, 102)};
+    const std::vector<SeccompFilter> remove = {on_argument(SYS_madvise, 2, 103)};
+    EXPECT_EQ(judge(install, {}).call, nullptr);
+    EXPECT_EQ(judge(remove, {}).call, nullptr);
+    EXPECT_TRUE(judge(install, whole).is_certain);
+    EXPECT_FALSE(judge(install, old_kernel).is_certain);
+    EXPECT_NE(judge(install, old_kernel).call, nullptr);
+    EXPECT_FALSE(judge(remove, whole).is_certain);
+    EXPECT_NE(judge(remove, whole).call, nullptr);
+    const auto on_stack = [](std::uint32_t protection) {
+        constexpr std::uint32_t kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK;
+        return std::vector<SeccompFilter>{{one(kLoad, kNumber), one(kIfEqual, SYS_mmap, 0, 4),
+                                           one(kLoad, low_half(2)), one(kIfEqual, protection, 0, 2),
+                                           one(kLoad, low_half(3)), one(kIfEqual, kFlags, 1, 0),
+                                           one(kReturn, kAllow), one(kReturn, kKill)}};
+    };
+    EXPECT_EQ(judge(on_stack(PROT_READ | PROT_WRITE), {}).call, nullptr);
+    EXPECT_TRUE(judge(on_stack(PROT_READ | PROT_WRITE), whole).is_certain);
+    EXPECT_TRUE(judge(on_stack(PROT_NONE), {}).is_certain);
+    EXPECT_FALSE(judge(on_stack(PROT_NONE), whole).is_certain);
 }
 
 TEST(NeededCalls, KnowsArgumentsThatAreConstant) {
