@@ -29,6 +29,7 @@ from measure import (
 )
 
 from interpreters import find_interpreters
+from profilers import profilers
 from slowdown import slowdown
 from where import where
 
@@ -195,6 +196,7 @@ SECTIONS = {
     "calls": calls,
     "slowdown": slowdown,
     "where": where,
+    "profilers": profilers,
     **kernel.SECTIONS,
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <initializer_list>
 #include <string>
 #include <utility>
@@ -51,6 +52,11 @@ class LayoutCheckLive : public testing::TestWithParam<std::string> {
         check_ = std::move(*check);
     }
 
+    /// As if the program used no CPU time: its threads rest, and can change nothing.
+    LayoutVerdict look(const RuntimeView& view) {
+        return check_.check(reader_, view, [] { return std::int64_t{0}; });
+    }
+
     test::LivePython python_;
     ProcessReader reader_;
     LocatedRuntime located_;
@@ -58,8 +64,7 @@ class LayoutCheckLive : public testing::TestWithParam<std::string> {
 };
 
 TEST_P(LayoutCheckLive, TheVersionsRowIsTrue) {
-    const Status status = check_.check(reader_, located_.view);
-    EXPECT_TRUE(status.has_value()) << status.error().what;
+    EXPECT_EQ(look(located_.view), LayoutVerdict::kTrue) << check_.contradiction();
 }
 
 /// Where the place that a field is moved to holds what could be its own value.
@@ -88,7 +93,10 @@ TEST_P(LayoutCheckLive, NoRowWithAMovedFieldIsTrue) {
             offset += by;
             RuntimeView view = located_.view;
             view.layout = &moved;
-            EXPECT_FALSE(check_.check(reader_, view).has_value()) << field.name << " by " << by;
+            const LayoutVerdict verdict = look(view);
+            // By some there seems to be no thread, or none that runs: no stack is misread then.
+            EXPECT_TRUE(verdict == LayoutVerdict::kRefuted || verdict == LayoutVerdict::kUntold)
+                << field.name << " by " << by << ": " << static_cast<int>(verdict);
         }
     }
 }

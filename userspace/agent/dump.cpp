@@ -163,9 +163,7 @@ Status StackDump::start(const cpython::LocatedRuntime& runtime, std::size_t max_
     if (!report || !buffer) {
         return fail(ErrorKind::kNoSpace, "reserve memory for dumps");
     }
-    const int probe = 0;
-    if (auto status = reader_.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&probe)));
-        !status) {
+    if (auto status = reader_.open_own(); !status) {
         return status;
     }
     view_ = view;

@@ -3,24 +3,20 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <utility>
 
 #include "agent/cpu_share.h"
 #include "agent/dump.h"
+#include "agent/layout_proof.h"
+#include "agent/python_start.h"
 #include "agent/sampler_requests.h"
 #include "base/clock.h"
-#include "cpython/layout_check.h"
 #include "cpython/locate.h"
 #include "engine/agent_timer.h"
 #include "engine/signalled_timer.h"
 #include "platform/own_scheduling.h"
 #include "platform/own_thread.h"
-#include "platform/process_info.h"
-#include "platform/process_modules.h"
-#include "platform/process_reader.h"
 #include "platform/program_image.h"
 #include "platform/thread_clock.h"
 #include "sampling/cpu_watch.h"
@@ -36,135 +32,6 @@ using sampling::PythonStart;
 using sampling::SamplerOptions;
 using sampling::StackSampler;
 using stream::Counter;
-
-// Waits for Python's start: a share of the time that it has taken so far, as what happens meanwhile
-// is missing from the profile. To look for Python takes some hundred microseconds; to look whether
-// one that was found has started, some.
-constexpr std::int64_t kMinSearchWaitNs = 500'000;
-constexpr std::int64_t kMaxSearchWaitNs = 20'000'000;
-constexpr std::int64_t kSearchWaitShare = 8;
-constexpr std::int64_t kSearchAgainShare = 2;
-constexpr std::int64_t kMinLookWaitNs = 200'000;
-constexpr std::int64_t kMaxLookWaitNs = 5'000'000;
-constexpr std::int64_t kLookWaitShare = 64;
-
-Status open_reader(ProcessReader& reader) {
-    const int probe = 0;
-    return reader.open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&probe)));
-}
-
-/// With the version, where it is one that there is no layout for.
-Error name_version(const Error& error, const cpython::LocatedRuntime& located) {
-    const cpython::Version& version = located.view.version;
-    if (error.kind != ErrorKind::kUnsupportedVersion || version.major == 0) {
-        return error;
-    }
-    static char text[96];  // of the one sampler that there is
-    std::snprintf(text, sizeof(text), "it runs CPython %u.%u.%u; supported are %s", version.major,
-                  version.minor, version.micro, cpython::kSupportedVersions);
-    return {error.kind, error.system_errno, text};
-}
-
-/// The runtime as it is now; kNotReady when Python has not started yet.
-Result<cpython::LocatedRuntime> find_python() {
-    ProcessReader reader;
-    cpython::LocatedRuntime located;
-    if (auto status = open_reader(reader); !status) {
-        return tl::unexpected(status.error());
-    }
-    if (auto status = cpython::locate_runtime(reader, kOwnProcess, located); !status) {
-        return tl::unexpected(name_version(status.error(), located));
-    }
-    if (!located.is_ready) {
-        return fail(ErrorKind::kNotReady, "Python has not started yet");
-    }
-    return located;
-}
-
-PythonStart start_after_now() {
-    return {monotonic_ns(), read_clock_ns(thread_cpu_clock(static_cast<std::uint32_t>(getpid())))};
-}
-
-/// Waits until a runtime that was found has started, at most `wait_ns`; true when told to stop.
-/// `start`: as below.
-bool wait_for_start(Channel& channel, MemoryReader& reader, const cpython::LocatedRuntime* found,
-                    std::int64_t begin_ns, std::int64_t wait_ns, PythonStart& start) {
-    if (found == nullptr) {
-        return channel.wait_for_stop(wait_ns);
-    }
-    const std::int64_t end_ns = monotonic_ns() + wait_ns;
-    for (;;) {
-        const PythonStart look = start_after_now();
-        if (cpython::check_ready(reader, found->view)) {
-            break;
-        }
-        start = look;
-        if (look.after_ns >= end_ns) {
-            break;
-        }
-        if (channel.wait_for_stop(std::clamp((look.after_ns - begin_ns) / kLookWaitShare,
-                                             kMinLookWaitNs, kMaxLookWaitNs))) {
-            return true;
-        }
-    }
-    return false;
-}
-
-Result<cpython::LocatedRuntime> told_to_stop() {
-    return fail(ErrorKind::kNotReady, "told to stop before Python had started");
-}
-
-/// The same for a runtime that was found when the program began, without opening a file.
-Result<cpython::LocatedRuntime> wait_for_found(Channel& channel,
-                                               const cpython::LocatedRuntime& found,
-                                               PythonStart& start) {
-    ProcessReader reader;
-    if (auto status = open_reader(reader); !status) {
-        return tl::unexpected(status.error());
-    }
-    const std::int64_t begin_ns = monotonic_ns();
-    while (!cpython::check_ready(reader, found.view)) {
-        if (wait_for_start(channel, reader, &found, begin_ns, kMaxLookWaitNs, start) ||
-            channel.is_lost()) {
-            return told_to_stop();
-        }
-    }
-    return found;
-}
-
-/// `start`: when Python was last looked for and had not started.
-Result<cpython::LocatedRuntime> wait_for_python(Channel& channel, ProgramThreads& program,
-                                                PythonStart& start) {
-    ProcessReader reader;
-    if (auto status = open_reader(reader); !status) {
-        return tl::unexpected(status.error());
-    }
-    const std::int64_t begin_ns = monotonic_ns();
-    for (;;) {
-        cpython::LocatedRuntime located;
-        const PythonStart look = start_after_now();
-        const Status status = cpython::locate_runtime(reader, kOwnProcess, located);
-        if (status && located.is_ready) {
-            return located;
-        }
-        start = look;
-        if (!status && status.error().kind != ErrorKind::kNotReady) {
-            return tl::unexpected(name_version(status.error(), located));
-        }
-        if (channel.has_own_table() && program.is_over()) {
-            return fail(ErrorKind::kNotReady, "the program ended before Python had started");
-        }
-        // Others may be loaded meanwhile, so it is looked for all again from time to time.
-        const std::int64_t share = status ? kSearchAgainShare : kSearchWaitShare;
-        const std::int64_t wait_ns =
-            std::clamp((monotonic_ns() - begin_ns) / share, kMinSearchWaitNs, kMaxSearchWaitNs);
-        if (wait_for_start(channel, reader, status ? &located : nullptr, begin_ns, wait_ns,
-                           start) ||
-            channel.is_lost()) {
-            return told_to_stop();
-        }
-    }
-}
 
 /// The figures that only the thread's own loop knows.
 void publish_timing(stream::RingProducer& ring, const engine::TimerCounts& timer,
@@ -220,51 +87,6 @@ Status arm_kernel_ticks(Channel& channel, StackSampler& sampler, StackDump& dump
     sampler.use_kernel_ticks(interval_ns);
     return {};
 }
-
-/// Whether the row of this Python's version is true of it, before the first sample is taken by it.
-class LayoutProof {
-  public:
-    Status make() {
-        auto check = cpython::LayoutCheck::make();
-        if (!check) {
-            return tl::unexpected(check.error());
-        }
-        check_ = std::move(*check);
-        return open_reader(reader_);
-    }
-
-    /// Looks, unless it is proved. kUnsupportedVersion if it is refuted.
-    Status look(const cpython::LocatedRuntime& located, std::int64_t now_ns) {
-        if (is_proved_ || (looks_ > kEagerLooks && now_ns - looked_ns_ < kLookNs)) {
-            return {};
-        }
-        ++looks_;
-        looked_ns_ = now_ns;
-        const Status status = check_.check(reader_, located.view);
-        is_proved_ = static_cast<bool>(status);
-        if (!status && status.error().kind == ErrorKind::kInvalid) {
-            static char text[160];  // of the one sampler that there is
-            const cpython::Version& version = located.view.version;
-            std::snprintf(text, sizeof(text),
-                          "its memory is not as CPython %u.%u.%u has it: %s; a pre-release, or a "
-                          "build that was changed?",
-                          version.major, version.minor, version.micro, status.error().what);
-            return fail(ErrorKind::kUnsupportedVersion, text);
-        }
-        return {};
-    }
-
-  private:
-    // Then only now and then: a program may run no Python code for as long as it likes.
-    static constexpr std::uint32_t kEagerLooks = 100;
-    static constexpr std::int64_t kLookNs = 100'000'000;
-
-    cpython::LayoutCheck check_;
-    ProcessReader reader_;
-    std::uint32_t looks_ = 0;
-    std::int64_t looked_ns_ = kLongAgoNs;
-    bool is_proved_ = false;
-};
 
 /// The ends of sampling that the channel does not tell of.
 class OtherEnding {
@@ -382,10 +204,13 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     if (auto status = proof.make(); !status) {
         return status;
     }
-    if (auto status = proof.look(*located, monotonic_ns()); !status) {
-        return status;
+    const auto may_sample = proof.look(*located, monotonic_ns());
+    if (!may_sample) {
+        return tl::unexpected(may_sample.error());
     }
-    sampler.tick(monotonic_ns());
+    if (*may_sample) {
+        sampler.tick(monotonic_ns());
+    }
     const cpython::Version version = located->view.version;
     channel.send_started(
         static_cast<std::uint32_t>(version.major << 16 | version.minor << 8 | version.micro),
@@ -402,13 +227,14 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     SamplerRequests requests(channel, dump);
     while (timer->wait(requests)) {
         const std::int64_t now_ns = monotonic_ns();
-        if (sampler.has_python()) {
-            refusal = proof.look(*located, now_ns);
-        }
-        if (!refusal) {
+        const auto may_tick = sampler.has_python() ? proof.look(*located, now_ns) : true;
+        if (!may_tick) {
+            refusal = tl::unexpected(may_tick.error());
             break;
         }
-        sampler.tick(now_ns);
+        if (*may_tick) {
+            sampler.tick(now_ns);
+        }
         if (owes_cpu) {
             if (const auto rest_ns = share.find_rest_ns(now_ns, monotonic_ns()); rest_ns != 0) {
                 sampler.rest(rest_ns);
@@ -435,16 +261,6 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
 }
 
 }  // namespace
-
-bool ProgramThreads::is_over() {
-    const OtherThreads others = look_at_other_threads(kOwnProcess, control::kAgentThreads);
-    was_first_outlived_ = was_first_outlived_ || others == OtherThreads::kWithoutFirst;
-    return others == OtherThreads::kNone;
-}
-
-int ProgramThreads::read_status() const {
-    return was_first_outlived_ ? 0 : read_first_thread_status(kOwnProcess);
-}
 
 void run_sampler(Channel& channel, const GuestFacts& facts, const cpython::LocatedRuntime* found,
                  IoThread& io, ProgramThreads& program) {

@@ -5,13 +5,12 @@
 #include <limits>
 
 #include "platform/process_info.h"
+#include "platform/thread_record.h"
 
 namespace echion::capture {
 namespace {
 
 constexpr std::size_t kPieceBytes = 1024;
-// A thread's stack is seldom larger.
-constexpr std::uintptr_t kMostStackBytes = std::uintptr_t{256} << 20;
 
 }  // namespace
 

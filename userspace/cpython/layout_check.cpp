@@ -96,7 +96,7 @@ Status LayoutCheck::look_at_thread(MemoryReader& reader, const RuntimeView& view
     }
     // A thread may stand so for long: in a __del__() that runs as its last function returns.
     return walk.ends_midway || walk.ends_at_generator
-               ? fail(ErrorKind::kTorn, "a thread stands between two frames")
+               ? fail(ErrorKind::kNotReady, "a thread stands between two frames")
                : Status();
 }
 
@@ -123,24 +123,33 @@ Status LayoutCheck::look(MemoryReader& reader, const RuntimeView& view) {
     if (!gil) {
         return tl::unexpected(gil.error());
     }
-    const auto first = read_threads_head(reader, view, found->interpreter);
+    const Status outcome = look_at_threads(reader, view, *found, *gil);
+    if (outcome || outcome.error().kind != ErrorKind::kInvalid) {
+        return outcome;
+    }
+    const auto now = look_at_gil(reader, view, found->gil);
+    return now && *now == *gil ? outcome : fail(ErrorKind::kTorn, outcome.error().what);
+}
+
+Status LayoutCheck::look_at_threads(MemoryReader& reader, const RuntimeView& view,
+                                    const InterpreterHead& interpreter, const GilState& gil) {
+    const auto first = read_threads_head(reader, view, interpreter.interpreter);
     if (!first) {
         return contradicted("the list of threads cannot be read");
     }
-    const ThreadList list = read_thread_list(reader, view, found->interpreter, *first,
+    const ThreadList list = read_thread_list(reader, view, interpreter.interpreter, *first,
                                              {listed_.data(), listed_.capacity()});
     if (list.end == ListEnd::kTorn) {
         return contradicted("the list of threads does not lead from one to the next");
     }
+    const Address holder = gil.locked > 0 ? gil.holder() : Address();
     Status outcome = fail(ErrorKind::kNotReady, "no thread runs Python code");
     for (std::size_t i = 0; i < list.count; ++i) {
         Status thread = look_at_thread(reader, view, listed_[i]);
         if (thread) {
             return {};
         }
-        // Who has the GIL may be changing its frames; and may stand in the middle of that for as
-        // long as it gets no CPU.
-        if (thread.error().kind == ErrorKind::kInvalid && gil->holder() == listed_[i].state) {
+        if (thread.error().kind == ErrorKind::kInvalid && holder == listed_[i].state) {
             thread = fail(ErrorKind::kTorn, thread.error().what);
         }
         if (thread.error().kind == ErrorKind::kInvalid ||
@@ -151,15 +160,31 @@ Status LayoutCheck::look(MemoryReader& reader, const RuntimeView& view) {
     return outcome;
 }
 
-Status LayoutCheck::check(MemoryReader& reader, const RuntimeView& view) {
-    Status outcome = look(reader, view);
-    for (int looks = 1; looks < kLooks && !outcome && outcome.error().kind == ErrorKind::kInvalid;
-         ++looks) {
-        const timespec moment = make_timespec(kBetweenLooksNs);
-        clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
-        outcome = look(reader, view);
+bool LayoutCheck::is_refuted(std::int64_t program_cpu_ns) const {
+    return contradicted_at_rest_ >= kLooks ||
+           (contradicted_ >= kLooks && program_cpu_ns - since_cpu_ns_ >= kLeastCpuNs);
+}
+
+LayoutVerdict LayoutCheck::check(MemoryReader& reader, const RuntimeView& view,
+                                 FunctionRef<std::int64_t()> program_cpu_ns) {
+    for (int looks = 0; looks < kLooks; ++looks) {
+        if (looks > 0) {
+            const timespec moment = make_timespec(kBetweenLooksNs);
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
+        }
+        const Status seen = look(reader, view);
+        if (seen || seen.error().kind == ErrorKind::kNotReady) {
+            contradicted_ = contradicted_at_rest_ = 0;
+            return seen ? LayoutVerdict::kTrue : LayoutVerdict::kUntold;
+        }
+        contradiction_ = seen.error().what;
+        contradicted_at_rest_ =
+            seen.error().kind == ErrorKind::kTorn ? 0 : contradicted_at_rest_ + 1;
+        if (contradicted_++ == 0) {
+            since_cpu_ns_ = program_cpu_ns();
+        }
     }
-    return outcome;
+    return is_refuted(program_cpu_ns()) ? LayoutVerdict::kRefuted : LayoutVerdict::kDoubted;
 }
 
 }  // namespace echion::cpython

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "base/error.h"
+#include "base/function_ref.h"
 #include "base/mapping.h"
 #include "cpython/frame_walker.h"
 #include "cpython/runtime_view.h"
@@ -11,6 +12,17 @@
 #include "memory/reader.h"
 
 namespace echion::cpython {
+
+/// What has been seen of a row.
+enum class LayoutVerdict : std::uint8_t {
+    kTrue,
+    /// No thread runs Python code, or those that do stand between two frames; or Python has not
+    /// started, or is ending. Nothing is misread.
+    kUntold,
+    /// Something contradicts the row, and may be in the middle of a change.
+    kDoubted,
+    kRefuted,
+};
 
 /// Whether a version's row is true of a live process. A point release or a distribution's patch may
 /// have moved a field; what is read by such a row is wrong, and does not always look so.
@@ -26,28 +38,41 @@ class LayoutCheck {
   public:
     static Result<LayoutCheck> make();
 
-    /// Looks once. kNotReady where no thread runs Python code, so that there is nothing to be
-    /// misread; kTorn where the threads that do stand between two frames, or only the GIL's holder
-    /// contradicts the row, which can be changing its frames; kInvalid where something else does:
-    /// that, or the program that runs on meanwhile.
-    Status look(MemoryReader& reader, const RuntimeView& view);
-    /// The same, but kInvalid only if it was so kLooks times, 0.1 ms apart: so long as the program
-    /// is not stopped, it is not the reason then.
-    Status check(MemoryReader& reader, const RuntimeView& view);
+    /// Looks until that tells something else than a contradiction, at most kLooks times, 0.1 ms
+    /// apart. A row that has been contradicted at kLooks looks one after the other is refuted if
+    /// who contradicts it does not have the GIL, and so can change nothing; else if the program has
+    /// used `program_cpu_ns()`, its CPU time, meanwhile: then it is not one that stands still in
+    /// the middle of a change.
+    LayoutVerdict check(MemoryReader& reader, const RuntimeView& view,
+                        FunctionRef<std::int64_t()> program_cpu_ns);
+    /// What contradicts the row, of kDoubted and kRefuted.
+    [[nodiscard]] const char* contradiction() const { return contradiction_; }
 
   private:
     static constexpr int kLooks = 100;
+    static constexpr std::int64_t kLeastCpuNs = 5'000'000;
     static constexpr std::size_t kThreads = 64;  // that are looked at
     static constexpr std::size_t kFrames = 64;   // of each
     static constexpr std::size_t kBatchBytes = std::size_t{1} << 20;
 
+    /// Once. kNotReady: kUntold; kInvalid: contradicted by who can change nothing; kTorn: by who
+    /// can be in the middle of a change.
+    Status look(MemoryReader& reader, const RuntimeView& view);
+    Status look_at_threads(MemoryReader& reader, const RuntimeView& view,
+                           const InterpreterHead& interpreter, const GilState& gil);
     Status look_at_thread(MemoryReader& reader, const RuntimeView& view, const ListedState& listed);
+    bool is_refuted(std::int64_t program_cpu_ns) const;
 
     PageBatch batch_;
     FixedArray<PageSet> pages_;  // one
     FixedArray<RawFrame> frames_;
     FixedArray<ListedState> listed_;
     std::array<InterpreterHead, kMaxInterpreters> interpreters_;
+    const char* contradiction_ = "";
+    // Looks in a row, up to the last one: that were contradicted, and by who can change nothing.
+    int contradicted_ = 0;
+    int contradicted_at_rest_ = 0;
+    std::int64_t since_cpu_ns_ = 0;  ///< the program's CPU time at the first of them
 };
 
 }  // namespace echion::cpython

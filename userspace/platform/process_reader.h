@@ -33,6 +33,8 @@ class ProcessReader final : public MemoryReader {
     /// errno) when neither way of reading works, tried on `probe`, an address that is mapped; a
     /// null `probe` leaves the choice to the first read.
     Status open(pid_t pid, Address probe);
+    /// The same for the process that this runs in.
+    Status open_own();
 
     std::size_t read(std::span<const ReadRequest> requests) noexcept override;
 

@@ -8,6 +8,10 @@
 
 namespace echion {
 
+/// A thread's C stack ends at the C library's record of it (glibc nptl/allocatestack.c, musl
+/// src/thread/pthread_create.c), and is seldom larger than this.
+inline constexpr std::uintptr_t kMostStackBytes = std::uintptr_t{256} << 20;
+
 /// The C library's record of a thread, which a pthread_t points to, holds the kernel's number of
 /// the thread (glibc nptl/descr.h and musl src/internal/pthread_impl.h, `tid`), at a place that
 /// neither publishes. Looks for that place in the record behind `thread_id`: calls `is_it(offset,

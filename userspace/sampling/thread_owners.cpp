@@ -1,13 +1,10 @@
 #include "sampling/thread_owners.h"
 
+#include <utility>
+
+#include "platform/thread_record.h"
+
 namespace echion::sampling {
-namespace {
-
-// How far below the C library's record of a thread its newest C frame may be: the stack ends at
-// that record (glibc nptl/allocatestack.c, musl src/thread/pthread_create.c), and is seldom larger.
-constexpr std::uintptr_t kMostStackBytes = std::uintptr_t{256} << 20;
-
-}  // namespace
 
 bool ThreadOwners::has_begun(const TrackedThread& thread) {
     if (thread.head.thread_id == 0) {
@@ -276,22 +273,19 @@ bool ThreadOwners::place_by_stack(TrackedThread& thread) {
     }
     const std::uintptr_t runs_on = find_by_stack(c_frame.value());
     // What lies above a frame that was placed, up to the record of its thread, is the same stack.
-    const bool is_same = thread.placed_by != 0 && thread.placed_by == runs_on + 1;
-    if (is_same && c_frame >= thread.placed_at &&
+    const StackPlacing& placed = thread.placed;
+    if (placed.answer != 0 && placed.runs_on == runs_on && c_frame >= placed.c_frame &&
         (runs_on == 0 || (thread.is_placed && thread.runs_on == runs_on))) {
         return true;
     }
-    if (thread.placing_answer == 0 || thread.placing_on != runs_on || c_frame < thread.placing_at) {
-        thread.placing_at = c_frame;
-        thread.placing_on = runs_on;
-        thread.placing_answer = interpreters_.ask_for_lists();
+    StackPlacing& placing = thread.placing;
+    if (placing.answer == 0 || placing.runs_on != runs_on || c_frame < placing.c_frame) {
+        placing = {c_frame, runs_on, interpreters_.ask_for_lists()};
     }
-    if (!interpreters_.have_been_walked(thread.placing_answer)) {
+    if (!interpreters_.have_been_walked(placing.answer)) {
         return false;
     }
-    thread.placing_answer = 0;
-    thread.placed_at = thread.placing_at;
-    thread.placed_by = runs_on + 1;
+    thread.placed = std::exchange(placing, {});
     if (runs_on != 0) {
         place(thread, runs_on);
     } else {

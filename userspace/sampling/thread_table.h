@@ -15,6 +15,13 @@
 
 namespace echion::sampling {
 
+/// Where a state is by the C frame that it refers to (ThreadOwners).
+struct StackPlacing {
+    Address c_frame;         ///< the lowest that was seen
+    std::uintptr_t runs_on;  ///< pthread_t of the thread on whose stack that is; 0: of none known
+    std::uint64_t answer;    ///< Interpreters::ask_for_lists(): the lists that tell; 0: no placing
+};
+
 /// What the sampler remembers of one thread state. Plain data in memory of its own, followed by the
 /// frames of its last stack.
 struct TrackedThread {
@@ -38,13 +45,10 @@ struct TrackedThread {
     /// this one is not known (PyThreadState_New() for another thread). It stands for itself,
     /// without a name and a clock.
     bool is_apart;
-    bool has_held_gil;         ///< while it had not begun
-    bool is_placed;            ///< `runs_on` is what has been seen, whatever the state says
-    Address placed_at;         ///< the lowest C frame by which it was placed…
-    std::uintptr_t placed_by;  ///< …on this pthread_t, plus one; 0: it was not
-    Address placing_at;        ///< the same of a placing that waits for the lists
-    std::uintptr_t placing_on;
-    std::uint64_t placing_answer;  ///< Interpreters::ask_for_lists(); 0: none waits
+    bool has_held_gil;     ///< while it had not begun
+    bool is_placed;        ///< `runs_on` is what has been seen, whatever the state says
+    StackPlacing placed;   ///< the last one
+    StackPlacing placing;  ///< one that waits for the lists
     bool is_main;
     bool is_announced;       ///< defined in the stream
     bool may_have_changed;   ///< its stack has to be read in this tick

@@ -12,7 +12,7 @@
 #include "cpython/locate.h"
 #include "platform/process_modules.h"
 #include "platform/program_image.h"
-#include "platform/thread_stat.h"
+#include "platform/thread_clock.h"
 
 namespace echion::where {
 namespace {
@@ -153,15 +153,13 @@ std::string Target::find_contradiction() {
         return {};
     }
     begin_reading(kLocateLimits);
-    const Status status = check->check(reader(), view());
-    // One that is stopped may stand anywhere, for as long as it likes.
-    const auto stat = read_thread_stat(pid_, memory_tid_);
-    const bool is_stopped = stat && (stat->state == 'T' || stat->state == 't');
-    if (status || status.error().kind != ErrorKind::kInvalid || is_stopped || budget_.is_over()) {
+    const auto used_ns = [this] { return read_clock_ns(process_cpu_clock(pid_)); };
+    const auto verdict = check->check(reader(), view(), used_ns);
+    if (verdict != cpython::LayoutVerdict::kRefuted || budget_.is_over()) {
         return {};
     }
     return "cannot read " + describe_process(info_) + ": its memory is not as CPython " +
-           to_text(view().version) + " has it: " + status.error().what +
+           to_text(view().version) + " has it: " + check->contradiction() +
            "; a pre-release, or a build that was changed?";
 }
 

@@ -66,6 +66,11 @@ Status ProcessReader::open(pid_t pid, Address probe) {
                 errno);
 }
 
+Status ProcessReader::open_own() {
+    const int probe = 0;
+    return open(getpid(), Address(reinterpret_cast<std::uintptr_t>(&probe)));
+}
+
 bool ProcessReader::take_next_way() {
     if (way_ == Way::kWriteOwn) {
         way_ = Way::kRead;

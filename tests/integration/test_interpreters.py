@@ -1,0 +1,25 @@
+"""Every supported version is there to be tested with; the reason is printed where one is not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from interpreters import NEWEST, OLDEST, find_interpreters
+
+MADE = ((3, 14), (3, 15))  # by scripts/pythons
+
+
+@pytest.mark.parametrize("minor", range(OLDEST[1], NEWEST[1] + 1))
+def test_there_is_an_interpreter_of_each_supported_version(minor: int) -> None:
+    found = [one.path for one in find_interpreters() if one.minor == (3, minor)]
+    if not found and os.environ.get("ECHION_TEST_PYTHONS"):
+        pytest.skip("ECHION_TEST_PYTHONS names none of this version")
+    if not found:
+        how = "scripts/pythons makes one" if (3, minor) in MADE else "pyenv installs one"
+        pytest.skip(f"no CPython 3.{minor} is tested with: {how}")
+    for path in found:
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+        assert told.stdout.startswith(f"Python 3.{minor}.")
