@@ -36,7 +36,7 @@ PROFILERS = {  # the options of each
 class Seen:
     """What a profiler says of its run."""
 
-    samples: int
+    samples: float
     seconds: float
     # Of its samples: which cannot exist, and which it says itself are not to be trusted or failed.
     impossible: float = 0.0
@@ -101,7 +101,7 @@ def sampling(
             running.seen.marked = verdict.marked_samples / verdict.samples
         return
     output = bench.folder / "collapsed"
-    words = [python.path, "-m", "profiling.sampling", "attach", "-a", "--collapsed", "--no-summary"]
+    words = [python.path, "-m", "profiling.sampling", "attach", "-a", "--collapsed"]
     words += [*PROFILERS[name], "-r", str(1_000_000 // interval_us), "-o", output, target.pid]
     process = subprocess.Popen(
         list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -111,25 +111,32 @@ def sampling(
     yield running
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=TIMEOUT_S)[0]
-    samples, seconds = re.search(r"Captured ([\d,]+) samples? in ([\d.,]+) seconds", said).groups()
-    running.seen = Seen(int(samples.replace(",", "")), float(seconds.replace(",", "")))
+    captured = re.search(r"Captured ([\d,]+) samples? in ([\d.,]+) seconds", said)
+    assert captured, said
+    running.seen = Seen(*(float(figure.replace(",", "")) for figure in captured.groups()))
     if grammar:
         running.seen.impossible = impossible_share(output, grammar)
         running.seen.marked = float(re.search(r"Error rate: ([\d.,]+)", said)[1]) / 100
 
 
+# What it adds between Python's frames, or has of the interpreter's own: <GC>, <native>, and the frame
+# that calls a class's __init__().
+SHIM = "__init__:__init__:-1"
+
+
 def impossible_share(collapsed: pathlib.Path, described: dict) -> float:
+    """In doubt for the profiler: a stack with a frame that has no line is taken for possible."""
     grammar = Grammar(described)
     impossible = total = 0
     for line in collapsed.read_text().splitlines():
         stack, count = line.rsplit(" ", 1)
+        parts = [part for part in stack.split(";")[1:] if part.count(":") >= 2 and part != SHIM]
         frames = tuple(
-            Frame(*part.rsplit(":", 2)[:2], int(part.rsplit(":", 1)[1]))
-            for part in stack.split(";")[1:]
-            if part.count(":") >= 2  # else what it adds itself: <GC>, <native>
+            Frame(*part.rsplit(":", 2)[:2], int(part.rsplit(":", 1)[1])) for part in parts
         )
         total += int(count)
-        if frames and grammar.fault(Sample(0, 0, "", frames, int(count))):
+        has_lines = frames and all(frame.line >= 0 for frame in frames)
+        if has_lines and grammar.fault(Sample(0, 0, "", frames, int(count))):
             impossible += int(count)
     return impossible / max(1, total)
 

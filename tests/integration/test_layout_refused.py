@@ -66,7 +66,7 @@ def other_layout(every_python: Interpreter, tmp_path: pathlib.Path, request: pyt
 
 def test_attaching_is_refused(echion: Echion, other_layout: Target) -> None:
     threads, descriptors = other_layout.threads(), other_layout.descriptors()
-    result = echion.run(["-p", str(other_layout.pid)], "-x", "0.3")
+    result = echion.run(["-p", str(other_layout.pid)], "-x", "20")
     assert result.returncode == 1
     assert all(word in result.stderr for word in WORDS), result.stderr
     other_layout.wait_for_threads(threads)

@@ -32,15 +32,24 @@ Result<bool> LayoutProof::look(const cpython::LocatedRuntime& located, std::int6
         return read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) - read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
     });
     if (verdict_ == LayoutVerdict::kRefuted) {
-        static char text[160];  // of the one sampler that there is
-        const cpython::Version& version = located.view.version;
-        std::snprintf(text, sizeof(text),
-                      "its memory is not as CPython %u.%u.%u has it: %s; a pre-release, or a "
-                      "build that was changed?",
-                      version.major, version.minor, version.micro, check_.contradiction());
-        return fail(ErrorKind::kUnsupportedVersion, text);
+        return contradict(located);
     }
     return verdict_ != LayoutVerdict::kDoubted;
+}
+
+Status LayoutProof::outcome(const cpython::LocatedRuntime& located) const {
+    return verdict_ == LayoutVerdict::kDoubted ? Status(contradict(located)) : Status();
+}
+
+tl::unexpected<Error> LayoutProof::contradict(const cpython::LocatedRuntime& located) const {
+    static char text[160];  // of the one sampler that there is
+    const cpython::Version& version = located.view.version;
+    std::snprintf(
+        text, sizeof(text),
+        "its memory is not as CPython %u.%u.%u has it: %s; a pre-release, or a build that "
+        "was changed?",
+        version.major, version.minor, version.micro, check_.contradiction());
+    return fail(ErrorKind::kUnsupportedVersion, text);
 }
 
 }  // namespace echion::agent

@@ -257,6 +257,9 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     sampler.stop(monotonic_ns());
     publish_timing(ring, timer->counts(), io.cpu_ns());
     ring.end();
+    if (refusal) {
+        refusal = proof.outcome(*located);
+    }
     return refusal ? timer->status() : refusal;
 }
 

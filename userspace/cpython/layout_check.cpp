@@ -162,7 +162,8 @@ Status LayoutCheck::look_at_threads(MemoryReader& reader, const RuntimeView& vie
 
 bool LayoutCheck::is_refuted(std::int64_t program_cpu_ns) const {
     return contradicted_at_rest_ >= kLooks ||
-           (contradicted_ >= kLooks && program_cpu_ns - since_cpu_ns_ >= kLeastCpuNs);
+           (contradicted_ >= kLooks && monotonic_ns() - since_ns_ >= kLeastNs &&
+            program_cpu_ns - since_cpu_ns_ >= kLeastCpuNs);
 }
 
 LayoutVerdict LayoutCheck::check(MemoryReader& reader, const RuntimeView& view,
@@ -181,6 +182,7 @@ LayoutVerdict LayoutCheck::check(MemoryReader& reader, const RuntimeView& view,
         contradicted_at_rest_ =
             seen.error().kind == ErrorKind::kTorn ? 0 : contradicted_at_rest_ + 1;
         if (contradicted_++ == 0) {
+            since_ns_ = monotonic_ns();
             since_cpu_ns_ = program_cpu_ns();
         }
     }

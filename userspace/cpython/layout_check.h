@@ -40,9 +40,10 @@ class LayoutCheck {
 
     /// Looks until that tells something else than a contradiction, at most kLooks times, 0.1 ms
     /// apart. A row that has been contradicted at kLooks looks one after the other is refuted if
-    /// who contradicts it does not have the GIL, and so can change nothing; else if the program has
-    /// used `program_cpu_ns()`, its CPU time, meanwhile: then it is not one that stands still in
-    /// the middle of a change.
+    /// who contradicts it does not have the GIL, and so can change nothing. One that is
+    /// contradicted by who has it is refuted if that lasts, over several calls, while the program
+    /// uses CPU time
+    /// (`program_cpu_ns()`): a thread that gets no CPU can stand in the middle of a change.
     LayoutVerdict check(MemoryReader& reader, const RuntimeView& view,
                         FunctionRef<std::int64_t()> program_cpu_ns);
     /// What contradicts the row, of kDoubted and kRefuted.
@@ -50,7 +51,8 @@ class LayoutCheck {
 
   private:
     static constexpr int kLooks = 100;
-    static constexpr std::int64_t kLeastCpuNs = 5'000'000;
+    static constexpr std::int64_t kLeastNs = 200'000'000;
+    static constexpr std::int64_t kLeastCpuNs = 50'000'000;
     static constexpr std::size_t kThreads = 64;  // that are looked at
     static constexpr std::size_t kFrames = 64;   // of each
     static constexpr std::size_t kBatchBytes = std::size_t{1} << 20;
@@ -61,7 +63,7 @@ class LayoutCheck {
     Status look_at_threads(MemoryReader& reader, const RuntimeView& view,
                            const InterpreterHead& interpreter, const GilState& gil);
     Status look_at_thread(MemoryReader& reader, const RuntimeView& view, const ListedState& listed);
-    bool is_refuted(std::int64_t program_cpu_ns) const;
+    [[nodiscard]] bool is_refuted(std::int64_t program_cpu_ns) const;
 
     PageBatch batch_;
     FixedArray<PageSet> pages_;  // one
@@ -72,7 +74,8 @@ class LayoutCheck {
     // Looks in a row, up to the last one: that were contradicted, and by who can change nothing.
     int contradicted_ = 0;
     int contradicted_at_rest_ = 0;
-    std::int64_t since_cpu_ns_ = 0;  ///< the program's CPU time at the first of them
+    std::int64_t since_ns_ = 0;      ///< the first of them: CLOCK_MONOTONIC
+    std::int64_t since_cpu_ns_ = 0;  ///< the program's CPU time then
 };
 
 }  // namespace echion::cpython

@@ -56,6 +56,8 @@ constexpr std::int64_t kNapNs = 1'000'000;
 // Behind an exec a program is not Python before its libraries are loaded: so long it has to be
 // something else to be taken for that.
 constexpr std::int64_t kStartingNs = 50'000'000;
+// For so long who has the GIL may contradict the layout: then it gets no CPU.
+constexpr std::int64_t kDoubtNs = 300'000'000;
 
 /// Whether the process may run another program now than it did, or is in the middle of an exec,
 /// where it has no stack yet.
@@ -154,7 +156,12 @@ std::string Target::find_contradiction() {
     }
     begin_reading(kLocateLimits);
     const auto used_ns = [this] { return read_clock_ns(process_cpu_clock(pid_)); };
-    const auto verdict = check->check(reader(), view(), used_ns);
+    const std::int64_t until_ns = monotonic_ns() + kDoubtNs;
+    auto verdict = cpython::LayoutVerdict::kDoubted;
+    while (verdict == cpython::LayoutVerdict::kDoubted && monotonic_ns() < until_ns &&
+           !budget_.is_over()) {
+        verdict = check->check(reader(), view(), used_ns);
+    }
     if (verdict != cpython::LayoutVerdict::kRefuted || budget_.is_over()) {
         return {};
     }
