@@ -265,6 +265,11 @@ Frequency find_frequency(CallUse use, const CallFacts& facts) {
     const auto surely_if = [](bool is_so) {
         return is_so ? Frequency::kSurely : Frequency::kPerhaps;
     };
+    const bool is_of_memory = use == CallUse::kByWholeStack || use == CallUse::kByGuardChange ||
+                              use == CallUse::kBySplitStack || use == CallUse::kByPlainHeap;
+    if (facts.has_other_c_library && is_of_memory) {
+        return Frequency::kPerhaps;
+    }
     switch (use) {
         case CallUse::kAlways:
             return Frequency::kSurely;

@@ -29,7 +29,7 @@ enum class CallUse : std::uint8_t {
     kByFstatat,      ///< has_fstat_by_fstatat
     kByFirstThread,  ///< has_to_prepare_for_threads
     kBySharedTable,  ///< shares_descriptor_table
-    kByWholeStack,   ///< Never without maps_stacks_whole.
+    kByWholeStack,   ///< has_guard_advice, if maps_stacks_whole; never without that.
     kByGuardChange,  ///< Perhaps with maps_stacks_whole, never without it.
     kBySplitStack,   ///< Not maps_stacks_whole, or where that fails.
     kByPlainHeap,    ///< maps_heaps_plainly. Never without maps_stacks_whole, which is older.
@@ -52,6 +52,8 @@ struct CallFacts {
     bool has_guard_advice = false;
     /// Heaps of other threads than the first are mapped without MAP_NORESERVE.
     bool maps_heaps_plainly = false;
+    /// It is none of glibc's: it may do either.
+    bool has_other_c_library = false;
 
     bool operator==(const CallFacts&) const = default;
 };

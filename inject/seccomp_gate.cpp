@@ -67,8 +67,9 @@ CallFacts read_call_facts(pid_t pid, MemoryReader& reader, const TargetCode& cod
     CallFacts facts;
     facts.makes_threads_by_clone3 = is_glibc && has("closefrom");                  // 2.34
     facts.has_fstat_by_fstatat = is_glibc && has("fstat") && !has("pidfd_spawn");  // 2.33, 2.39
-    facts.maps_stacks_whole = is_glibc && has("pthread_gettid_np");                // 2.42
-    facts.maps_heaps_plainly = is_glibc && has("openat2");                         // 2.43
+    facts.has_other_c_library = !is_glibc;
+    facts.maps_stacks_whole = is_glibc && has("pthread_gettid_np");  // 2.42
+    facts.maps_heaps_plainly = is_glibc && has("openat2");           // 2.43
     facts.has_guard_advice = has_guard_advice();
     // glibc from 2.34 on makes ready with the first thread (nptl/pthread_create.c, late_init()).
     const auto info = read_process_info(pid);

@@ -97,10 +97,12 @@ def sampling(
         running.seen = Seen(profile.figure("samples"), profile.figure("duration") / 1e6)
         if grammar:
             verdict = judge(profile, grammar)
-            running.seen.impossible = verdict.impossible / verdict.samples
+            # Equal stacks one after the other are one line.
+            running.seen.impossible = verdict.impossible / max(1, verdict.lines)
             running.seen.marked = verdict.marked_samples / verdict.samples
         return
     output = bench.folder / "collapsed"
+    output.unlink(missing_ok=True)
     words = [python.path, "-m", "profiling.sampling", "attach", "-a", "--collapsed"]
     words += [*PROFILERS[name], "-r", str(1_000_000 // interval_us), "-o", output, target.pid]
     process = subprocess.Popen(
@@ -201,6 +203,9 @@ def profilers(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
     print("  impossible: of a program whose stacks are known, a million samples; unsure: marked by echion,"
           "\n  or failed. With --blocking, the target is stopped by ptrace for each sample.")
     figures = {}
+    if os.geteuid() != 0:
+        print("  attaching needs root: skipped")
+        return figures
     for python in pythons:
         if python.minor < FIRST_WITH_A_PROFILER:
             print(f"  {python.name:10} has no profiler of its own: skipped")

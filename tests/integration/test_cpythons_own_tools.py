@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pathlib
+import signal
 import subprocess
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from attach_support import start_target, target_command
 from interpreters import Interpreter, find_interpreters
 from possible import judge
-from runner import TIMEOUT_S, Echion
+from runner import TIMEOUT_S, Echion, run_unsampled
 from whereabouts import wait_until
 
 pytestmark = pytest.mark.usefixtures("needs_root")
@@ -21,7 +22,6 @@ WITH_A_PROFILER = [one for one in find_interpreters() if one.minor >= (3, 15)]
 TIMES = 20
 FEW = 2  # impossible stacks: see test_known_stacks.py
 MARKED = 0.02
-SECONDS = 4
 
 EXECUTE = """
 import sys
@@ -50,7 +50,9 @@ def test_code_that_others_have_the_program_run(
         with echion.start(command, "-i", "100") as running:
             execute(running.wait_ready())
             running.process.terminate()
-            profile = running.finish().profile
+            result = running.finish()
+            assert result.returncode == 128 + signal.SIGTERM, result.stderr
+            profile = result.profile
     else:
         with start_target(tmp_path, command) as target:
             with echion.start(["-p", str(target.pid)], "-i", "100") as running:
@@ -75,19 +77,19 @@ def test_cpythons_own_profiler(
     collapsed = tmp_path / "collapsed"
     words = [interpreter.path, "-m", "profiling.sampling", "attach", "-a", "--collapsed", *options]
     words += ["-r", "1000", "-d", "1", "-o", str(collapsed)]
-    with start_target(
-        tmp_path, target_command(interpreter, "known_stacks", str(SECONDS))
-    ) as target:
+    possible = run_unsampled(interpreter, "known_stacks", "0.1", folder=tmp_path)["possible"]
+    with start_target(tmp_path, target_command(interpreter, "known_stacks", "600")) as target:
         with echion.start(["-p", str(target.pid)], "-i", "100") as running:
             target.wait_until_sampled()
             told = subprocess.run(
                 [*words, str(target.pid)], capture_output=True, text=True, timeout=TIMEOUT_S
             )
+            running.process.send_signal(signal.SIGINT)
             result = running.finish().check()
-        report = target.finish()
+        assert target.is_alive()
     assert told.returncode == 0 and "Captured" in told.stdout, told.stdout + told.stderr
     lines = collapsed.read_text().splitlines()
     assert any("known_stacks.py:main" in line for line in lines), lines
-    verdict = judge(result.profile, report["possible"])
+    verdict = judge(result.profile, possible)
     assert verdict.impossible <= FEW, verdict
     assert verdict.marked_samples <= MARKED * verdict.samples, verdict

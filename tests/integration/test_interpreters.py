@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import subprocess
 
 import pytest
 
-from interpreters import NEWEST, OLDEST, find_interpreters
+from interpreters import NEWEST, OLDEST, find_interpreters, made_folder
 
 MADE = ((3, 14), (3, 15))  # by scripts/pythons
 
@@ -15,6 +16,8 @@ MADE = ((3, 14), (3, 15))  # by scripts/pythons
 @pytest.mark.parametrize("minor", range(OLDEST[1], NEWEST[1] + 1))
 def test_there_is_an_interpreter_of_each_supported_version(minor: int) -> None:
     found = [one.path for one in find_interpreters() if one.minor == (3, minor)]
+    made = glob.glob(os.path.join(made_folder(), "*", "usr", "bin", f"python3.{minor}"))
+    assert found or not made or os.environ.get("ECHION_TEST_PYTHONS"), f"{made} do not run"
     if not found and os.environ.get("ECHION_TEST_PYTHONS"):
         pytest.skip("ECHION_TEST_PYTHONS names none of this version")
     if not found:

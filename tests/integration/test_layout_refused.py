@@ -66,8 +66,10 @@ def other_layout(every_python: Interpreter, tmp_path: pathlib.Path, request: pyt
 
 def test_attaching_is_refused(echion: Echion, other_layout: Target) -> None:
     threads, descriptors = other_layout.threads(), other_layout.descriptors()
-    result = echion.run(["-p", str(other_layout.pid)], "-x", "20")
+    result = echion.run(["-p", str(other_layout.pid)], "-x", "20", "-i", "100")
     assert result.returncode == 1
+    text = result.output.read_text() if result.output.exists() else ""
+    assert not any(line.startswith("P") for line in text.splitlines()), "a sample was taken"
     assert all(word in result.stderr for word in WORDS), result.stderr
     other_layout.wait_for_threads(threads)
     assert other_layout.descriptors() == descriptors

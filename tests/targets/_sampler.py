@@ -19,10 +19,13 @@ def find_agent_threads():
 
 
 def has_begun():
-    """Whether the agent has taken SIGQUIT, as it does right before its first sample."""
+    """Whether the agent has taken SIGQUIT, as it does right before its first sample; True where that
+    is ignored, and it never does."""
     with open("/proc/self/status") as file:
         fields = dict(line.split(":", 1) for line in file)
-    return bool(int(fields["SigCgt"], 16) >> (signal.SIGQUIT - 1) & 1)
+    return any(
+        int(fields[mask], 16) >> (signal.SIGQUIT - 1) & 1 for mask in ("SigCgt", "SigIgn")
+    )
 
 
 def find_sampler():

@@ -374,17 +374,28 @@ TEST(NeededCalls, TheCLibraryDecidesHowStacksAndHeapsAreMade) {
     EXPECT_NE(judge(install, old_kernel).call, nullptr);
     EXPECT_FALSE(judge(remove, whole).is_certain);
     EXPECT_NE(judge(remove, whole).call, nullptr);
-    const auto on_stack = [](std::uint32_t protection) {
-        constexpr std::uint32_t kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK;
+    const auto on_mmap = [](std::uint32_t protection, std::uint32_t flags) {
         return std::vector<SeccompFilter>{{one(kLoad, kNumber), one(kIfEqual, SYS_mmap, 0, 4),
                                            one(kLoad, low_half(2)), one(kIfEqual, protection, 0, 2),
-                                           one(kLoad, low_half(3)), one(kIfEqual, kFlags, 1, 0),
+                                           one(kLoad, low_half(3)),
+                                           one(kIfEqual, MAP_PRIVATE | MAP_ANONYMOUS | flags, 1, 0),
                                            one(kReturn, kAllow), one(kReturn, kKill)}};
     };
-    EXPECT_EQ(judge(on_stack(PROT_READ | PROT_WRITE), {}).call, nullptr);
-    EXPECT_TRUE(judge(on_stack(PROT_READ | PROT_WRITE), whole).is_certain);
-    EXPECT_TRUE(judge(on_stack(PROT_NONE), {}).is_certain);
-    EXPECT_FALSE(judge(on_stack(PROT_NONE), whole).is_certain);
+    constexpr std::uint32_t kReadWrite = PROT_READ | PROT_WRITE;
+    EXPECT_EQ(judge(on_mmap(kReadWrite, MAP_STACK), {}).call, nullptr);
+    EXPECT_TRUE(judge(on_mmap(kReadWrite, MAP_STACK), whole).is_certain);
+    EXPECT_TRUE(judge(on_mmap(PROT_NONE, MAP_STACK), {}).is_certain);
+    EXPECT_FALSE(judge(on_mmap(PROT_NONE, MAP_STACK), whole).is_certain);
+    const CallFacts plain = {.maps_stacks_whole = true, .maps_heaps_plainly = true};
+    EXPECT_EQ(judge(on_mmap(PROT_NONE, 0), {}).call, nullptr);
+    EXPECT_NE(judge(on_mmap(PROT_NONE, 0), whole).call, nullptr);
+    EXPECT_FALSE(judge(on_mmap(PROT_NONE, 0), whole).is_certain);
+    EXPECT_TRUE(judge(on_mmap(PROT_NONE, 0), plain).is_certain);
+    // musl makes a stack so.
+    const CallFacts other = {.has_other_c_library = true};
+    EXPECT_NE(judge(on_mmap(PROT_NONE, 0), other).call, nullptr);
+    EXPECT_FALSE(judge(on_mmap(PROT_NONE, 0), other).is_certain);
+    EXPECT_FALSE(judge(on_mmap(PROT_NONE, MAP_STACK), other).is_certain);
 }
 
 TEST(NeededCalls, KnowsArgumentsThatAreConstant) {

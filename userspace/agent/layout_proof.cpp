@@ -1,15 +1,23 @@
 #include "agent/layout_proof.h"
 
-#include <time.h>
-
 #include <cstdio>
 #include <utility>
-
-#include "base/clock.h"
 
 namespace echion::agent {
 
 using cpython::LayoutVerdict;
+
+namespace {
+
+tl::unexpected<Error> refuse(const cpython::Version& version, const char* contradiction,
+                             const char* explanation) {
+    static char text[192];  // of the one sampler that there is
+    std::snprintf(text, sizeof(text), "its memory is not as CPython %u.%u.%u has it: %s; %s",
+                  version.major, version.minor, version.micro, contradiction, explanation);
+    return fail(ErrorKind::kUnsupportedVersion, text);
+}
+
+}  // namespace
 
 Status LayoutProof::make() {
     auto check = cpython::LayoutCheck::make();
@@ -20,36 +28,21 @@ Status LayoutProof::make() {
     return reader_.open_own();
 }
 
-Result<bool> LayoutProof::look(const cpython::LocatedRuntime& located, std::int64_t now_ns) {
-    if (verdict_ == LayoutVerdict::kTrue ||
-        (verdict_ == LayoutVerdict::kUntold && looks_ > kEagerLooks &&
-         now_ns - looked_ns_ < kLookNs)) {
-        return true;
+Result<bool> LayoutProof::look(const cpython::LocatedRuntime& located) {
+    if (verdict_ != LayoutVerdict::kTrue) {
+        verdict_ = check_.check(reader_, located.view);
     }
-    ++looks_;
-    looked_ns_ = now_ns;
-    verdict_ = check_.check(reader_, located.view, [] {
-        return read_clock_ns(CLOCK_PROCESS_CPUTIME_ID) - read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
-    });
     if (verdict_ == LayoutVerdict::kRefuted) {
-        return contradict(located);
+        return refuse(located.view.version, check_.contradiction(), cpython::kOtherLayout);
     }
-    return verdict_ != LayoutVerdict::kDoubted;
+    return allows_samples();
 }
 
-Status LayoutProof::outcome(const cpython::LocatedRuntime& located) const {
-    return verdict_ == LayoutVerdict::kDoubted ? Status(contradict(located)) : Status();
-}
-
-tl::unexpected<Error> LayoutProof::contradict(const cpython::LocatedRuntime& located) const {
-    static char text[160];  // of the one sampler that there is
-    const cpython::Version& version = located.view.version;
-    std::snprintf(
-        text, sizeof(text),
-        "its memory is not as CPython %u.%u.%u has it: %s; a pre-release, or a build that "
-        "was changed?",
-        version.major, version.minor, version.micro, check_.contradiction());
-    return fail(ErrorKind::kUnsupportedVersion, text);
+Status LayoutProof::explain_none(const cpython::LocatedRuntime& located) const {
+    return verdict_ == LayoutVerdict::kDoubted
+               ? Status(
+                     refuse(located.view.version, check_.contradiction(), cpython::kChangingLayout))
+               : Status();
 }
 
 }  // namespace echion::agent

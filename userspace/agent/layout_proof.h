@@ -1,8 +1,5 @@
 #pragma once
 
-#include <cstdint>
-
-#include "base/clock.h"
 #include "base/error.h"
 #include "cpython/layout_check.h"
 #include "cpython/locate.h"
@@ -10,31 +7,28 @@
 
 namespace echion::agent {
 
-/// Whether the row of this Python's version is true of this process, before the first sample is
-/// taken by it. Sampler thread only.
+/// Whether the row of this Python's version is true of this process: to be asked before each
+/// sample, as no sample may be taken by a row that is contradicted. Texts of errors are the one
+/// sampler's. Sampler thread only.
 class LayoutProof {
   public:
     /// Takes memory.
     Status make();
 
-    /// Looks, unless it is proved: whether samples may be taken by it, as nothing contradicts it.
-    /// kUnsupportedVersion if it is refuted, with a text of the one sampler's.
-    Result<bool> look(const cpython::LocatedRuntime& located, std::int64_t now_ns);
-    /// At the end: an error, as from look(), if the row was contradicted to the last, so that there
-    /// is no sample.
-    [[nodiscard]] Status outcome(const cpython::LocatedRuntime& located) const;
+    /// Looks, unless it is proved: whether a sample may be taken. kUnsupportedVersion if the row is
+    /// refuted.
+    Result<bool> look(const cpython::LocatedRuntime& located);
+    /// What the last look told.
+    [[nodiscard]] bool allows_samples() const {
+        return verdict_ == cpython::LayoutVerdict::kTrue ||
+               verdict_ == cpython::LayoutVerdict::kUntold;
+    }
+    /// Why there was no sample until now: an error if the row was contradicted all the time.
+    [[nodiscard]] Status explain_none(const cpython::LocatedRuntime& located) const;
 
   private:
-    [[nodiscard]] tl::unexpected<Error> contradict(const cpython::LocatedRuntime& located) const;
-
-    // Then only now and then: a program may run no Python code for as long as it likes.
-    static constexpr std::uint32_t kEagerLooks = 100;
-    static constexpr std::int64_t kLookNs = 100'000'000;
-
     cpython::LayoutCheck check_;
     ProcessReader reader_;
-    std::uint32_t looks_ = 0;
-    std::int64_t looked_ns_ = kLongAgoNs;
     cpython::LayoutVerdict verdict_ = cpython::LayoutVerdict::kUntold;
 };
 

@@ -204,11 +204,12 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     if (auto status = proof.make(); !status) {
         return status;
     }
-    const auto may_sample = proof.look(*located, monotonic_ns());
+    const auto may_sample = proof.look(*located);
     if (!may_sample) {
         return tl::unexpected(may_sample.error());
     }
-    if (*may_sample) {
+    bool has_ticked = *may_sample;
+    if (has_ticked) {
         sampler.tick(monotonic_ns());
     }
     const cpython::Version version = located->view.version;
@@ -227,12 +228,13 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     SamplerRequests requests(channel, dump);
     while (timer->wait(requests)) {
         const std::int64_t now_ns = monotonic_ns();
-        const auto may_tick = sampler.has_python() ? proof.look(*located, now_ns) : true;
+        const auto may_tick = proof.look(*located);
         if (!may_tick) {
             refusal = tl::unexpected(may_tick.error());
             break;
         }
         if (*may_tick) {
+            has_ticked = true;
             sampler.tick(now_ns);
         }
         if (owes_cpu) {
@@ -246,19 +248,23 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
             publish_timing(ring, timer->counts());
             dump.keep_signal(now_ns);
             refusal = sampler.check_access();
-            const bool is_for_next =
-                !sampler.has_python() && facts.next_python->load() == kNextPythonWaits;
+            const bool is_for_next = has_ticked && !sampler.has_python() &&
+                                     facts.next_python->load() == kNextPythonWaits;
             if (!refusal || is_for_next || ending.has_come(now_ns, channel, ring)) {
                 break;
             }
         }
     }
     dump.stop();
-    sampler.stop(monotonic_ns());
+    if (proof.allows_samples()) {
+        sampler.stop(monotonic_ns());
+    } else {
+        sampler.abandon();
+    }
     publish_timing(ring, timer->counts(), io.cpu_ns());
     ring.end();
-    if (refusal) {
-        refusal = proof.outcome(*located);
+    if (refusal && !has_ticked) {
+        refusal = proof.explain_none(*located);
     }
     return refusal ? timer->status() : refusal;
 }

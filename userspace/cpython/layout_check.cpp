@@ -68,47 +68,53 @@ Result<LayoutCheck> LayoutCheck::make() {
     return check;
 }
 
+LayoutCheck::Seen LayoutCheck::contradict(Seen by, const char* what) {
+    contradiction_ = what;
+    return by;
+}
+
+Result<Address> LayoutCheck::read_frame(MemoryReader& reader, const RuntimeView& view,
+                                        const ThreadHead& head) {
+    return head.cframe ? reader.read_pointer(head.cframe + at(view.layout->cframe.current_frame))
+                       : Result<Address>(head.frame);
+}
+
 Status LayoutCheck::look_at_thread(MemoryReader& reader, const RuntimeView& view,
-                                   const ListedState& listed) {
-    Address frame = listed.head.frame;
-    if (listed.head.cframe) {
-        const auto current =
-            reader.read_pointer(listed.head.cframe + at(view.layout->cframe.current_frame));
-        if (!current) {
-            return contradicted("a thread's newest frame cannot be read");
-        }
-        frame = *current;
+                                   const ThreadHead& head) {
+    const auto frame = read_frame(reader, view, head);
+    if (!frame) {
+        return contradicted("a thread's newest frame cannot be read");
     }
     batch_.reset();
     pages_[0].clear();
     FrameWalker walker(*view.layout, reader, batch_);
-    const Walk walk = walker.walk(frame, pages_[0], 1, {frames_.data(), frames_.capacity()});
+    const Walk walk = walker.walk(*frame, pages_[0], 1, {frames_.data(), frames_.capacity()});
     if (walk.broken) {
         return contradicted("a thread's frames do not lead to a root");
-    }
-    if (walk.count == 0) {
-        return fail(ErrorKind::kNotReady, "no thread runs Python code");
     }
     for (std::size_t i = 0; i < walk.count; ++i) {
         if (auto status = look_at_code(reader, view, frames_[i].code); !status) {
             return status;
         }
     }
-    // A thread may stand so for long: in a __del__() that runs as its last function returns.
-    return walk.ends_midway || walk.ends_at_generator
-               ? fail(ErrorKind::kNotReady, "a thread stands between two frames")
-               : Status();
+    // A thread may stand between two frames for long: in a __del__() that runs as its last function
+    // returns.
+    const bool is_between = !walk.truncated && (walk.ends_midway || walk.ends_at_generator);
+    return walk.count == 0 || is_between ? fail(ErrorKind::kNotReady, "no stack to judge by")
+                                         : Status();
 }
 
-Status LayoutCheck::look(MemoryReader& reader, const RuntimeView& view) {
+LayoutCheck::Seen LayoutCheck::look(MemoryReader& reader, const RuntimeView& view) {
     // At Python's end threads go, and their states stay.
     const auto finalizing = reader.read_pointer(view.runtime + at(view.layout->runtime.finalizing));
-    if (auto status = check_ready(reader, view); !status || !finalizing || *finalizing) {
-        return fail(ErrorKind::kNotReady, "Python has not started, or is ending");
+    if (!check_ready(reader, view) || !finalizing || *finalizing) {
+        return Seen::kUntold;
     }
     const auto count = read_interpreters(reader, view, interpreters_);
     if (!count) {
-        return tl::unexpected(count.error());
+        return count.error().kind == ErrorKind::kBoundExceeded
+                   ? Seen::kUntold
+                   : contradict(Seen::kBadList, count.error().what);
     }
     const auto main =
         reader.read_pointer(view.runtime + at(view.layout->runtime.interpreters_main));
@@ -117,76 +123,90 @@ Status LayoutCheck::look(MemoryReader& reader, const RuntimeView& view) {
         return main && one.interpreter == *main;
     });
     if (found == found_all.end() || found->id != 0) {
-        return contradicted("the main interpreter is not in the list of interpreters");
+        return contradict(Seen::kBadList,
+                          "the main interpreter is not in the list of interpreters");
     }
     const auto gil = look_at_gil(reader, view, found->gil);
     if (!gil) {
-        return tl::unexpected(gil.error());
+        return contradict(Seen::kBadList, gil.error().what);
     }
-    const Status outcome = look_at_threads(reader, view, *found, *gil);
-    if (outcome || outcome.error().kind != ErrorKind::kInvalid) {
-        return outcome;
+    const Seen seen = look_at_threads(reader, view, found->interpreter, *gil);
+    if (seen != Seen::kBadAtRest) {
+        return seen;
     }
     const auto now = look_at_gil(reader, view, found->gil);
-    return now && *now == *gil ? outcome : fail(ErrorKind::kTorn, outcome.error().what);
+    return now && *now == *gil ? seen : Seen::kBadHolder;
 }
 
-Status LayoutCheck::look_at_threads(MemoryReader& reader, const RuntimeView& view,
-                                    const InterpreterHead& interpreter, const GilState& gil) {
-    const auto first = read_threads_head(reader, view, interpreter.interpreter);
+LayoutCheck::Seen LayoutCheck::look_at_threads(MemoryReader& reader, const RuntimeView& view,
+                                               Address interpreter, const GilState& gil) {
+    const auto first = read_threads_head(reader, view, interpreter);
     if (!first) {
-        return contradicted("the list of threads cannot be read");
+        return contradict(Seen::kBadList, "the list of threads cannot be read");
     }
-    const ThreadList list = read_thread_list(reader, view, interpreter.interpreter, *first,
-                                             {listed_.data(), listed_.capacity()});
+    const ThreadList list =
+        read_thread_list(reader, view, interpreter, *first, {listed_.data(), listed_.capacity()});
     if (list.end == ListEnd::kTorn) {
-        return contradicted("the list of threads does not lead from one to the next");
+        return contradict(Seen::kBadList, "the list of threads does not lead from one to the next");
     }
     const Address holder = gil.locked > 0 ? gil.holder() : Address();
-    Status outcome = fail(ErrorKind::kNotReady, "no thread runs Python code");
+    Seen seen = Seen::kUntold;
     for (std::size_t i = 0; i < list.count; ++i) {
-        Status thread = look_at_thread(reader, view, listed_[i]);
+        const Status thread = look_at_thread(reader, view, listed_[i].head);
         if (thread) {
-            return {};
+            return Seen::kTrue;
         }
-        if (thread.error().kind == ErrorKind::kInvalid && holder == listed_[i].state) {
-            thread = fail(ErrorKind::kTorn, thread.error().what);
+        if (thread.error().kind == ErrorKind::kNotReady) {
+            continue;
         }
-        if (thread.error().kind == ErrorKind::kInvalid ||
-            outcome.error().kind == ErrorKind::kNotReady) {
-            outcome = thread;
+        if (listed_[i].state != holder) {
+            seen = contradict(Seen::kBadAtRest, thread.error().what);
+        } else {
+            note_changes(reader, view, listed_[i]);
+            seen = seen == Seen::kUntold ? contradict(Seen::kBadHolder, thread.error().what) : seen;
         }
     }
-    return outcome;
+    return seen;
 }
 
-bool LayoutCheck::is_refuted(std::int64_t program_cpu_ns) const {
-    return contradicted_at_rest_ >= kLooks ||
-           (contradicted_ >= kLooks && monotonic_ns() - since_ns_ >= kLeastNs &&
-            program_cpu_ns - since_cpu_ns_ >= kLeastCpuNs);
+void LayoutCheck::note_changes(MemoryReader& reader, const RuntimeView& view,
+                               const ListedState& holder) {
+    HolderBytes now{};
+    const std::size_t half = now.size() / 2;
+    (void)reader.read_bytes(holder.state, now.data(), half);
+    if (const auto frame = read_frame(reader, view, holder.head)) {
+        (void)reader.read_bytes(*frame, now.data() + half, half);
+    }
+    changes_ += static_cast<int>(now != holder_bytes_);
+    holder_bytes_ = now;
 }
 
-LayoutVerdict LayoutCheck::check(MemoryReader& reader, const RuntimeView& view,
-                                 FunctionRef<std::int64_t()> program_cpu_ns) {
-    for (int looks = 0; looks < kLooks; ++looks) {
+bool LayoutCheck::is_refuted(Seen seen) const {
+    if (bad_ < kLooks) {
+        return false;
+    }
+    const bool is_long = monotonic_ns() - since_ns_ >= kLeastNs;
+    return bad_at_rest_ >= kLooks || (seen == Seen::kBadList && is_long) ||
+           (changes_ >= kLeastChanges && is_long);
+}
+
+LayoutVerdict LayoutCheck::check(MemoryReader& reader, const RuntimeView& view) {
+    const int most = bad_ < kLooks ? kLooks : kLaterLooks;
+    Seen seen = Seen::kUntold;
+    for (int looks = 0; looks < most; ++looks) {
         if (looks > 0) {
             const timespec moment = make_timespec(kBetweenLooksNs);
             clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, nullptr);
         }
-        const Status seen = look(reader, view);
-        if (seen || seen.error().kind == ErrorKind::kNotReady) {
-            contradicted_ = contradicted_at_rest_ = 0;
-            return seen ? LayoutVerdict::kTrue : LayoutVerdict::kUntold;
+        seen = look(reader, view);
+        if (seen == Seen::kTrue || seen == Seen::kUntold) {
+            return seen == Seen::kTrue ? LayoutVerdict::kTrue : LayoutVerdict::kUntold;
         }
-        contradiction_ = seen.error().what;
-        contradicted_at_rest_ =
-            seen.error().kind == ErrorKind::kTorn ? 0 : contradicted_at_rest_ + 1;
-        if (contradicted_++ == 0) {
-            since_ns_ = monotonic_ns();
-            since_cpu_ns_ = program_cpu_ns();
-        }
+        since_ns_ = bad_ == 0 ? monotonic_ns() : since_ns_;
+        bad_ = std::min(bad_ + 1, kLooks);
+        bad_at_rest_ = seen == Seen::kBadAtRest ? std::min(bad_at_rest_ + 1, kLooks) : 0;
     }
-    return is_refuted(program_cpu_ns()) ? LayoutVerdict::kRefuted : LayoutVerdict::kDoubted;
+    return is_refuted(seen) ? LayoutVerdict::kRefuted : LayoutVerdict::kDoubted;
 }
 
 }  // namespace echion::cpython

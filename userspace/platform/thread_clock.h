@@ -1,6 +1,5 @@
 #pragma once
 
-#include <sys/types.h>
 #include <time.h>
 
 #include <cstdint>
@@ -12,11 +11,6 @@ namespace echion {
 /// refuses that of a thread of another process.
 inline clockid_t thread_cpu_clock(std::uint32_t native_id) {
     return static_cast<clockid_t>((~native_id << 3) | 6U);
-}
-
-/// That of all threads of a process, which may be another one.
-inline clockid_t process_cpu_clock(pid_t pid) {
-    return static_cast<clockid_t>((~static_cast<std::uint32_t>(pid) << 3) | 2U);
 }
 
 }  // namespace echion

@@ -66,6 +66,8 @@ class StackSampler final : private VoidBatchListener {
     void rest(std::int64_t duration_ns) { memory_.sleep(duration_ns); }
     /// Takes the last sample, and ends what start() began.
     void stop(std::int64_t now_ns);
+    /// The same without a sample.
+    void abandon() { stack_reader_.stop(); }
 
     [[nodiscard]] const CpuWatch& watch() const { return watch_; }
     [[nodiscard]] echion_snapshot_layout watch_layout() const {

@@ -12,7 +12,7 @@
 #include "cpython/locate.h"
 #include "platform/process_modules.h"
 #include "platform/program_image.h"
-#include "platform/thread_clock.h"
+#include "platform/thread_stat.h"
 
 namespace echion::where {
 namespace {
@@ -56,7 +56,7 @@ constexpr std::int64_t kNapNs = 1'000'000;
 // Behind an exec a program is not Python before its libraries are loaded: so long it has to be
 // something else to be taken for that.
 constexpr std::int64_t kStartingNs = 50'000'000;
-// For so long who has the GIL may contradict the layout: then it gets no CPU.
+// For so long a contradiction of the layout may last that is a change under way.
 constexpr std::int64_t kDoubtNs = 300'000'000;
 
 /// Whether the process may run another program now than it did, or is in the middle of an exec,
@@ -155,19 +155,23 @@ std::string Target::find_contradiction() {
         return {};
     }
     begin_reading(kLocateLimits);
-    const auto used_ns = [this] { return read_clock_ns(process_cpu_clock(pid_)); };
     const std::int64_t until_ns = monotonic_ns() + kDoubtNs;
     auto verdict = cpython::LayoutVerdict::kDoubted;
     while (verdict == cpython::LayoutVerdict::kDoubted && monotonic_ns() < until_ns &&
            !budget_.is_over()) {
-        verdict = check->check(reader(), view(), used_ns);
+        verdict = check->check(reader(), view());
     }
-    if (verdict != cpython::LayoutVerdict::kRefuted || budget_.is_over()) {
+    // One that is stopped may stand anywhere: its broken stacks are marked.
+    const auto stat = read_thread_stat(pid_, memory_tid_);
+    const bool is_stopped = stat && (stat->state == 'T' || stat->state == 't');
+    const bool is_refuted = verdict == cpython::LayoutVerdict::kRefuted;
+    if (!(is_refuted || verdict == cpython::LayoutVerdict::kDoubted) || is_stopped ||
+        budget_.is_over()) {
         return {};
     }
     return "cannot read " + describe_process(info_) + ": its memory is not as CPython " +
-           to_text(view().version) + " has it: " + check->contradiction() +
-           "; a pre-release, or a build that was changed?";
+           to_text(view().version) + " has it: " + check->contradiction() + "; " +
+           (is_refuted ? cpython::kOtherLayout : cpython::kChangingLayout);
 }
 
 report::ReportHeader Target::header() const {
