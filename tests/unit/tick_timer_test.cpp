@@ -35,7 +35,7 @@ class TickTimerTest : public testing::Test {
     void SetUp() override {
         test::SocketPair pair(SOCK_SEQPACKET);
         channel_.emplace(std::move(pair.first), false);
-        requests_.emplace(*channel_, dump_);
+        requests_.emplace(*channel_, dump_, proof_);
         other_ = std::move(pair.second);
         sigset_t ours;
         sigemptyset(&ours);
@@ -71,6 +71,7 @@ class TickTimerTest : public testing::Test {
 
     std::optional<Channel> channel_;
     StackDump dump_;  // not started: there are none
+    LayoutProof proof_;
     std::optional<SamplerRequests> requests_;
     UniqueFd other_;
 };

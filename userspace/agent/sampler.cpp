@@ -225,7 +225,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     Status refusal;
     const bool owes_cpu = options.follow || is_realtime();
     CpuShare share(interval_ns, monotonic_ns());
-    SamplerRequests requests(channel, dump);
+    SamplerRequests requests(channel, dump, proof);
     while (timer->wait(requests)) {
         const std::int64_t now_ns = monotonic_ns();
         const auto may_tick = proof.look(*located);

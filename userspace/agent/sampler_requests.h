@@ -4,6 +4,7 @@
 
 #include "agent/channel.h"
 #include "agent/dump.h"
+#include "agent/layout_proof.h"
 #include "engine/tick_timer.h"
 
 namespace echion::agent {
@@ -12,16 +13,22 @@ namespace echion::agent {
 /// the channel. Sampler thread only.
 class SamplerRequests final : public engine::RequestSource {
   public:
-    /// Both must outlive this object.
-    SamplerRequests(Channel& channel, StackDump& dump) : channel_(channel), dump_(dump) {}
+    /// All must outlive this object. A dump waits while `proof` allows no samples.
+    SamplerRequests(Channel& channel, StackDump& dump, const LayoutProof& proof)
+        : channel_(channel), dump_(dump), proof_(proof) {}
 
-    void serve() override { dump_.serve(); }
+    void serve() override {
+        if (proof_.allows_samples()) {
+            dump_.serve();
+        }
+    }
     bool wait_for_stop(std::int64_t wait_ns) override { return channel_.wait_for_stop(wait_ns); }
     [[nodiscard]] int fd() const override { return channel_.fd(); }
 
   private:
     Channel& channel_;
     StackDump& dump_;
+    const LayoutProof& proof_;
 };
 
 }  // namespace echion::agent

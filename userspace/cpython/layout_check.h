@@ -39,8 +39,8 @@ inline constexpr const char* kChangingLayout =
 /// It cannot tell a field from another one that holds such a value, too: a list that ends early, an
 /// f_lasti (3.8 to 3.10).
 ///
-/// A row that has been contradicted at kLooks looks is refuted, if that cannot be a change that goes
-/// on:
+/// A row that has been contradicted at kLooks looks is refuted, if that cannot be a change that
+/// goes on:
 ///   the frames of a thread without the GIL   do not change, so at once
 ///   those of the thread that has it          if they change meanwhile, for kLeastNs: a thread that
 ///                                            gets no CPU can stand in the middle of a change
