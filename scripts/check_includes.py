@@ -76,7 +76,7 @@ KNOW_LINUX: dict[str, str] = {
     "userspace/isolation/kept_rights": "capabilities",
     "userspace/cli/attach": "the agent's ELF file, which the target gets",
     "userspace/cli/doctor": "tries what Linux allows whom",
-    "userspace/cli/kernel_side": "says what the kernel's engines lack",
+    "userspace/cli/engine_choice": "says what the kernel's engines lack",
     "userspace/cli/memory_limits": "limits of another process",
     "userspace/cli/proc_check": "whether procfs serves",
     "userspace/cli/program_facts": "why the dynamic loader preloads nothing",

@@ -12,10 +12,10 @@
 
 namespace echion::cli {
 
-void tell_about_agent(const Session& session, const KernelSide& kernel) {
-    const std::string why = kernel.why_not_better();
+void tell_about_agent(const Session& session, const EngineChoice& engine) {
+    const std::string why = engine.why_not_better();
     say("process {}: the engine is {}{}", session.pid(),
-        (session.is_armed() ? kernel.engine() : engine::own_clock()).name,
+        (session.is_armed() ? engine.kind() : engine::own_clock()).name,
         why.empty() ? "" : " (" + why + ")");
     const auto info = read_process_info(session.pid());
     if (info && (info->ignored_signals >> (SIGQUIT - 1) & 1) != 0) {

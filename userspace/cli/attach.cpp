@@ -25,10 +25,10 @@
 #include "cli/agent_file.h"
 #include "cli/agent_process.h"
 #include "cli/channel.h"
+#include "cli/engine_choice.h"
 #include "cli/injecting.h"
-#include "cli/kernel_side.h"
 #include "cli/modes.h"
-#include "cli/sampling.h"
+#include "cli/profiling_run.h"
 #include "cli/target_shortage.h"
 #include "console/message.h"
 #include "console/refusal.h"
@@ -180,11 +180,11 @@ class Attach {
     const pid_t pid_;
     const std::int64_t since_ns_ = monotonic_ns();
     // Its loading takes longer than all the rest, which goes on meanwhile.
-    std::optional<KernelSide> kernel_;
+    std::optional<EngineChoice> engine_;
     std::vector<std::byte> agent_;
     std::optional<EventLoop> loop_;
     std::optional<Signals> signals_;
-    std::unique_ptr<Sampling> sampling_;
+    std::unique_ptr<ProfilingRun> run_;
     std::unique_ptr<Injecting> injecting_;
     std::optional<Timer> patience_timer_;
     int signal_ = 0;         // that came before the agent was in
@@ -223,13 +223,13 @@ Status Attach::prepare() {
 
 void Attach::on_signal(int number) {
     if (!injecting_) {
-        if (!sampling_->is_stopping()) {
+        if (!run_->is_stopping()) {
             ending_signal_ = number;
-            sampling_->note_signal(number);
-            sampling_->leave_no_empty_file();
+            run_->note_signal(number);
+            run_->leave_no_empty_file();
         }
-        sampling_->stop();
-        sampling_->hurry(true);
+        run_->stop();
+        run_->hurry(true);
     } else if (std::exchange(signal_, number) == 0) {
         injecting_->cancel();
         patience_timer_->arm(kGraceNs);
@@ -261,7 +261,7 @@ Status check_descriptors() {
 
 Status Attach::begin_injection() {
     if (rlimit limit{}; getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < kManyFiles) {
-        kernel_->settle();  // it is not to open its own when they have been counted
+        engine_->settle();  // it is not to open its own when they have been counted
     }
     if (auto status = check_descriptors(); !status) {
         return status;
@@ -281,8 +281,8 @@ Status Attach::begin_injection() {
 /// Ends the program though the injecting thread does not: the kernel lets go of what that holds.
 void Attach::give_up(const std::string& why) {
     print_message(why);
-    sampling_->on_finished({});
-    sampling_->stop();  // leaves no file
+    run_->on_finished({});
+    run_->stop();  // leaves no file
     leave_at_once(signal_ != 0 ? kExitSignalBase + signal_ : kExitFailure);
 }
 
@@ -306,26 +306,26 @@ void Attach::on_injected() {
             name_signal(signal_), make_printable(who_));
     }
     if (!channel || signal_ != 0) {
-        sampling_->on_finished({});
-        sampling_->stop();  // leaves no file
+        run_->on_finished({});
+        run_->stop();  // leaves no file
         loop_->stop();
         return;
     }
     if (options_.verbose) {
         tell_cost(*injection);
     }
-    kernel_->settle();  // nothing that it does is left to another thread
-    keep_rights_only(sampling_->needed_rights(), options_.verbose);
+    engine_->settle();  // nothing that it does is left to another thread
+    keep_rights_only(run_->needed_rights(), options_.verbose);
     UniqueFd descriptor(fcntl(injection->process.get(), F_DUPFD_CLOEXEC, 0));
     auto process = AgentProcess::pin(pid_, std::move(injection->process), injection->image);
     if (!process) {
-        sampling_->refuse(
+        run_->refuse(
             explain(fmt::format("cannot attach to {}: {}", who_, describe(process.error()))));
-        sampling_->stop();
+        run_->stop();
         return;
     }
     process_.emplace(std::move(*process));
-    sampling_->add_agent(std::move(*channel), pid_, std::move(descriptor), injection->image);
+    run_->add_agent(std::move(*channel), pid_, std::move(descriptor), injection->image);
 }
 
 /// What has failed, or, for a process that is there no more, just that: it explains all else.
@@ -357,8 +357,8 @@ bool Attach::look() {
         }
     };
     return run_aside(pid_, look, [this] {
-               if (!kernel_) {
-                   kernel_.emplace(options_);
+               if (!engine_) {
+                   engine_.emplace(options_);
                }
            }) == 0;
 }
@@ -402,13 +402,13 @@ void Attach::tell_cost(const inject::Injection& injection) const {
 constexpr int kLastMomentsMs = 500;
 
 void Attach::on_target_gone() {
-    if (sampling_->agents_alive() != 0 || sampling_->is_stopping()) {
+    if (run_->agents_alive() != 0 || run_->is_stopping()) {
         return;
     }
-    if (!sampling_->has_complained()) {
+    if (!run_->has_complained()) {
         tell_end();
     }
-    sampling_->stop();
+    run_->stop();
 }
 
 /// Tells why the agent has gone, which said nothing of it.
@@ -417,14 +417,14 @@ void Attach::tell_end() {
     process_->wait_for_change(kLastMomentsMs);
     const bool has_executed = process_->has_executed();
     const bool has_ended = process_->has_ended();
-    if (!sampling_->has_samples()) {
+    if (!run_->has_samples()) {
         const std::string who = make_printable(who_);
-        sampling_->refuse(has_ended ? fmt::format("{} ended while attaching", who)
-                          : has_executed
-                              ? fmt::format("{} executed another program while attaching; if it is "
-                                            "the right one, try again",
-                                            who)
-                              : fmt::format("the agent in {} ended before its first sample", who));
+        run_->refuse(has_ended ? fmt::format("{} ended while attaching", who)
+                     : has_executed
+                         ? fmt::format("{} executed another program while attaching; if it is "
+                                       "the right one, try again",
+                                       who)
+                         : fmt::format("the agent in {} ended before its first sample", who));
         return;
     }
     say("{}; what was sampled until then is in the profile",
@@ -454,29 +454,29 @@ int Attach::run() {
         say("cannot start: {}", describe(status.error()));
         return kExitFailure;
     }
-    auto sampling = Sampling::make(*loop_, options_, *kernel_, pid_);
-    if (!sampling) {
-        if (sampling.error().kind != ErrorKind::kRefused) {
-            say("cannot start: {}", describe(sampling.error()));
+    auto run = ProfilingRun::make(*loop_, options_, *engine_, pid_);
+    if (!run) {
+        if (run.error().kind != ErrorKind::kRefused) {
+            say("cannot start: {}", describe(run.error()));
         }
         return kExitFailure;
     }
-    sampling_ = std::move(*sampling);
+    run_ = std::move(*run);
     if (options_.verbose) {
-        sampling_->on_first_sample([this] {
+        run_->on_first_sample([this] {
             say("process {}: first sample after {:.3f} ms", pid_,
                 static_cast<double>(monotonic_ns() - since_ns_) / 1e6);
         });
     }
-    sampling_->on_agent_gone([this] { on_target_gone(); });
-    sampling_->on_finished([this] {
-        is_good_ = sampling_->write_summary() == Outcome::kGood;
+    run_->on_agent_gone([this] { on_target_gone(); });
+    run_->on_finished([this] {
+        is_good_ = run_->write_summary() == Outcome::kGood;
         loop_->stop();
     });
     if (auto status = begin_injection(); !status) {
         say("cannot start: {}", describe(status.error()));
-        sampling_->on_finished({});
-        sampling_->stop();  // leaves no file
+        run_->on_finished({});
+        run_->stop();  // leaves no file
         return kExitFailure;
     }
     if (auto status = loop_->run(); !status) {
@@ -486,7 +486,7 @@ int Attach::run() {
     if (signal_ != 0) {
         return kExitSignalBase + signal_;
     }
-    if (ending_signal_ != 0 && is_good_ && !sampling_->has_samples()) {
+    if (ending_signal_ != 0 && is_good_ && !run_->has_samples()) {
         return kExitSignalBase + ending_signal_;
     }
     return is_good_ ? 0 : kExitFailure;

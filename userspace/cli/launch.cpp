@@ -21,10 +21,10 @@
 #include "cli/agent_file.h"
 #include "cli/channel.h"
 #include "cli/command.h"
-#include "cli/kernel_side.h"
+#include "cli/engine_choice.h"
 #include "cli/modes.h"
+#include "cli/profiling_run.h"
 #include "cli/program_facts.h"
-#include "cli/sampling.h"
 #include "console/message.h"
 #include "control/control.h"
 #include "isolation/kept_rights.h"
@@ -128,8 +128,8 @@ class Launch {
     Rendezvous rendezvous_;
     EventLoop::Source rendezvous_source_ = 0;
     std::optional<Command> command_;
-    std::optional<KernelSide> kernel_;
-    std::unique_ptr<Sampling> sampling_;
+    std::optional<EngineChoice> engine_;
+    std::unique_ptr<ProfilingRun> run_;
     std::optional<int> command_status_;
     int last_signal_ = 0;  // of those that may ask for the end
     const std::int64_t since_ns_ = monotonic_ns();
@@ -196,20 +196,20 @@ int Launch::run() {
     raise_file_limit();
     // Throws where no thread is to be had: without one, no profile is written.
     std::thread([] {}).join();
-    kernel_.emplace(options_);
-    auto sampling = Sampling::make(*loop_, options_, *kernel_, command_->pid());
-    if (!sampling) {
-        if (sampling.error().kind != ErrorKind::kRefused) {
-            say("cannot start: {}", describe(sampling.error()));
+    engine_.emplace(options_);
+    auto run = ProfilingRun::make(*loop_, options_, *engine_, command_->pid());
+    if (!run) {
+        if (run.error().kind != ErrorKind::kRefused) {
+            say("cannot start: {}", describe(run.error()));
         }
         command_->abandon();
         return kExitFailure;
     }
-    sampling_ = std::move(*sampling);
-    sampling_->on_finished([this] { on_profile_written(); });
-    kernel_->settle();  // the command is not to run before it can be sampled
+    run_ = std::move(*run);
+    run_->on_finished([this] { on_profile_written(); });
+    engine_->settle();  // the command is not to run before it can be sampled
     if (auto status = command_->execute(); !status) {
-        sampling_->stop();  // leaves no file
+        run_->stop();  // leaves no file
         return report_not_executed(options_.command.front(), status.error().system_errno);
     }
     try {
@@ -223,7 +223,7 @@ int Launch::run() {
 
 int Launch::run_beside_command(const std::string& agent) {
     // Now that the command runs, with all its rights.
-    NeededRights needed = sampling_->needed_rights();
+    NeededRights needed = run_->needed_rights();
     needed.signals = true;
     keep_rights_only(needed, options_.verbose);
     if (options_.verbose) {
@@ -269,8 +269,8 @@ void Launch::on_signal(const ReceivedSignal& signal) {
     }
     if (number != SIGUSR1 && number != SIGUSR2) {
         last_signal_ = number;
-        sampling_->note_signal(number);
-        sampling_->hurry(command_status_.has_value());
+        run_->note_signal(number);
+        run_->hurry(command_status_.has_value());
     }
 }
 
@@ -292,7 +292,7 @@ void Launch::on_connect() {
             }
             if (packet.error().kind == ErrorKind::kRefused ||
                 packet.error().system_errno == EMFILE || packet.error().system_errno == ENFILE) {
-                sampling_->miss_agent(packet.error());
+                run_->miss_agent(packet.error());
                 continue;
             }
             close_rendezvous();  // nobody is left that could connect
@@ -308,7 +308,7 @@ void Launch::on_connect() {
         if (auto channel = Channel::adopt(std::move((*packet)->fds.front()))) {
             Sender& sender = (*packet)->sender;
             const pid_t pid = sender.has_gone ? 0 : sender.pid;
-            sampling_->add_agent(std::move(*channel), pid, std::move(sender.process));
+            run_->add_agent(std::move(*channel), pid, std::move(sender.process));
         }
     }
 }
@@ -329,21 +329,21 @@ void Launch::on_command_end() {
         on_connect();  // so that one who came and went is known of
         close_rendezvous();
     }
-    if (sampling_->has_finished()) {
+    if (run_->has_finished()) {
         loop_->stop();
     } else {
-        sampling_->stop();
+        run_->stop();
         if (last_signal_ != 0 && *command_status_ == kExitSignalBase + last_signal_) {
-            sampling_->hurry(false);  // it was the end that was asked for
+            run_->hurry(false);  // it was the end that was asked for
         }
     }
 }
 
 void Launch::on_profile_written() {
-    if (!command_status_ && !sampling_->agents_seen()) {
+    if (!command_status_ && !run_->agents_seen()) {
         return;  // the command could not be executed
     }
-    is_profile_written_ = sampling_->write_summary() != Outcome::kNotWritten;
+    is_profile_written_ = run_->write_summary() != Outcome::kNotWritten;
     close_rendezvous();
     if (command_status_) {
         loop_->stop();
@@ -358,11 +358,11 @@ bool Launch::deliver() {
         sigaddset(&set, number);
     }
     sigprocmask(SIG_UNBLOCK, &set, nullptr);
-    return sampling_->deliver();
+    return run_->deliver();
 }
 
 int Launch::finish() {
-    if (sampling_->agents_seen() == 0) {
+    if (run_->agents_seen() == 0) {
         NoPython facts;
         facts.lived_ns = monotonic_ns() - since_ns_;
         facts.signal = command_->ending_signal() != 0 ? command_->ending_signal() : last_signal_;

@@ -25,6 +25,18 @@ constexpr std::uint64_t kSignalGapNs = 900'000;
 
 static_assert(sizeof(control::Arm::snapshot_layout) == sizeof(echion_snapshot_layout));
 
+std::vector<ThreadOrigin> find_origins(const CpuStateMap& states) {
+    std::vector<ThreadOrigin> origins;
+    for (std::uint32_t slot = 0; slot < states.used(); ++slot) {
+        const auto state = states.read(slot);
+        if (state && !state->ended) {
+            origins.push_back({static_cast<pid_t>(state->session_tid),
+                               static_cast<pid_t>(state->creator_session_tid), state->started_ns});
+        }
+    }
+    return origins;
+}
+
 }  // namespace
 
 bool is_valid(const echion_snapshot_layout& layout) {
@@ -104,7 +116,7 @@ Result<TimerReport> BpfSession::start_timer(Target target, const TimerRequest& r
                                                : impl_->skeleton->progs.on_thread_tick_unrolled);
     ticks.wall_program_fd =
         impl_->has_wall_program ? bpf_program__fd(impl_->skeleton->progs.on_wall_tick) : -1;
-    auto timers = TickEvents::start(ticks, &impl_->states);
+    auto timers = TickEvents::start(ticks, [&] { return find_origins(impl_->states); });
     if (!timers) {
         stop_timer(target);
         return tl::unexpected(timers.error());

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/file_limit.h"
 #include "engine/perf/perf_event.h"
@@ -134,7 +135,7 @@ Result<std::int64_t> PerfTicks::start(pid_t pid, std::uint32_t sampler_tid, int 
     ticks.wall = false;
     ticks.user_only = user_only_;
     stop(pid);
-    auto timers = TickEvents::start(ticks, nullptr);
+    auto timers = TickEvents::start(ticks, [] { return std::vector<ThreadOrigin>(); });
     if (!timers) {
         return tl::unexpected(timers.error());
     }

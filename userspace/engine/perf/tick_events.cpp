@@ -69,7 +69,7 @@ Refusal explain_refusal(pid_t pid, const Error& error) {
     return {"", error};
 }
 
-Result<TickEvents> TickEvents::start(const TickRequest& request, const CpuStateMap* states) {
+Result<TickEvents> TickEvents::start(const TickRequest& request, FindOrigins find_origins) {
     TickEvents timers(request);
     if (request.wall) {
         if (auto status = timers.open_wall_clock(); !status) {
@@ -77,7 +77,7 @@ Result<TickEvents> TickEvents::start(const TickRequest& request, const CpuStateM
         }
     }
     if (request.thread_events) {
-        if (auto status = timers.open_threads(states); !status) {
+        if (auto status = timers.open_threads(find_origins); !status) {
             return tl::unexpected(status.error());
         }
         for (const UniqueFd& event : timers.thread_events_) {
@@ -149,22 +149,15 @@ Status TickEvents::open_thread(pid_t tid) {
     return {};
 }
 
-Status TickEvents::open_threads(const CpuStateMap* states) {
+Status TickEvents::open_threads(FindOrigins find_origins) {
     Error error{ErrorKind::kSystem, ESRCH, "open the target's events"};
     covered_since_[request_.sampler_tid] = ~std::uint64_t{0};  // it gets none
     for (int pass = 0; pass < kMaxPasses; ++pass) {
-        // Who started whom, and when: a thread whose creator was covered then has inherited it.
-        struct Origin {
-            pid_t creator;
-            std::uint64_t started_ns;
-        };
-        std::unordered_map<pid_t, Origin> origins;
-        for (std::uint32_t slot = 0; pass > 0 && states != nullptr && slot < states->used();
-             ++slot) {
-            const auto state = states->read(slot);
-            if (state && !state->ended) {
-                origins[static_cast<pid_t>(state->session_tid)] = {
-                    static_cast<pid_t>(state->creator_session_tid), state->started_ns};
+        // A thread whose creator was covered when it was started has inherited the event.
+        std::unordered_map<pid_t, ThreadOrigin> origins;
+        if (pass > 0) {
+            for (const ThreadOrigin& origin : find_origins()) {
+                origins[origin.tid] = origin;
             }
         }
         bool found_new = false;

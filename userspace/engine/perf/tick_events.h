@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/function_ref.h"
 #include "base/unique_fd.h"
-#include "engine/bpf/cpu_state_map.h"
 #include "engine/host_engine.h"
 
 namespace echion::engine {
@@ -29,6 +29,15 @@ struct TickRequest {
     bool user_only = false;      ///< Events on threads tick in user mode only (perf::TimerOptions).
 };
 
+/// Who started a thread, and when (CLOCK_MONOTONIC).
+struct ThreadOrigin {
+    pid_t tid = 0;
+    pid_t creator = 0;
+    std::uint64_t started_ns = 0;
+};
+/// The origins of the target's threads, as far as they are known by now.
+using FindOrigins = FunctionRef<std::vector<ThreadOrigin>()>;
+
 /// The perf events of one target. They tick, and signal the sampler, as long as this lives; its
 /// descriptors are the only ones.
 ///
@@ -37,8 +46,8 @@ class TickEvents {
   public:
     /// Opens and starts them. kSystem with the errno of perf_event_open when one could not be
     /// opened in CPU mode, where a thread without one would not tick, or not even one in wall mode.
-    /// `states`, if there are any, spare the threads that have inherited an event another one.
-    static Result<TickEvents> start(const TickRequest& request, const CpuStateMap* states);
+    /// `find_origins` spares threads that have inherited an event another one.
+    static Result<TickEvents> start(const TickRequest& request, FindOrigins find_origins);
 
     /// Opens the wall clock's event anew, on a CPU that is there, if its own has gone offline since
     /// the last call, be it for a moment. To be called now and then (a second); does nothing in CPU
@@ -57,7 +66,7 @@ class TickEvents {
 
     Status open_wall_clock();
     bool has_stood_still();
-    Status open_threads(const CpuStateMap* states);
+    Status open_threads(FindOrigins find_origins);
     Status open_thread(pid_t tid);
     Status attach_wall_program();
 

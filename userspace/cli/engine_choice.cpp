@@ -1,4 +1,4 @@
-#include "cli/kernel_side.h"
+#include "cli/engine_choice.h"
 
 #include <errno.h>
 #include <fmt/format.h>
@@ -50,7 +50,7 @@ std::string explain(const engine::Refusal& refusal) {
 /// Whether a process that something could not be had for has ended: then nothing is to be said.
 /// `waits`: a little, for one whose threads are ending; in all so long that processes which want to
 /// be waited for do not make the program deaf.
-bool KernelSide::has_ended(pid_t pid, bool waits) {
+bool EngineChoice::has_ended(pid_t pid, bool waits) {
     constexpr std::int64_t kLastMomentsNs = 200'000'000;
     const auto process = open_process(pid);
     if (!process) {
@@ -64,7 +64,7 @@ bool KernelSide::has_ended(pid_t pid, bool waits) {
     return is_over;
 }
 
-KernelSide::KernelSide(const Options& options) : options_(options) {
+EngineChoice::EngineChoice(const Options& options) : options_(options) {
     for (const engine::EngineKind& kind : engine::engines()) {
         if (kind.open == nullptr) {
             continue;
@@ -98,7 +98,7 @@ KernelSide::KernelSide(const Options& options) : options_(options) {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
-KernelSide::Opened KernelSide::open_best() const {
+EngineChoice::Opened EngineChoice::open_best() const {
     Opened opened;
     for (const engine::EngineKind* kind : wanted_) {
         auto engine = kind->open();
@@ -112,7 +112,7 @@ KernelSide::Opened KernelSide::open_best() const {
     return opened;
 }
 
-void KernelSide::settle() const {
+void EngineChoice::settle() const {
     if (!opening_.valid()) {
         return;
     }
@@ -122,11 +122,11 @@ void KernelSide::settle() const {
     std::move(opened.missing.begin(), opened.missing.end(), std::back_inserter(missing_));
 }
 
-bool KernelSide::is_insisted_on() const {
+bool EngineChoice::is_insisted_on() const {
     return options_.engine != nullptr && options_.engine->open != nullptr;
 }
 
-std::string KernelSide::why_refused(std::optional<pid_t> target) const {
+std::string EngineChoice::why_refused(std::optional<pid_t> target) const {
     if (!is_insisted_on()) {
         return "";
     }
@@ -136,7 +136,7 @@ std::string KernelSide::why_refused(std::optional<pid_t> target) const {
     return target ? engine_->why_not(*target) : "";
 }
 
-std::string KernelSide::why_not_better() const {
+std::string EngineChoice::why_not_better() const {
     settle();
     std::string text;
     for (const Missing& one : missing_) {
@@ -145,12 +145,12 @@ std::string KernelSide::why_not_better() const {
     return text;
 }
 
-tl::unexpected<std::string> KernelSide::refuse(const std::string& why) {
+tl::unexpected<std::string> EngineChoice::refuse(const std::string& why) {
     ++refusals_;
     return tl::unexpected(fmt::format("--engine {} cannot be had: {}", options_.engine->name, why));
 }
 
-tl::expected<std::vector<engine::ExtraFd>, std::string> KernelSide::watch(
+tl::expected<std::vector<engine::ExtraFd>, std::string> EngineChoice::watch(
     const AgentProcess& process) {
     using Fds = std::vector<engine::ExtraFd>;
     const pid_t pid = process.pid();
@@ -188,8 +188,8 @@ tl::expected<std::vector<engine::ExtraFd>, std::string> KernelSide::watch(
     return Fds();
 }
 
-tl::expected<control::Armed, std::string> KernelSide::arm(const AgentProcess& process,
-                                                          const control::Arm& request) {
+tl::expected<control::Armed, std::string> EngineChoice::arm(const AgentProcess& process,
+                                                            const control::Arm& request) {
     const pid_t pid = process.pid();
     Status checked = process.check();
     const bool may_wait = request.signal != control::kNoSignal;
@@ -234,36 +234,36 @@ tl::expected<control::Armed, std::string> KernelSide::arm(const AgentProcess& pr
     return refused;
 }
 
-std::vector<model::CountedCpu> KernelSide::count_cpu(pid_t pid, bool with_living) const {
+std::vector<model::CountedCpu> EngineChoice::count_cpu(pid_t pid, bool with_living) const {
     return has_engine() ? engine_->count_cpu(pid, with_living) : std::vector<model::CountedCpu>();
 }
 
-void KernelSide::forget(pid_t pid) {
+void EngineChoice::forget(pid_t pid) {
     if (has_engine()) {
         engine_->forget(pid);
     }
 }
 
-void KernelSide::note_ended() {
+void EngineChoice::note_ended() {
     if (has_engine()) {
         engine_->note_ended();
     }
 }
 
-void KernelSide::look_at_rate_limit() {
+void EngineChoice::look_at_rate_limit() {
     if (has_engine()) {
         engine_->look_at_rate_limit();
     }
 }
 
-void KernelSide::keep_ticking() {
+void EngineChoice::keep_ticking() {
     look_at_rate_limit();
     if (has_engine()) {
         engine_->keep_ticking();
     }
 }
 
-std::vector<std::string> KernelSide::report() const {
+std::vector<std::string> EngineChoice::report() const {
     std::vector<std::string> lines;
     settle();
     for (const Missing& one : missing_) {

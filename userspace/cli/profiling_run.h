@@ -16,13 +16,13 @@
 #include "cli/agent_process.h"
 #include "cli/complaints.h"
 #include "cli/drain_pace.h"
+#include "cli/engine_choice.h"
 #include "cli/forked_children.h"
-#include "cli/kernel_side.h"
 #include "cli/lost_samplers.h"
 #include "cli/options.h"
 #include "cli/output_watch.h"
 #include "cli/profile.h"
-#include "cli/sampling_summary.h"
+#include "cli/run_summary.h"
 #include "cli/session.h"
 #include "isolation/kept_rights.h"
 #include "platform/event_loop.h"
@@ -36,23 +36,23 @@ constexpr std::int64_t kStartDeadlineNs = 10 * kNanosPerSecond;
 /// their rings from the event loop, ends after the exposure time or when told to, and leaves a
 /// finished profile.
 ///
-///     Sampling::make(loop, options, kernel, pid for the file's name)   the output is open now
+///     ProfilingRun::make(loop, options, engine, pid)            the output is open now
 ///     add_agent(channel, pid) …                                any number, at any time
 ///     stop()            asks all agents to stop; when the last has, or after a bounded wait, and
 ///                       the output has taken all, the handler given to on_finished() runs, once
 ///     hurry()           a user who wants the end: an output that takes nothing is not waited for
 ///     write_summary()   what the user should know, on standard error
-class Sampling {
+class ProfilingRun {
   public:
     /// Opens the output; fails before anything else has happened. kRefused: it cannot be written,
     /// or the kernel refuses what the options insist on, for the process to attach to or for all;
-    /// the user has been told. `kernel` may still be loading, and must live longer.
-    static Result<std::unique_ptr<Sampling>> make(
-        EventLoop& loop, const Options& options, KernelSide& kernel, pid_t pid_for_name,
+    /// the user has been told. `engine` may still be loading, and must live longer.
+    static Result<std::unique_ptr<ProfilingRun>> make(
+        EventLoop& loop, const Options& options, EngineChoice& engine, pid_t pid_for_name,
         std::int64_t start_deadline_ns = kStartDeadlineNs);
-    ~Sampling();
-    Sampling(const Sampling&) = delete;
-    Sampling& operator=(const Sampling&) = delete;
+    ~ProfilingRun();
+    ProfilingRun(const ProfilingRun&) = delete;
+    ProfilingRun& operator=(const ProfilingRun&) = delete;
 
     /// Runs when sampling has finished and the profile is written.
     void on_finished(std::function<void()> handler) { finished_handler_ = std::move(handler); }
@@ -116,7 +116,7 @@ class Sampling {
   private:
     struct Agent;
 
-    Sampling(EventLoop& loop, const Options& options, KernelSide& kernel);
+    ProfilingRun(EventLoop& loop, const Options& options, EngineChoice& engine);
     void drain_all();
     unsigned drain_rings(std::int64_t now_ns);
     void look_at_output(std::int64_t now_ns);
@@ -140,13 +140,13 @@ class Sampling {
     void look_for_lost_samplers(std::int64_t now_ns);
     void replace_agent(pid_t pid);
     void finish();
-    [[nodiscard]] SamplingSummary summary() const;
+    [[nodiscard]] RunSummary summary() const;
 
     EventLoop& loop_;
     Options options_;
     SessionSettings settings_;
     std::unique_ptr<Profile> profile_;
-    KernelSide& kernel_;
+    EngineChoice& engine_;
     std::vector<std::unique_ptr<Agent>> agents_;
     LostSamplers lost_;
     std::optional<Timer> drain_timer_;

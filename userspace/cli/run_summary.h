@@ -3,8 +3,8 @@
 #include <cstdint>
 
 #include "base/error.h"
+#include "cli/engine_choice.h"
 #include "cli/forked_children.h"
-#include "cli/kernel_side.h"
 #include "cli/options.h"
 #include "cli/profile.h"
 
@@ -17,13 +17,13 @@ enum class Outcome {
     kNotWritten,     ///< The profile could not be written.
 };
 
-/// What the user is told on standard error when a run is over. Borrows what Sampling owns.
-class SamplingSummary {
+/// What the user is told on standard error when a run is over. Borrows what ProfilingRun owns.
+class RunSummary {
   public:
     struct Run {
         const Options& options;
         const Profile& profile;
-        const KernelSide& kernel;
+        const EngineChoice& engine;
         const ForkedChildren& children;
         const CutFigures& cut;
         std::uint64_t agents_seen;  ///< that said they are there, whatever became of them
@@ -32,7 +32,7 @@ class SamplingSummary {
         bool leaves_empty_file;     ///< a profile without samples is a file
     };
 
-    explicit SamplingSummary(const Run& run) : run_(run) {}
+    explicit RunSummary(const Run& run) : run_(run) {}
 
     /// What is wrong always; the figures if `verbose` or a terminal reads them. `written`: whether
     /// the output took the whole profile.

@@ -1,5 +1,5 @@
 // Agents that do not do what is waited for: one that never begins, and one whose channel goes.
-#include "cli/sampling.h"
+#include "cli/profiling_run.h"
 
 #include <gmock/gmock.h>
 #include <poll.h>
@@ -114,20 +114,20 @@ class AttachmentTest : public AgentProcessTest {
         options.engine = &engine::own_clock();
         options.output = folder + "/out";
         options.output_is_default = false;
-        kernel.emplace(options);
-        sampling = Sampling::make(loop, options, *kernel, pid, start_deadline_ns).value();
-        sampling->on_agent_gone([this] { sampling->stop(); });
-        sampling->on_finished([this] {
-            outcome = sampling->write_summary();
+        engine.emplace(options);
+        run_ = ProfilingRun::make(loop, options, *engine, pid, start_deadline_ns).value();
+        run_->on_agent_gone([this] { run_->stop(); });
+        run_->on_finished([this] {
+            outcome = run_->write_summary();
             loop.stop();
         });
-        sampling->add_agent(std::move(channel), pid);
+        run_->add_agent(std::move(channel), pid);
     }
     /// What a user's signal does.
     void interrupt() {
-        sampling->note_signal(SIGINT);
-        sampling->leave_no_empty_file();
-        sampling->stop();
+        run_->note_signal(SIGINT);
+        run_->leave_no_empty_file();
+        run_->stop();
     }
     std::string run() {
         testing::internal::CaptureStderr();
@@ -137,8 +137,8 @@ class AttachmentTest : public AgentProcessTest {
 
     EventLoop loop = EventLoop::make().value();
     Options options;
-    std::optional<KernelSide> kernel;
-    std::unique_ptr<Sampling> sampling;
+    std::optional<EngineChoice> engine;
+    std::unique_ptr<ProfilingRun> run_;
     Outcome outcome = Outcome::kGood;
 };
 
@@ -184,7 +184,7 @@ TEST_F(AttachmentTest, OneThatIsInterruptedBeforeItsFirstSampleLeavesNoFile) {
     auto timer = Timer::make(loop, [this] { interrupt(); }).value();
     timer.arm(1);
     EXPECT_THAT(run(), HasSubstr("there is no profile: SIGINT came before the first sample"));
-    EXPECT_FALSE(sampling->has_samples());
+    EXPECT_FALSE(run_->has_samples());
     EXPECT_FALSE(std::filesystem::exists(options.output));
 }
 
@@ -218,9 +218,9 @@ TEST_F(AttachmentTest, OneThatIsInterruptedAfterItsFirstSampleLeavesAProfile) {
         peer.say_started(getpid(), false);
         peer.answer_stop();
     });
-    sampling->on_first_sample([this] { interrupt(); });
+    run_->on_first_sample([this] { interrupt(); });
     (void)run();
-    EXPECT_TRUE(sampling->has_samples());
+    EXPECT_TRUE(run_->has_samples());
     EXPECT_TRUE(std::filesystem::exists(options.output));
 }
 

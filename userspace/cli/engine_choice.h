@@ -20,18 +20,18 @@
 
 namespace echion::cli {
 
-/// The kernel's part of a run: the best engine that this machine and this user's rights have, of
-/// those that the options allow. Without one, agents keep time by themselves. `why_not_better()`
-/// says what stands in the way of the better ones.
+/// The engine of a run: the best that this machine and this user's rights allow, of those that the
+/// options do. Without one, agents keep time by themselves. `why_not_better()` says what stands in
+/// the way of the better ones.
 ///
 /// Engines are opened in a thread of its own until somebody asks for anything here, as that takes a
 /// while: make this object first.
-class KernelSide {
+class EngineChoice {
   public:
     /// Begins to open engines.
-    explicit KernelSide(const Options& options);
-    KernelSide(const KernelSide&) = delete;
-    KernelSide& operator=(const KernelSide&) = delete;
+    explicit EngineChoice(const Options& options);
+    EngineChoice(const EngineChoice&) = delete;
+    EngineChoice& operator=(const EngineChoice&) = delete;
 
     /// Waits until that is over, as all the others do.
     void settle() const;
@@ -46,7 +46,7 @@ class KernelSide {
                             : std::span<const engine::Capability>();
     }
     /// What makes the ticks of processes that are armed.
-    [[nodiscard]] const engine::EngineKind& engine() const {
+    [[nodiscard]] const engine::EngineKind& kind() const {
         return has_engine() ? *kind_ : engine::own_clock();
     }
     /// control::ConfigureFlag of the agent in that process.

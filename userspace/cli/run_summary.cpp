@@ -1,4 +1,4 @@
-#include "cli/sampling_summary.h"
+#include "cli/run_summary.h"
 
 #include <signal.h>
 #include <unistd.h>
@@ -21,7 +21,7 @@ constexpr std::uint64_t kToldStallNs = 500 * kMs;
 
 }  // namespace
 
-void SamplingSummary::tell_not_complete(const Error& error, std::uint64_t kept_bytes) const {
+void RunSummary::tell_not_complete(const Error& error, std::uint64_t kept_bytes) const {
     const auto number = output::find_own_descriptor(run_.options.output);
     const int own = number.value_or(-1);
     const bool is_stream = own == STDOUT_FILENO || own == STDERR_FILENO;
@@ -34,7 +34,7 @@ void SamplingSummary::tell_not_complete(const Error& error, std::uint64_t kept_b
 }
 
 /// Why there is not a single sample.
-void SamplingSummary::tell_empty() const {
+void RunSummary::tell_empty() const {
     std::string why = run_.options.attach_pid ? "sampling was ended before its first sample"
                                               : "Python ended before its first sample";
     if (run_.ending_signal != 0) {
@@ -48,7 +48,7 @@ void SamplingSummary::tell_empty() const {
 }
 
 /// What most of the profile lacks, whoever reads.
-void SamplingSummary::tell_shortfalls() const {
+void RunSummary::tell_shortfalls() const {
     using stream::Counter;
     const ProcessFigures& totals = run_.profile.totals();
     const std::uint64_t samples = run_.profile.total(Counter::kSamples);
@@ -90,7 +90,7 @@ void SamplingSummary::tell_shortfalls() const {
 }
 
 /// Of children that go on with their parent's program nothing is in the profile.
-void SamplingSummary::tell_children() const {
+void RunSummary::tell_children() const {
     constexpr std::size_t kMaxTold = 8;
     if (run_.cut.children == 0) {
         return;
@@ -106,7 +106,7 @@ void SamplingSummary::tell_children() const {
         run_.children.has_living() ? "" : " while it runs");
 }
 
-void SamplingSummary::tell_cuts() const {
+void RunSummary::tell_cuts() const {
     const output::ProfileWriter& writer = run_.profile.writer();
     if (writer.is_full()) {
         say("{} samples did not fit into {} (--max-output)", writer.records_cut(),
@@ -127,7 +127,7 @@ void SamplingSummary::tell_cuts() const {
 }
 
 /// How much was sampled, and what of it is not right.
-void SamplingSummary::tell_figures() const {
+void RunSummary::tell_figures() const {
     std::string lacks;
     for (const stream::CounterInfo& info : stream::kCounters) {
         if (const std::uint64_t count = run_.profile.total(info.counter);
@@ -142,18 +142,18 @@ void SamplingSummary::tell_figures() const {
 }
 
 /// What the kernel refused during the run.
-void SamplingSummary::tell_kernel() const {
-    if (const std::uint64_t refused = run_.kernel.threads_refused(); refused != 0) {
+void RunSummary::tell_kernel() const {
+    if (const std::uint64_t refused = run_.engine.threads_refused(); refused != 0) {
         say("{} threads are not in the kernel's table, which was full or had no memory: {}",
             refused,
             run_.options.cpu ? "their CPU time is missing" : "they were read anew at each tick");
     }
-    if (const auto rate = run_.kernel.lowered_rate()) {
+    if (const auto rate = run_.engine.lowered_rate()) {
         say("{}", rate->text);
     }
 }
 
-Outcome SamplingSummary::write(const Status& written) const {
+Outcome RunSummary::write(const Status& written) const {
     if (!written) {
         tell_not_complete(written.error(), run_.profile.kept_bytes());
         return Outcome::kNotWritten;
@@ -174,11 +174,11 @@ Outcome SamplingSummary::write(const Status& written) const {
             say("  {:<20} {:>12}  {}", info.name, run_.profile.total(info.counter),
                 info.description);
         }
-        for (const std::string& line : run_.kernel.report()) {
+        for (const std::string& line : run_.engine.report()) {
             say("  {}", line);
         }
     }
-    return run_.kernel.refusals() == 0 ? Outcome::kGood : Outcome::kNotAllSampled;
+    return run_.engine.refusals() == 0 ? Outcome::kGood : Outcome::kNotAllSampled;
 }
 
 }  // namespace echion::cli

@@ -1,4 +1,4 @@
-#include "cli/sampling.h"
+#include "cli/profiling_run.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -58,18 +58,16 @@ bool does_not_run(pid_t pid) {
 
 }  // namespace
 
-struct Sampling::Agent {
-    Agent(Sampling& sampling, const SessionSettings& settings, Channel channel,
+struct ProfilingRun::Agent {
+    Agent(ProfilingRun& run, const SessionSettings& settings, Channel channel,
           AgentProcess new_process)
         : process(std::move(new_process)),
           session(
-              *sampling.profile_, settings, std::move(channel), process.pid(),
-              [this, &sampling] { return sampling.kernel_.watch(process); },
-              [this, &sampling](const control::Arm& request) {
-                  return sampling.arm(*this, request);
-              },
-              [this, &sampling](bool with_living) {
-                  return sampling.kernel_.count_cpu(process.pid(), with_living);
+              *run.profile_, settings, std::move(channel), process.pid(),
+              [this, &run] { return run.engine_.watch(process); },
+              [this, &run](const control::Arm& request) { return run.arm(*this, request); },
+              [this, &run](bool with_living) {
+                  return run.engine_.count_cpu(process.pid(), with_living);
               }) {
         session.set_start_ticks(process.start_ticks());
     }
@@ -83,8 +81,8 @@ struct Sampling::Agent {
     bool is_detached = false;
 };
 
-Sampling::Sampling(EventLoop& loop, const Options& options, KernelSide& kernel)
-    : loop_(loop), options_(options), kernel_(kernel) {
+ProfilingRun::ProfilingRun(EventLoop& loop, const Options& options, EngineChoice& engine)
+    : loop_(loop), options_(options), engine_(engine) {
     settings_.interval_ns = options_.interval_ns;
     settings_.mode = options_.cpu ? control::Mode::kCpu : control::Mode::kWall;
     settings_.flags = options_.stealth ? control::kStealth : 0U;
@@ -92,13 +90,13 @@ Sampling::Sampling(EventLoop& loop, const Options& options, KernelSide& kernel)
     settings_.max_frames = options_.max_frames;
 }
 
-Sampling::~Sampling() = default;
+ProfilingRun::~ProfilingRun() = default;
 
-Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options& options,
-                                                 KernelSide& kernel, pid_t pid_for_name,
-                                                 std::int64_t start_deadline_ns) {
-    std::unique_ptr<Sampling> sampling(new Sampling(loop, options, kernel));
-    Sampling* self = sampling.get();
+Result<std::unique_ptr<ProfilingRun>> ProfilingRun::make(EventLoop& loop, const Options& options,
+                                                         EngineChoice& engine, pid_t pid_for_name,
+                                                         std::int64_t start_deadline_ns) {
+    std::unique_ptr<ProfilingRun> run(new ProfilingRun(loop, options, engine));
+    ProfilingRun* self = run.get();
     self->start_deadline_ns_ = start_deadline_ns;
     const std::pair<std::optional<Timer>*, EventLoop::Handler> timers[] = {
         {&self->drain_timer_, [self] { self->drain_all(); }},
@@ -118,7 +116,7 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
         }
         timer->emplace(std::move(*made));
     }
-    if (const std::string why = self->kernel_.why_refused(options.attach_pid); !why.empty()) {
+    if (const std::string why = self->engine_.why_refused(options.attach_pid); !why.empty()) {
         say("--engine {} cannot be had: {}; or leave --engine out for the best that is allowed",
             options.engine->name, why);
         return fail(ErrorKind::kRefused, "the engine asked for is refused");
@@ -128,11 +126,11 @@ Result<std::unique_ptr<Sampling>> Sampling::make(EventLoop& loop, const Options&
         return tl::unexpected(profile.error());
     }
     self->profile_ = std::move(*profile);
-    return sampling;
+    return run;
 }
 
-void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd descriptor,
-                         const std::optional<ProgramImage>& image) {
+void ProfilingRun::add_agent(Channel channel, pid_t pid, UniqueFd descriptor,
+                             const std::optional<ProgramImage>& image) {
     ++agents_seen_;
     if (stopping_) {
         return;  // closing the channel tells it
@@ -155,7 +153,7 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd descriptor,
         return;
     }
     SessionSettings settings = settings_;
-    settings.flags |= kernel_.agent_flags(*process);
+    settings.flags |= engine_.agent_flags(*process);
     agents_.push_back(
         std::make_unique<Agent>(*this, settings, std::move(channel), std::move(*process)));
     Agent& agent = *agents_.back();
@@ -188,22 +186,22 @@ void Sampling::add_agent(Channel channel, pid_t pid, UniqueFd descriptor,
     }
 }
 
-void Sampling::miss_agent(const Error& error) {
+void ProfilingRun::miss_agent(const Error& error) {
     ++agents_seen_;
     complaints_.tell("a Python process is not sampled: {}", describe(error));
 }
 
-void Sampling::refuse(const std::string& why) { complaints_.tell("{}", why); }
+void ProfilingRun::refuse(const std::string& why) { complaints_.tell("{}", why); }
 
-NeededRights Sampling::needed_rights() const {
+NeededRights ProfilingRun::needed_rights() const {
     NeededRights needed;
-    needed.engine = kernel_.needed_capabilities();
+    needed.engine = engine_.needed_capabilities();
     needed.other_processes = true;  // where the system hides them from others (hidepid)
     needed.output = output::find_own_descriptor(options_.output) ? "" : profile_->path();
     return needed;
 }
 
-void Sampling::replace_agent(pid_t pid) {
+void ProfilingRun::replace_agent(pid_t pid) {
     // A process has one agent. The former one went with its program; that its channel has not hung
     // up is because somebody else, a child of that program, holds it, too.
     const auto former = std::find_if(agents_.begin(), agents_.end(), [pid](const auto& agent) {
@@ -217,16 +215,16 @@ void Sampling::replace_agent(pid_t pid) {
     }
 }
 
-tl::expected<control::Armed, std::string> Sampling::arm(const Agent& agent,
-                                                        const control::Arm& request) {
-    auto answer = kernel_.arm(agent.process, request);
+tl::expected<control::Armed, std::string> ProfilingRun::arm(const Agent& agent,
+                                                            const control::Arm& request) {
+    auto answer = engine_.arm(agent.process, request);
     if (answer && answer->armed != 0) {
-        profile_->note_ticks(kernel_.engine().profile_name, answer->interval_ns);
+        profile_->note_ticks(engine_.kind().profile_name, answer->interval_ns);
     }
     return answer;
 }
 
-void Sampling::after_event(Agent& agent) {
+void ProfilingRun::after_event(Agent& agent) {
     if (agent.session.is_cut_off() && agent.channel_source != 0) {
         release_channel(agent);
         if (options_.verbose) {
@@ -239,7 +237,7 @@ void Sampling::after_event(Agent& agent) {
     }
     if (agent.session.was_sampled() && !std::exchange(agent.is_begun, true)) {
         if (options_.verbose) {
-            tell_about_agent(agent.session, kernel_);
+            tell_about_agent(agent.session, engine_);
         }
     }
     if (agent.session.has_ended()) {
@@ -263,13 +261,13 @@ void Sampling::after_event(Agent& agent) {
     }
 }
 
-void Sampling::begin_exposure() {
+void ProfilingRun::begin_exposure() {
     if (options_.exposure_ns && !std::exchange(exposure_begun_, true)) {
         exposure_timer_->arm(*options_.exposure_ns);
     }
 }
 
-void Sampling::end_exposure() {
+void ProfilingRun::end_exposure() {
     // Not without a sample, if one comes before the start's deadline.
     exposure_over_ = true;
     if (first_sample_told_) {
@@ -277,7 +275,7 @@ void Sampling::end_exposure() {
     }
 }
 
-void Sampling::drain_all() {
+void ProfilingRun::drain_all() {
     if (is_finishing_) {
         return;
     }
@@ -287,7 +285,7 @@ void Sampling::drain_all() {
     if (stopping_) {
         ending_cpu_ns_ += read_clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_before_ns;
     }
-    kernel_.note_ended();
+    engine_.note_ended();
     const std::int64_t drained_ns = monotonic_ns();
     if (drained_ns >= next_children_ns_ || now >= next_flush_ns_) {
         look_at_children(now >= next_flush_ns_, drained_ns + kChildrenNs);
@@ -301,7 +299,7 @@ void Sampling::drain_all() {
             }
         }
         profile_->flush();
-        kernel_.keep_ticking();
+        engine_.keep_ticking();
         stop_deserted();
         look_at_processes(now);
         look_for_lost_samplers(now);
@@ -326,7 +324,7 @@ void Sampling::drain_all() {
 
 /// Each in its turn, as far as the time reaches; the next time goes on from there. Returns how full
 /// the fullest was.
-unsigned Sampling::drain_rings(std::int64_t now_ns) {
+unsigned ProfilingRun::drain_rings(std::int64_t now_ns) {
     const std::int64_t until_ns = now_ns + kDrainAllNs;
     unsigned fullest = 0;
     std::size_t drained = 0;
@@ -343,7 +341,7 @@ unsigned Sampling::drain_rings(std::int64_t now_ns) {
     return fullest;
 }
 
-void Sampling::look_at_output(std::int64_t now_ns) {
+void ProfilingRun::look_at_output(std::int64_t now_ns) {
     output_watch_.look(
         {profile_->is_behind(), profile_->waiting_bytes(), profile_->written_bytes()},
         !agents_.empty(), now_ns);
@@ -352,7 +350,7 @@ void Sampling::look_at_output(std::int64_t now_ns) {
 
 /// What processes can make this program hold and write is bounded for the run. The process that
 /// takes most of it pays first.
-void Sampling::keep_bounds() {
+void ProfilingRun::keep_bounds() {
     for (;;) {
         std::size_t total = 0;
         Agent* largest = nullptr;
@@ -389,13 +387,13 @@ void Sampling::keep_bounds() {
     }
 }
 
-void Sampling::end_agent(Agent& agent, std::string complaint) {
+void ProfilingRun::end_agent(Agent& agent, std::string complaint) {
     ++cut_.processes;
     agent.session.end_at_once(std::move(complaint));
     remove(agent);
 }
 
-void Sampling::stop_deserted() {
+void ProfilingRun::stop_deserted() {
     // A sampler that the kernel wakes for CPU time only would not see that it is the last thread
     // there is, and keep the process from ending.
     for (const auto& agent : agents_) {
@@ -407,7 +405,7 @@ void Sampling::stop_deserted() {
     }
 }
 
-void Sampling::look_at_children(bool at_all_threads, std::int64_t until_ns) {
+void ProfilingRun::look_at_children(bool at_all_threads, std::int64_t until_ns) {
     std::vector<ForkedChildren::Key> parents;
     for (const auto& agent : agents_) {
         if (agent->session.was_sampled() && !agent->is_detached) {
@@ -417,7 +415,7 @@ void Sampling::look_at_children(bool at_all_threads, std::int64_t until_ns) {
     children_.look(parents, at_all_threads, until_ns);
 }
 
-void Sampling::look_at_processes(std::int64_t now_ns) {
+void ProfilingRun::look_at_processes(std::int64_t now_ns) {
     for (const auto& agent : agents_) {
         Session& session = agent->session;
         if (session.state() == Session::State::kWaiting &&
@@ -448,7 +446,7 @@ void Sampling::look_at_processes(std::int64_t now_ns) {
     }
 }
 
-void Sampling::look_for_lost_samplers(std::int64_t now_ns) {
+void ProfilingRun::look_for_lost_samplers(std::int64_t now_ns) {
     const auto is_sampled = [this](pid_t pid) {
         return std::ranges::any_of(
             agents_, [pid](const auto& agent) { return agent->process.pid() == pid; });
@@ -462,7 +460,7 @@ void Sampling::look_for_lost_samplers(std::int64_t now_ns) {
     });
 }
 
-void Sampling::settle_ended() {
+void ProfilingRun::settle_ended() {
     for (std::size_t i = agents_.size(); i-- > 0;) {
         if (i >= agents_.size()) {
             continue;  // a handler has removed others
@@ -475,23 +473,23 @@ void Sampling::settle_ended() {
     }
 }
 
-void Sampling::release_channel(Agent& agent) {
+void ProfilingRun::release_channel(Agent& agent) {
     loop_.remove(std::exchange(agent.channel_source, 0));
     agent.session.release_channel();
 }
 
 /// Of an agent that has nothing more to say. What its ring holds may still be to be taken; its
 /// process may have another agent meanwhile.
-void Sampling::detach(Agent& agent) {
+void ProfilingRun::detach(Agent& agent) {
     if (std::exchange(agent.is_detached, true)) {
         return;
     }
-    kernel_.forget(agent.session.pid());
+    engine_.forget(agent.session.pid());
     release_channel(agent);
     loop_.remove(std::exchange(agent.process_source, 0));
 }
 
-void Sampling::remove(Agent& agent) {
+void ProfilingRun::remove(Agent& agent) {
     const Session& session = agent.session;
     // What has not begun when sampling is ended does not begin any more: its sampler may have gone.
     const bool is_given_up = stopping_ && !session.was_sampled();
@@ -523,7 +521,7 @@ void Sampling::remove(Agent& agent) {
     }
 }
 
-void Sampling::stop() {
+void ProfilingRun::stop() {
     if (std::exchange(stopping_, true)) {
         return;
     }
@@ -544,7 +542,7 @@ void Sampling::stop() {
     }
 }
 
-void Sampling::hurry(bool may_force) {
+void ProfilingRun::hurry(bool may_force) {
     if (!stopping_) {
         return;  // the command's, which goes on
     }
@@ -556,7 +554,7 @@ void Sampling::hurry(bool may_force) {
     }
 }
 
-void Sampling::end_all_at_once() {
+void ProfilingRun::end_all_at_once() {
     while (!agents_.empty()) {
         agents_.back()->session.end_at_once();
         remove(*agents_.back());
@@ -564,7 +562,7 @@ void Sampling::end_all_at_once() {
 }
 
 /// While the end is waited for: tells what it waits for, and ends it.
-void Sampling::watch_output() {
+void ProfilingRun::watch_output() {
     if (finished_) {
         return;
     }
@@ -581,13 +579,13 @@ void Sampling::watch_output() {
     output_timer_->arm(kWatchEveryNs);
 }
 
-void Sampling::give_up_output() {
+void ProfilingRun::give_up_output() {
     end_all_at_once();
     profile_->give_up();
     complete();
 }
 
-void Sampling::finish() {
+void ProfilingRun::finish() {
     if (std::exchange(is_finishing_, true)) {
         return;
     }
@@ -601,12 +599,12 @@ void Sampling::finish() {
     deadline_timer_->disarm();
     // Python that ended before its first tick leaves a profile without samples; what is no Python,
     // or cannot be sampled, leaves none.
-    kernel_.look_at_rate_limit();
+    engine_.look_at_rate_limit();
     children_.settle();
     cut_.children = children_.count();
-    const auto rate = kernel_.lowered_rate();
+    const auto rate = engine_.lowered_rate();
     profile_->begin_finish(agents_seen_ != 0 && complaints_.count() == 0 && leaves_empty_file_,
-                           {kernel_.threads_refused(), rate ? rate->ticks_per_second : 0}, cut_);
+                           {engine_.threads_refused(), rate ? rate->ticks_per_second : 0}, cut_);
     if (!profile_->has_ended()) {
         if (auto source = loop_.add(profile_->ended_fd(), [this] { complete(); })) {
             output_source_ = *source;
@@ -618,7 +616,7 @@ void Sampling::finish() {
 }
 
 /// The output has taken all, or is given up.
-void Sampling::complete() {
+void ProfilingRun::complete() {
     if (std::exchange(finished_, true)) {
         return;
     }
@@ -630,14 +628,14 @@ void Sampling::complete() {
     }
 }
 
-SamplingSummary Sampling::summary() const {
-    return SamplingSummary({options_, *profile_, kernel_, children_, cut_, agents_seen_,
-                            complaints_.count(), ending_signal_, leaves_empty_file_});
+RunSummary ProfilingRun::summary() const {
+    return RunSummary({options_, *profile_, engine_, children_, cut_, agents_seen_,
+                       complaints_.count(), ending_signal_, leaves_empty_file_});
 }
 
-Outcome Sampling::write_summary() { return summary().write(profile_status_); }
+Outcome ProfilingRun::write_summary() { return summary().write(profile_status_); }
 
-bool Sampling::deliver() {
+bool ProfilingRun::deliver() {
     if (const Status status = profile_->deliver(); !status) {
         summary().tell_not_complete(status.error(), profile_->delivered_bytes());
         return false;
