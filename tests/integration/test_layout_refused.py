@@ -10,7 +10,7 @@ import pytest
 from attach_support import Target, catches, start_target
 from interpreters import Interpreter
 from runner import TARGETS, Echion
-from whereabouts import Where
+from whereabouts import Where, wait_until
 
 # A field that Python itself does not look at meanwhile stands for one that has been moved: the file's
 # name in each code object of the stack. They are given back before the end.
@@ -64,15 +64,22 @@ def other_layout(every_python: Interpreter, tmp_path: pathlib.Path, request: pyt
         assert target.finish()["changed"] >= 2
 
 
+def foreign_descriptors(target: Target) -> set[str]:
+    """Without its standard streams, and that which ctypes has of a newer libffi."""
+    found = {number for number, path in target.descriptors().items() if "libffi" not in path}
+    return found - {"0", "1", "2"}
+
+
 def test_attaching_is_refused(echion: Echion, other_layout: Target) -> None:
-    threads, descriptors = other_layout.threads(), other_layout.descriptors()
+    threads = other_layout.threads()
     result = echion.run(["-p", str(other_layout.pid)], "-x", "20", "-i", "100")
     assert result.returncode == 1
     text = result.output.read_text() if result.output.exists() else ""
     assert not any(line.startswith("P") for line in text.splitlines()), "a sample was taken"
     assert all(word in result.stderr for word in WORDS), result.stderr
     other_layout.wait_for_threads(threads)
-    assert other_layout.descriptors() == descriptors
+    # The target's own word to the test may still be going out.
+    wait_until(lambda: foreign_descriptors(other_layout) == set(), "it has its own descriptors alone")
     assert not catches(other_layout.pid, signal.SIGQUIT)
 
 
