@@ -23,6 +23,7 @@ class Interpreter:
 
     path: str
     version: tuple[int, int, int]
+    is_free_threaded: bool = False
 
     @property
     def minor(self) -> tuple[int, int]:
@@ -30,14 +31,24 @@ class Interpreter:
 
     @property
     def has_own_c_library(self) -> bool:
-        """Whether it runs with another C library than the machine's: one of scripts/pythons."""
-        return os.path.realpath(self.path).startswith(os.path.realpath(made_folder()) + os.sep)
+        """Whether it runs with another C library than the machine's: one of a suite's packages."""
+        return not self.is_free_threaded and os.path.realpath(self.path).startswith(os.path.realpath(made_folder()) + os.sep)
 
     @property
     def name(self) -> str:
         """For a test's id: the version, and where two have the same, the folder too."""
-        version = ".".join(map(str, self.version))
+        version = ".".join(map(str, self.version)) + "t" * self.is_free_threaded
         return f"{version}-system" if self.path.startswith("/usr/") else version
+
+
+    def is_called(self, word: str) -> bool:
+        """Whether the word is its version or the first numbers of that, with a t behind them where it
+        is free-threaded: 3.14, 3.14.7t."""
+        numbers = ".".join(map(str, self.version)) + "."
+        is_free_threaded = word.endswith("t")
+        return self.is_free_threaded == is_free_threaded and numbers.startswith(
+            word.removesuffix("t") + "."
+        )
 
 
 def made_folder() -> str:
@@ -46,10 +57,14 @@ def made_folder() -> str:
     return os.environ.get("ECHION_PYTHONS") or os.path.join(cache, "test-pythons")
 
 
+def _named() -> list[str]:
+    named = os.environ.get("ECHION_TEST_PYTHONS", "")
+    return [path for path in named.replace(",", os.pathsep).split(os.pathsep) if path]
+
+
 def _candidates() -> list[str]:
-    named = os.environ.get("ECHION_TEST_PYTHONS")
-    if named:
-        return [path for path in named.replace(",", os.pathsep).split(os.pathsep) if path]
+    if named := _named():
+        return named
     pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
     found = sorted(glob.glob(os.path.join(pyenv, "versions", "*", "bin", "python3")))
     names = ["python3"] + [f"python3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1)]
@@ -68,17 +83,31 @@ def _query(path: str) -> Interpreter | None:
         return None
     name, *version, pointer_bytes, abi_flags, executable = answer.strip().split("|")
     numbers = tuple(map(int, version))
-    if name != "cpython" or pointer_bytes != "8" or "t" in abi_flags:
+    if name != "cpython" or pointer_bytes != "8" or not OLDEST <= numbers[:2] <= NEWEST:
         return None
     # Where the path is a script that chooses an interpreter, this is the one that it chose.
-    return Interpreter(executable, numbers) if OLDEST <= numbers[:2] <= NEWEST else None
+    return Interpreter(executable, numbers, "t" in abi_flags)
 
 
 @functools.lru_cache(maxsize=None)
 def find_interpreters() -> tuple[Interpreter, ...]:
-    """Every supported interpreter found, oldest first, each file once."""
+    """Every supported interpreter found, oldest first, each file once: those with a GIL, unless
+    others are named (ECHION_TEST_PYTHONS)."""
     found: dict[str, Interpreter] = {}
     for path in _candidates():
-        if interpreter := _query(path):
+        interpreter = _query(path)
+        if interpreter and (_named() or not interpreter.is_free_threaded):
             found.setdefault(os.path.realpath(interpreter.path), interpreter)
     return tuple(sorted(found.values(), key=lambda one: (one.version, one.path)))
+
+
+@functools.lru_cache(maxsize=None)
+def find_free_threaded() -> tuple[Interpreter, ...]:
+    """Those without a GIL that scripts/pythons has made, oldest first."""
+    paths = glob.glob(os.path.join(made_folder(), "*", "usr", "bin", "python3.??t"))
+    found = (_query(path) for path in _named() or paths)
+    return tuple(
+        sorted(
+            (one for one in found if one and one.is_free_threaded), key=lambda one: one.version
+        )
+    )

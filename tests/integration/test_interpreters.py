@@ -8,9 +8,10 @@ import subprocess
 
 import pytest
 
-from interpreters import NEWEST, OLDEST, find_interpreters, made_folder
+from interpreters import NEWEST, OLDEST, find_free_threaded, find_interpreters, made_folder
 
 MADE = ((3, 14), (3, 15))  # by scripts/pythons
+MADE_FREE_THREADED = ((3, 13), (3, 14), (3, 15))  # likewise
 
 
 @pytest.mark.parametrize("minor", range(OLDEST[1], NEWEST[1] + 1))
@@ -26,3 +27,20 @@ def test_there_is_an_interpreter_of_each_supported_version(minor: int) -> None:
     for path in found:
         told = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
         assert told.stdout.startswith(f"Python 3.{minor}.")
+
+
+@pytest.mark.parametrize("minor", MADE_FREE_THREADED, ids=lambda minor: "%d.%dt" % minor)
+def test_there_is_a_free_threaded_build_of_each_version_that_has_one(minor: tuple[int, int]) -> None:
+    found = [one for one in find_free_threaded() if one.minor == minor]
+    name = "python%d.%dt" % minor
+    made = glob.glob(os.path.join(made_folder(), "*", "usr", "bin", name))
+    assert found or not made or os.environ.get("ECHION_TEST_PYTHONS"), f"{made} do not run"
+    if not found:
+        pytest.skip(f"no {name} is tested with: scripts/pythons makes one")
+    told = subprocess.run(
+        [found[0].path, "-c", "import sys; print(sys._is_gil_enabled())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "False\n"
