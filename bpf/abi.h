@@ -134,6 +134,7 @@ ECHION_ABI_ASSERT(sizeof(struct echion_thread) == ECHION_ENTRY_BYTES, "thread en
 #define ECHION_SNAPSHOT_FRAMES 128u
 /* The part of a frame object that holds the fields below; the largest (3.8) needs 108. */
 #define ECHION_FRAME_BYTES 128u
+#define ECHION_MAX_CODE_UNITS (1u << 27) /* of two bytes; no code object has more */
 /* The part of a PyThreadState that holds the fields below; the largest (3.11) needs 256. */
 #define ECHION_THREAD_STATE_BYTES 256u
 /* Of the data stack (3.11 and later) so much is copied at a time: 25 to 40 frames, for what six
@@ -173,14 +174,22 @@ struct echion_snapshot_layout {
     __u16 frame_owner;        /* of a byte */
     __u16 owner_without_code; /* frames with that byte or more are left out; ECHION_ABSENT: none */
     __u16 instruction_shift;  /* 64 less the bits of the instruction field (f_lasti: 32) */
-    __u16 reserved16[2];
-    __u64 reserved[2];
+    __u16 frame_tlbc;    /* of an int32: which copy of its bytecode a frame runs, 0: that in the
+                          * code object; below frame_bytes; 0: there are no copies */
+    __u16 code_tag;      /* bits of a frame's code that are no part of the address; the next
+                          * four count where there are copies */
+    __u16 code_size;     /* in PyCodeObject: its code units (ob_size, 64 bits) */
+    __u16 code_tlbc;     /* likewise: the _PyCodeArray* that has the copies */
+    __u16 code_adaptive; /* likewise: its own bytecode */
+    __u16 tlbc_entries;  /* in _PyCodeArray, behind their number (64 bits): pointers to them */
+    __u64 reserved;
 };
 
 struct echion_frame {
     __u64 frame;       /* address */
     __u64 code;        /* PyCodeObject*, perhaps with a tag, not checked */
-    __u64 instruction; /* as the frame has it, sign-extended */
+    __u64 instruction; /* as the frame has it, sign-extended; of a copy of the bytecode: the same
+                        * place in the code object */
 };
 
 enum echion_snapshot_end {

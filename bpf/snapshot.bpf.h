@@ -61,6 +61,37 @@ static __always_inline __u32 find_frame(struct snapshot_scratch* buffer, __u64 f
                                                                                 : SINGLE;
 }
 
+/* From the copy of the bytecode that a frame runs (0: the code object's own) to the same place in
+ * the code object; false where the instruction is outside of that copy, or it cannot be read. See
+ * FrameWalker::move_to_code(). */
+static __always_inline bool move_to_code(const struct echion_snapshot_layout* layout, __u32 index,
+                                         struct echion_frame* frame) {
+    const __u64 code = frame->code & ~(__u64)layout->code_tag;
+    const __u64 own = code + layout->code_adaptive;
+    __u64 bytecode = own;
+    __u64 units = 0;
+    if (!read_pointer(code + layout->code_size, ~0ULL, &units) || units > ECHION_MAX_CODE_UNITS) {
+        return false;
+    }
+    if (index) {
+        __u64 array = 0;
+        __u64 count = 0;
+        if (!read_pointer(code + layout->code_tlbc, ~0ULL, &array) ||
+            !read_pointer(array, ~0ULL, &count) || index >= count ||
+            !read_pointer(array + layout->tlbc_entries + 8ULL * index, ~0ULL, &bytecode) ||
+            !bytecode) {
+            return false;
+        }
+    }
+    /* Before the first instruction stands the one before it. */
+    const __u64 from_before = frame->instruction - bytecode + 2;
+    if (from_before >= 2 * units + 2) {
+        return false;
+    }
+    frame->instruction = own + from_before - 2;
+    return true;
+}
+
 struct walk {
     struct snapshot_scratch* buffer;
     const struct echion_snapshot_layout* layout;
@@ -91,6 +122,13 @@ static __always_inline bool walk_frame(const struct walk* walk) {
         out->code = load_field(buffer, place, layout->frame_code) & layout->pointer_mask;
         out->instruction =
             (__s64)(load_field(buffer, place, layout->frame_instruction) << shift) >> shift;
+        if (layout->frame_tlbc) {
+            const __u32 tlbc = (__u32)load_field(buffer, place, layout->frame_tlbc);
+            if (!move_to_code(layout, tlbc, out)) {
+                STORE(head->end, ECHION_SNAPSHOT_FAULT);
+                return false;
+            }
+        }
         STORE(head->frame_count, (__u16)(index + 1));
     }
     STORE(head->next, load_field(buffer, place, layout->frame_previous) & layout->pointer_mask);

@@ -3,10 +3,10 @@
 
 What is in a row is the table of layout_fields.py; layout_probe.py has the numbers printed by a C
 program that is compiled against each interpreter's installed headers, for each ABI (LP64, ILP32).
-Here they become designated initialisers in userspace/cpython/layouts_lp64.inc and
-layouts_ilp32.inc.
+Here they become designated initialisers in userspace/cpython/layouts_lp64.inc, layouts_ilp32.inc
+and, of free-threaded builds, layouts_lp64t.inc.
 
-    scripts/gen_layouts.py                      rows of all pyenv interpreters found
+    scripts/gen_layouts.py                      rows of pyenv's interpreters and scripts/pythons'
     scripts/gen_layouts.py --python PATH ...    rows of these interpreters; the others stay
     scripts/gen_layouts.py --check              compare with what is committed, write nothing
 
@@ -28,6 +28,8 @@ from layout_probe import ABIS, Interpreter, run_probe
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "userspace" / "cpython"
 ABSENT = "kAbsent"
+# Not covered by the size of what is read of their structure.
+READ_ALONE = ("interpreter.next_version", "interpreter.stop_requester")
 WIDTH = 100
 
 
@@ -50,15 +52,20 @@ def row_text(interpreter, abi):
     values = run_probe(interpreter, abi)
     lines = ["// CPython %s" % interpreter.tag(), "{"]
     lines.append(
-        "    .major = %d, .minor = %d, .pointer_bytes = %d,"
-        % (interpreter.version[0], minor, 8 if abi == "lp64" else 4)
+        "    .major = %d, .minor = %d, .pointer_bytes = %d, .free_threaded = %s,"
+        % (
+            interpreter.version[0],
+            minor,
+            4 if abi == "ilp32" else 8,
+            "true" if interpreter.free_threaded else "false",
+        )
     )
     for struct in STRUCTS:
         cover = max(
             [
                 end
                 for name, (_, end) in values.items()
-                if name.split(".")[0] == struct.member and name != "interpreter.next_version"
+                if name.split(".")[0] == struct.member and name not in READ_ALONE
             ]
             + [0]
         )
@@ -67,7 +74,7 @@ def row_text(interpreter, abi):
             cover = max(values["type." + f][1] for f in ("tp_flags", "tp_dictoffset"))
         pieces = []
         for field, by_version in struct.fields:
-            text = pick(by_version, minor)
+            text = pick(by_version, minor, interpreter.free_threaded)
             if text is None:
                 shown = ABSENT
             elif text == "@cover":
@@ -123,6 +130,10 @@ def without_tag(text):
 def default_interpreters():
     versions = os.path.join(os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")), "versions")
     found = sorted(glob.glob(os.path.join(versions, "3.*", "bin", "python3")))
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    made = os.environ.get("ECHION_PYTHONS") or os.path.join(cache, "test-pythons")
+    for name in ("python3.??", "python3.??t"):
+        found += sorted(glob.glob(os.path.join(made, "*", "usr", "bin", name)))
     return found
 
 

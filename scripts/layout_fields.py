@@ -17,6 +17,13 @@ def until(minor, text):
     return {(0, minor): text}
 
 
+class FreeThreadedOnly:
+    """A choice by version of a field that only free-threaded builds have."""
+
+    def __init__(self, choices):
+        self.choices = choices
+
+
 class Struct:
     """One structure of layout.h.
 
@@ -34,8 +41,10 @@ class Struct:
         self.fields = fields
 
 
-def pick(choices, minor):
+def pick(choices, minor, free_threaded=False):
     """The choice for 3.`minor`, or None."""
+    if isinstance(choices, FreeThreadedOnly):
+        return pick(choices.choices, minor) if free_threaded else None
     if not isinstance(choices, dict):
         return choices
     for (first, last), value in choices.items():
@@ -94,6 +103,7 @@ STRUCTS = [
             ("ceval_gil", since(12, "ceval.gil")),
             ("gc_collecting", since(9, "gc.collecting")),
             ("next_version", since(13, "func_state.next_version")),
+            ("stop_requester", FreeThreadedOnly(since(13, "stoptheworld.requester"))),
         ],
     ),
     Struct(
@@ -123,6 +133,7 @@ STRUCTS = [
             ("id", "id"),
             ("datastack_chunk", since(11, "datastack_chunk")),
             ("datastack_top", since(11, "datastack_top")),
+            ("state", FreeThreadedOnly(since(13, "state"))),
         ],
     ),
     Struct(
@@ -150,6 +161,7 @@ STRUCTS = [
                 {(8, 10): "f_lasti", (11, 12): "prev_instr", (13, 99): "instr_ptr"},
             ),
             ("owner", since(11, "owner")),
+            ("tlbc_index", FreeThreadedOnly(since(14, "tlbc_index"))),
             ("is_entry", {(11, 11): "is_entry"}),
             (
                 "owner_without_code",
@@ -190,6 +202,8 @@ STRUCTS = [
             ("firstlineno", "co_firstlineno"),
             ("version", since(12, "co_version")),
             ("code_adaptive", since(11, "co_code_adaptive")),
+            ("tlbc", FreeThreadedOnly(since(14, "co_tlbc"))),
+            ("tlbc_entries", FreeThreadedOnly(since(14, "=offsetof(_PyCodeArray, entries)"))),
             (
                 "line_table_kind",
                 {
@@ -204,7 +218,13 @@ STRUCTS = [
         "object",
         "Include/object.h",
         "PyVarObject",
-        [("size", "=sizeof(PyObject)"), ("ob_type", "ob_base.ob_type"), ("ob_size", "ob_size")],
+        [
+            ("size", "=sizeof(PyObject)"),
+            ("ob_type", "ob_base.ob_type"),
+            ("ob_size", "ob_size"),
+            ("ob_ref_local", FreeThreadedOnly(since(13, "ob_base.ob_ref_local"))),
+            ("ob_ref_shared", FreeThreadedOnly(since(13, "ob_base.ob_ref_shared"))),
+        ],
     ),
     Struct(
         "type",

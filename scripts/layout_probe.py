@@ -12,7 +12,8 @@ import tempfile
 
 from layout_fields import STRUCTS, SUPPORTED, pick
 
-ABIS = {"lp64": "-m64", "ilp32": "-m32"}
+# The sets of rows, each of an ABI; the last one is of builds without a GIL, whose structures differ.
+ABIS = {"lp64": "-m64", "ilp32": "-m32", "lp64t": "-m64"}
 
 # 3.8 to 3.10 keep these structures in source files that are not installed. Declared here from the
 # CPython sources of those versions (Objects/dict-common.h, Objects/moduleobject.c); the tests that
@@ -124,7 +125,8 @@ class Interpreter:
         version, include, free_threaded, debug = json.loads(out)
         self.version = tuple(version)
         self.include = pathlib.Path(include)
-        self.plain = not free_threaded and not debug
+        self.free_threaded = bool(free_threaded)
+        self.debug = debug
 
     @property
     def minor(self):
@@ -137,8 +139,10 @@ class Interpreter:
         """The reason why this interpreter cannot give the row of `abi`, or None."""
         if self.version[:2] not in SUPPORTED:
             return "not a supported version"
-        if not self.plain:
-            return "a free-threaded or debug build"
+        if self.debug:
+            return "a debug build"
+        if self.free_threaded != abi.endswith("t"):
+            return "a free-threaded build" if self.free_threaded else "a build with a GIL"
         if not (self.include / "internal").is_dir():
             return "its headers are not installed"
         if self.config() is None:
@@ -166,7 +170,7 @@ def probe_source(interpreter):
     for struct in STRUCTS:
         c_type = pick(struct.c_type, minor)
         for field, by_version in struct.fields:
-            text = pick(by_version, minor)
+            text = pick(by_version, minor, interpreter.free_threaded)
             name = "%s.%s" % (struct.member, field)
             if text is None or text[0] in "@#":
                 continue

@@ -28,7 +28,7 @@ from measure import (
     write_json,
 )
 
-from interpreters import find_interpreters
+from interpreters import find_free_threaded, find_interpreters
 from profilers import profilers
 from slowdown import slowdown
 from where import where
@@ -204,7 +204,7 @@ SECTIONS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description="What the sampler costs and what it achieves.")
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; default: all")
-    parser.add_argument("--pythons", default="", help="versions, such as 3.11,3.13; default: all"
+    parser.add_argument("--pythons", default="", help="versions, such as 3.11,3.13,3.14t; default: all"
                         " for `work` and `codes`, the newest for the rest")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
@@ -213,7 +213,11 @@ def main() -> int:
 
     found = list(find_interpreters())
     wanted = [name for name in options.pythons.split(",") if name]
-    chosen = [one for one in found if any(one.name.startswith(name) for name in wanted)]
+    chosen = [
+        one
+        for one in (*found, *find_free_threaded())
+        if any(one.is_called(name) for name in wanted)
+    ]
     if not found or (wanted and not chosen):
         parser.error("no such interpreter")
 

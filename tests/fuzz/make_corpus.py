@@ -179,8 +179,10 @@ def patch(where: int, how: int, what: int) -> bytes:
 
 
 def write_images() -> None:
-    for row in range(8):
-        name = f"3_{8 + row}"
+    free_threaded = 0xF0  # see pick_row() in process_image.h
+    rows = [(row, f"3_{8 + row}") for row in range(8)]
+    rows += [(free_threaded + row, f"3_{13 + row}t") for row in range(3)]
+    for row, name in rows:
         # By pointers to other places in the image, all over it: what then is read as what, is chance.
         crossed = b"".join(patch(0x20 + 0x98 * i, 4, 0x310 * i + row) for i in range(12))
         for harness in ("runtime_fuzz", "report_fuzz"):

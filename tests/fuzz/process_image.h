@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "cpython/runtime_view.h"
@@ -76,14 +77,34 @@ class ProcessImageBuilder {
     Address make_code(const char* name) {
         const cpython::CodeLayout& fields = layout_.code;
         const Address code = allocate(static_cast<std::size_t>(fields.size) + 64);
-        memory_.write(code, std::uintptr_t{1});  // its count of references
+        // Its count of references.
+        if (cpython::has(layout_.object.ob_ref_local)) {
+            memory_.write(at(code, layout_.object.ob_ref_local), std::uint32_t{1});
+        } else {
+            memory_.write(code, std::uintptr_t{1});
+        }
         memory_.write(code + layout_.object.ob_type, code_type_);
         put(code, fields.filename, make_.make_str("/srv/app.py"));
         put(code, fields.name, make_.make_str(name));
         put(code, fields.qualname, make_.make_str(name));
         put(code, fields.linetable, make_.make_bytes("\x80\x01\x02\x03"));
         memory_.write(at(code, fields.firstlineno), std::int32_t{12});
+        if (cpython::has(fields.tlbc)) {
+            memory_.write(at(code, layout_.object.ob_size), std::uintptr_t{32});  // code units
+        }
         return code;
+    }
+
+    /// Gives the code object copies of its bytecode, and returns the one at `index`.
+    Address make_bytecode(Address code, std::size_t index) {
+        const Address array = allocate(at(Address(), layout_.code.tlbc_entries).value() +
+                                       (index + 1) * sizeof(void*));
+        const Address bytecode = allocate(64);
+        put(code, layout_.code.tlbc, array);
+        memory_.write(array, std::uintptr_t{index + 1});
+        put(array, layout_.code.tlbc_entries, at(code, layout_.code.code_adaptive));
+        memory_.write(at(array, layout_.code.tlbc_entries) + index * sizeof(void*), bytecode);
+        return bytecode;
     }
 
     void make_stacks(ProcessImage& image) {
@@ -98,6 +119,10 @@ class ProcessImageBuilder {
             put(frame, fields.code, image.codes[i]);
             if (fields.instruction_kind == cpython::InstructionKind::kCodePointer) {
                 put(frame, fields.instruction, at(image.codes[i], layout_.code.code_adaptive));
+            }
+            if (cpython::has(fields.tlbc_index) && i == 0) {
+                put(frame, fields.instruction, make_bytecode(image.codes[i], 1));
+                memory_.write(at(frame, fields.tlbc_index), std::int32_t{1});
             }
             if (cpython::has(fields.owner) && i == 1) {
                 memory_.write(at(frame, fields.owner),
@@ -153,16 +178,22 @@ class ProcessImageBuilder {
     Address code_type_;
 };
 
-/// That of a row of cpython::known_layouts(), made once.
-inline const ProcessImage& process_image_of(std::size_t row) {
-    static const std::vector<ProcessImage> images = [] {
-        std::vector<ProcessImage> made;
-        for (const cpython::Layout& layout : cpython::known_layouts()) {
-            made.push_back(ProcessImageBuilder(layout).build());
-        }
-        return made;
-    }();
-    return images[row];
+/// The row that an input's first byte chooses: from kFreeThreaded on one of a free-threaded build.
+inline const cpython::Layout& pick_row(std::uint8_t byte) {
+    constexpr std::uint8_t kFreeThreaded = 0xf0;
+    const auto rows =
+        byte < kFreeThreaded ? cpython::known_layouts() : cpython::free_threaded_layouts();
+    return rows[byte % kFreeThreaded % rows.size()];
+}
+
+/// That of a row, made once.
+inline const ProcessImage& process_image_of(const cpython::Layout& row) {
+    static std::map<const cpython::Layout*, ProcessImage> images;
+    auto image = images.find(&row);
+    if (image == images.end()) {
+        image = images.emplace(&row, ProcessImageBuilder(row).build()).first;
+    }
+    return image->second;
 }
 
 }  // namespace echion::fuzz

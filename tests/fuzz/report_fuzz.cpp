@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -62,9 +63,9 @@ std::string collect(Write&& write) {
     return text;
 }
 
-report::ProcessReport& report_of(std::size_t row) {
-    static std::array<std::optional<report::ProcessReport>, 16> reports;
-    auto& one = reports.at(row);
+report::ProcessReport& report_of(const cpython::Layout& row) {
+    static std::map<const cpython::Layout*, std::optional<report::ProcessReport>> reports;
+    auto& one = reports[&row];
     if (!one) {
         capture::ProcessCapture::Limits limits;
         limits.max_threads = kMaxThreads;
@@ -83,8 +84,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (size == 0) {
         return 0;
     }
-    const auto rows = cpython::known_layouts();
-    const std::size_t row = data[0] % rows.size();
+    const cpython::Layout& row = fuzz::pick_row(data[0]);
     const fuzz::ProcessImage& sane = fuzz::process_image_of(row);
     std::vector<std::uint8_t> image = sane.bytes;
     fuzz::Input patches(data + 1, size - 1);

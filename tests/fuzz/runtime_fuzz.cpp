@@ -59,28 +59,27 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (size == 0) {
         return 0;
     }
-    const auto rows = known_layouts();
-    const std::size_t row = data[0] % rows.size();
+    const Layout& row = fuzz::pick_row(data[0]);
     const fuzz::ProcessImage& sane = fuzz::process_image_of(row);
     std::vector<std::uint8_t> image = sane.bytes;
     fuzz::Input input(data + 1, size - 1);
-    switch (rows[row].runtime.debug_offsets_kind) {
+    switch (row.runtime.debug_offsets_kind) {
         case DebugOffsetsKind::k314:
-            apply_stated<DebugOffsets314>(input, rows[row]);
+            apply_stated<DebugOffsets314>(input, row);
             break;
         case DebugOffsetsKind::k315:
-            apply_stated<DebugOffsets315>(input, rows[row]);
+            apply_stated<DebugOffsets315>(input, row);
             break;
         case DebugOffsetsKind::kNone:
         case DebugOffsetsKind::k313:
-            apply_stated<DebugOffsets313>(input, rows[row]);
+            apply_stated<DebugOffsets313>(input, row);
             break;
     }
     fuzz::apply_patches(image, fuzz::kImageBase, input);
 
     fuzz::ImageReader reader(fuzz::kImageBase, image);
     read_lists(reader, sane.view, size == 1);
-    if (const auto layout = read_debug_offsets(reader, sane.view.runtime, rows[row])) {
+    if (const auto layout = read_debug_offsets(reader, sane.view.runtime, row)) {
         RuntimeView view = sane.view;
         view.layout = &*layout;
         read_lists(reader, view, false);

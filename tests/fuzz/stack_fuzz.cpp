@@ -109,8 +109,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     static auto batch = PageBatch::make(kArenaBytes);
     require(batch.has_value());
     fuzz::Input input(data, size);
-    const auto rows = known_layouts();
-    const std::size_t row = input.take<std::uint8_t>() % rows.size();
+    const Layout& row = fuzz::pick_row(input.take<std::uint8_t>());
     const fuzz::ProcessImage& sane = fuzz::process_image_of(row);
     std::vector<std::uint8_t> image = sane.bytes;
     fuzz::apply_patches(image, fuzz::kImageBase, input, input.take<std::uint8_t>());
@@ -118,7 +117,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     // Pages are copied whole: the target's memory begins and ends with them.
     image.resize((image.size() + kPageBytes - 1) / kPageBytes * kPageBytes);
     fuzz::ImageReader reader(fuzz::kImageBase, image);
-    Stack stack(rows[row], reader, *batch);
+    Stack stack(row, reader, *batch);
     const Walk first = stack.walk(sane.frames.front(), 100, {});
     require(size > 1 || (first.count == 3 && !first.broken && !first.ends_at_generator));
     (void)stack.walk(sane.frames.front(), 100, sane.codes[1]);

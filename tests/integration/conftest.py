@@ -19,7 +19,7 @@ from typing import Iterator
 import pytest
 
 from attach_support import Target, start_target, target_command
-from interpreters import Interpreter, find_interpreters
+from interpreters import Interpreter, find_free_threaded, find_interpreters
 from places import PROGRAMS, SEPARATORS, copy_for_all, is_reachable, mirror_preloadable
 from runner import Echion, why_not
 
@@ -57,6 +57,16 @@ def pick_some(by_version: dict[tuple[int, int], Interpreter], module: ModuleType
     return [one for one in found if one in (found[0], found[-1]) or one.minor == (3, 11)]
 
 
+def pick_free_threaded(module: ModuleType) -> list[Interpreter]:
+    """A module whose FREE_THREADED is set runs with the newest free-threaded build, too, and one where
+    that is "all" with each; so does either in the long form."""
+    wanted = getattr(module, "FREE_THREADED", "")
+    found = [] if os.environ.get("ECHION_TEST_PYTHONS") else list(find_free_threaded())
+    if not wanted:
+        return []
+    return found if LONG or wanted == "all" else found[-1:]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for `python` runs for some versions; with `every_python`, or in the long
     form, once for each interpreter, also of versions that there are several of."""
@@ -65,6 +75,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chosen = list(find_interpreters())
         if name == "python" and not LONG:
             chosen = pick_some({one.minor: one for one in chosen}, metafunc.module)
+        if name == "python":
+            chosen += pick_free_threaded(metafunc.module)
         metafunc.parametrize(name, chosen, ids=[one.name for one in chosen], scope="session")
 
 

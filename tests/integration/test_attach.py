@@ -15,6 +15,7 @@ from runner import TARGETS
 
 pytestmark = pytest.mark.usefixtures("needs_root")
 
+FREE_THREADED = True  # see conftest.py
 KINDS = [
     "sleep",
     "lock_with_timeout",

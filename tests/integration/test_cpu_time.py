@@ -17,6 +17,7 @@ from conftest import LONG
 from interpreters import Interpreter
 from runner import TARGETS, TIMEOUT_S, Echion, Result
 
+FREE_THREADED = True  # see conftest.py
 SECONDS = "3" if LONG else "1"
 LATE = 0.03 if LONG else 0.10
 TOLERANCE = {"bpf": 0.01, "perf": LATE, "clock": LATE}

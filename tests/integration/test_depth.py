@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+FREE_THREADED = True  # see conftest.py
 SECONDS = 1.0
 NEARLY = 0.6
 DEEPEST = 100_000

@@ -9,6 +9,7 @@ from possible import Grammar, judge
 from profile_text import Sample, parse_sample
 from runner import Result, TARGETS, run_unsampled
 
+FREE_THREADED = "all"  # see conftest.py
 # Of all samples: the kernel copies a stack while its thread stands still, the sampler beside it.
 IMPOSSIBLE = {"bpf": 0.0, "clock": 1e-5}
 # A short run is too short to tell one in 100,000 from none. Far below what reading without any proof

@@ -14,6 +14,7 @@ from attach_support import catches, ignores, start_target
 from runner import TARGETS
 from whereabouts import parse_report, wait_until
 
+FREE_THREADED = True  # see conftest.py
 SCENES = str(TARGETS / "whereabouts.py")
 TIMEOUT_S = 30.0
 # The sampler's own clock, below and above the interval from which on it polls for requests; and
@@ -125,6 +126,8 @@ def test_a_deadlock(echion, python):
 
 @pytest.mark.parametrize("options", ENGINES, ids=lambda options: " ".join(options))
 def test_a_c_call_that_never_lets_the_gil_go(echion, python, options):
+    if python.is_free_threaded:
+        pytest.skip("it has no GIL")
     with sampled(echion, python, "holding_the_gil_for_ever", options=options) as (_, pid, output):
         threads = ask_until(
             pid,

@@ -7,6 +7,7 @@ import signal
 
 from test_endings import WAYS
 
+FREE_THREADED = True  # see conftest.py
 LAUNCHES = int(os.environ.get("ECHION_STRESS_LAUNCHES", "8"))
 SECONDS = 0.25
 TIMEOUT_S = 60

@@ -12,6 +12,7 @@ from interpreters import Interpreter
 from profile_text import Profile
 from runner import Echion
 
+FREE_THREADED = True  # see conftest.py
 SECONDS = "0.9"
 # Of a function's time: a sampler that has to share its CPU comes late to a new one.
 TOLERANCE = 0.15

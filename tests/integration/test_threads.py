@@ -6,6 +6,7 @@ import pytest
 
 from runner import TARGETS, Result
 
+FREE_THREADED = True  # see conftest.py
 SECONDS = 0.5
 NEARLY = 0.8
 NAMES_EVERY_S = 0.35  # a quarter of a second, and some for a busy machine

@@ -23,6 +23,7 @@ from whereabouts import (
     without_counts,
 )
 
+FREE_THREADED = True  # see conftest.py
 FIRST_LINES = {
     line.split("(")[0][4:]: number
     for number, line in enumerate((TARGETS / "whereabouts.py").read_text().splitlines(), 1)
@@ -108,6 +109,8 @@ def test_a_busy_program_shows_stacks_that_exist(where, python, tmp_path):
 
 
 def test_the_holder_of_the_gil_is_told(where, python, tmp_path):
+    if python.is_free_threaded:
+        pytest.skip("it has no GIL")
     with start_target(python, tmp_path, "busy") as target:
         pid = target.wait_ready()
         where.threads_when(
@@ -205,6 +208,8 @@ def test_without_the_scheduler_s_counts_it_says_so(where, any_python, tmp_path):
 
 
 def test_who_waits_for_the_gil_is_told(where, python, tmp_path):
+    if python.is_free_threaded:
+        pytest.skip("it has no GIL")
     with start_target(python, tmp_path, "waiting_for_the_gil") as target:
         pid = target.wait_ready()
         threads = where.threads_when(

@@ -16,11 +16,7 @@ class LineTableLive : public testing::TestWithParam<std::string> {};
 TEST_P(LineTableLive, PlacesEveryInstructionWhereTheInterpreterDoes) {
     const test::LivePython python(GetParam(), ECHION_LIVE_SCRIPT);
     ASSERT_GT(python.facts().size(), 1000U);
-    const auto& version = python.facts().front();
-    ASSERT_EQ(version.at(0), "version");
-    const Layout* layout =
-        find_layout({static_cast<std::uint8_t>(test::to_number(version.at(1))),
-                     static_cast<std::uint8_t>(test::to_number(version.at(2))), 0});
+    const Layout* layout = test::find_layout_of(python);
     ASSERT_NE(layout, nullptr);
 
     std::size_t compared = 0;

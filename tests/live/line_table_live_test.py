@@ -82,7 +82,7 @@ def main():
         table, positions = "co_linetable", positions_310
     else:
         table, positions = "co_lnotab", positions_lnotab
-    print("version\t%d\t%d\t%d" % sys.version_info[:3])
+    print("version", *sys.version_info[:3], sys.abiflags, sep="\t")
     sources = [("tricky", TRICKY)]
     for name in MODULES:
         path = importlib.import_module(name).__file__

@@ -66,6 +66,7 @@ std::vector<std::string> find_pythons() {
         found.emplace_back("/usr/bin/python3");
     }
     add_matches(made_folder() + "/*/usr/bin/python3.??", found);
+    add_matches(made_folder() + "/*/usr/bin/python3.??t", found);
     return found;
 }
 
@@ -133,6 +134,18 @@ void LivePython::read_facts() {
         }
         pending_.append(buffer, static_cast<std::size_t>(count));
     }
+}
+
+const cpython::Layout* find_layout_of(const LivePython& python) {
+    if (python.facts().empty() || python.facts().front().at(0) != "version") {
+        return nullptr;
+    }
+    const std::vector<std::string>& fact = python.facts().front();
+    const cpython::Version version{static_cast<std::uint8_t>(to_number(fact.at(1))),
+                                   static_cast<std::uint8_t>(to_number(fact.at(2))), 0};
+    const bool is_free_threaded = fact.size() > 4 && fact[4].find('t') != std::string::npos;
+    return is_free_threaded ? cpython::find_free_threaded_layout(version)
+                            : cpython::find_layout(version);
 }
 
 std::string from_hex(const std::string& hex) {

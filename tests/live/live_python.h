@@ -6,10 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "cpython/layout.h"
+
 namespace echion::test {
 
 /// Paths of the interpreters to test with: ECHION_TEST_PYTHONS (separated by ':') or CPython 3.8 to
-/// 3.15 of pyenv, of the system and of scripts/pythons.
+/// 3.15 of pyenv, of the system and of scripts/pythons, and free-threaded ones of scripts/pythons.
 std::vector<std::string> find_pythons();
 
 /// A name for a test's parameter: letters, digits and underscores.
@@ -41,6 +43,10 @@ class LivePython {
     std::string pending_;
     std::vector<std::vector<std::string>> facts_;
 };
+
+/// The row of the interpreter, by its first fact: "version", its three numbers and sys.abiflags.
+/// Null where there is none.
+const cpython::Layout* find_layout_of(const LivePython& python);
 
 std::string from_hex(const std::string& hex);
 std::uint64_t to_number(const std::string& text);

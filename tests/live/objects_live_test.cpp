@@ -27,10 +27,7 @@ class ObjectsLive : public testing::TestWithParam<std::string> {
   protected:
     void SetUp() override {
         python_ = std::make_unique<test::LivePython>(GetParam(), ECHION_LIVE_SCRIPT);
-        ASSERT_FALSE(python_->facts().empty());
-        const auto& version = python_->facts().front();
-        layout_ = find_layout({static_cast<std::uint8_t>(to_number(version.at(1))),
-                               static_cast<std::uint8_t>(to_number(version.at(2))), 0});
+        layout_ = test::find_layout_of(*python_);
         ASSERT_NE(layout_, nullptr);
         ASSERT_TRUE(memory_.open(python_->pid(), Address()).has_value());
         objects_ = std::make_unique<ObjectReader>(memory_, *layout_);

@@ -185,7 +185,7 @@ def runtime():
     fact("runtime", state, id(sys.modules), threading.get_ident())
 
 
-fact("version", *sys.version_info[:3])
+fact("version", *sys.version_info[:3], sys.abiflags)
 strings()
 bytes_and_ints()
 dicts()

@@ -19,10 +19,7 @@ class ThreadNamesLive : public testing::TestWithParam<std::string> {};
 
 TEST_P(ThreadNamesLive, FollowNamesRenamesAndEnds) {
     test::LivePython python(GetParam(), ECHION_LIVE_SCRIPT);
-    ASSERT_FALSE(python.facts().empty());
-    const auto& version = python.facts().front();
-    const Layout* layout = find_layout({static_cast<std::uint8_t>(to_number(version.at(1))),
-                                        static_cast<std::uint8_t>(to_number(version.at(2))), 0});
+    const Layout* layout = test::find_layout_of(python);
     ASSERT_NE(layout, nullptr);
     ProcessReader memory;
     ASSERT_TRUE(memory.open(python.pid(), Address()).has_value());

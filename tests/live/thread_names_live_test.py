@@ -37,7 +37,7 @@ def start(kind, name):
 
 def report(gone=()):
     runtime = ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, "_PyRuntime"))
-    print("version\t%d\t%d\t%d" % sys.version_info[:3])
+    print("version", *sys.version_info[:3], sys.abiflags, sep="\t")
     print("modules\t%d\t%d" % (id(sys.modules), runtime))
     for thread in threading.enumerate():
         print("thread\t%d\t%s" % (thread.ident, thread.name.encode("utf-8").hex() or "-"))

@@ -34,7 +34,7 @@ import programs  # noqa: E402
 import table  # noqa: E402
 from attach_support import start_target  # noqa: E402
 from checks import Bounds, Judgement, judge  # noqa: E402
-from interpreters import Interpreter, find_interpreters  # noqa: E402
+from interpreters import Interpreter, find_free_threaded, find_interpreters  # noqa: E402
 from profile_text import Profile  # noqa: E402
 from programs import ATTACHED, CPU, LAUNCHED, WALL, Program  # noqa: E402
 from runner import PROFILE_NAMES, TIMEOUT_S, Echion, why_not  # noqa: E402
@@ -250,6 +250,8 @@ def choose_pythons(wanted: list[str], quick: bool) -> list[Interpreter]:
         os.environ["ECHION_TEST_PYTHONS"] = os.pathsep.join(paths)
     found = list(find_interpreters())
     versions = [word for word in wanted if "/" not in word]
+    if any(word.endswith("t") for word in versions):
+        found += find_free_threaded()
     for word in versions:
         if not any(_is_version(one, word) for one in found):
             raise ValueError(f"no CPython {word} found")
@@ -263,7 +265,7 @@ def choose_pythons(wanted: list[str], quick: bool) -> list[Interpreter]:
 
 
 def _is_version(python: Interpreter, word: str) -> bool:
-    return f"{python.name}.".startswith(f"{word}.") or python.name == word
+    return python.is_called(word) or python.name == word
 
 
 def make_cases(options: argparse.Namespace, program: pathlib.Path) -> list[Case]:

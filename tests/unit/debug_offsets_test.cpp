@@ -43,7 +43,7 @@ Stated ordinary(const Layout& is) {
     thread.native_thread_id = u64(is.thread_state.native_thread_id);
     thread.datastack_chunk = u64(is.thread_state.datastack_chunk);
     auto& frame = stated.interpreter_frame;
-    frame.size = 80;
+    frame.size = 88;
     frame.previous = u64(is.frame.previous);
     frame.executable = u64(is.frame.code);
     frame.instr_ptr = u64(is.frame.instruction);
@@ -56,14 +56,19 @@ Stated ordinary(const Layout& is) {
     code.linetable = u64(is.code.linetable);
     code.firstlineno = u64(is.code.firstlineno);
     code.co_code_adaptive = u64(is.code.code_adaptive);
+    stated.free_threaded = std::uint64_t{is.free_threaded};
+    if constexpr (requires { code.co_tlbc; }) {
+        code.co_tlbc = has(is.code.tlbc) ? u64(is.code.tlbc) : 0;
+        frame.tlbc_index = has(is.frame.tlbc_index) ? u64(is.frame.tlbc_index) : 0;
+    }
     stated.pyobject = {u64(is.object.size), u64(is.object.ob_type)};
     stated.type_object.size = 416;
     stated.type_object.tp_name = u64(is.type.tp_name);
     stated.type_object.tp_flags = u64(is.type.tp_flags);
     stated.dict_object = {u64(is.dict.size), u64(is.dict.ma_keys), u64(is.dict.ma_values)};
-    stated.long_object = {32, u64(is.integer.lv_tag), u64(is.integer.ob_digit)};
-    stated.bytes_object = {40, u64(is.bytes.ob_size), u64(is.bytes.ob_sval)};
-    stated.unicode_object.size = 64;
+    stated.long_object = {64, u64(is.integer.lv_tag), u64(is.integer.ob_digit)};
+    stated.bytes_object = {64, u64(is.bytes.ob_size), u64(is.bytes.ob_sval)};
+    stated.unicode_object.size = 96;
     stated.unicode_object.state = u64(is.unicode.state);
     stated.unicode_object.length = u64(is.unicode.length);
     stated.unicode_object.asciiobject_size = u64(is.unicode.ascii_data);
@@ -79,17 +84,20 @@ ErrorKind kind_of(const DebugOffsets313& stated) {
 }
 
 template <typename Stated>
-void expect_the_row(std::uint8_t minor) {
-    const Layout& row = *find_layout({3, minor, 0});
+void expect_the_row(const Layout& row) {
+    const int minor = row.minor;
     const auto layout = apply_debug_offsets(ordinary<Stated>(row), row);
-    ASSERT_TRUE(layout.has_value()) << int{minor};
-    EXPECT_EQ(std::memcmp(&*layout, &row, sizeof(Layout)), 0) << int{minor};
+    ASSERT_TRUE(layout.has_value()) << minor;
+    EXPECT_EQ(std::memcmp(&*layout, &row, sizeof(Layout)), 0) << minor;
 }
 
 TEST(DebugOffsets, AnOrdinaryBuildGivesTheRow) {
-    expect_the_row<DebugOffsets313>(13);
-    expect_the_row<DebugOffsets314>(14);
-    expect_the_row<DebugOffsets315>(15);
+    expect_the_row<DebugOffsets313>(*find_layout({3, 13, 0}));
+    expect_the_row<DebugOffsets314>(*find_layout({3, 14, 0}));
+    expect_the_row<DebugOffsets315>(*find_layout({3, 15, 0}));
+    expect_the_row<DebugOffsets313>(*find_free_threaded_layout({3, 13, 0}));
+    expect_the_row<DebugOffsets314>(*find_free_threaded_layout({3, 14, 0}));
+    expect_the_row<DebugOffsets315>(*find_free_threaded_layout({3, 15, 0}));
 }
 
 TEST(DebugOffsets, WinOverTheRowAndTakeUnstatedNeighboursAlong) {
@@ -108,13 +116,53 @@ TEST(DebugOffsets, WinOverTheRowAndTakeUnstatedNeighboursAlong) {
     EXPECT_EQ(layout->runtime.main_thread, row().runtime.main_thread + 16);
 }
 
-TEST(DebugOffsets, ABuildWithoutTheGilIsRefusedInWords) {
+TEST(DebugOffsets, ARowIsOfBuildsWithAGilOrOfThoseWithout) {
     DebugOffsets313 stated = ordinary();
     stated.free_threaded = 1;
-    const auto layout = apply_debug_offsets(stated, row());
-    ASSERT_FALSE(layout.has_value());
-    EXPECT_EQ(layout.error().kind, ErrorKind::kUnsupportedVersion);
-    EXPECT_NE(std::strstr(layout.error().what, "free-threaded"), nullptr);
+    EXPECT_EQ(kind_of(stated), ErrorKind::kInvalid);
+    stated.free_threaded = 2;
+    EXPECT_EQ(kind_of(stated), ErrorKind::kInvalid);
+    const Layout& row = *find_free_threaded_layout({3, 13, 0});
+    stated = ordinary<DebugOffsets313>(row);
+    stated.free_threaded = 0;
+    EXPECT_FALSE(apply_debug_offsets(stated, row).has_value());
+}
+
+TEST(DebugOffsets, ABuildWithoutAGilMovesNoField) {
+    const Layout& row = *find_free_threaded_layout({3, 14, 0});
+    const auto expect_refused = [&](const DebugOffsets314& stated) {
+        const auto layout = apply_debug_offsets(stated, row);
+        ASSERT_FALSE(layout.has_value());
+        EXPECT_EQ(layout.error().kind, ErrorKind::kUnsupportedVersion);
+        EXPECT_NE(std::strstr(layout.error().what, "free-threaded"), nullptr);
+    };
+    const auto usual = ordinary<DebugOffsets314>(row);
+    auto stated = usual;
+    stated.thread_state.current_frame += 8;
+    expect_refused(stated);
+    stated = usual;
+    stated.interpreter_frame.tlbc_index -= 8;
+    expect_refused(stated);
+    stated = usual;
+    stated.code_object.co_tlbc -= 8;
+    expect_refused(stated);
+}
+
+TEST(DebugOffsets, TellWhetherABuildHasAGil) {
+    for (const std::uint64_t flag : {0, 1}) {
+        test::TestMemory memory;
+        const Address runtime = memory.allocate(sizeof(DebugOffsets313));
+        DebugOffsets313 stated = ordinary();
+        stated.free_threaded = flag;
+        ASSERT_TRUE(memory.write(runtime, stated));
+        const auto told = is_free_threaded(memory, runtime, row());
+        ASSERT_TRUE(told.has_value());
+        EXPECT_EQ(*told, flag == 1);
+    }
+    test::TestMemory nothing;
+    EXPECT_FALSE(is_free_threaded(nothing, Address(0x1000), row()).has_value());
+    const auto old = is_free_threaded(nothing, Address(0x1000), *find_layout({3, 12, 0}));
+    EXPECT_TRUE(old.has_value() && !*old);
 }
 
 TEST(DebugOffsets, AnotherVersionIsRefused) {

@@ -30,7 +30,7 @@ class FakeObjects {
     Address str_type, bytes_type, int_type, dict_type, module_type;
 
     /// A static type, unless `flags` says heap.
-    Address make_type(std::uintptr_t flags, std::intptr_t basic_size = 16,
+    Address make_type(std::uintptr_t flags, std::intptr_t basic_size = 32,
                       std::intptr_t dict_offset = 0) {
         const cpython::TypeLayout& fields = layout_.type;
         const Address type = memory_.allocate(fields.ht_cached_keys + sizeof(void*));
@@ -85,7 +85,12 @@ class FakeObjects {
     /// Writes a code object's fields; `qualname` is the name.
     void write_code(Address code, const Code& fields) {
         const cpython::CodeLayout& layout = layout_.code;
-        memory_.write(code, std::uintptr_t{1});  // count of references
+        // Its count of references.
+        if (cpython::has(layout_.object.ob_ref_local)) {
+            memory_.write(code + cpython::at(layout_.object.ob_ref_local), std::uint32_t{1});
+        } else {
+            memory_.write(code, std::uintptr_t{1});
+        }
         memory_.write(code + cpython::at(layout_.object.ob_type), fields.type);
         memory_.write(code + cpython::at(layout.name), fields.name);
         if (cpython::has(layout.qualname)) {

@@ -4,9 +4,11 @@
 
 #include <array>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "cpython/runtime_view.h"
+#include "rows.h"
 #include "test_memory.h"
 
 namespace echion::cpython {
@@ -99,7 +101,7 @@ class FrameWalkerOf : public testing::TestWithParam<int> {
         return result;
     }
 
-    const Layout& layout_ = *find_layout({3, static_cast<std::uint8_t>(GetParam()), 0});
+    const Layout& layout_ = test::row_of(GetParam());
     test::TestMemory memory_;
     PageBatch batch_;
     PageSet pages_{};
@@ -107,14 +109,100 @@ class FrameWalkerOf : public testing::TestWithParam<int> {
     std::uint32_t walk_number_ = 0;
 };
 
-INSTANTIATE_TEST_SUITE_P(Python3, FrameWalkerOf, testing::Range(8, 16),
-                         [](const auto& version) { return std::to_string(version.param); });
+INSTANTIATE_TEST_SUITE_P(Python3, FrameWalkerOf, testing::Range(8, 16), test::name_of_row);
+// Later ones have to find the bytecode of each frame: OwnBytecodeOf.
+INSTANTIATE_TEST_SUITE_P(FreeThreaded, FrameWalkerOf, testing::Values(113), test::name_of_row);
 
 /// Versions whose evaluation loop leaves a frame without code at its entry from C.
 class EntryFramesOf : public FrameWalkerOf {};
 
-INSTANTIATE_TEST_SUITE_P(Python3, EntryFramesOf, testing::Range(12, 16),
-                         [](const auto& version) { return std::to_string(version.param); });
+INSTANTIATE_TEST_SUITE_P(Python3, EntryFramesOf, testing::Range(12, 16), test::name_of_row);
+
+/// Versions in which each thread runs a copy of the bytecode that is its own.
+class OwnBytecodeOf : public FrameWalkerOf {
+  protected:
+    static constexpr std::int32_t kIndex = 2;
+    static constexpr std::uintptr_t kUnits = 16;  // of code
+
+    /// One frame at byte 10 of the copy `index`, of an array with room for `room` copies.
+    Address write_frame_of_copy(std::int32_t index, std::uintptr_t room) {
+        const Address object = kHeap;
+        const Address array = kHeap + 0x400;
+        const Address bytecode = kHeap + 0x800;
+        write_field(object, layout_.code.tlbc, array);
+        write_field(object, layout_.object.ob_size, Address(kUnits));
+        EXPECT_TRUE(memory_.write(array, room));
+        write_field(array, layout_.code.tlbc_entries, object + at(layout_.code.code_adaptive));
+        entry_ = array + at(layout_.code.tlbc_entries) + kIndex * sizeof(void*);
+        EXPECT_TRUE(memory_.write(entry_, bytecode));
+        const Address frame = frame_at(4);  // on one page with what is in front of it
+        write_frame(frame, Address(), 0);
+        write_field(frame, layout_.frame.code, object);
+        write_field(frame, layout_.frame.instruction, bytecode + 10);
+        EXPECT_TRUE(memory_.write(frame + at(layout_.frame.tlbc_index), index));
+        code_ = object;
+        return frame;
+    }
+
+    Address code_;
+    Address entry_;
+};
+
+INSTANTIATE_TEST_SUITE_P(FreeThreaded, OwnBytecodeOf, testing::Values(114, 115), test::name_of_row);
+
+TEST_P(OwnBytecodeOf, IsFollowedBackToTheCodeObject) {
+    const Address frame = write_frame_of_copy(kIndex, 4);
+    EXPECT_FALSE(walk(frame).broken);
+    EXPECT_EQ(frames_, (std::vector<RawFrame>{{code_, 10}}));
+    // What it took is known by the next walk, which reads nothing besides.
+    batch_.reset();
+    batch_.add_pages(pages_);
+    EXPECT_EQ(batch_.run(memory_), 0U);
+    const std::size_t calls = memory_.calls;
+    EXPECT_FALSE(walk(frame).broken);
+    EXPECT_EQ(frames_, (std::vector<RawFrame>{{code_, 10}}));
+    EXPECT_EQ(memory_.calls, calls);
+}
+
+TEST_P(OwnBytecodeOf, TheFirstIsThatOfTheCodeObject) {
+    const Address frame = write_frame_of_copy(0, 4);
+    write_field(frame, layout_.frame.instruction, code_ + at(layout_.code.code_adaptive) + 6);
+    EXPECT_FALSE(walk(frame).broken);
+    EXPECT_EQ(frames_, (std::vector<RawFrame>{{code_, 6}}));
+}
+
+/// As a thread has them that stands still between the two stores which change them.
+TEST_P(OwnBytecodeOf, AnInstructionOfAnotherCopyBreaksTheChain) {
+    const Address frame = write_frame_of_copy(0, 4);  // its instruction is in the copy kIndex
+    EXPECT_TRUE(walk(frame).broken);
+    write_frame_of_copy(kIndex, 4);
+    write_field(frame, layout_.frame.instruction, code_ + at(layout_.code.code_adaptive) + 6);
+    batch_.reset();
+    EXPECT_TRUE(walk(frame).broken);
+    const Address bytecode = kHeap + 0x800;
+    for (const std::intptr_t offset : {-3, 2 * static_cast<int>(kUnits)}) {
+        write_field(frame, layout_.frame.instruction, bytecode + static_cast<std::size_t>(offset));
+        batch_.reset();
+        EXPECT_TRUE(walk(frame).broken) << offset;
+    }
+    for (const std::intptr_t offset : {-2, 2 * static_cast<int>(kUnits) - 2}) {
+        write_field(frame, layout_.frame.instruction, bytecode + static_cast<std::size_t>(offset));
+        batch_.reset();
+        EXPECT_FALSE(walk(frame).broken) << offset;
+    }
+}
+
+TEST_P(OwnBytecodeOf, ACopyThatIsNotThereBreaksTheChain) {
+    EXPECT_TRUE(walk(write_frame_of_copy(kIndex, kIndex)).broken);
+    EXPECT_TRUE(walk(write_frame_of_copy(-1, 4)).broken);
+    const Address frame = write_frame_of_copy(kIndex, 4);
+    ASSERT_TRUE(memory_.write(entry_, Address()));
+    batch_.reset();
+    EXPECT_TRUE(walk(frame).broken);
+    write_field(code_, layout_.code.tlbc, Address(0x13));
+    batch_.reset();
+    EXPECT_TRUE(walk(frame).broken);
+}
 
 TEST_P(FrameWalkerOf, FollowsTheChainFromTheNewestToTheRoot) {
     const Walk result = walk(write_chain(10));
@@ -402,14 +490,15 @@ class RuntimeViewOf : public testing::TestWithParam<int> {
         memory_.write(view_.runtime + at(layout_.runtime.interpreters_head), head);
     }
 
-    const Layout& layout_ = *find_layout({3, static_cast<std::uint8_t>(GetParam()), 0});
+    const Layout& layout_ = test::row_of(GetParam());
     test::TestMemory memory_;
     RuntimeView view_;
     std::vector<InterpreterHead> heads_ = std::vector<InterpreterHead>(kMaxInterpreters);
 };
 
-INSTANTIATE_TEST_SUITE_P(Python3, RuntimeViewOf, testing::Range(8, 16),
-                         [](const auto& version) { return std::to_string(version.param); });
+INSTANTIATE_TEST_SUITE_P(Python3, RuntimeViewOf, testing::Range(8, 16), test::name_of_row);
+INSTANTIATE_TEST_SUITE_P(FreeThreaded, RuntimeViewOf, testing::Values(113, 114, 115),
+                         test::name_of_row);
 
 TEST_P(RuntimeViewOf, ListsTheInterpretersWithTheirGils) {
     const Address main = make_interpreter(0, Address());

@@ -23,6 +23,24 @@ TEST(Layouts, AnUnknownVersionHasNone) {
     EXPECT_TRUE(layouts_of_abi(2).empty());
 }
 
+TEST(Layouts, FreeThreadedBuildsHaveRowsOfTheirOwn) {
+    for (std::uint8_t minor = 13; minor <= 15; ++minor) {
+        const Layout* row = find_free_threaded_layout({3, minor, 0});
+        ASSERT_NE(row, nullptr) << "3." << int{minor};
+        EXPECT_TRUE(row->free_threaded && !find_layout({3, minor, 0})->free_threaded);
+        EXPECT_EQ(row->minor, minor);
+        EXPECT_TRUE(has(row->thread_state.state) && has(row->object.ob_ref_local));
+        // Each thread has bytecode of its own from 3.14 on.
+        EXPECT_EQ(has(row->frame.tlbc_index), minor >= 14);
+        EXPECT_EQ(has(row->code.tlbc), minor >= 14);
+        EXPECT_LE(row->thread_state.state + 4, row->thread_state.size);
+        EXPECT_LE(row->frame.tlbc_index + 4, row->frame.size);
+        EXPECT_LE(row->code.tlbc + 8, row->code.size);
+    }
+    EXPECT_EQ(find_free_threaded_layout({3, 12, 0}), nullptr);
+    EXPECT_EQ(find_free_threaded_layout({3, 16, 0}), nullptr);
+}
+
 class EveryRow : public testing::TestWithParam<int> {
   protected:
     [[nodiscard]] std::span<const Layout> rows() const { return layouts_of_abi(GetParam()); }

@@ -34,12 +34,14 @@ TEST(ParseVersionText, KnowsPython2ToNameIt) {
 TEST(ParseVersionText, KnowsSuffixes) {
     EXPECT_TRUE(parse("3.13.0rc1+ (heads/main:abc, x)"));
     EXPECT_TRUE(parse("3.12.0b4 (main)"));
+    EXPECT_TRUE(parse("3.13.15 experimental free-threading build (main)"));
+    EXPECT_TRUE(parse("3.15.0rc2+ free-threading build (main)"));
 }
 
 TEST(ParseVersionText, RefusesWhatOnlyLooksLikeIt) {
-    for (const char* text :
-         {"", "3.", "3.8", "3.8.18", "3.8.18(", "3.8 (x)", "3.999.1 (x)", "3.1000.1 (x)",
-          "python/3.8.18 (x)", "3.8.18; (x)", "2.6.9 (x)", ".8.18 (x)"}) {
+    for (const char* text : {"3.14.7 free-threading build", "3.14.7 free (x)", "", "3.", "3.8",
+                             "3.8.18", "3.8.18(", "3.8 (x)", "3.999.1 (x)", "3.1000.1 (x)",
+                             "python/3.8.18 (x)", "3.8.18; (x)", "2.6.9 (x)", ".8.18 (x)"}) {
         EXPECT_FALSE(parse(text)) << text;
     }
 }

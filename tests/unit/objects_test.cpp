@@ -8,6 +8,7 @@
 #include "cpython/attributes.h"
 #include "cpython/dicts.h"
 #include "fake_objects.h"
+#include "rows.h"
 #include "test_memory.h"
 
 namespace echion::cpython {
@@ -16,7 +17,7 @@ namespace {
 /// Every test runs for the layout of every version.
 class Objects : public testing::TestWithParam<int> {
   protected:
-    const Layout& layout_ = *find_layout({3, static_cast<std::uint8_t>(GetParam()), 0});
+    const Layout& layout_ = test::row_of(GetParam());
     test::TestMemory memory_;
     test::FakeObjects make_{memory_, layout_};
     ObjectReader objects_{memory_, layout_};
@@ -283,7 +284,8 @@ TEST_P(Objects, ModulesAreFoundByName) {
     EXPECT_FALSE(find_global(objects_, make_.make_module(make_.make_int(3)), "x").has_value());
 }
 
-INSTANTIATE_TEST_SUITE_P(Versions, Objects, testing::Range(8, 16));
+INSTANTIATE_TEST_SUITE_P(Versions, Objects, testing::Range(8, 16), test::name_of_row);
+INSTANTIATE_TEST_SUITE_P(FreeThreaded, Objects, testing::Values(113, 114, 115), test::name_of_row);
 
 }  // namespace
 }  // namespace echion::cpython

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "fake_objects.h"
+#include "rows.h"
 #include "test_memory.h"
 
 namespace echion::cpython {
@@ -65,7 +66,7 @@ class ThreadNamesOf : public testing::TestWithParam<int> {
         }
     }
 
-    const Layout& layout_ = *find_layout({3, static_cast<std::uint8_t>(GetParam()), 0});
+    const Layout& layout_ = test::row_of(GetParam());
     test::TestMemory memory_;
     test::FakeObjects make_{memory_, layout_};
     ObjectReader objects_{memory_, layout_};
@@ -209,7 +210,9 @@ TEST_P(ThreadNamesOf, ALongNameIsCut) {
     EXPECT_EQ(names_.find(0, id(0)), std::string(ThreadNames::kMaxNameBytes, 'n'));
 }
 
-INSTANTIATE_TEST_SUITE_P(Versions, ThreadNamesOf, testing::Range(8, 16));
+INSTANTIATE_TEST_SUITE_P(Versions, ThreadNamesOf, testing::Range(8, 16), test::name_of_row);
+INSTANTIATE_TEST_SUITE_P(FreeThreaded, ThreadNamesOf, testing::Values(113, 114, 115),
+                         test::name_of_row);
 
 }  // namespace
 }  // namespace echion::cpython

@@ -283,14 +283,17 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
     if (after.thread.id != thread.state_id) {
         return false;
     }
-    copy->gil_stayed = gil_before.holder() == copy->gil.holder() &&
+    // Without a GIL its rest proves nothing: each thread may run.
+    copy->gil_stayed = !view_.layout->free_threaded && gil_before.holder() == copy->gil.holder() &&
                        gil_before.switch_number == copy->gil.switch_number;
     copy->head_stayed = before.frame == after.frame && before.thread.cframe == after.thread.cframe;
-    const bool holds_gil =
-        copy->gil_stayed && copy->gil.locked > 0 && copy->gil.holder() == thread.state;
-    const bool leads_nowhere = (copy->walk.count == 0 || copy->walk.broken) && holds_gil &&
+    const bool runs_python =
+        view_.layout->free_threaded
+            ? before.thread.is_attached
+            : copy->gil_stayed && copy->gil.locked > 0 && copy->gil.holder() == thread.state;
+    const bool leads_nowhere = (copy->walk.count == 0 || copy->walk.broken) && runs_python &&
                                copy->head_stayed && before.thread.has_cframe_on_stack(thread.state);
-    copy->is_cut = copy->walk.ends_at_generator || (copy->walk.ends_midway && holds_gil);
+    copy->is_cut = copy->walk.ends_at_generator || (copy->walk.ends_midway && runs_python);
     copy->is_between = copy->is_cut || leads_nowhere;
     copy->newest = before.frame;
     copy->on_c_stack =
@@ -307,7 +310,8 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     const auto index = static_cast<std::size_t>(&thread - threads_.data());
     scheduling_.forget(index);
     Copy copy;
-    bool may_have_run = false;  // it has or had the GIL, so that only its own rest proves anything
+    // It has or had the GIL, or there is none: only its own rest proves anything.
+    bool may_have_run = view_.layout->free_threaded && thread.tid != 0;
     bool can_follow = limits_.follow;
     // Of the last copy that the thread whose number it bears did not run during.
     bool has_rested = false;
@@ -430,7 +434,7 @@ bool ProcessCapture::may_be_lent(const CapturedThread& thread) const {
 
 void ProcessCapture::describe_state(std::size_t index, const cpython::GilState& gil) {
     CapturedThread& thread = threads_[index];
-    if (gil.locked > 0 && gil.holder() == thread.state) {
+    if (!view_.layout->free_threaded && gil.locked > 0 && gil.holder() == thread.state) {
         thread.gil_role = GilRole::kHolds;
     }
     if (thread.tid == 0) {
@@ -448,6 +452,9 @@ void ProcessCapture::describe_state(std::size_t index, const cpython::GilState& 
 }
 
 bool ProcessCapture::waits_for_gil(const CapturedThread& thread) const {
+    if (view_.layout->free_threaded) {
+        return false;
+    }
     // Behind its counters a struct _gil_runtime_state holds a condition variable and a mutex for
     // taking the GIL, and a pair for handing it on (CPython Include/internal/pycore_gil.h). Who is
     // blocked on any of these, wants the GIL.

@@ -16,11 +16,21 @@ using cpython::Offset;
 constexpr std::size_t kMaxCodeHeadBytes = 512;
 constexpr std::size_t kMaxObjectHeadBytes = 128;
 
-// Whether an object has an owner. Freed memory starts with the allocator's link to the next free
-// block, or null (Objects/obmalloc.c, malloc), where an object has its count of references: a
-// number that is small, or that of immortal objects (Include/object.h, _Py_IMMORTAL_REFCNT
-// in 3.12). The uppermost 16 bits are flags from 3.14 on (_PyObject.ob_flags), and 0 in an address.
-bool is_alive(const std::byte* object_copy) {
+// Whether an object has an owner. In a free-threaded build its counts of references stay in freed
+// memory as they were at its end (Include/refcount.h, Objects/object.c,
+// _Py_MergeZeroLocalRefcount); counts that change while they are copied may look so, too, and cost
+// another look. Else freed memory starts with the allocator's link to the next free block, or null
+// (Objects/obmalloc.c, malloc), where an object has its count of references: a number that is
+// small, or that of immortal objects (Include/object.h, _Py_IMMORTAL_REFCNT in 3.12). The uppermost
+// 16 bits are flags from 3.14 on (_PyObject.ob_flags), and 0 in an address.
+bool is_alive(const cpython::ObjectLayout& fields, const std::byte* object_copy) {
+    if (has(fields.ob_ref_local)) {
+        constexpr std::uint32_t kImmortal = UINT32_MAX;
+        constexpr int kSharedShift = 2;
+        const auto local = load<std::uint32_t>(object_copy, at(fields.ob_ref_local));
+        const auto shared = load<std::int64_t>(object_copy, at(fields.ob_ref_shared));
+        return local == kImmortal || std::int64_t{local} + (shared >> kSharedShift) > 0;
+    }
     constexpr auto kCount = static_cast<std::uintptr_t>(0xffff'ffff'ffffULL);
     const auto references = load<std::uintptr_t>(object_copy, 0) & kCount;
     return references != 0 && references <= 0xffff'ffffU;
@@ -248,7 +258,7 @@ CodeRegistry::Comparison CodeRegistry::compare(const PageBatch& batch, const Ent
         !find_copy(batch, entry.place, Address(entry.code), compared_bytes(entry), &copy)) {
         return Comparison::kNoCopy;
     }
-    if (copy == nullptr || !is_alive(copy)) {
+    if (copy == nullptr || !is_alive(view_.layout->object, copy)) {
         return Comparison::kDifferent;
     }
     if (entry.is_versioned) {
@@ -524,7 +534,8 @@ bool CodeRegistry::read_identity(MemoryReader& reader, const Entry& entry, Ident
         }
     }
     requests[count++] = {Address(entry.code), code_copy.data(), at(view_.layout->code.size)};
-    if (reader.read({requests.data(), count}) != count || !is_alive(code_copy.data())) {
+    if (reader.read({requests.data(), count}) != count ||
+        !is_alive(view_.layout->object, code_copy.data())) {
         return false;
     }
     const CodeFields code = parse_code(code_copy.data());

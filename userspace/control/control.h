@@ -80,7 +80,7 @@ enum class Mode : std::uint32_t { kWall = 0, kCpu = 1, kMemory = 2 };
 
 enum ConfigureFlag : std::uint32_t {
     kStealth = 1,    ///< Do not account for the sampler thread.
-    kNoFollow = 2,   ///< Do not follow the GIL holder to its CPU (for measurements).
+    kNoFollow = 2,   ///< Do not follow threads to their CPUs (for measurements).
     kPerfTicks = 4,  ///< Without BPF, but Arm will be answered (CPU mode): ask for ticks.
 };
 

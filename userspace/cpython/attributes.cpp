@@ -18,8 +18,12 @@ struct Namespace {
 ///
 ///      -4            -3            -2, -1     0           1
 ///      values 3.11   dict 3.11 on  GC head    ob_refcnt   ob_type
+///
+///      free-threaded:              -1         0        1, 2          3
+///                                  dict       ob_tid   flags, counts ob_type
 constexpr std::size_t kBytesBefore = 4 * sizeof(void*);
-using Surroundings = std::array<std::byte, kBytesBefore + 2 * sizeof(void*)>;
+constexpr std::size_t kMostHeadBytes = 4 * sizeof(void*);
+using Surroundings = std::array<std::byte, kBytesBefore + kMostHeadBytes>;
 
 Address word_at(const Surroundings& copy, Offset offset_from_object) {
     return load_address(copy.data(), kBytesBefore + offset_from_object);
@@ -181,10 +185,16 @@ Result<Address> AttributeFinder::find(ObjectReader& objects, Address object) {
     // Whether the words in front of the object belong to it, its class says. They are copied along
     // because they mostly do; where nothing is mapped in front of it, they do not.
     Surroundings around{};
-    if (!objects.memory().read_bytes(object - kBytesBefore, around.data(), around.size())) {
+    const std::size_t head_bytes =
+        static_cast<std::size_t>(objects.layout().object.ob_type) + sizeof(void*);
+    if (head_bytes > kMostHeadBytes) {
+        return fail(ErrorKind::kInvalid, "read an attribute: the layout");
+    }
+    if (!objects.memory().read_bytes(object - kBytesBefore, around.data(),
+                                     kBytesBefore + head_bytes)) {
         around = {};
-        const std::size_t bytes = around.size() - kBytesBefore;
-        if (auto status = objects.memory().read_bytes(object, around.data() + kBytesBefore, bytes);
+        if (auto status =
+                objects.memory().read_bytes(object, around.data() + kBytesBefore, head_bytes);
             !status) {
             return tl::unexpected(status.error());
         }

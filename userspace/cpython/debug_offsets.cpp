@@ -30,10 +30,11 @@ struct StatedOffsets {
         std::uint64_t datastack_chunk;
     } thread_state;
     struct {
-        std::uint64_t size, previous, executable, instr_ptr, owner;
+        std::uint64_t size, previous, executable, instr_ptr, owner, tlbc_index;
     } interpreter_frame;
     struct {
-        std::uint64_t size, filename, name, qualname, linetable, firstlineno, co_code_adaptive;
+        std::uint64_t size, filename, name, qualname, linetable, firstlineno, co_code_adaptive,
+            co_tlbc;
     } code_object;
     struct {
         std::uint64_t size, ob_type;
@@ -87,12 +88,12 @@ StatedOffsets take(const Stated& all) {
                          thread.native_thread_id,
                          thread.datastack_chunk};
     const auto& frame = all.interpreter_frame;
-    some.interpreter_frame = {frame.size, frame.previous, frame.executable, frame.instr_ptr,
-                              frame.owner};
+    some.interpreter_frame = {frame.size,      frame.previous, frame.executable,
+                              frame.instr_ptr, frame.owner,    0};
     const auto& code = all.code_object;
     some.code_object = {
-        code.size,        code.filename,        code.name, code.qualname, code.linetable,
-        code.firstlineno, code.co_code_adaptive};
+        code.size,        code.filename,         code.name, code.qualname, code.linetable,
+        code.firstlineno, code.co_code_adaptive, 0};
     some.pyobject = {all.pyobject.size, all.pyobject.ob_type};
     some.type_object = {all.type_object.size, all.type_object.tp_name, all.type_object.tp_flags};
     some.dict_object = {all.dict_object.size, all.dict_object.ma_keys, all.dict_object.ma_values};
@@ -101,6 +102,10 @@ StatedOffsets take(const Stated& all) {
     const auto& unicode = all.unicode_object;
     some.unicode_object = {unicode.size, unicode.state, unicode.length, unicode.asciiobject_size};
     some.gc = {all.gc.collecting};
+    if constexpr (requires { all.code_object.co_tlbc; }) {
+        some.interpreter_frame.tlbc_index = all.interpreter_frame.tlbc_index;
+        some.code_object.co_tlbc = all.code_object.co_tlbc;
+    }
     return some;
 }
 
@@ -220,9 +225,12 @@ void apply_states(const StatedOffsets& stated, Layout& layout, bool& sane) {
     frame.word(stated.interpreter_frame.executable, layout.frame.code);
     frame.word(stated.interpreter_frame.instr_ptr, layout.frame.instruction);
     frame.byte(stated.interpreter_frame.owner, layout.frame.owner);
+    if (has(row.frame.tlbc_index)) {
+        frame.int32(stated.interpreter_frame.tlbc_index, layout.frame.tlbc_index);
+    }
     layout.frame.size = std::max(
         cover(pointer, {layout.frame.previous, layout.frame.code, layout.frame.instruction}),
-        cover(1, {layout.frame.owner}));
+        std::max(cover(1, {layout.frame.owner}), cover(4, {layout.frame.tlbc_index})));
 }
 
 void apply_objects(const StatedOffsets& stated, Layout& layout, bool& sane) {
@@ -237,6 +245,9 @@ void apply_objects(const StatedOffsets& stated, Layout& layout, bool& sane) {
     code.word(stated.code_object.linetable, layout.code.linetable);
     code.int32(stated.code_object.firstlineno, layout.code.firstlineno);
     code.byte(stated.code_object.co_code_adaptive, layout.code.code_adaptive);
+    if (has(row.code.tlbc)) {
+        code.word(stated.code_object.co_tlbc, layout.code.tlbc);
+    }
     layout.code.size = layout.code.code_adaptive;
     // Not stated, and what it is used for has no second proof: only where all is as in the row.
     if (layout.code.firstlineno != row.code.firstlineno ||
@@ -320,11 +331,7 @@ Result<Layout> apply(const StatedOffsets& stated, const Layout& row) {
     if (stated.version >> 24U != row.major || ((stated.version >> 16U) & 0xffU) != row.minor) {
         return fail(ErrorKind::kUnsupportedVersion, "debug offsets: of another CPython version");
     }
-    if (stated.free_threaded == 1) {
-        return fail(ErrorKind::kUnsupportedVersion,
-                    "a free-threaded CPython build; only builds with a GIL are supported");
-    }
-    if (stated.free_threaded != 0) {
+    if (stated.free_threaded != std::uint64_t{row.free_threaded}) {
         return fail(ErrorKind::kInvalid, "debug offsets: free-threaded or not?");
     }
     Layout layout = row;
@@ -333,6 +340,11 @@ Result<Layout> apply(const StatedOffsets& stated, const Layout& row) {
     apply_objects(stated, layout, sane);
     if (!sane || !is_plausible(layout, row)) {
         return fail(ErrorKind::kInvalid, "debug offsets: a field outside its structure");
+    }
+    // What is not stated of such a build has no neighbour to move along with.
+    if (row.free_threaded && std::memcmp(&layout, &row, sizeof(Layout)) != 0) {
+        return fail(ErrorKind::kUnsupportedVersion,
+                    "a free-threaded CPython build that is laid out otherwise than its version's");
     }
     return layout;
 }
@@ -355,6 +367,16 @@ Result<Layout> apply_debug_offsets(const DebugOffsets314& stated, const Layout& 
 
 Result<Layout> apply_debug_offsets(const DebugOffsets315& stated, const Layout& row) {
     return apply(take(stated), row);
+}
+
+Result<bool> is_free_threaded(MemoryReader& reader, Address runtime, const Layout& row) {
+    if (row.runtime.debug_offsets_kind == DebugOffsetsKind::kNone) {
+        return false;
+    }
+    // The cookie, the version and this are where they are in all versions.
+    const auto flag = reader.read_value<std::uint64_t>(runtime + at(row.runtime.debug_offsets) +
+                                                       offsetof(DebugOffsets313, free_threaded));
+    return flag ? Result<bool>(*flag == 1) : tl::unexpected(flag.error());
 }
 
 Result<Layout> read_debug_offsets(MemoryReader& reader, Address runtime, const Layout& row) {

@@ -196,9 +196,14 @@ struct DebugOffsets315 {
 ///
 /// A row without debug offsets (3.12 and older) comes back unchanged.
 ///
-/// `runtime`: _PyRuntime. Errors: kUnreadable; kInvalid for a wrong cookie or an insane offset;
-/// kUnsupportedVersion for a free-threaded build, or for another version than the row's.
+/// `runtime`: _PyRuntime. Errors: kUnreadable; kInvalid for a wrong cookie, an insane offset, or a
+/// build with a GIL where the row is of one without, or the other way round; kUnsupportedVersion
+/// for another version than the row's, and for a free-threaded build of which the row is not true.
 Result<Layout> read_debug_offsets(MemoryReader& reader, Address runtime, const Layout& row);
+
+/// Whether the runtime says that its build is free-threaded. `row`: of a build of its version with
+/// a GIL. kUnreadable.
+Result<bool> is_free_threaded(MemoryReader& reader, Address runtime, const Layout& row);
 
 /// The same from a local copy; which structure it is, the row's debug_offsets_kind says. Pure.
 Result<Layout> apply_debug_offsets(const DebugOffsets313& stated, const Layout& row);

@@ -107,6 +107,51 @@ bool FrameWalker::is_first_of_stack(Address frame, PageSet& pages, std::uint32_t
     return first.is_possible() && !first.previous && first.top == 1;
 }
 
+/// A word, or null where it cannot be read.
+Address FrameWalker::find_word(Address from, PageSet& pages, std::uint32_t walk) {
+    const std::byte* copy =
+        from && from.is_aligned(sizeof(void*)) ? find_or_fetch(from, sizeof(void*)) : nullptr;
+    if (copy == nullptr) {
+        return {};
+    }
+    pages.touch(from, from + sizeof(void*), walk);
+    return load_address(copy, 0);
+}
+
+/// From the copy of the bytecode that the frame runs (0: the code object's own) to the same place
+/// in the code object. What has once been put into the array of copies stays there while a thread
+/// with that index lives, also in the larger array that takes its place (CPython
+/// Objects/codeobject.c, create_tlbc_lock_held()).
+///
+/// False where the instruction is outside of that copy. A thread can stand still between the two
+/// stores that change from one copy to another (Python/bytecodes.c, _LOAD_BYTECODE); and while it
+/// is detached, an array that has been replaced can be freed and used for something else.
+bool FrameWalker::move_to_code(Address code, std::int32_t tlbc_index, PageSet& pages,
+                               std::uint32_t walk, std::intptr_t* instruction) {
+    const Address own = code + at(layout_.code.code_adaptive);
+    const std::uintptr_t units = find_word(code + at(layout_.object.ob_size), pages, walk).value();
+    Address bytecode = own;
+    if (tlbc_index != 0) {
+        const Address array = find_word(code + at(layout_.code.tlbc), pages, walk);
+        const std::uintptr_t count = find_word(array, pages, walk).value();
+        if (tlbc_index < 0 || static_cast<std::uintptr_t>(tlbc_index) >= count) {
+            return false;
+        }
+        const auto index = static_cast<std::size_t>(tlbc_index);
+        bytecode =
+            find_word(array + at(layout_.code.tlbc_entries) + index * sizeof(void*), pages, walk);
+    }
+    const auto from_start =
+        static_cast<std::intptr_t>(static_cast<std::uintptr_t>(*instruction) - bytecode.value());
+    // Before the first instruction stands the one before it.
+    if (!bytecode || units > kMaxCodeBytes / 2 || from_start < -2 ||
+        from_start >= static_cast<std::intptr_t>(2 * units)) {
+        return false;
+    }
+    *instruction = static_cast<std::intptr_t>(own.value()) + from_start;
+    return true;
+}
+
 Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::span<RawFrame> out) {
     const FrameLayout& fields = layout_.frame;
     const auto frame_size = static_cast<std::size_t>(fields.size);
@@ -151,25 +196,31 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
             result.entry = frame;
         }
         result.ends_at_generator = owner == fields.owner_generator;
+        const Address previous = load_address(copy, at(fields.previous));
         if (has_code) {
             result.root = result.ends_at_generator ? Address() : frame;
             if (result.count == out.size()) {
                 result.truncated = true;
                 return result;
             }
-            const auto at = static_cast<std::size_t>(fields.instruction);
-            const std::intptr_t instruction =
-                fields.instruction_kind == InstructionKind::kCodePointer
-                    ? load<std::intptr_t>(copy, at)
-                    : load<std::int32_t>(copy, at);
-            const Address code = strip_tag(layout_, load_address(copy, cpython::at(fields.code)));
+            std::intptr_t instruction = fields.instruction_kind == InstructionKind::kCodePointer
+                                            ? load<std::intptr_t>(copy, at(fields.instruction))
+                                            : load<std::int32_t>(copy, at(fields.instruction));
+            const Address code = strip_tag(layout_, load_address(copy, at(fields.code)));
+            // The last that is read out of `copy`, which more fetching may end.
+            if (has(fields.tlbc_index) &&
+                !move_to_code(code, load<std::int32_t>(copy, at(fields.tlbc_index)), pages, walk,
+                              &instruction)) {
+                result.broken = true;
+                return result;
+            }
             if (!make_raw_frame(layout_, code, instruction, &out[result.count])) {
                 result.broken = true;
                 return result;
             }
             result.count += code != skipped_code_;
         }
-        frame = load_address(copy, static_cast<std::size_t>(fields.previous));
+        frame = previous;
     }
     result.ends_midway =
         has(fields.owner) && result.root && !is_first_of_stack(result.root, pages, walk);

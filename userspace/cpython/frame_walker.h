@@ -86,6 +86,9 @@ class FrameWalker {
     Address touch(PageSet& pages, Address frame, Address last_page, std::uint32_t walk);
     bool is_first_of_stack(Address frame, PageSet& pages, std::uint32_t walk);
     const std::byte* find_or_fetch(Address from, std::size_t size_bytes);
+    Address find_word(Address from, PageSet& pages, std::uint32_t walk);
+    bool move_to_code(Address code, std::int32_t tlbc_index, PageSet& pages, std::uint32_t walk,
+                      std::intptr_t* instruction);
 
     const Layout& layout_;
     MemoryReader& reader_;

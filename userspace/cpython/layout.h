@@ -65,6 +65,8 @@ struct InterpreterLayout {  // PyInterpreterState
     Offset gc_collecting;   // int (3.9 and later)
     Offset next_version;    // uint32_t: of the next code object; not covered by `size` (3.13 and
                             // later)
+    Offset stop_requester;  // PyThreadState* that has all others stopped, or has asked for it; not
+                            // covered by `size` (free-threaded)
 };
 
 struct GilLayout {         // struct _gil_runtime_state
@@ -86,6 +88,7 @@ struct ThreadStateLayout {    // PyThreadState
     Offset id;                // uint64_t: unique in its interpreter
     Offset datastack_chunk;   // _PyStackChunk* (3.11 and later)
     Offset datastack_top;     // PyObject** (3.11 and later)
+    Offset state;             // int (free-threaded): _Py_THREAD_ATTACHED while it may run Python
 };
 
 struct CFrameLayout {      // _PyCFrame (3.11, 3.12)
@@ -100,7 +103,9 @@ struct FrameLayout {        // PyFrameObject (3.8-3.10), _PyInterpreterFrame (3.
                             // _PyStackRef)
     Offset instruction;     // f_lasti (int) / prev_instr / instr_ptr (pointer)
     Offset owner;           // char (3.11 and later): enum _frameowner
-    Offset is_entry;        // bool (3.11): the first frame of its C-level evaluation loop
+    Offset tlbc_index;  // int32_t (free-threaded, 3.14 and later): which copy of the bytecode it
+                        // runs; 0: that in the code object
+    Offset is_entry;    // bool (3.11): the first frame of its C-level evaluation loop
     std::int16_t owner_without_code;  // least value of `owner` for a frame without Python code: the
                                       // entry frame of a C-level evaluation loop, the base frame
                                       // (3.12 and later); kAbsent elsewhere
@@ -125,13 +130,17 @@ struct CodeLayout {        // PyCodeObject
     Offset firstlineno;    // int
     Offset version;        // uint32_t: another one for each code object (3.12 and later)
     Offset code_adaptive;  // char[]: the instructions, in place (3.11 and later)
+    Offset tlbc;  // _PyCodeArray*: the copies of the bytecode (free-threaded, 3.14 and later)
+    Offset tlbc_entries;  // char*[]: in the _PyCodeArray, behind their number (Py_ssize_t)
     LineTableKind line_table_kind;
 };
 
-struct ObjectLayout {  // PyObject, PyVarObject
-    Offset size;       // sizeof(PyObject)
-    Offset ob_type;    // PyTypeObject*
-    Offset ob_size;    // Py_ssize_t, of a PyVarObject
+struct ObjectLayout {      // PyObject, PyVarObject
+    Offset size;           // sizeof(PyObject)
+    Offset ob_type;        // PyTypeObject*
+    Offset ob_size;        // Py_ssize_t, of a PyVarObject
+    Offset ob_ref_local;   // uint32_t (free-threaded): references that its owner counts
+    Offset ob_ref_shared;  // Py_ssize_t (free-threaded): those that all count, above two flags
 };
 
 struct TypeLayout {         // PyTypeObject, PyHeapTypeObject
@@ -219,6 +228,7 @@ struct Layout {
     std::uint8_t major;
     std::uint8_t minor;
     std::uint8_t pointer_bytes;  // 8: LP64, 4: ILP32
+    bool free_threaded;          // no GIL: each thread may change its stack at any moment
     RuntimeLayout runtime;
     InterpreterLayout interpreter;
     GilLayout gil;
@@ -241,9 +251,14 @@ struct Layout {
 /// The row of a minor version in this build's ABI, or null: an unknown version is an error, never
 /// the nearest match. The row has static storage. Any thread, signal-safe.
 const Layout* find_layout(Version version);
+/// The same of a free-threaded build (Py_GIL_DISABLED: 3.13 and later), whose structures differ.
+const Layout* find_free_threaded_layout(Version version);
 
-/// All rows of this build's ABI, oldest first, for messages and tests.
+/// All rows of this build's ABI that are of builds with a GIL, oldest first, for messages and
+/// tests.
 std::span<const Layout> known_layouts();
+/// Likewise of free-threaded builds.
+std::span<const Layout> free_threaded_layouts();
 
 /// The rows of one ABI, 8 (LP64) or 4 (ILP32) bytes a pointer, oldest first; empty for another
 /// width. For messages ("a 32-bit target") and tests; a walker uses find_layout().

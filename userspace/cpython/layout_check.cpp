@@ -150,6 +150,7 @@ LayoutCheck::Seen LayoutCheck::look_at_threads(MemoryReader& reader, const Runti
         return contradict(Seen::kBadList, "the list of threads does not lead from one to the next");
     }
     const Address holder = gil.locked > 0 ? gil.holder() : Address();
+    const bool is_free_threaded = view.layout->free_threaded;
     Seen seen = Seen::kUntold;
     for (std::size_t i = 0; i < list.count; ++i) {
         const Status thread = look_at_thread(reader, view, listed_[i].head);
@@ -159,14 +160,24 @@ LayoutCheck::Seen LayoutCheck::look_at_threads(MemoryReader& reader, const Runti
         if (thread.error().kind == ErrorKind::kNotReady) {
             continue;
         }
-        if (listed_[i].state != holder) {
+        if (is_free_threaded ? is_at_rest(reader, view, listed_[i]) : listed_[i].state != holder) {
             seen = contradict(Seen::kBadAtRest, thread.error().what);
         } else {
-            note_changes(reader, view, listed_[i]);
+            if (!is_free_threaded || seen == Seen::kUntold) {
+                note_changes(reader, view, listed_[i]);
+            }
             seen = seen == Seen::kUntold ? contradict(Seen::kBadHolder, thread.error().what) : seen;
         }
     }
     return seen;
+}
+
+/// Without a GIL: whether it was in C code, with its frames in order, before they were read and is
+/// now.
+bool LayoutCheck::is_at_rest(MemoryReader& reader, const RuntimeView& view,
+                             const ListedState& thread) {
+    const auto now = read_thread_head(reader, view, thread.state);
+    return now && !thread.head.is_attached && !now->is_attached;
 }
 
 void LayoutCheck::note_changes(MemoryReader& reader, const RuntimeView& view,
@@ -177,7 +188,10 @@ void LayoutCheck::note_changes(MemoryReader& reader, const RuntimeView& view,
     if (const auto frame = read_frame(reader, view, holder.head)) {
         (void)reader.read_bytes(*frame, now.data() + half, half);
     }
-    changes_ += static_cast<int>(now != holder_bytes_);
+    // Another thread that is attached is no change of the one before.
+    const bool is_same_thread = !view.layout->free_threaded || watched_ == holder.state;
+    changes_ += static_cast<int>(is_same_thread && now != holder_bytes_);
+    watched_ = holder.state;
     holder_bytes_ = now;
 }
 

@@ -46,8 +46,9 @@ inline constexpr const char* kChangingLayout =
 ///                                            gets no CPU can stand in the middle of a change
 ///   lists, the GIL                           for kLeastNs: others hold other locks, and not for so
 ///                                            long
-/// That the GIL was not given away during a look is told by its fields, between which a thread can
-/// drop it and take it anew: not at each of so many looks.
+/// In a free-threaded build "has the GIL" is "is attached"; of those the first in the list is
+/// watched for changes. That the GIL was not given away during a look is told by its fields,
+/// between which a thread can drop it and take it anew: not at each of so many looks.
 ///
 /// Memory is taken by make(). One thread at a time.
 class LayoutCheck {
@@ -89,6 +90,8 @@ class LayoutCheck {
     static Result<Address> read_frame(MemoryReader& reader, const RuntimeView& view,
                                       const ThreadHead& head);
     Seen contradict(Seen by, const char* what);
+    static bool is_at_rest(MemoryReader& reader, const RuntimeView& view,
+                           const ListedState& thread);
     void note_changes(MemoryReader& reader, const RuntimeView& view, const ListedState& holder);
     [[nodiscard]] bool is_refuted(Seen seen) const;
 
@@ -102,6 +105,7 @@ class LayoutCheck {
     int bad_at_rest_ = 0;         ///< the last ones in a row that were so by kBadAtRest, likewise
     int changes_ = 0;             ///< how often `holder_bytes_` changed
     std::int64_t since_ns_ = 0;   ///< the first contradiction: CLOCK_MONOTONIC
+    Address watched_;             ///< the state that note_changes() looked at last
     HolderBytes holder_bytes_{};  ///< of the GIL holder's state and newest frame
 };
 

@@ -14,9 +14,22 @@ constexpr auto kLp64Rows = std::to_array<Layout>({
 #include "cpython/layouts_lp64.inc"
 });
 
+constexpr auto kLp64FreeThreadedRows = std::to_array<Layout>({
+#include "cpython/layouts_lp64t.inc"
+});
+
 constexpr auto kIlp32Rows = std::to_array<Layout>({
 #include "cpython/layouts_ilp32.inc"
 });
+
+const Layout* find(std::span<const Layout> rows, Version version) {
+    for (const Layout& row : rows) {
+        if (row.major == version.major && row.minor == version.minor) {
+            return &row;
+        }
+    }
+    return nullptr;
+}
 
 }  // namespace
 
@@ -33,13 +46,15 @@ std::span<const Layout> layouts_of_abi(int pointer_bytes) {
 
 std::span<const Layout> known_layouts() { return layouts_of_abi(int{sizeof(void*)}); }
 
-const Layout* find_layout(Version version) {
-    for (const Layout& row : known_layouts()) {
-        if (row.major == version.major && row.minor == version.minor) {
-            return &row;
-        }
-    }
-    return nullptr;
+std::span<const Layout> free_threaded_layouts() {
+    return sizeof(void*) == 8 ? std::span<const Layout>(kLp64FreeThreadedRows)
+                              : std::span<const Layout>();
+}
+
+const Layout* find_layout(Version version) { return find(known_layouts(), version); }
+
+const Layout* find_free_threaded_layout(Version version) {
+    return find(free_threaded_layouts(), version);
 }
 
 }  // namespace echion::cpython

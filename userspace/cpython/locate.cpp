@@ -15,8 +15,12 @@ namespace {
 // libpython's .data and .bss take 1 to 2 MiB; an executable with much of its own may have more.
 constexpr std::size_t kMaxDataBytes = std::size_t{32} << 20;
 constexpr std::size_t kScanBytes = 4096;
-// Longest head of the version text that is looked at: "3.12.10rc1+ (".
-constexpr std::size_t kVersionHeadBytes = 24;
+// Longest head of the version text that is looked at: "3.13.10rc1+" and what follows of kBuilds.
+constexpr std::size_t kVersionHeadBytes = 64;
+// What follows a version (CPython Python/getversion.c): of 3.14 and later, of 3.13, of a build with
+// a GIL.
+constexpr std::string_view kBuilds[] = {" free-threading build (",
+                                        " experimental free-threading build (", " ("};
 
 /// Takes the digits at `at`; at most three, so that the value fits.
 bool take_number(std::string_view text, std::size_t& at, unsigned& value) {
@@ -29,7 +33,7 @@ bool take_number(std::string_view text, std::size_t& at, unsigned& value) {
 }
 
 /// Whether the version text starts here: "3.N.M" or "2.7.M", perhaps a suffix such as "rc1+", then
-/// " (".
+/// one of kBuilds.
 bool starts_version(std::string_view text, Version& version) {
     std::size_t at = 2;
     unsigned minor = 0;
@@ -44,7 +48,9 @@ bool starts_version(std::string_view text, Version& version) {
             text[at] == '+' || (text[at] >= '0' && text[at] <= '9'))) {
         ++at;
     }
-    if (!text.substr(std::min(at, text.size())).starts_with(" (")) {
+    const std::string_view rest = text.substr(std::min(at, text.size()));
+    if (std::none_of(std::begin(kBuilds), std::end(kBuilds),
+                     [&](std::string_view build) { return rest.starts_with(build); })) {
         return false;
     }
     version = {static_cast<std::uint8_t>(text[0] - '0'), static_cast<std::uint8_t>(minor),
@@ -153,6 +159,16 @@ Status complete(MemoryReader& reader, const ElfImage& image, const Found& found,
     out.view.layout = found.runtime ? find_layout(*version) : nullptr;
     if (out.view.layout == nullptr) {
         return fail(ErrorKind::kUnsupportedVersion, "no layout for this CPython version");
+    }
+    const auto free_threaded = is_free_threaded(reader, found.runtime, *out.view.layout);
+    if (!free_threaded) {
+        return tl::unexpected(free_threaded.error());
+    }
+    if (*free_threaded) {
+        out.view.layout = find_free_threaded_layout(*version);
+    }
+    if (out.view.layout == nullptr) {
+        return fail(ErrorKind::kUnsupportedVersion, "no layout for a free-threaded build of it");
     }
     const auto stated = read_debug_offsets(reader, found.runtime, *out.view.layout);
     if (!stated) {

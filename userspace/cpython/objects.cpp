@@ -196,7 +196,7 @@ Result<std::uint64_t> ObjectReader::read_unsigned(Address object) {
     }
     const IntegerLayout& fields = layout_.integer;
     // An int always has room for one digit; more are read when its head says that they exist.
-    std::array<std::byte, 32> copy;
+    std::array<std::byte, 64> copy;
     const std::size_t head_bytes = fields.ob_digit + fields.digit_bytes;
     if (head_bytes > copy.size()) {
         return fail(ErrorKind::kInvalid, "read an int: the layout");

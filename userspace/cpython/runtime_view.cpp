@@ -8,6 +8,8 @@ namespace {
 // Large enough for the part of each structure that the layouts name (`size`); checked when used.
 constexpr std::size_t kMaxThreadStateBytes = 1024;
 constexpr std::size_t kMaxGilBytes = 256;
+// _Py_THREAD_ATTACHED (CPython Include/internal/pycore_pystate.h, 3.13 to 3.15).
+constexpr std::int32_t kAttached = 1;
 
 Address load_field(const std::byte* copy, Offset offset) {
     return has(offset) ? load_address(copy, static_cast<std::size_t>(offset)) : Address();
@@ -100,6 +102,9 @@ ThreadHead parse_thread_head(const Layout& layout, const std::byte* copy) {
     head.id = load<std::uint64_t>(copy, static_cast<std::size_t>(fields.id));
     head.thread_id = load_field(copy, fields.thread_id).value();
     head.native_id = static_cast<std::uint32_t>(load_field(copy, fields.native_thread_id).value());
+    head.is_attached =
+        has(fields.state) &&
+        load<std::int32_t>(copy, static_cast<std::size_t>(fields.state)) == kAttached;
     return head;
 }
 

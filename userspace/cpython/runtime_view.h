@@ -52,6 +52,9 @@ struct ThreadHead {
     std::uint64_t id = 0;
     std::uintptr_t thread_id = 0;  ///< pthread_t
     std::uint32_t native_id = 0;   ///< 0 where the version does not keep it
+    /// Free-threaded: whether it may run Python code. Where it is not attached, it is in C code or
+    /// waits, with its frames in order.
+    bool is_attached = false;
 
     /// Whether `cframe` is on a thread's C stack, as while frames run. The other one is part of the
     /// state, which is at `state`: the one of a thread that runs none (PyThreadState.root_cframe).

@@ -4,7 +4,7 @@ namespace echion::cpython {
 namespace {
 
 // Requests that a full round leaves for what closes it, and for what is asked for besides.
-constexpr std::size_t kSpareRequests = 64;
+constexpr std::size_t kSpareRequests = 80;
 
 }  // namespace
 

@@ -64,7 +64,7 @@ class PageSet {
 class PageBatch {
   public:
     static constexpr std::size_t kMaxRequests = 1024;
-    static constexpr std::size_t kKeptRequests = 64;
+    static constexpr std::size_t kKeptRequests = 80;
 
     /// `arena_bytes`: the most room for the copies of one round.
     static Result<PageBatch> make(std::size_t arena_bytes);

@@ -35,7 +35,8 @@ void ChangedStacks::mark_holders(std::uint32_t gil_index, const cpython::GilStat
     const std::uintptr_t switches = now.switch_number - gil.sampled.switch_number;
     // A thread goes from one interpreter to another without a switch: the state that it has left
     // would keep the stack that was seen last.
-    if (!gil.is_known || switches > 1 || interpreters_.is_shared(gil_index)) {
+    if (interpreters_.are_free_threaded() || !gil.is_known || switches > 1 ||
+        interpreters_.is_shared(gil_index)) {
         mark_all(gil_index);
         return;
     }

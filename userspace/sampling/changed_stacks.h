@@ -16,6 +16,7 @@ namespace echion::sampling {
 ///     no switch       the last holder's
 ///     one switch      the last holder's, and the one's before it
 ///     more            any
+/// and without a GIL any.
 /// All others keep the stack they had, and cost nothing. With BPF the kernel says which threads
 /// have run at all, and only those are considered. Sampler thread only.
 class ChangedStacks {

@@ -13,6 +13,7 @@ Result<Interpreters> Interpreters::make(const cpython::Layout& layout) {
     Interpreters made;
     made.interpreters_ = std::move(*interpreters);
     made.gils_ = std::move(*gils);
+    made.are_free_threaded_ = layout.free_threaded;
     made.lends_states_ =
         cpython::has(layout.runtime.tstate_current) || cpython::has(layout.thread_state.cframe);
     return made;

@@ -33,7 +33,9 @@ struct Interpreter {
     std::uint32_t torn_walks;  ///< walks in a row that were not whole
     PageBatch::Handle threads_head_copy;
     PageBatch::Handle collecting_copy;
+    PageBatch::Handle requester_copy;
     bool is_collecting;
+    Address stop_requester;  ///< free-threaded: the state that has all others stopped
 };
 
 /// The interpreters of the process and their GILs, as they were last read. Threads refer to their
@@ -50,6 +52,8 @@ class Interpreters {
     [[nodiscard]] Interpreter& operator[](std::uint32_t i) { return interpreters_[i]; }
     [[nodiscard]] const Interpreter& operator[](std::uint32_t i) const { return interpreters_[i]; }
     [[nodiscard]] std::uint32_t gil_count() const { return gil_count_; }
+    /// Whether the GILs are there in name only: each thread may change its stack at any moment.
+    [[nodiscard]] bool are_free_threaded() const { return are_free_threaded_; }
     [[nodiscard]] Gil& gil(std::uint32_t i) { return gils_[i]; }
     [[nodiscard]] Interpreter& of(const TrackedThread& thread) {
         return interpreters_[thread.interpreter];
@@ -92,6 +96,7 @@ class Interpreters {
     std::uint32_t gil_count_ = 0;
     std::uint64_t asks_ = 0;
     bool lends_states_ = false;
+    bool are_free_threaded_ = false;
 };
 
 }  // namespace echion::sampling

@@ -5,8 +5,8 @@
 
 namespace echion::sampling {
 
-/// Below this interval the sampler does not follow the GIL holder: it takes some 10 us a tick, and
-/// the thread that it follows would get none of what remains.
+/// Below this interval the sampler does not follow threads to their CPUs: it takes some 10 us a
+/// tick, and the thread that it follows would get none of what remains.
 constexpr std::uint64_t kLeastFollowIntervalNs = 25'000;
 
 /// What the command-line program asked for.
@@ -14,7 +14,7 @@ struct SamplerOptions {
     std::uint64_t interval_ns = 1'000'000;
     std::size_t max_frames = 2048;
     bool cpu_mode = false;  ///< also report the CPU time of each thread
-    bool follow = true;     ///< go to the GIL holder's CPU to read its stack
+    bool follow = true;     ///< go to the CPU of a thread that may run to read its stack
 };
 
 }  // namespace echion::sampling

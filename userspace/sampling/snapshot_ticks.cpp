@@ -30,10 +30,18 @@ std::uint8_t StackSampler::gc_flag(const TrackedThread& thread) {
     if (!collecting || *collecting == 0) {
         return 0;
     }
-    cpython::GilState gil;
-    const bool holds_gil = memory_.read_gil(interpreters_.gil_of(thread).address, &gil) &&
-                           gil.locked > 0 && gil.holder() == thread.state;
-    return holds_gil ? std::uint8_t{stream::kStackInGc} : std::uint8_t{0};
+    bool may_collect = false;
+    if (has(layout.interpreter.stop_requester)) {
+        const auto requester =
+            memory_.reader.read_pointer(interpreters_.of(thread).head.interpreter +
+                                        cpython::at(layout.interpreter.stop_requester));
+        may_collect = requester && *requester == thread.state;
+    } else {
+        cpython::GilState gil;
+        may_collect = memory_.read_gil(interpreters_.gil_of(thread).address, &gil) &&
+                      gil.locked > 0 && gil.holder() == thread.state;
+    }
+    return may_collect ? std::uint8_t{stream::kStackInGc} : std::uint8_t{0};
 }
 
 bool StackSampler::write_snapshot(TrackedThread& thread, std::span<cpython::RawFrame> raw,

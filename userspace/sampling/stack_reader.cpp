@@ -36,6 +36,10 @@ constexpr std::int64_t kPauseNs = 20'000;
 
 // After a CPU that it may not go to: one that has just gone offline, or that it is kept from.
 constexpr std::int64_t kFollowAgainNs = 100'000'000;
+// For how long a clock that stands still is taken for rest. The kernel takes what a hypervisor has
+// stolen off the clocks of threads that run next (kernel/sched/core.c, update_rq_clock_task()): a
+// short run may add nothing to one.
+constexpr std::int64_t kLongestRestNs = 100'000'000;
 
 }  // namespace
 
@@ -82,6 +86,7 @@ void StackReader::request_interpreters(std::uint32_t gil_index) {
         Interpreter& interpreter = interpreters_[i];
         interpreter.threads_head_copy = PageBatch::kNone;
         interpreter.collecting_copy = runtime_collecting;
+        interpreter.requester_copy = PageBatch::kNone;
         if (interpreter.gil != gil_index) {
             continue;
         }
@@ -91,6 +96,10 @@ void StackReader::request_interpreters(std::uint32_t gil_index) {
         if (has(layout.interpreter.gc_collecting)) {
             interpreter.collecting_copy =
                 batch.add(base + at(layout.interpreter.gc_collecting), sizeof(std::int32_t));
+        }
+        if (has(layout.interpreter.stop_requester)) {
+            interpreter.requester_copy =
+                batch.add(base + at(layout.interpreter.stop_requester), sizeof(void*));
         }
     }
 }
@@ -110,21 +119,94 @@ void StackReader::request_codes(std::span<TrackedThread*> group) {
     memory_.batch.end_unsearched();
 }
 
-/// What proves the holder's stack. Last but for the GIL: see SameCpu.
-void StackReader::request_evidence(Round& round) {
-    if (round.holder == nullptr) {
-        return;
+bool StackReader::may_run(const Round& round, const TrackedThread& thread) const {
+    return interpreters_.are_free_threaded() || &thread == round.holder;
+}
+
+/// Whether the thread has not run since before its last copy, which was proved. Its clock costs
+/// less than a copy does, and far less than going to its CPU.
+bool StackReader::has_rested(TrackedThread& thread) {
+    thread.asked_cpu_ns = 0;
+    const bool is_told_otherwise = thread.slot != TrackedThread::kNoSlot;
+    if (is_told_otherwise || thread.stack.must_resend || !can_follow(thread)) {
+        return false;
     }
-    const TrackedThread& holder = *round.holder;
-    round.holder_runs_on = holder.runs_on;
-    // Where it is not known which thread runs with this state, no CPU proves anything.
-    round.is_followed = can_follow_ && !holder.is_apart &&
-                        (holder.is_placed || !interpreters_.can_change_threads(holder));
-    if (round.is_followed) {
-        round.holder_cpu =
-            memory_.batch.add(same_cpu_.cpu_number_address(holder.runs_on), sizeof(std::uint32_t));
-    } else {
-        round.stacks.add_again(holder.state, holder.head.cframe, &round.holder_after);
+    thread.asked_cpu_ns = memory_.read_cpu_ns(thread);
+    return thread.asked_cpu_ns != 0 && thread.asked_cpu_ns == thread.proved_cpu_ns &&
+           now_ns_ - thread.was_read_ns < kLongestRestNs;
+}
+
+std::span<TrackedThread*> StackReader::order(std::span<TrackedThread*> threads) {
+    if (!interpreters_.are_free_threaded() || !can_follow_) {
+        return threads;
+    }
+    const std::uint32_t own = same_cpu_.own_cpu() + 1;
+    std::size_t count = 0;
+    for (TrackedThread* thread : threads) {
+        if (thread->cpu_and_one == 0) {
+            thread->cpu_and_one = own;  // as good as any, and one that may be moved to
+        }
+        if (has_rested(*thread)) {
+            thread->may_have_changed = false;
+            thread->seen_ns = monotonic_ns();
+            continue;
+        }
+        thread->proved_cpu_ns = 0;
+        threads[count++] = thread;
+    }
+    threads = threads.first(count);
+    // By the difference: this CPU's come first, and the rest in one turn.
+    std::sort(threads.begin(), threads.end(), [&](const auto* a, const auto* b) {
+        const std::uint32_t from_own = a->cpu_and_one - own;
+        return from_own != b->cpu_and_one - own ? from_own < b->cpu_and_one - own : a->id < b->id;
+    });
+    return threads;
+}
+
+bool StackReader::can_follow(const TrackedThread& thread) const {
+    return can_follow_ && (thread.refused_ns == 0 || now_ns_ - thread.refused_ns >= kFollowAgainNs);
+}
+
+/// Of an ordered group those that can be proved together; the sampler goes to where they are. Where
+/// it cannot go, they are read by themselves, and the others are proved as before.
+std::span<TrackedThread*> StackReader::select_cpu(std::span<TrackedThread*> group) {
+    if (!interpreters_.are_free_threaded() || !can_follow_) {
+        return group;
+    }
+    const std::uint32_t cpu_and_one = group[0]->cpu_and_one;
+    const auto end = std::find_if(group.begin(), group.end(), [&](const auto* thread) {
+        return thread->cpu_and_one != cpu_and_one;
+    });
+    group = group.first(static_cast<std::size_t>(end - group.begin()));
+    if (cpu_and_one != 0 && cpu_and_one - 1 != same_cpu_.own_cpu() && !follow(cpu_and_one - 1)) {
+        for (TrackedThread* thread : group) {
+            thread->refused_ns = now_ns_;
+            thread->cpu_and_one = 0;
+        }
+    }
+    return group;
+}
+
+/// What proves the stacks of threads that may run. Last but for the GIL, after all that is copied
+/// of any of them: see SameCpu.
+void StackReader::request_evidence(Round& round) {
+    for (std::size_t i = 0; i < round.group.size(); ++i) {
+        const TrackedThread& thread = *round.group[i];
+        Evidence& evidence = round.evidence[i];
+        if (!may_run(round, thread)) {
+            continue;
+        }
+        evidence = {};
+        evidence.runs_on = thread.runs_on;
+        // Where it is not known which thread runs with this state, no CPU proves anything.
+        evidence.is_followed = can_follow(thread) && !thread.is_apart && thread.runs_on != 0 &&
+                               (thread.is_placed || !interpreters_.can_change_threads(thread));
+        if (evidence.is_followed) {
+            evidence.cpu = memory_.batch.add(same_cpu_.cpu_number_address(thread.runs_on),
+                                             sizeof(std::uint32_t));
+        } else {
+            round.stacks.add_again(thread.state, thread.head.cframe, &evidence.after);
+        }
     }
 }
 
@@ -183,14 +265,17 @@ bool StackReader::walk_one(const Round& round, TrackedThread& thread, cpython::S
     return true;
 }
 
-Verdict StackReader::prove_holder(Round& round, const WalkedStack& stack, bool was_cold) {
-    if (round.holder->runs_on != round.holder_runs_on) {
+Verdict StackReader::prove_running(const Round& round, std::size_t at, const WalkedStack& stack,
+                                   bool was_cold) {
+    TrackedThread& thread = *round.group[at];
+    const Evidence& evidence = round.evidence[at];
+    if (thread.runs_on != evidence.runs_on) {
         return Verdict::kTorn;  // it is another thread than was thought
     }
-    if (round.is_followed && can_follow_) {
+    if (evidence.is_followed && can_follow_) {
         std::uint32_t cpu = ~0U;
-        const std::byte* copy = memory_.batch.copy(round.holder_cpu);
-        const Address cpu_number = same_cpu_.cpu_number_address(round.holder->runs_on);
+        const std::byte* copy = memory_.batch.copy(evidence.cpu);
+        const Address cpu_number = same_cpu_.cpu_number_address(thread.runs_on);
         if (!was_cold && copy != nullptr) {
             cpu = load<std::uint32_t>(copy, 0);
         } else if (const auto value = memory_.reader.read_value<std::uint32_t>(cpu_number)) {
@@ -198,31 +283,36 @@ Verdict StackReader::prove_holder(Round& round, const WalkedStack& stack, bool w
         } else {
             return Verdict::kTorn;
         }
+        thread.cpu_and_one = cpu + 1;
         if (cpu == same_cpu_.own_cpu() && same_cpu_.undisturbed()) {
             return Verdict::kProved;
         }
-        if (cpu != same_cpu_.own_cpu()) {
-            ++counts_.follow_moves;
-            if (!same_cpu_.move_to(cpu)) {
-                can_follow_ = false;
-                refused_ns_ = now_ns_;
-            }
+        // Others of the group may be where this one is no more: see select_cpu().
+        if (cpu != same_cpu_.own_cpu() && !interpreters_.are_free_threaded() && !follow(cpu)) {
+            can_follow_ = false;
+            refused_ns_ = now_ns_;
         }
         // A thread that waits for its CPU for so long is given another one.
-        return stack.walk.count > kDeepFrames ? compare_heads(round, stack, true) : Verdict::kTorn;
+        return stack.walk.count > kDeepFrames ? compare_heads(round, at, stack, true)
+                                              : Verdict::kTorn;
     }
-    return compare_heads(round, stack, was_cold);
+    return compare_heads(round, at, stack, was_cold);
 }
 
-Verdict StackReader::compare_heads(const Round& round, const WalkedStack& stack, bool was_cold) {
+bool StackReader::follow(std::uint32_t cpu) {
+    ++counts_.follow_moves;
+    return static_cast<bool>(same_cpu_.move_to(cpu));
+}
+
+Verdict StackReader::compare_heads(const Round& round, std::size_t at, const WalkedStack& stack,
+                                   bool was_cold) {
     // Not a proof, but what there is without one: the newest frame, read before and after.
-    const TrackedThread& holder = *round.holder;
     cpython::StackHead after;
     if (!was_cold) {
-        after = round.stacks.take(round.holder_after);
+        after = round.stacks.take(round.evidence[at].after);
     }
     if (!after.is_read) {
-        after = round.stacks.read(memory_.reader, holder.state);
+        after = round.stacks.read(memory_.reader, round.group[at]->state);
     }
     if (!after.is_read || !round.stacks.complete(memory_.reader, &after) ||
         after.frame != stack.head) {
@@ -237,6 +327,8 @@ void StackReader::read_interpreter_copies() {
         if (const std::byte* copy = memory_.batch.copy(interpreter.threads_head_copy)) {
             interpreter.list_changed |= load_address(copy, 0) != interpreter.threads_head;
         }
+        const std::byte* requester = memory_.batch.copy(interpreter.requester_copy);
+        interpreter.stop_requester = requester != nullptr ? load_address(requester, 0) : Address();
         const std::byte* copy = memory_.batch.copy(interpreter.collecting_copy);
         interpreter.is_collecting = copy != nullptr && load<std::int32_t>(copy, 0) != 0;
     }
@@ -277,7 +369,9 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
                               Address* last_holder, bool is_last,
                               FunctionRef<void(const ReadStack&)> accept) {
     Gil& gil = interpreters_.gil(gil_index);
-    Round round{cpython::StackRound(memory_.view, memory_.batch), group, nullptr, 0, false, {}, {}};
+    group = select_cpu(group);
+    const bool is_free_threaded = interpreters_.are_free_threaded();
+    Round round(memory_.view, memory_.batch, group);
     for (TrackedThread* thread : group) {
         if (thread->state == *last_holder) {
             round.holder = thread;
@@ -308,10 +402,11 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
 
     // What was read besides the round came after it: the evidence has to come after that.
     const bool was_cold = memory_.reader.system_calls() != calls;
-    Verdict holder_verdict = Verdict::kTorn;
+    std::array<Verdict, kGroup> running;  // of those that may run
     for (std::size_t i = 0; i < walked; ++i) {
-        if (round.group[i] == round.holder && stacks[i].is_readable) {
-            holder_verdict = prove_holder(round, stacks[i], was_cold);
+        if (may_run(round, *round.group[i])) {
+            running[i] = stacks[i].is_readable ? prove_running(round, i, stacks[i], was_cold)
+                                               : Verdict::kTorn;
         }
     }
     if (was_cold && !memory_.read_gil(gil.address, &after)) {
@@ -321,7 +416,7 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
         before.holder() == after.holder() && before.switch_number == after.switch_number;
     *last_holder = after.holder();
     const std::int64_t proved_ns = monotonic_ns();
-    if (gil_stayed && before.switch_number == gil.sampled.switch_number) {
+    if (gil_stayed && !is_free_threaded && before.switch_number == gil.sampled.switch_number) {
         gil.held_ns = proved_ns;
     }
 
@@ -335,15 +430,16 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
             continue;
         }
         Verdict verdict = gil_stayed && stacks[i].is_placed ? Verdict::kProved : Verdict::kTorn;
-        if (&thread == round.holder && stacks[i].is_placed) {
-            verdict = holder_verdict;
+        if (may_run(round, thread) && stacks[i].is_placed) {
+            verdict = running[i];
         } else if (thread.state == before.holder()) {
             verdict = Verdict::kTorn;
         }
-        const bool holds_gil = &thread == round.holder && after.locked > 0;
+        const bool may_run_python = is_free_threaded ? thread.head.is_attached
+                                                     : &thread == round.holder && after.locked > 0;
         bool can_pass = true;
         if (verdict != Verdict::kTorn &&
-            is_between_frames(thread, stacks[i], holds_gil, &can_pass)) {
+            is_between_frames(thread, stacks[i], may_run_python, &can_pass)) {
             verdict = Verdict::kTorn;
             must_pause_ = can_pass;
         }
@@ -352,7 +448,7 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
             assigned = stack_codes_.assign(thread.stack, frames_of(stacks[i]));
             // Code objects that were read to define them were read later than the stack.
             if (codes_.reads() != code_reads && verdict == Verdict::kProved &&
-                !still_stands(round, gil_index, before, thread, stacks[i])) {
+                !still_stands(round, gil_index, before, i, stacks[i])) {
                 verdict = Verdict::kTorn;
             }
         }
@@ -363,36 +459,39 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
         if (verdict == Verdict::kTorn) {
             assigned = {};
         }
-        accept({thread, stacks[i].walk, assigned, verdict, holds_gil});
+        thread.proved_cpu_ns = verdict == Verdict::kProved ? thread.asked_cpu_ns : 0;
+        accept({thread, stacks[i].walk, assigned, verdict, may_run_python});
         thread.seen_ns = proved_ns;
     }
     return walked;
 }
 
-bool StackReader::still_stands(Round& round, std::uint32_t gil_index, const GilState& before,
-                               const TrackedThread& thread, const WalkedStack& stack) {
-    if (&thread == round.holder) {
-        return prove_holder(round, stack, true) != Verdict::kTorn;
+bool StackReader::still_stands(const Round& round, std::uint32_t gil_index, const GilState& before,
+                               std::size_t at, const WalkedStack& stack) {
+    if (may_run(round, *round.group[at])) {
+        return prove_running(round, at, stack, true) != Verdict::kTorn;
     }
     GilState now;
     return memory_.read_gil(interpreters_.gil(gil_index).address, &now) &&
            now.holder() == before.holder() && now.switch_number == before.switch_number;
 }
 
-bool StackReader::is_between_frames(TrackedThread& thread, const WalkedStack& stack, bool holds_gil,
-                                    bool* can_pass) {
+bool StackReader::is_between_frames(TrackedThread& thread, const WalkedStack& stack,
+                                    bool may_run_python, bool* can_pass) {
     const cpython::Walk& walk = stack.walk;
     const bool comes_to_end = walk.count > 0 && !walk.truncated && !walk.broken;
     const bool ends_at_generator = comes_to_end && walk.ends_at_generator;
     const bool ends_midway = comes_to_end && walk.ends_midway;
+    // Without a GIL: also between two copies of the bytecode.
     const bool leads_nowhere =
-        (walk.count == 0 || walk.broken) && thread.head.has_cframe_on_stack(thread.state);
+        ((walk.count == 0 || walk.broken) && thread.head.has_cframe_on_stack(thread.state)) ||
+        (walk.broken && interpreters_.are_free_threaded());
     if (!(leads_nowhere || ends_at_generator || ends_midway)) {
         thread.times_between = 0;
         return false;
     }
-    // Who does not hold the GIL waits in C code, with its frames in order.
-    if (!holds_gil) {
+    // Any other thread is in C code, with its frames in order.
+    if (!may_run_python) {
         return false;
     }
     if (thread.between_root != walk.root) {

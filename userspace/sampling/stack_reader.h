@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -35,15 +36,16 @@ struct ReadStack {
     const cpython::Walk& walk;
     AssignedStack assigned;  ///< with StackCodes; none of a torn one
     Verdict verdict;
-    bool holds_gil;
+    bool may_run_python;  ///< it holds the GIL; without one: it is attached
 };
 
 /// Copies the stacks of threads, and proves the copies.
 ///
 /// Is a copy consistent? Nobody changes the last holder's stack but that thread itself, so it is
 /// enough that it did not run while it was copied (SameCpu). For the others it is enough that the
-/// GIL did not change hands meanwhile. What cannot be proved is to be read again, a few times; then
-/// it is torn.
+/// GIL did not change hands meanwhile. In a free-threaded build each thread is as the holder is:
+/// those that were on one CPU when last seen are copied together, from there. What cannot be proved
+/// is to be read again, a few times; then it is torn.
 ///
 /// A head that was copied can show that a state is another thread's than was thought: ThreadOwners
 /// is told before the proof. Code objects that are met are defined in the stream (StackCodes), also
@@ -71,6 +73,9 @@ class StackReader {
     /// As many threads of a GIL as one attempt is for: the shorter, the better the chance that the
     /// GIL stays where it is.
     static constexpr std::size_t kGroup = 64;
+    /// Which of the threads have to be read, in an order that takes few moves: in a free-threaded
+    /// build by their CPUs, this one's first, without those that have not run since.
+    std::span<TrackedThread*> order(std::span<TrackedThread*> threads);
     /// Reads the stacks of a group of threads of one GIL, kGroup at most, and calls `accept` for
     /// each that was read, in their order. Returns how many are done; the next one is to be read
     /// again, or has not been read yet. `last_holder`: of the GIL, as it was before, and is after.
@@ -92,15 +97,22 @@ class StackReader {
     [[nodiscard]] std::uint64_t system_calls() const { return same_cpu_.system_calls(); }
 
   private:
+    // What proves that a thread stood still which may run.
+    struct Evidence {
+        bool is_followed;        // its CPU proves its stack: where that stands…
+        std::uintptr_t runs_on;  // when the round was asked for
+        PageBatch::Handle cpu;
+        cpython::StackRound::Copies after;  // …or its head does, read again
+    };
     // One stretch of reading, and what proves its copies.
     struct Round {
+        Round(const cpython::RuntimeView& view, PageBatch& batch, std::span<TrackedThread*> threads)
+            : stacks(view, batch), group(threads) {}
+
         cpython::StackRound stacks;
         std::span<TrackedThread*> group;
-        TrackedThread* holder;          // the last holder of the GIL, when it is in the group
-        std::uintptr_t holder_runs_on;  // when the round was asked for
-        bool is_followed;               // the holder's CPU proves its stack: where that stands…
-        PageBatch::Handle holder_cpu;
-        cpython::StackRound::Copies holder_after;  // …or its head does, read again
+        TrackedThread* holder = nullptr;  // the last holder of the GIL, when it is in the group
+        std::array<Evidence, kGroup> evidence;  // by place in the group, of those that may_run()
     };
     struct WalkedStack {
         std::size_t first;  // in raw_
@@ -113,6 +125,9 @@ class StackReader {
     bool request(Round& round, std::uint32_t gil_index);
     void request_interpreters(std::uint32_t gil_index);
     void request_codes(std::span<TrackedThread*> group);
+    bool has_rested(TrackedThread& thread);
+    [[nodiscard]] bool may_run(const Round& round, const TrackedThread& thread) const;
+    std::span<TrackedThread*> select_cpu(std::span<TrackedThread*> group);
     void request_evidence(Round& round);
     void read_interpreter_copies();
     [[nodiscard]] std::span<cpython::RawFrame> frames_of(const WalkedStack& stack) {
@@ -121,12 +136,16 @@ class StackReader {
     std::size_t walk_all(Round& round, bool is_incomplete, std::span<WalkedStack> stacks);
     bool walk_one(const Round& round, TrackedThread& thread, cpython::StackHead head,
                   WalkedStack& out, std::size_t* raw_used);
-    Verdict prove_holder(Round& round, const WalkedStack& stack, bool was_cold);
-    Verdict compare_heads(const Round& round, const WalkedStack& stack, bool was_cold);
-    bool is_between_frames(TrackedThread& thread, const WalkedStack& stack, bool holds_gil,
+    Verdict prove_running(const Round& round, std::size_t at, const WalkedStack& stack,
+                          bool was_cold);
+    bool follow(std::uint32_t cpu);
+    [[nodiscard]] bool can_follow(const TrackedThread& thread) const;
+    Verdict compare_heads(const Round& round, std::size_t at, const WalkedStack& stack,
+                          bool was_cold);
+    bool is_between_frames(TrackedThread& thread, const WalkedStack& stack, bool may_run_python,
                            bool* can_pass);
-    bool still_stands(Round& round, std::uint32_t gil_index, const cpython::GilState& before,
-                      const TrackedThread& thread, const WalkedStack& stack);
+    bool still_stands(const Round& round, std::uint32_t gil_index, const cpython::GilState& before,
+                      std::size_t at, const WalkedStack& stack);
 
     PythonMemory& memory_;
     Interpreters& interpreters_;

@@ -200,7 +200,9 @@ bool StackSampler::mark_by_gil(std::uint32_t gil_index, const GilState& now) {
     owners_.note_holder(gil, now);
     gil.sampled = now;
     gil.is_known = true;
-    gil.held_ns = std::max(gil.held_ns, ticks_.now_ns());
+    if (!interpreters_.are_free_threaded()) {
+        gil.held_ns = std::max(gil.held_ns, ticks_.now_ns());
+    }
     if (roster_.walk_changed_lists(gil_index)) {
         return false;
     }
@@ -235,7 +237,7 @@ void StackSampler::sample_gil(std::uint32_t gil_index, Marking marking) {
 }
 
 void StackSampler::read_stacks(std::uint32_t gil_index, Address last_holder) {
-    std::span<TrackedThread*> changed = changed_.select(gil_index);
+    std::span<TrackedThread*> changed = stack_reader_.order(changed_.select(gil_index));
     while (!changed.empty()) {
         std::size_t read = 0;
         for (int attempt = 0; attempt < kAttempts && read == 0; ++attempt) {
@@ -270,7 +272,7 @@ void StackSampler::accept(const ReadStack& stack, std::int64_t at_ns) {
     }
     // Without BPF a thread that waits where it did is taken to have waited there all the time.
     const bool may_have_run =
-        thread.slot != TrackedThread::kNoSlot ? thread.has_run : stack.holds_gil;
+        thread.slot != TrackedThread::kNoSlot ? thread.has_run : stack.may_run_python;
     thread.was_read_ns = ticks_.now_ns();
     if (is_torn) {
         ++tally_.torn_marked;
@@ -297,7 +299,13 @@ void StackSampler::accept(const ReadStack& stack, std::int64_t at_ns) {
         flags |= stream::kStackInvalid;
     }
     // The collector runs with the GIL held, so whoever holds it while one runs is running it.
-    if (stack.holds_gil && interpreters_.of(thread).is_collecting) {
+    // Without a GIL it has all other threads stopped, but for the finalizers that it calls; who
+    // stops them for something else during those looks the same.
+    const Interpreter& interpreter = interpreters_.of(thread);
+    const bool may_collect = interpreters_.are_free_threaded()
+                                 ? interpreter.stop_requester == thread.state
+                                 : stack.may_run_python;
+    if (may_collect && interpreter.is_collecting) {
         flags |= stream::kStackInGc;
     }
     write_stack(thread, assigned, flags, may_have_run, at_ns);

@@ -36,7 +36,8 @@ void ThreadRoster::start(const ProcessFacts& facts) {
 
 void ThreadRoster::refresh() {
     refresh_interpreters();
-    if (interpreters_.count() < 2) {
+    // Where there is one GIL, it tells of a state that is not known.
+    if (interpreters_.count() < 2 && !interpreters_.are_free_threaded()) {
         return;
     }
     look_at_lists();

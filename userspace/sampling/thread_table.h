@@ -27,14 +27,18 @@ struct StackPlacing {
 struct TrackedThread {
     static constexpr std::uint32_t kNoSlot = ~0U;
 
-    Address state;                       ///< PyThreadState
-    cpython::ThreadHead head;            ///< as last read
-    std::uint32_t id;                    ///< in the stream
-    std::uint32_t interpreter;           ///< index of its interpreter in the sampler's list
-    std::uint32_t native_id;             ///< gettid(); 0 unknown
-    std::uintptr_t runs_on;              ///< pthread_t of the thread that runs with it
-    std::uint32_t missed;                ///< list walks in a row that did not meet it
-    std::uint32_t visit;                 ///< number of the last list walk that met it
+    Address state;               ///< PyThreadState
+    cpython::ThreadHead head;    ///< as last read
+    std::uint32_t id;            ///< in the stream
+    std::uint32_t interpreter;   ///< index of its interpreter in the sampler's list
+    std::uint32_t native_id;     ///< gettid(); 0 unknown
+    std::uintptr_t runs_on;      ///< pthread_t of the thread that runs with it
+    std::uint32_t cpu_and_one;   ///< its CPU when its stack was last read; 0: not known
+    std::int64_t refused_ns;     ///< when the sampler could not go to its CPU; 0: it could
+    std::int64_t asked_cpu_ns;   ///< its CPU clock before it is read in this tick; 0: not known
+    std::int64_t proved_cpu_ns;  ///< likewise, of a copy that was proved
+    std::uint32_t missed;        ///< list walks in a row that did not meet it
+    std::uint32_t visit;         ///< number of the last list walk that met it
     cpython::StackRound::Copies copies;  ///< in the round that is being read
     bool in_use;
     bool has_begun;  ///< its thread exists and has entered its number

@@ -58,7 +58,8 @@ bool is_valid(const echion_snapshot_layout& layout) {
            frame_bytes >= 16 && frame_bytes <= ECHION_FRAME_BYTES &&
            (layout.instruction_shift == 0 || layout.instruction_shift == 32) &&
            fits(layout.frame_previous, pointer_bytes) && fits(layout.frame_code, pointer_bytes) &&
-           fits(layout.frame_instruction, instruction_bytes) && fits(layout.frame_owner, 1);
+           fits(layout.frame_instruction, instruction_bytes) && fits(layout.frame_owner, 1) &&
+           fits(layout.frame_tlbc, sizeof(std::int32_t));
 }
 
 Result<std::uint32_t> BpfSession::Impl::find_or_enter(const echion_target_state& process,

@@ -45,6 +45,12 @@ inline echion_snapshot_layout make_snapshot_layout(const cpython::Layout& layout
     result.owner_without_code = u16(frame.owner_without_code);
     const bool is_pointer = frame.instruction_kind == cpython::InstructionKind::kCodePointer;
     result.instruction_shift = is_pointer && layout.pointer_bytes == 8 ? 0 : 32;
+    result.frame_tlbc = cpython::has(frame.tlbc_index) ? u16(frame.tlbc_index) : std::uint16_t{0};
+    result.code_tag = frame.code_tag;
+    result.code_size = u16(layout.object.ob_size);
+    result.code_tlbc = u16(layout.code.tlbc);
+    result.code_adaptive = u16(layout.code.code_adaptive);
+    result.tlbc_entries = u16(layout.code.tlbc_entries);
     return result;
 }
 
