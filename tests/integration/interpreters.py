@@ -32,14 +32,14 @@ class Interpreter:
     @property
     def has_own_c_library(self) -> bool:
         """Whether it runs with another C library than the machine's: one of a suite's packages."""
-        return not self.is_free_threaded and os.path.realpath(self.path).startswith(os.path.realpath(made_folder()) + os.sep)
+        made = os.path.realpath(made_folder()) + os.sep
+        return not self.is_free_threaded and os.path.realpath(self.path).startswith(made)
 
     @property
     def name(self) -> str:
         """For a test's id: the version, and where two have the same, the folder too."""
         version = ".".join(map(str, self.version)) + "t" * self.is_free_threaded
         return f"{version}-system" if self.path.startswith("/usr/") else version
-
 
     def is_called(self, word: str) -> bool:
         """Whether the word is its version or the first numbers of that, with a t behind them where it

@@ -66,7 +66,6 @@ std::vector<std::string> find_pythons() {
         found.emplace_back("/usr/bin/python3");
     }
     add_matches(made_folder() + "/*/usr/bin/python3.??", found);
-    add_matches(made_folder() + "/*/usr/bin/python3.??t", found);
     return found;
 }
 
