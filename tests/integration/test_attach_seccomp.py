@@ -259,8 +259,10 @@ def test_a_call_that_the_kernel_restarts_itself(echion, tmp_path):
     that kills, the call is made to end by EINTR, and Python waits anew for what is left."""
     filters = [answer(KILL, "restart_syscall")]
     # glibc's poll() is ppoll(2) from 2.43 on.
-    python = [one for one in find_interpreters() if not one.has_own_c_library][-1]
-    with start_filtered(tmp_path, python, filters, "sleep") as target:
+    found = [one for one in find_interpreters() if not one.has_own_c_library]
+    if not found:
+        pytest.skip("no interpreter that is tested with has this machine's C library")
+    with start_filtered(tmp_path, found[-1], filters, "sleep") as target:
         target.wait_for_call(NUMBERS["poll"])
         attach(echion, target)
         finish(target)
