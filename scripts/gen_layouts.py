@@ -28,6 +28,15 @@ from layout_probe import ABIS, Interpreter, run_probe
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "userspace" / "cpython"
 ABSENT = "kAbsent"
+# Fields that are values, of which -1 can be one.
+VALUES = [
+    ("generator", field)
+    for field in (
+        "created", "suspended", "suspended_yield_from", "yield_from_locked", "executing",
+        "yield_from", "resume", "resume_special",
+    )
+]
+NO_VALUE = "kNoValue"
 # Not covered by the size of what is read of their structure.
 READ_ALONE = ("interpreter.next_version", "interpreter.stop_requester")
 WIDTH = 100
@@ -76,7 +85,7 @@ def row_text(interpreter, abi):
         for field, by_version in struct.fields:
             text = pick(by_version, minor, interpreter.free_threaded)
             if text is None:
-                shown = ABSENT
+                shown = NO_VALUE if (struct.member, field) in VALUES else ABSENT
             elif text == "@cover":
                 shown = str(cover)
             elif text[0] == "#":

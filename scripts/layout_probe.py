@@ -38,6 +38,84 @@ typedef struct {
 } PyModuleObject;
 """
 
+# No version installs this one (Modules/_asynciomodule.c). From 3.14 on the module states some of
+# its offsets itself, in its section .AsyncioDebug, which a test compares with.
+FUTURE_HEAD = """
+#define FUTURE_HEAD(prefix)                     \\
+    PyObject_HEAD                               \\
+    PyObject *prefix##_loop;                    \\
+    PyObject *prefix##_callback0;               \\
+    PyObject *prefix##_context0;                \\
+    PyObject *prefix##_callbacks;               \\
+    PyObject *prefix##_exception;               \\
+%s
+typedef struct { FUTURE_HEAD(fut) } FutureObj;
+typedef struct {
+    FUTURE_HEAD(task)
+%s
+    PyObject *task_fut_waiter;
+    PyObject *task_coro;
+    PyObject *task_name;
+    PyObject *task_context;
+%s
+} TaskObj;
+"""
+_BITS = "unsigned prefix##_log_tb : 1; unsigned prefix##_blocking : 1;"
+_TASK_BITS = "unsigned task_must_cancel : 1; unsigned task_log_destroy_pending : 1; int task_num_cancels_requested;"
+FUTURE_FIELDS = {
+    # (first minor, last minor): (rest of a future's head, what a task has before and behind the rest)
+    (8, 8): (
+        ["result", "source_tb", "int state", "int log_tb", "int blocking", "dict", "weakreflist"],
+        "",
+        "int task_must_cancel; int task_log_destroy_pending;",
+    ),
+    (9, 9): (
+        ["result", "source_tb", "cancel_msg", "int state", "int log_tb", "int blocking", "dict",
+         "weakreflist", "exc_type", "exc_value", "exc_traceback", "previous_item"],
+        "",
+        "int task_must_cancel; int task_log_destroy_pending;",
+    ),
+    (10, 10): (
+        ["exception_tb", "result", "source_tb", "cancel_msg", "int state", "int log_tb", "int blocking",
+         "dict", "weakreflist", "exc_type", "exc_value", "exc_traceback", "previous_item"],
+        "",
+        "int task_must_cancel; int task_log_destroy_pending;",
+    ),
+    (11, 12): (
+        ["exception_tb", "result", "source_tb", "cancel_msg", "int state", "int log_tb", "int blocking",
+         "dict", "weakreflist", "cancelled_exc"],
+        "",
+        "int task_must_cancel; int task_log_destroy_pending; int task_num_cancels_requested;",
+    ),
+    (13, 13): (
+        ["exception_tb", "result", "source_tb", "cancel_msg", "cancelled_exc", "int state", _BITS],
+        _TASK_BITS,
+        "",
+    ),
+    (14, 99): (
+        ["exception_tb", "result", "source_tb", "cancel_msg", "cancelled_exc", "awaited_by", "int state",
+         "char is_task", "char awaited_by_is_set", _BITS],
+        _TASK_BITS,
+        "struct llist_node task_node;\n#ifdef Py_GIL_DISABLED\n    uintptr_t task_tid;\n#endif",
+    ),
+}
+
+
+def future_structs(minor):
+    """The C declarations of a future and a task."""
+    head, before, behind = pick(FUTURE_FIELDS, minor)
+    lines = []
+    for field in head:
+        if ";" in field:
+            lines.append(field)
+        elif " " in field:
+            c_type, name = field.split()
+            lines.append("%s prefix##_%s;" % (c_type, name))
+        else:
+            lines.append("void *prefix##_%s;" % field)
+    return FUTURE_HEAD % (" \\\n".join("    " + line for line in lines) + "\n", before, behind)
+
+
 PROBE_HELPERS = """
 #define bit_mask(field)                                                              \\
     ({                                                                               \\
@@ -99,6 +177,27 @@ INCLUDES = {
         "internal/pycore_object.h",
         "internal/pycore_moduleobject.h",
         "internal/pycore_gil.h",
+    ],
+    13: [
+        "internal/pycore_interp.h",
+        "internal/pycore_runtime.h",
+        "internal/pycore_frame.h",
+        "internal/pycore_dict.h",
+        "internal/pycore_object.h",
+        "internal/pycore_moduleobject.h",
+        "internal/pycore_gil.h",
+        "internal/pycore_tstate.h",
+    ],
+    14: [
+        "internal/pycore_interp.h",
+        "internal/pycore_runtime.h",
+        "internal/pycore_frame.h",
+        "internal/pycore_dict.h",
+        "internal/pycore_object.h",
+        "internal/pycore_moduleobject.h",
+        "internal/pycore_gil.h",
+        "internal/pycore_tstate.h",
+        "internal/pycore_interpframe_structs.h",
     ],
 }
 
@@ -162,10 +261,11 @@ class Interpreter:
 def probe_source(interpreter):
     minor = interpreter.minor
     lines = ["#define Py_BUILD_CORE 1", "#include <Python.h>"]
-    lines += ["#include <stddef.h>", "#include <stdio.h>", "#include <string.h>"]
+    lines += ["#include <stddef.h>", "#include <stdio.h>", "#include <string.h>", "#include <opcode.h>"]
     lines += ['#include "%s"' % header for header in includes_for(minor)]
     if minor < 11:
         lines.append(NOT_INSTALLED_BEFORE_311)
+    lines.append(future_structs(minor))
     lines += [PROBE_HELPERS, "int main(void) {"]
     for struct in STRUCTS:
         c_type = pick(struct.c_type, minor)

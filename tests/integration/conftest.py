@@ -75,7 +75,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chosen = list(find_interpreters())
         if name == "python" and not LONG:
             chosen = pick_some({one.minor: one for one in chosen}, metafunc.module)
-        if name == "python":
+        if name == "python" or getattr(metafunc.module, "FREE_THREADED", "") == "all":
             chosen += pick_free_threaded(metafunc.module)
         metafunc.parametrize(name, chosen, ids=[one.name for one in chosen], scope="session")
 

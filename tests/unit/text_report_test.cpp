@@ -105,6 +105,7 @@ std::string text_of(const capture::CapturedThread& thread, std::string_view name
         writer.begin_thread(thread, name);
         writer.frame({"main", "/a b.py", 3});
         writer.frame({"inner", "/a b.py", 0});
+        writer.end_frames();
         writer.end_thread();
         writer.end(false);
     });
@@ -172,6 +173,7 @@ TEST(TextReport, SaysSoWhenAThreadHasNoFrames) {
     const std::string text = collect([](TextSink& sink) {
         TextReport writer(sink, Palette::none());
         writer.begin_thread(make_thread(), "c");
+        writer.end_frames();
         writer.end_thread();
         writer.end(true);
     });
@@ -196,8 +198,10 @@ TEST(JsonReport, WritesOneDocument) {
         writer.begin_thread(main, "Main\"Thread");
         writer.frame({"a", "/f.py", 3});
         writer.frame({"b", "/f.py", 0});
+        writer.end_frames();
         writer.end_thread();
         writer.begin_thread(other, "o");
+        writer.end_frames();
         writer.end_thread();
         writer.end(false);
     });

@@ -158,6 +158,7 @@ Status StackDump::start(const cpython::LocatedRuntime& runtime, std::size_t max_
     const cpython::RuntimeView& view = runtime.view;
     capture::ProcessCapture::Limits limits;
     limits.max_frames = max_frames;
+    limits.tasks = true;
     auto report = report::ProcessReport::make(view, limits);
     auto buffer = FixedArray<char>::make(kBufferBytes);
     if (!report || !buffer) {

@@ -161,6 +161,39 @@ class Reservation {
     std::size_t usable_bytes_ = 0;
 };
 
+/// An array of T in reserved address space: as much of it is memory as grow_to() has asked for. T
+/// is trivial, as for a FixedArray.
+template <typename T>
+class ReservedArray {
+  public:
+    static Result<ReservedArray> make(std::size_t capacity) {
+        static_assert(std::is_trivially_copyable_v<T>);
+        auto reservation = Reservation::make(capacity * sizeof(T));
+        if (!reservation) {
+            return tl::unexpected(reservation.error());
+        }
+        ReservedArray array;
+        array.reservation_ = std::move(*reservation);
+        array.capacity_ = capacity;
+        return array;
+    }
+
+    /// Makes the first `count` usable. False when that is more than the capacity, or the system
+    /// refuses.
+    [[nodiscard]] bool grow_to(std::size_t count) {
+        return count <= capacity_ && reservation_.grow_to(count * sizeof(T));
+    }
+    [[nodiscard]] std::size_t capacity() const { return capacity_; }
+    [[nodiscard]] T* data() { return reinterpret_cast<T*>(reservation_.data()); }
+    [[nodiscard]] const T* data() const { return reinterpret_cast<const T*>(reservation_.data()); }
+    T& operator[](std::size_t index) { return data()[index]; }
+    const T& operator[](std::size_t index) const { return data()[index]; }
+
+  private:
+    Reservation reservation_;
+    std::size_t capacity_ = 0;
+};
+
 /// A fixed-capacity array of T in memory of its own, zeroed, allocated once. T is trivial: no
 /// constructor runs, all-zero bytes are a valid T.
 template <typename T>

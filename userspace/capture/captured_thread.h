@@ -50,6 +50,12 @@ struct CapturedThread {
     bool is_lent = false;
     std::size_t first_frame = 0;
     std::size_t frame_count = 0;
+    /// It runs an event loop, whose tasks have been read (TaskCapture).
+    bool has_tasks = false;
+    Consistency tasks_consistency = Consistency::kProved;  ///< of them and the stack, together
+    bool are_tasks_cut = false;  ///< there may be more, or links that are not known
+    std::size_t first_task = 0;
+    std::size_t task_count = 0;
 
     /// Notes that it is lent: forgets what is its maker's.
     void lend() {

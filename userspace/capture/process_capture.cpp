@@ -41,13 +41,14 @@ Result<ProcessCapture> ProcessCapture::make(const cpython::RuntimeView& view,
     auto batch = PageBatch::make(kArenaBytes);
     auto pages = FixedArray<PageSet>::make(1);
     auto frames = FixedArray<cpython::RawFrame>::make(std::max(kFrames, limits.max_frames));
+    auto frame_places = FixedArray<Address>::make(limits.tasks ? limits.max_frames : 1);
     auto threads = FixedArray<CapturedThread>::make(limits.max_threads);
     auto listed = FixedArray<cpython::ListedState>::make(limits.max_threads);
     auto scheduling = SchedulingWatch::make(limits.max_threads);
     auto interpreters = FixedArray<cpython::InterpreterHead>::make(cpython::kMaxInterpreters);
     auto thread_ids = FixedArray<std::uintptr_t>::make(limits.max_threads);
-    if (!ids || !batch || !pages || !frames || !threads || !listed || !scheduling ||
-        !interpreters || !thread_ids) {
+    if (!ids || !batch || !pages || !frames || !frame_places || !threads || !listed ||
+        !scheduling || !interpreters || !thread_ids) {
         return fail(ErrorKind::kNoSpace, "reserve memory for stacks");
     }
     ProcessCapture capture;
@@ -57,6 +58,7 @@ Result<ProcessCapture> ProcessCapture::make(const cpython::RuntimeView& view,
     capture.batch_ = std::move(*batch);
     capture.pages_ = std::move(*pages);
     capture.frames_ = std::move(*frames);
+    capture.frame_places_ = std::move(*frame_places);
     capture.threads_ = std::move(*threads);
     capture.listed_ = std::move(*listed);
     capture.scheduling_ = std::move(*scheduling);
@@ -210,6 +212,7 @@ void ProcessCapture::note_last_holders(MemoryReader& reader) {
 std::size_t ProcessCapture::read_stacks(MemoryReader& reader, SameCpu& same_cpu, std::size_t from,
                                         FunctionRef<bool(const CapturedThread&)> wants) {
     frames_used_ = 0;
+    tasks_.clear();
     std::size_t next = from;
     while (next < thread_count_ &&
            (next == from || frames_.capacity() - frames_used_ >= limits_.max_frames)) {
@@ -234,8 +237,27 @@ std::size_t ProcessCapture::read_stacks(MemoryReader& reader, SameCpu& same_cpu,
     return next;
 }
 
+TaskCapture::Outcome ProcessCapture::copy_tasks(MemoryReader& reader, const CapturedThread& thread,
+                                                std::size_t frame_count) {
+    TaskCapture::Place place;
+    for (const cpython::InterpreterHead& interpreter : interpreters()) {
+        if (interpreter.id == thread.interpreter) {
+            place.interpreter = interpreter.interpreter;
+        }
+    }
+    const auto modules =
+        reader.read_pointer(place.interpreter + at(view_.layout->interpreter.modules));
+    if (!modules || !*modules) {
+        return {};
+    }
+    place.modules = *modules;
+    place.state = thread.state;
+    place.frame_places = {frame_places_.data(), frame_count};
+    return tasks_.read(reader, *view_.layout, place, limits_.max_frames);
+}
+
 bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thread,
-                                unsigned attempt, Copy* copy) {
+                                unsigned attempt, bool with_tasks, Copy* copy) {
     cpython::StackRound round(view_, batch_);
     cpython::StackRound::Copies copies{};
     cpython::StackRound::Copies copies_after{};
@@ -268,8 +290,13 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
     const std::uint64_t fetches = batch_.fetches();
     const std::size_t room = std::min(limits_.max_frames, frames_.capacity() - thread.first_frame);
     cpython::FrameWalker walker(*view_.layout, reader, batch_);
-    copy->walk =
-        walker.walk(before.frame, pages_[0], attempt, {frames_.data() + thread.first_frame, room});
+    const std::span<Address> places(frame_places_.data(), with_tasks ? room : 0);
+    copy->walk = walker.walk(before.frame, pages_[0], attempt,
+                             {frames_.data() + thread.first_frame, room}, places);
+    if (with_tasks) {
+        copy->tasks = copy_tasks(reader, thread, copy->walk.count);
+        was_cold = true;
+    }
     // What was read besides the round came after it: the evidence has to come after that.
     was_cold = was_cold || batch_.fetches() != fetches;
     if (was_cold) {
@@ -303,6 +330,33 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
 }
 
 void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, CapturedThread& thread) {
+    thread.has_tasks = false;
+    read_stack(reader, same_cpu, thread, false);
+    if (!limits_.tasks || thread.is_gone || thread.frame_count == 0 ||
+        frames_.capacity() - frames_used_ < limits_.max_frames ||
+        !tasks_.has_loop(reader, *view_.layout, thread.state)) {
+        return;
+    }
+    const CapturedThread alone = thread;
+    read_stack(reader, same_cpu, thread, true);
+    if (thread.is_gone || thread.consistency <= alone.consistency) {
+        thread.tasks_consistency = thread.consistency;
+        return;
+    }
+    // The tasks are those of another moment.
+    const CapturedThread together = thread;
+    thread = alone;
+    thread.has_tasks = together.has_tasks;
+    thread.tasks_consistency = together.consistency;
+    thread.are_tasks_cut = together.are_tasks_cut;
+    thread.first_task = together.first_task;
+    thread.task_count = together.task_count;
+}
+
+void ProcessCapture::read_stack(MemoryReader& reader, SameCpu& same_cpu, CapturedThread& thread,
+                                bool with_tasks) {
+    const TaskCapture::Mark mark = tasks_.mark();
+    const std::int64_t deadline_ns = monotonic_ns() + kTasksNs;
     thread.first_frame = frames_used_;
     thread.consistency = Consistency::kTorn;
     pages_[0].clear();
@@ -320,7 +374,13 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     for (unsigned attempt = 0; attempt < kAttempts; ++attempt) {
         const auto run_before =
             may_have_run ? read_thread_run(pid_, thread.tid) : Result<ThreadRun>();
-        if (!copy_stack(reader, thread, attempt, &copy)) {
+        if (with_tasks) {
+            if (attempt != 0 && monotonic_ns() > deadline_ns) {
+                break;
+            }
+            tasks_.go_back(mark);
+        }
+        if (!copy_stack(reader, thread, attempt, with_tasks, &copy)) {
             thread.is_gone = true;
             return;
         }
@@ -386,6 +446,10 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     if (thread.is_lent) {
         thread.lend();
     }
+    thread.has_tasks = copy.tasks.has_loop;
+    thread.first_task = copy.tasks.first_task;
+    thread.task_count = copy.tasks.task_count;
+    thread.are_tasks_cut = copy.tasks.is_cut;
     thread.frame_count = copy.walk.count;
     thread.is_truncated = copy.walk.truncated;
     thread.is_broken = copy.walk.broken || copy.is_cut;

@@ -12,6 +12,7 @@
 #include "capture/captured_thread.h"
 #include "capture/native_ids.h"
 #include "capture/scheduling_watch.h"
+#include "capture/task_capture.h"
 #include "cpython/frame_walker.h"
 #include "cpython/runtime_view.h"
 #include "cpython/stack_round.h"
@@ -43,13 +44,18 @@ namespace echion::capture {
 /// GIL rests, its own C stack has to show that it is who runs with it (CStack). Where that cannot
 /// be looked at, two copies in a row have to be the same.
 ///
-/// All memory is taken by make(). One thread at a time.
+/// The tasks of a thread's event loop are read together with its stack, under the same proof. If
+/// that does not come about, as there are too many of them, the stack is proved alone, and the
+/// tasks are marked.
+///
+/// All memory is taken by make(), but for that of tasks (TaskCapture). One thread at a time.
 class ProcessCapture {
   public:
     struct Limits {
         std::size_t max_threads = cpython::kMaxThreadStates;
         std::size_t max_frames = 2048;  ///< of one stack
         bool follow = true;             ///< go to a running thread's CPU
+        bool tasks = false;             ///< read the tasks of event loops, too
     };
 
     static Result<ProcessCapture> make(const cpython::RuntimeView& view, const Limits& limits);
@@ -88,6 +94,9 @@ class ProcessCapture {
         return {frames_.data() + thread.first_frame, thread.frame_count};
     }
 
+    /// The tasks of threads read by the last read_stacks().
+    [[nodiscard]] const TaskCapture& tasks() const { return tasks_; }
+
     [[nodiscard]] const cpython::RuntimeView& view() const { return view_; }
 
   private:
@@ -95,6 +104,8 @@ class ProcessCapture {
     static constexpr int kListAttempts = 4;
     static constexpr std::size_t kArenaBytes = std::size_t{12} << 20;
     static constexpr std::size_t kFrames = std::size_t{1} << 17;
+    // For a stack together with its tasks.
+    static constexpr std::int64_t kTasksNs = 200'000'000;
 
     // What one copy of one thread's stack came to.
     struct Copy {
@@ -107,6 +118,7 @@ class ProcessCapture {
         std::uint64_t hash = 0;  // of its frames
         Address newest;          // frame
         Address on_c_stack;      // of whoever runs with the state; null: not known
+        TaskCapture::Outcome tasks;
     };
     enum class Runner { kUnknown, kMaker, kAnother };
     Status list_interpreter(MemoryReader& reader, const cpython::InterpreterHead& interpreter);
@@ -114,8 +126,12 @@ class ProcessCapture {
     void find_missing_native_ids(MemoryReader& reader);
     void note_last_holders(MemoryReader& reader);
     void read_thread(MemoryReader& reader, SameCpu& same_cpu, CapturedThread& thread);
+    void read_stack(MemoryReader& reader, SameCpu& same_cpu, CapturedThread& thread,
+                    bool with_tasks);
     bool copy_stack(MemoryReader& reader, const CapturedThread& thread, unsigned attempt,
-                    Copy* copy);
+                    bool with_tasks, Copy* copy);
+    TaskCapture::Outcome copy_tasks(MemoryReader& reader, const CapturedThread& thread,
+                                    std::size_t frame_count);
     // Who runs with the state of a thread that rests: its maker, which it names, or another one.
     [[nodiscard]] Runner find_runner(MemoryReader& reader, const CapturedThread& thread,
                                      const Copy& copy) const;
@@ -135,6 +151,8 @@ class ProcessCapture {
     PageBatch batch_;
     FixedArray<PageSet> pages_;  // one: those of the thread that is being read
     FixedArray<cpython::RawFrame> frames_;
+    FixedArray<Address> frame_places_;  // of the thread that is being read, where tasks are wanted
+    TaskCapture tasks_;
     Address cframe_;  // likewise, as last read
     FixedArray<CapturedThread> threads_;
     FixedArray<cpython::ListedState> listed_;

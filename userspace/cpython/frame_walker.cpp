@@ -2,6 +2,8 @@
 
 #include <bit>
 
+#include "base/function_ref.h"
+
 namespace echion::cpython {
 namespace {
 
@@ -22,6 +24,64 @@ struct ChunkHead {
 ChunkHead load_chunk_head(const std::byte* copy) {
     return {load_address(copy, 0), load<std::uintptr_t>(copy, sizeof(void*)),
             load<std::uintptr_t>(copy, 2 * sizeof(void*))};
+}
+
+/// From the copy of the bytecode that the frame runs (0: the code object's own) to the same place
+/// in the code object. What has once been put into the array of copies stays there while a thread
+/// with that index lives, also in the larger array that takes its place (CPython
+/// Objects/codeobject.c, create_tlbc_lock_held()).
+///
+/// False where the instruction is outside of that copy. A thread can stand still between the two
+/// stores that change from one copy to another (Python/bytecodes.c, _LOAD_BYTECODE); and while it
+/// is detached, an array that has been replaced can be freed and used for something else.
+bool move_to_code(const Layout& layout, Address code, std::int32_t tlbc_index,
+                  FunctionRef<Address(Address)> find_word, std::intptr_t* instruction) {
+    const Address own = code + at(layout.code.code_adaptive);
+    const std::uintptr_t units = find_word(code + at(layout.object.ob_size)).value();
+    Address bytecode = own;
+    if (tlbc_index != 0) {
+        const Address array = find_word(code + at(layout.code.tlbc));
+        const std::uintptr_t count = find_word(array).value();
+        if (tlbc_index < 0 || static_cast<std::uintptr_t>(tlbc_index) >= count) {
+            return false;
+        }
+        const auto index = static_cast<std::size_t>(tlbc_index);
+        bytecode = find_word(array + at(layout.code.tlbc_entries) + index * sizeof(void*));
+    }
+    const auto from_start =
+        static_cast<std::intptr_t>(static_cast<std::uintptr_t>(*instruction) - bytecode.value());
+    // Before the first instruction stands the one before it.
+    if (!bytecode || units > kMaxCodeBytes / 2 || from_start < -2 ||
+        from_start >= static_cast<std::intptr_t>(2 * units)) {
+        return false;
+    }
+    *instruction = static_cast<std::intptr_t>(own.value()) + from_start;
+    return true;
+}
+
+/// Parses the copy of a frame with Python code. `find_word`: a word of the target, or null.
+bool parse_frame(const Layout& layout, const std::byte* copy,
+                 FunctionRef<Address(Address)> find_word, RawFrame* out) {
+    const FrameLayout& fields = layout.frame;
+    std::intptr_t instruction = fields.instruction_kind == InstructionKind::kCodePointer
+                                    ? load<std::intptr_t>(copy, at(fields.instruction))
+                                    : load<std::int32_t>(copy, at(fields.instruction));
+    const Address code = strip_tag(layout, load_address(copy, at(fields.code)));
+    // The last that is read out of `copy`, which finding a word may end.
+    if (has(fields.tlbc_index) &&
+        !move_to_code(layout, code, load<std::int32_t>(copy, at(fields.tlbc_index)), find_word,
+                      &instruction)) {
+        return false;
+    }
+    return make_raw_frame(layout, code, instruction, out);
+}
+
+std::int16_t load_owner(const FrameLayout& fields, const std::byte* copy) {
+    return has(fields.owner) ? load<std::int8_t>(copy, at(fields.owner)) : std::int16_t{-2};
+}
+
+bool has_python_code(const FrameLayout& fields, std::int16_t owner) {
+    return !has(fields.owner_without_code) || owner < fields.owner_without_code;
 }
 
 }  // namespace
@@ -61,6 +121,16 @@ bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instructio
     }
     *out = {code, static_cast<std::int32_t>(offset)};
     return true;
+}
+
+bool read_frame(const Layout& layout, MemoryReader& reader, const std::byte* copy, RawFrame* out) {
+    const auto find_word = [&](Address from) {
+        const auto word = from && from.is_aligned(sizeof(void*)) ? reader.read_pointer(from)
+                                                                 : Result<Address>(Address());
+        return word ? *word : Address();
+    };
+    return has_python_code(layout.frame, load_owner(layout.frame, copy)) &&
+           parse_frame(layout, copy, find_word, out);
 }
 
 Address FrameWalker::touch(PageSet& pages, Address frame, Address last_page, std::uint32_t walk) {
@@ -118,41 +188,8 @@ Address FrameWalker::find_word(Address from, PageSet& pages, std::uint32_t walk)
     return load_address(copy, 0);
 }
 
-/// From the copy of the bytecode that the frame runs (0: the code object's own) to the same place
-/// in the code object. What has once been put into the array of copies stays there while a thread
-/// with that index lives, also in the larger array that takes its place (CPython
-/// Objects/codeobject.c, create_tlbc_lock_held()).
-///
-/// False where the instruction is outside of that copy. A thread can stand still between the two
-/// stores that change from one copy to another (Python/bytecodes.c, _LOAD_BYTECODE); and while it
-/// is detached, an array that has been replaced can be freed and used for something else.
-bool FrameWalker::move_to_code(Address code, std::int32_t tlbc_index, PageSet& pages,
-                               std::uint32_t walk, std::intptr_t* instruction) {
-    const Address own = code + at(layout_.code.code_adaptive);
-    const std::uintptr_t units = find_word(code + at(layout_.object.ob_size), pages, walk).value();
-    Address bytecode = own;
-    if (tlbc_index != 0) {
-        const Address array = find_word(code + at(layout_.code.tlbc), pages, walk);
-        const std::uintptr_t count = find_word(array, pages, walk).value();
-        if (tlbc_index < 0 || static_cast<std::uintptr_t>(tlbc_index) >= count) {
-            return false;
-        }
-        const auto index = static_cast<std::size_t>(tlbc_index);
-        bytecode =
-            find_word(array + at(layout_.code.tlbc_entries) + index * sizeof(void*), pages, walk);
-    }
-    const auto from_start =
-        static_cast<std::intptr_t>(static_cast<std::uintptr_t>(*instruction) - bytecode.value());
-    // Before the first instruction stands the one before it.
-    if (!bytecode || units > kMaxCodeBytes / 2 || from_start < -2 ||
-        from_start >= static_cast<std::intptr_t>(2 * units)) {
-        return false;
-    }
-    *instruction = static_cast<std::intptr_t>(own.value()) + from_start;
-    return true;
-}
-
-Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::span<RawFrame> out) {
+Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::span<RawFrame> out,
+                       std::span<Address> places) {
     const FrameLayout& fields = layout_.frame;
     const auto frame_size = static_cast<std::size_t>(fields.size);
     Walk result;
@@ -164,6 +201,7 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
     // Brent's cycle detection: a mark that is moved up at every power of two.
     Address mark;
     std::size_t mark_at = 1;
+    const auto find = [&](Address from) { return find_word(from, pages, walk); };
     for (std::size_t step = 1; frame; ++step) {
         if (frame == mark || !frame.is_aligned(sizeof(void*))) {
             result.broken = true;
@@ -188,10 +226,8 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
             return result;
         }
         last_page = touch(pages, frame, last_page, walk);
-        const std::int16_t owner =
-            has(fields.owner) ? load<std::int8_t>(copy, static_cast<std::size_t>(fields.owner))
-                              : std::int16_t{-2};
-        const bool has_code = !has(fields.owner_without_code) || owner < fields.owner_without_code;
+        const std::int16_t owner = load_owner(fields, copy);
+        const bool has_code = has_python_code(fields, owner);
         if (!has_code && !result.entry) {
             result.entry = frame;
         }
@@ -203,22 +239,16 @@ Walk FrameWalker::walk(Address head, PageSet& pages, std::uint32_t walk, std::sp
                 result.truncated = true;
                 return result;
             }
-            std::intptr_t instruction = fields.instruction_kind == InstructionKind::kCodePointer
-                                            ? load<std::intptr_t>(copy, at(fields.instruction))
-                                            : load<std::int32_t>(copy, at(fields.instruction));
-            const Address code = strip_tag(layout_, load_address(copy, at(fields.code)));
-            // The last that is read out of `copy`, which more fetching may end.
-            if (has(fields.tlbc_index) &&
-                !move_to_code(code, load<std::int32_t>(copy, at(fields.tlbc_index)), pages, walk,
-                              &instruction)) {
+            if (!parse_frame(layout_, copy, find, &out[result.count])) {
                 result.broken = true;
                 return result;
             }
-            if (!make_raw_frame(layout_, code, instruction, &out[result.count])) {
-                result.broken = true;
-                return result;
+            if (out[result.count].code != skipped_code_) {
+                if (!places.empty()) {
+                    places[result.count] = frame;
+                }
+                ++result.count;
             }
-            result.count += code != skipped_code_;
         }
         frame = previous;
     }

@@ -28,6 +28,11 @@ Address strip_tag(const Layout& layout, Address executable);
 /// index or a pointer). False when the two cannot belong together. Pure.
 bool make_raw_frame(const Layout& layout, Address code, std::intptr_t instruction, RawFrame* out);
 
+/// What one frame says of itself: `copy` holds layout.frame.size bytes of it. For a frame in a
+/// free- threaded build some words are read besides, whose place a copy of the bytecode leads back
+/// to. False for one without Python code, and what cannot be a frame.
+bool read_frame(const Layout& layout, MemoryReader& reader, const std::byte* copy, RawFrame* out);
+
 /// The least that a chunk of a data stack has (3.11 and later), and what it has where no frame is
 /// larger.
 constexpr std::size_t kStackChunkBytes = std::size_t{16} << 10;
@@ -78,7 +83,9 @@ class FrameWalker {
 
     /// `head`: the thread's newest frame, null for none. `pages`: notes which pages the walk
     /// needed, under the number `walk`, so that they can be fetched ahead the next time.
-    Walk walk(Address head, PageSet& pages, std::uint32_t walk, std::span<RawFrame> out);
+    /// `places`: where the frames stand, one for each of `out`, or empty: not wanted.
+    Walk walk(Address head, PageSet& pages, std::uint32_t walk, std::span<RawFrame> out,
+              std::span<Address> places = {});
 
   private:
     // Notes the memory of a frame; returns the page where it begins. `last_page`: of the frame
@@ -87,8 +94,6 @@ class FrameWalker {
     bool is_first_of_stack(Address frame, PageSet& pages, std::uint32_t walk);
     const std::byte* find_or_fetch(Address from, std::size_t size_bytes);
     Address find_word(Address from, PageSet& pages, std::uint32_t walk);
-    bool move_to_code(Address code, std::int32_t tlbc_index, PageSet& pages, std::uint32_t walk,
-                      std::intptr_t* instruction);
 
     const Layout& layout_;
     MemoryReader& reader_;

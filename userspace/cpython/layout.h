@@ -12,6 +12,9 @@ using Offset = std::int32_t;
 /// The structure has no such field in this version. A walker asks has(offset), never a version.
 constexpr Offset kAbsent = -1;
 
+/// Likewise of a field that is a value, of which -1 can be one.
+constexpr std::int16_t kNoValue = INT16_MIN;
+
 constexpr bool has(Offset offset) { return offset != kAbsent; }
 /// The offset or size of a field that is there.
 constexpr std::size_t at(Offset offset) { return static_cast<std::size_t>(offset); }
@@ -27,6 +30,20 @@ enum class InstructionKind : std::uint8_t {
     kByteIndex,      ///< f_lasti counts bytes (3.8, 3.9).
     kCodeUnitIndex,  ///< f_lasti counts two-byte code units (3.10).
     kCodePointer,    ///< prev_instr / instr_ptr points into co_code_adaptive (3.11 and later).
+};
+
+/// How a suspended frame states how far its value stack is filled.
+enum class StackTopKind : std::uint8_t {
+    kPointer,  ///< The place behind the last value (3.8, 3.9; 3.14 and later).
+    kDepth,    ///< The number of values (3.10).
+    kIndex,    ///< The same, counted from `localsplus` (3.11-3.13).
+};
+
+/// How a suspended generator shows that it waits for another object, by `await` or `yield from`.
+enum class AwaitingKind : std::uint8_t {
+    kYieldFrom,  ///< Its next instruction is YIELD_FROM (3.8-3.10).
+    kResume,     ///< Its next instruction is a RESUME that says so (3.11, 3.12).
+    kState,      ///< Its state says so (3.13 and later).
 };
 
 /// How co_linetable (co_lnotab) is encoded.
@@ -67,6 +84,8 @@ struct InterpreterLayout {  // PyInterpreterState
                             // later)
     Offset stop_requester;  // PyThreadState* that has all others stopped, or has asked for it; not
                             // covered by `size` (free-threaded)
+    Offset asyncio_tasks_head;  // struct llist_node: asyncio's tasks of threads that have ended;
+                                // not covered by `size` (3.14 and later)
 };
 
 struct GilLayout {         // struct _gil_runtime_state
@@ -89,6 +108,11 @@ struct ThreadStateLayout {    // PyThreadState
     Offset datastack_chunk;   // _PyStackChunk* (3.11 and later)
     Offset datastack_top;     // PyObject** (3.11 and later)
     Offset state;             // int (free-threaded): _Py_THREAD_ATTACHED while it may run Python
+    // Not covered by `size`:
+    Offset dict;                  // PyObject* (dict): PyThreadState_GetDict()
+    Offset asyncio_running_loop;  // PyObject* (3.13 and later)
+    Offset asyncio_running_task;  // PyObject* (3.14 and later)
+    Offset asyncio_tasks_head;    // struct llist_node: asyncio's tasks (3.14 and later)
 };
 
 struct CFrameLayout {      // _PyCFrame (3.11, 3.12)
@@ -103,6 +127,12 @@ struct FrameLayout {        // PyFrameObject (3.8-3.10), _PyInterpreterFrame (3.
                             // _PyStackRef)
     Offset instruction;     // f_lasti (int) / prev_instr / instr_ptr (pointer)
     Offset owner;           // char (3.11 and later): enum _frameowner
+    // Of a frame that is suspended; not covered by `size`:
+    Offset valuestack;           // PyObject**: the value stack (3.10)
+    Offset stacktop;             // how far the value stack is filled: f_stacktop (3.8, 3.9),
+                                 // f_stackdepth (3.10), stacktop, stackpointer (3.14 and later)
+    StackTopKind stacktop_kind;  // what that is
+    Offset localsplus;           // PyObject*[]: variables, then the value stack (3.11 and later)
     Offset tlbc_index;  // int32_t (free-threaded, 3.14 and later): which copy of the bytecode it
                         // runs; 0: that in the code object
     Offset is_entry;    // bool (3.11): the first frame of its C-level evaluation loop
@@ -132,6 +162,11 @@ struct CodeLayout {        // PyCodeObject
     Offset code_adaptive;  // char[]: the instructions, in place (3.11 and later)
     Offset tlbc;  // _PyCodeArray*: the copies of the bytecode (free-threaded, 3.14 and later)
     Offset tlbc_entries;  // char*[]: in the _PyCodeArray, behind their number (Py_ssize_t)
+    // Not covered by `size`:
+    Offset co_code;          // PyObject* (bytes): the instructions (3.8-3.10)
+    Offset freevars;         // PyObject* (tuple): names of free variables (3.8-3.10)
+    Offset localsplusnames;  // PyObject* (tuple): names of all variables, the free ones last (3.11
+                             // and later)
     LineTableKind line_table_kind;
 };
 
@@ -143,13 +178,15 @@ struct ObjectLayout {      // PyObject, PyVarObject
     Offset ob_ref_shared;  // Py_ssize_t (free-threaded): those that all count, above two flags
 };
 
-struct TypeLayout {         // PyTypeObject, PyHeapTypeObject
-    Offset size;            // enough bytes to cover the tp_ fields below
-    Offset tp_name;         // const char*
-    Offset tp_basicsize;    // Py_ssize_t
-    Offset tp_flags;        // unsigned long
-    Offset tp_dictoffset;   // Py_ssize_t
-    Offset ht_cached_keys;  // PyDictKeysObject* of a heap type; not covered by `size`
+struct TypeLayout {        // PyTypeObject, PyHeapTypeObject
+    Offset size;           // enough bytes to cover the tp_ fields below
+    Offset tp_name;        // const char*
+    Offset tp_basicsize;   // Py_ssize_t
+    Offset tp_flags;       // unsigned long
+    Offset tp_dictoffset;  // Py_ssize_t
+    // Not covered by `size`:
+    Offset tp_base;         // PyTypeObject*
+    Offset ht_cached_keys;  // PyDictKeysObject* of a heap type
 };
 
 struct BytesLayout {  // PyBytesObject
@@ -220,6 +257,71 @@ struct InstanceLayout {
 
 struct ModuleLayout {  // PyModuleObject
     Offset md_dict;    // PyObject* (dict)
+    Offset md_state;   // void*: what a module written in C keeps (3.11 and later)
+};
+
+struct GeneratorLayout {  // PyGenObject, PyCoroObject, PyAsyncGenObject
+    Offset frame;  // PyFrameObject* (3.8-3.10), _PyInterpreterFrame in place (3.11 and later)
+    bool frame_is_inside;
+    Offset running;  // char: it is being executed (3.8, 3.9)
+    Offset state;    // int8_t: one of the values below (3.11 and later)
+    AwaitingKind awaiting_kind;
+    // The states, where there is `state`; an absent one is a value that no generator has.
+    std::int16_t created, suspended, suspended_yield_from, yield_from_locked, executing;
+    std::int16_t yield_from, resume, resume_special;  // the instructions, where they tell
+    std::uint8_t awaited_below_top;  // where that object is: so many places below the top
+};
+
+struct FunctionLayout {  // PyFunctionObject
+    Offset code;         // PyCodeObject*
+    Offset closure;      // PyObject* (tuple of cells), or null
+    Offset qualname;     // PyObject* (str)
+};
+
+struct CellLayout {   // PyCellObject
+    Offset contents;  // PyObject*, or null
+};
+
+struct MethodLayout {  // PyMethodObject
+    Offset function;   // PyObject*
+    Offset self;       // PyObject*
+};
+
+struct BuiltinLayout {  // PyCFunctionObject
+    Offset definition;  // PyMethodDef*, which begins with a const char*: the name
+    Offset self;        // PyObject*
+};
+
+struct TupleLayout {  // PyTupleObject
+    Offset items;     // PyObject*[]
+};
+
+struct ListLayout {  // PyListObject
+    Offset items;    // PyObject**
+};
+
+struct SetLayout {      // PySetObject
+    Offset mask;        // Py_ssize_t: slots of the table, less one
+    Offset table;       // setentry*
+    Offset entry_size;  // sizeof(setentry)
+    Offset entry_key;
+};
+
+struct WeakReferenceLayout {  // PyWeakReference
+    Offset object;            // PyObject*; None when it has gone
+};
+
+struct TaskLayout {      // TaskObj; FutureObj up to its own size
+    Offset size;         // sizeof(TaskObj)
+    Offset future_size;  // sizeof(FutureObj)
+    Offset loop;         // PyObject*
+    Offset callback0;    // PyObject*: the first callback, or null
+    Offset callbacks;    // PyObject* (list of tuples): the others, or null
+    Offset state;        // int: 0 while it is pending
+    Offset fut_waiter;   // PyObject*: what it waits for
+    Offset coro;         // PyObject*
+    Offset name;         // PyObject* (str, or int from 3.12 on)
+    Offset node;         // struct llist_node (3.14 and later)
 };
 
 /// What Echion has to know of one CPython minor version in one ABI. Data only: scripts/
@@ -246,6 +348,16 @@ struct Layout {
     DictKeysLayout dict_keys;
     InstanceLayout instance;
     ModuleLayout module;
+    GeneratorLayout generator;
+    FunctionLayout function;
+    CellLayout cell;
+    MethodLayout method;
+    BuiltinLayout builtin;
+    TupleLayout tuple;
+    ListLayout list;
+    SetLayout set;
+    WeakReferenceLayout weak_reference;
+    TaskLayout task;
 };
 
 /// The row of a minor version in this build's ABI, or null: an unknown version is an error, never

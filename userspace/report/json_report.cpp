@@ -47,6 +47,22 @@ std::string_view name_scheduling(capture::Scheduling scheduling) {
     return {};
 }
 
+std::string_view name_task_state(capture::TaskState state) {
+    switch (state) {
+        case capture::TaskState::kSuspended:
+            return "suspended";
+        case capture::TaskState::kRunning:
+            return "running";
+        case capture::TaskState::kNotStarted:
+            return "not started";
+        case capture::TaskState::kFinished:
+            return "ending";
+        case capture::TaskState::kElsewhere:
+            break;
+    }
+    return "running elsewhere";
+}
+
 void put_name(JsonWriter& json, std::string_view key, std::string_view name) {
     json.key(key);
     if (name.empty()) {
@@ -118,7 +134,47 @@ void JsonReport::begin_thread(const capture::CapturedThread& thread, std::string
 
 void JsonReport::frame(const capture::SourceFrame& frame) { put_json_frame(json_, frame); }
 
-void JsonReport::end_thread() { json_.end_array().end_object(); }
+void JsonReport::end_frames() { json_.end_array(); }
+
+void JsonReport::begin_tasks(const capture::CapturedThread& thread) {
+    put_name(json_, "tasks_consistency", name_consistency(thread.tasks_consistency));
+    json_.key("tasks_complete").boolean(!thread.are_tasks_cut);
+    json_.key("tasks").begin_array();
+}
+
+void JsonReport::begin_task(const TaskLine& line, std::size_t waiter_count,
+                            FunctionRef<std::uint32_t(std::size_t)> get_waiter) {
+    is_repeated_ = line.node.is_repeated;
+    if (is_repeated_) {
+        return;
+    }
+    json_.begin_object();
+    json_.key("id").number(line.node.id);
+    put_name(json_, "name", line.name);
+    put_name(json_, "coroutine", line.coroutine);
+    json_.key("state").string(name_task_state(line.task.state));
+    put_name(json_, "waits_for", line.awaited);
+    json_.key("waiters").begin_array();
+    for (std::size_t i = 0; i < waiter_count; ++i) {
+        json_.number(get_waiter(i));
+    }
+    json_.end_array();
+    json_.key("truncated").boolean(line.task.is_truncated);
+    json_.key("broken").boolean(line.task.is_broken);
+    json_.key("frames").begin_array();
+}
+
+void JsonReport::task_frame(const capture::SourceFrame& frame) { put_json_frame(json_, frame); }
+
+void JsonReport::end_task() {
+    if (!is_repeated_) {
+        json_.end_array().end_object();
+    }
+}
+
+void JsonReport::end_tasks() { json_.end_array(); }
+
+void JsonReport::end_thread() { json_.end_object(); }
 
 void JsonReport::end(bool is_cut) {
     json_.end_array().key("complete").boolean(!is_cut).end_object();

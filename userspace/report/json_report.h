@@ -12,13 +12,22 @@ class JsonReport final : public ReportWriter {
 
     void begin(const ReportHeader& header) override;
     void begin_thread(const capture::CapturedThread& thread, std::string_view name) override;
+    void task_begins(std::string_view /*name*/) override {}
     void frame(const capture::SourceFrame& frame) override;
+    void end_frames() override;
+    void begin_tasks(const capture::CapturedThread& thread) override;
+    void begin_task(const TaskLine& line, std::size_t waiter_count,
+                    FunctionRef<std::uint32_t(std::size_t)> get_waiter) override;
+    void task_frame(const capture::SourceFrame& frame) override;
+    void end_task() override;
+    void end_tasks() override;
     void end_thread() override;
     void end(bool is_cut) override;
 
   private:
     TextSink& sink_;
     JsonWriter json_;
+    bool is_repeated_ = false;  // the task's place: it has been told
 };
 
 /// The parts that other JSON documents share: members of an object that has been begun. `kind`:

@@ -1,8 +1,20 @@
 #include "report/process_report.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 namespace echion::report {
+namespace {
+
+/// Whether the frames that a task has on the thread's stack are known.
+bool is_on_stack(const capture::CapturedThread& thread, const capture::CapturedTask& task) {
+    return task.state == capture::TaskState::kRunning &&
+           thread.tasks_consistency == thread.consistency &&
+           task.first_frame + task.frame_count <= thread.frame_count;
+}
+
+}  // namespace
 
 std::string_view name_state(char kernel_state) {
     switch (kernel_state) {
@@ -88,6 +100,82 @@ std::string_view ProcessReport::find_name(const capture::CapturedThread& thread)
     return {made_up_name_, static_cast<std::size_t>(length)};
 }
 
+/// False when it may not go on.
+bool ProcessReport::write_frames(MemoryReader& reader, const capture::CapturedThread& thread,
+                                 ReportWriter& writer, FunctionRef<bool()> may_go_on) {
+    const capture::TaskCapture& tasks = capture_.tasks();
+    const auto frames = capture_.frames(thread);
+    bool goes_on = true;
+    for (std::size_t i = frames.size(); i-- > 0 && goes_on;) {
+        goes_on = may_go_on();
+        for (std::size_t j = 0; j < thread.task_count; ++j) {
+            const capture::CapturedTask& task = tasks.task(thread.first_task + j);
+            if (is_on_stack(thread, task) && task.first_frame + task.frame_count == i + 1) {
+                writer.task_begins(tasks.text(task.name));
+            }
+        }
+        const capture::SourceFrame frame = codes_.describe(reader, frames[i]);
+        if (!frame.is_trampoline) {
+            writer.frame(frame);
+        }
+    }
+    writer.end_frames();
+    return goes_on;
+}
+
+std::span<const cpython::RawFrame> ProcessReport::frames_of(
+    const capture::CapturedThread& thread, const capture::CapturedTask& task) const {
+    if (task.state != capture::TaskState::kRunning) {
+        return capture_.tasks().frames(task);
+    }
+    return is_on_stack(thread, task)
+               ? capture_.frames(thread).subspan(task.first_frame, task.frame_count)
+               : std::span<const cpython::RawFrame>();
+}
+
+bool ProcessReport::write_tasks(MemoryReader& reader, const capture::CapturedThread& thread,
+                                ReportWriter& writer, FunctionRef<bool()> may_go_on) {
+    const capture::TaskCapture& tasks = capture_.tasks();
+    writer.begin_tasks(thread);
+    bool goes_on = static_cast<bool>(tree_.build(tasks, thread));
+    tree_.visit([&](const TaskTree::Node& node) {
+        const capture::CapturedTask& task = tasks.task(node.task);
+        const auto frames = frames_of(thread, task);
+        std::string_view coroutine;
+        if (!frames.empty()) {
+            // It has to outlive the frames' texts.
+            coroutine = codes_.describe(reader, frames.back()).function;
+            const std::size_t size = std::min(coroutine.size(), sizeof(coroutine_name_));
+            std::memcpy(coroutine_name_, coroutine.data(), size);
+            coroutine = {coroutine_name_, size};
+        }
+        const auto waiters = tasks.waiters(task);
+        const TaskLine line{
+            .task = task,
+            .node = node,
+            .name = tasks.text(task.name),
+            .coroutine = coroutine,
+            .awaited = tasks.text(task.waits_for_type),
+            .first_child = node.children == 0
+                               ? std::string_view()
+                               : tasks.text(tasks.task(tree_.first_child(node.task)).name)};
+        writer.begin_task(line, waiters.size(),
+                          [&](std::size_t i) { return tree_.id(waiters[i]); });
+        for (std::size_t i = frames.size(); i-- > 0 && goes_on && !node.is_repeated;) {
+            goes_on = may_go_on();
+            const capture::SourceFrame frame = codes_.describe(reader, frames[i]);
+            if (!frame.is_trampoline) {
+                writer.task_frame(frame);
+            }
+        }
+        writer.end_task();
+        goes_on = goes_on && may_go_on();
+        return goes_on;
+    });
+    writer.end_tasks();
+    return goes_on;
+}
+
 Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
                             const ReportHeader& header, ReportWriter& writer,
                             FunctionRef<bool()> may_go_on) {
@@ -111,14 +199,9 @@ Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
                 continue;
             }
             writer.begin_thread(thread, find_name(thread));
-            const auto frames = capture_.frames(thread);
-            for (std::size_t i = frames.size(); i-- > 0 && goes_on;) {
-                goes_on = may_go_on();
-                const capture::SourceFrame frame = codes_.describe(reader, frames[i]);
-                if (!frame.is_trampoline) {
-                    writer.frame(frame);
-                }
-            }
+            goes_on = write_frames(reader, thread, writer, may_go_on);
+            goes_on =
+                goes_on && (!thread.has_tasks || write_tasks(reader, thread, writer, may_go_on));
             writer.end_thread();
         }
     }

@@ -12,6 +12,7 @@
 #include "cpython/thread_names.h"
 #include "memory/reader.h"
 #include "platform/same_cpu.h"
+#include "report/task_tree.h"
 
 namespace echion::report {
 
@@ -23,13 +24,38 @@ struct ReportHeader {
     cpython::Version version;
 };
 
+/// What a report says of a task.
+struct TaskLine {
+    const capture::CapturedTask& task;
+    const TaskTree::Node& node;
+    std::string_view name;
+    std::string_view coroutine;    ///< its function's name; empty: unknown
+    std::string_view awaited;      ///< the type of what it waits for; empty: of nothing
+    std::string_view first_child;  ///< the name of the first task that it waits for
+};
+
 /// Writes a report down in some form. The calls come in the order of the text: begin, then for each
-/// thread begin_thread, its frames with the most recent call last, end_thread, then end.
+/// thread begin_thread, its frames with the most recent call last, end_frames, its tasks,
+/// end_thread, then end. Of a thread with tasks: begin_tasks, for each place in the tree
+/// begin_task, the task's frames, end_task, and at last end_tasks. A place that is repeated has no
+/// frames. Who does not tell of tasks leaves these calls out.
 class ReportWriter {
   public:
     virtual void begin(const ReportHeader& header) = 0;
     virtual void begin_thread(const capture::CapturedThread& thread, std::string_view name) = 0;
+    /// The frames that follow, up to the most recent, are those of a task that runs.
+    virtual void task_begins(std::string_view name) { (void)name; }
     virtual void frame(const capture::SourceFrame& frame) = 0;
+    virtual void end_frames() {}
+    virtual void begin_tasks(const capture::CapturedThread& thread) { (void)thread; }
+    /// `waiters`: ids of the tasks that wait for it; asked for with get_waiter(0 … count - 1).
+    virtual void begin_task(const TaskLine& line, std::size_t waiter_count,
+                            FunctionRef<std::uint32_t(std::size_t)> get_waiter) {
+        (void)line, (void)waiter_count, (void)get_waiter;
+    }
+    virtual void task_frame(const capture::SourceFrame& frame) { (void)frame; }
+    virtual void end_task() {}
+    virtual void end_tasks() {}
     virtual void end_thread() = 0;
     /// `is_cut`: there were more threads than could be listed.
     virtual void end(bool is_cut) = 0;
@@ -77,9 +103,18 @@ class ProcessReport {
                   cpython::ThreadNames names)
         : capture_(std::move(capture)), codes_(std::move(codes)), names_(std::move(names)) {}
 
+    bool write_frames(MemoryReader& reader, const capture::CapturedThread& thread,
+                      ReportWriter& writer, FunctionRef<bool()> may_go_on);
+    bool write_tasks(MemoryReader& reader, const capture::CapturedThread& thread,
+                     ReportWriter& writer, FunctionRef<bool()> may_go_on);
+    [[nodiscard]] std::span<const cpython::RawFrame> frames_of(
+        const capture::CapturedThread& thread, const capture::CapturedTask& task) const;
+
     capture::ProcessCapture capture_;
     capture::CodeTable codes_;
     cpython::ThreadNames names_;
+    TaskTree tree_;
+    char coroutine_name_[256] = {};
     char made_up_name_[32] = {};
 };
 

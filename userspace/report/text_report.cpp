@@ -134,11 +134,118 @@ void TextReport::frame(const capture::SourceFrame& frame) {
     has_frames_ = true;
 }
 
-void TextReport::end_thread() {
+void TextReport::task_begins(std::string_view name) {
+    sink_.put(kFrameIndent);
+    sink_.put(palette_.detail);
+    sink_.put("task ");
+    sink_.put_printable(name);
+    sink_.put(':');
+    sink_.put(palette_.plain);
+    sink_.put('\n');
+}
+
+void TextReport::end_frames() {
     if (!has_frames_) {
         sink_.put(kFrameIndent);
         sink_.put("(no Python frames)\n");
     }
+}
+
+void TextReport::begin_tasks(const capture::CapturedThread& thread) {
+    sink_.put(kFrameIndent);
+    sink_.put(palette_.title);
+    sink_.put_number(static_cast<std::int64_t>(thread.task_count));
+    sink_.put(thread.task_count == 1 ? " task" : " tasks");
+    sink_.put(" of its event loop");
+    sink_.put(palette_.plain);
+    sink_.put(thread.task_count == 0 ? "\n" : ":\n");
+    if (thread.tasks_consistency == capture::Consistency::kTorn) {
+        note("they changed while they were read: their frames may not belong together");
+    }
+    if (thread.are_tasks_cut) {
+        note("there may be more, or others that wait for these");
+    }
+}
+
+void TextReport::indent_task(std::size_t depth) {
+    constexpr std::string_view kStep = "    ";
+    sink_.put(kFrameIndent);
+    for (std::size_t i = 0; i < depth; ++i) {
+        sink_.put(kStep);
+    }
+}
+
+void TextReport::put_awaited(const TaskLine& line) {
+    switch (line.task.state) {
+        case capture::TaskState::kRunning:
+            sink_.put("running");
+            return;
+        case capture::TaskState::kElsewhere:
+            sink_.put("running, its frames could not be found");
+            return;
+        case capture::TaskState::kNotStarted:
+            sink_.put("not started yet");
+            return;
+        case capture::TaskState::kFinished:
+            sink_.put("ending");
+            return;
+        case capture::TaskState::kSuspended:
+            break;
+    }
+    if (line.node.children == 1) {
+        sink_.put("waits for ");
+        sink_.put_printable(line.first_child);
+    } else if (line.node.children > 1) {
+        sink_.put("waits for ");
+        sink_.put_number(static_cast<std::int64_t>(line.node.children));
+        sink_.put(" tasks");
+    } else if (!line.awaited.empty()) {
+        sink_.put("waits for a ");
+        sink_.put_printable(line.awaited);
+    } else {
+        sink_.put("about to run");
+    }
+}
+
+void TextReport::begin_task(const TaskLine& line, std::size_t /*waiter_count*/,
+                            FunctionRef<std::uint32_t(std::size_t)> /*get_waiter*/) {
+    task_depth_ = line.node.depth;
+    is_running_ = line.task.state == capture::TaskState::kRunning;
+    indent_task(task_depth_);
+    sink_.put(palette_.thread);
+    sink_.put_printable(line.name.empty() ? std::string_view("<unknown>") : line.name);
+    sink_.put(palette_.plain);
+    if (!line.coroutine.empty()) {
+        sink_.put(" (");
+        sink_.put_printable(line.coroutine);
+        sink_.put(')');
+    }
+    sink_.put(": ");
+    sink_.put(palette_.detail);
+    if (line.node.is_repeated) {
+        sink_.put("see above");
+    } else {
+        put_awaited(line);
+    }
+    sink_.put(palette_.plain);
+    sink_.put('\n');
+    if (!line.node.is_repeated && (line.task.is_broken || line.task.is_truncated)) {
+        indent_task(task_depth_ + 1);
+        sink_.put(palette_.warning);
+        sink_.put(line.task.is_broken ? "(the frames below these could not be read)"
+                                      : "(more frames below these)");
+        sink_.put(palette_.plain);
+        sink_.put('\n');
+    }
+}
+
+void TextReport::task_frame(const capture::SourceFrame& frame) {
+    if (is_running_) {
+        return;  // they are the thread's last ones
+    }
+    indent_task(task_depth_ + 1);
+    put_frame(sink_, palette_, frame);
+    sink_.put('\n');
 }
 
 void TextReport::end(bool is_cut) {

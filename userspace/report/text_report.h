@@ -20,22 +20,42 @@ struct Palette {
 ///         🧵 MainThread: thread 4711, sleeping, waiting for the GIL
 ///             <module> (/srv/app.py:40)
 ///             main (/srv/app.py:12)
+///
+///         🧵 loop: thread 4712, sleeping
+///             … frames of the event loop
+///             2 tasks of its event loop:
+///             Task-1 (main): waits for worker
+///                 main (/srv/app.py:20)
+///                 worker (work): waits for a Future
+///                     work (/srv/app.py:30)
 class TextReport final : public ReportWriter {
   public:
     TextReport(TextSink& sink, const Palette& palette) : sink_(sink), palette_(palette) {}
 
     void begin(const ReportHeader& header) override;
     void begin_thread(const capture::CapturedThread& thread, std::string_view name) override;
+    void task_begins(std::string_view name) override;
     void frame(const capture::SourceFrame& frame) override;
-    void end_thread() override;
+    void end_frames() override;
+    void begin_tasks(const capture::CapturedThread& thread) override;
+    void begin_task(const TaskLine& line, std::size_t waiter_count,
+                    FunctionRef<std::uint32_t(std::size_t)> get_waiter) override;
+    void task_frame(const capture::SourceFrame& frame) override;
+    void end_task() override {}
+    void end_tasks() override {}
+    void end_thread() override {}
     void end(bool is_cut) override;
 
   private:
     void note(std::string_view text);
+    void put_awaited(const TaskLine& line);
+    void indent_task(std::size_t depth);
 
     TextSink& sink_;
     Palette palette_;
     bool has_frames_ = false;
+    std::size_t task_depth_ = 0;
+    bool is_running_ = false;  // the task, whose frames are the thread's
 };
 
 /// Writes `Process 4711 (python3), Python 3.11.7`.

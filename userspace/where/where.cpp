@@ -56,6 +56,7 @@ tl::expected<Subject, std::string> open_subject(const Request& request, StallGua
     needed.other_processes = true;
     keep_rights_only(needed, request.verbose);
     capture::ProcessCapture::Limits limits;
+    limits.tasks = !request.exposure_ns;
     limits.max_frames = request.max_frames;
     auto report = report::ProcessReport::make((*target)->view(), limits);
     if (!report) {

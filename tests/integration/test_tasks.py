@@ -1,0 +1,240 @@
+"""Tasks of asyncio: their stacks, their states, and who waits for whom."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+
+import pytest
+
+from attach_support import start_target
+from runner import TARGETS
+
+FREE_THREADED = "all"
+LEAF = ("suspended", ["leaf", "innermost", "wait"])
+INNERMOST = ["innermost", "wait"]
+
+
+def tree(construct: str, functions: list[str], *leaves: str) -> dict:
+    """Of a root that waits for leaves by itself."""
+    found = {f"{construct}/root": ("suspended", [construct, *functions], [])}
+    for leaf in leaves:
+        found[f"{construct}/{leaf}"] = (*LEAF, [f"{construct}/root"])
+    return found
+
+
+def expect(minor: tuple[int, int]) -> dict:
+    """The tasks of each construct that the version has: {construct: {name: (state, functions from the
+    outermost to the innermost, waiters)}}."""
+    two = ("leaf-1", "leaf-2")
+    found = {
+        "awaited": tree("awaited", [], "leaf"),
+        "gathered": tree("gathered", [], *two),
+        "gathered_in_gather": tree("gathered_in_gather", [], *two),
+        "waited": tree("waited", ["wait", "_wait"], *two),
+        "waited_for": tree("waited_for", ["wait_for"], "leaf"),
+        "shielded": tree("shielded", [], "leaf"),
+        "shielded_and_waited_for": tree("shielded_and_waited_for", ["wait_for"], "leaf"),
+        "completed": tree("completed", ["_wait_for_one", "get"], *two),
+        "completed_in_time": tree("completed_in_time", ["_wait_for_one", "get"], *two),
+        "deep": {
+            "deep/root": ("suspended", ["deep"], []),
+            "deep/middle": ("suspended", ["middle"], ["deep/root"]),
+            "deep/leaf": (*LEAF, ["deep/middle"]),
+        },
+        "shared": {
+            "shared/root": ("suspended", ["shared"], []),
+            "shared/second": ("suspended", ["wait", "_wait"], []),
+            "shared/leaf": (*LEAF, ["shared/root", "shared/second"]),
+        },
+        "slept": tree("slept", ["sleep"]),
+        "queued": tree("queued", ["get"]),
+        "locked": tree("locked", ["__aenter__", "acquire"]),
+        "conditioned": tree("conditioned", ["wait"]),
+        "executed": tree("executed", []),
+        "read_stream": tree("read_stream", ["readline", "readuntil", "_wait_for_data"]),
+        "iterated": tree("iterated", ["ticker", *INNERMOST]),
+        "sent": tree("sent", ["ticker", *INNERMOST]),
+        "thrown": tree("thrown", ["catcher", *INNERMOST]),
+        "managed": tree("managed", ["__aenter__", *INNERMOST]),
+        "custom": tree("custom", ["__await__", *INNERMOST]),
+        "named": {"wörker;1: ☃": ("suspended", ["named", *INNERMOST], [])},
+        "in_python": {
+            "in_python/root": ("suspended", ["in_python", "__await__"], []),
+            "in_python/middle": (
+                "suspended",
+                ["in_python_wait", "__await__"],
+                ["in_python/root"],
+            ),
+            "in_python/leaf": (*LEAF, ["in_python/middle"]),
+        },
+        "ring": {
+            "ring/root": ("suspended", ["ring", *INNERMOST], []),
+            "ring/ring-0": ("suspended", ["wait_for_other", "wait", "_wait"], ["ring/ring-1"]),
+            "ring/ring-1": ("suspended", ["wait_for_other", "wait", "_wait"], ["ring/ring-0"]),
+        },
+        "strange": {
+            "strange/root": ("suspended", ["strange", *INNERMOST], []),
+            "strange/leaf": (*LEAF, []),
+        },
+    }
+    if minor >= (3, 11):
+        found["grouped"] = tree("grouped", ["__aexit__"], *two)
+        found["grouped_but_busy"] = {
+            "grouped_but_busy/root": ("suspended", ["grouped_but_busy", *INNERMOST], []),
+            "grouped_but_busy/leaf": (*LEAF, []),
+        }
+        found["timed"] = tree("timed", [], "leaf")
+    return found
+
+
+def simplify(name: str) -> str:
+    """Without what is in front of the last dot: versions differ in qualified names."""
+    return name.rpartition(".")[2]
+
+
+def functions_of(holder: dict) -> list[str]:
+    """Without one that TaskGroup has from some release of 3.13 on."""
+    names = [simplify(frame["function"]) for frame in holder["frames"]]
+    return [name for name in names if name != "_aexit"]
+
+
+class Report:
+    """What `-w --json` says of the tasks of one thread."""
+
+    def __init__(self, thread: dict):
+        self.thread = thread
+        self.functions = functions_of(thread)
+        by_id = {task["id"]: task["name"] for task in thread["tasks"]}
+        self.tasks = {
+            task["name"]: (
+                task["state"],
+                functions_of(task),
+                sorted(by_id[waiter] for waiter in task["waiters"]),
+            )
+            for task in thread["tasks"]
+        }
+        assert len(self.tasks) == len(thread["tasks"])
+        assert not any(task["broken"] or task["truncated"] for task in thread["tasks"])
+
+
+def look(build_dir: pathlib.Path, pid: int) -> Report:
+    done = subprocess.run(
+        [build_dir / "echion", "-w", str(pid), "--json"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    (thread,) = [one for one in json.loads(done.stdout)["threads"] if one["main"]]
+    assert thread["tasks_consistency"] == "proved" and thread["tasks_complete"], thread
+    assert thread["consistency"] == "proved"
+    return Report(thread)
+
+
+def command(python, *arguments: str) -> list[str]:
+    return [python.path, str(TARGETS / "tasks.py"), *arguments]
+
+
+def test_suspended_tasks(every_python, build_dir, tmp_path):
+    expected = expect(every_python.minor)
+    with start_target(tmp_path, command(every_python, ",".join(expected))) as target:
+        report = look(build_dir, target.pid)
+    wanted = {"main": ("suspended", ["main", "wait"], [])}
+    for tasks in expected.values():
+        wanted.update(tasks)
+    found = {name: facts for name, facts in report.tasks.items()}
+    assert {name: found.get(name) for name in wanted} == wanted
+    assert set(found) == set(wanted)
+    assert report.functions[-2:] == ["_run_once", "select"]
+
+
+def test_automatic_names(every_python, build_dir, tmp_path):
+    with start_target(tmp_path, command(every_python, "unnamed")) as target:
+        report = look(build_dir, target.pid)
+    (name,) = set(report.tasks) - {"main", "unnamed/root"}
+    assert name.startswith("Task-") and name[5:].isdigit()
+    assert report.tasks[name] == (*LEAF, [])
+
+
+def test_a_running_task(every_python, build_dir, tmp_path):
+    with start_target(tmp_path, command(every_python, "running_below")) as target:
+        report = look(build_dir, target.pid)
+    assert report.tasks == {
+        "main": ("suspended", ["main"], []),
+        "running_below/root": ("suspended", ["running_below"], ["main"]),
+        "running_below/runner": (
+            "running",
+            ["running", "running_inner", "compute"],
+            ["running_below/root"],
+        ),
+        "running_below/other": (*LEAF, ["running_below/root"]),
+        "running_below/leaf": (*LEAF, []),
+    }
+    assert report.functions[-5:] == ["_run_once", "_run", "running", "running_inner", "compute"]
+
+
+def test_eager_tasks(every_python, build_dir, tmp_path):
+    if every_python.minor < (3, 12):
+        pytest.skip("CPython 3.12 and later have eager tasks")
+    with start_target(tmp_path, command(every_python, "eager")) as target:
+        report = look(build_dir, target.pid)
+    assert report.tasks["eager/eager-leaf"] == (*LEAF, [])
+    with start_target(tmp_path, command(every_python, "eager_running")) as target:
+        report = look(build_dir, target.pid)
+    # CPython 3.12 and 3.13 give it its name when it has been started.
+    (eager,) = [
+        facts for facts in report.tasks.values() if facts[1] == ["running_inner", "compute"]
+    ]
+    assert eager[0] == "running"
+    state, functions, _ = report.tasks["eager_running/root"]
+    assert state == "running"
+    assert functions[0] == "eager_running" and not {"running_inner", "compute"} & set(functions)
+    assert report.functions[-len(functions) - 2 :] == [*functions, "running_inner", "compute"]
+
+
+def test_a_late_import(python, build_dir, tmp_path):
+    with start_target(tmp_path, command(python, "awaited", "late")) as target:
+        report = look(build_dir, target.pid)
+    assert report.tasks["awaited/leaf"] == (*LEAF, ["awaited/root"])
+
+
+def test_the_text_is_a_tree(python, build_dir, tmp_path):
+    with start_target(tmp_path, command(python, "shared")) as target:
+        done = subprocess.run(
+            [build_dir / "echion", "-w", str(target.pid)], capture_output=True, text=True
+        )
+    lines = done.stderr.splitlines()
+    at = next(i for i, line in enumerate(lines) if "tasks of its event loop:" in line)
+    outline = [line for line in lines[at:] if ".py:" not in line and line]
+    assert outline == [
+        "        4 tasks of its event loop:",
+        "        main (main): waits for a Future",
+        "        shared/root (shared): waits for shared/leaf",
+        "            shared/leaf (leaf): waits for a Future",
+        "        shared/second (wait): waits for shared/leaf",
+        "            shared/leaf (leaf): see above",
+    ]
+
+
+def test_a_report_at_sigquit_has_them(python, echion, tmp_path):
+    program = [python.path, str(TARGETS / "tasks.py"), "shared"]
+    with echion.start(program) as running:
+        pid = running.wait_ready()
+        os.kill(pid, signal.SIGQUIT)
+        text = ""
+        for line in running.process.stderr:
+            text += line
+            if "see above" in line:
+                break
+        os.kill(pid, signal.SIGKILL)
+    assert "shared/root (shared): waits for shared/leaf" in text
+
+
+def test_no_loop_no_tasks(python, build_dir, tmp_path):
+    target_command = [python.path, str(TARGETS / "whereabouts.py"), "sleeping"]
+    with start_target(tmp_path, target_command) as target:
+        done = subprocess.run(
+            [build_dir / "echion", "-w", str(target.pid), "--json"], capture_output=True, text=True
+        )
+    assert "tasks" not in json.loads(done.stdout)["threads"][0]

@@ -1,0 +1,252 @@
+#include "capture/task_capture.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <charconv>
+#include <cstring>
+
+namespace echion::capture {
+namespace {
+
+using cpython::at;
+using cpython::CoroutineState;
+
+constexpr std::size_t kMaxNameBytes = 256;
+
+}  // namespace
+
+Status TaskCapture::reserve() {
+    if (is_reserved_) {
+        return {};
+    }
+    auto pages = PageCache::make(kMaxPages);
+    auto index = AddressMap::make(std::bit_ceil(2 * kMaxTasks));
+    auto tasks = ReservedArray<CapturedTask>::make(kMaxTasks);
+    auto facts = ReservedArray<cpython::AsyncioTask>::make(kMaxTasks);
+    auto frames = ReservedArray<cpython::RawFrame>::make(kMaxFrames);
+    auto waiters = ReservedArray<std::uint32_t>::make(kMaxWaiters);
+    auto texts = ReservedArray<char>::make(kMaxTextBytes);
+    if (!pages || !index || !tasks || !facts || !frames || !waiters || !texts) {
+        return fail(ErrorKind::kNoSpace, "reserve memory for tasks");
+    }
+    pages_ = std::move(*pages);
+    index_ = std::move(*index);
+    tasks_ = std::move(*tasks);
+    facts_ = std::move(*facts);
+    frames_ = std::move(*frames);
+    waiters_ = std::move(*waiters);
+    texts_ = std::move(*texts);
+    is_reserved_ = true;
+    return {};
+}
+
+void TaskCapture::clear() { used_ = {}; }
+
+bool TaskCapture::has_loop(MemoryReader& reader, const cpython::Layout& layout, Address state) {
+    cpython::ObjectReader objects(reader, layout);
+    const auto loop = asyncio_.read_running_loop(objects, state);
+    return loop && *loop;
+}
+
+TaskCapture::Outcome TaskCapture::read(MemoryReader& reader, const cpython::Layout& layout,
+                                       const Place& place, std::size_t max_frames) {
+    Outcome out;
+    out.first_task = used_.tasks;
+    if (!reserve()) {
+        out.has_loop = has_loop(reader, layout, place.state);
+        out.is_cut = out.has_loop;
+        return out;
+    }
+    pages_.begin();
+    asyncio_.forget();
+    index_.clear();
+    CachedReader cached(pages_, reader);
+    cpython::ObjectReader objects(cached, layout);
+    const auto loop = asyncio_.read_running_loop(objects, place.state);
+    if (!loop || !*loop || !asyncio_.find(objects, place.modules)) {
+        return out;
+    }
+    out.has_loop = true;
+    bool has_room = true;
+    const auto visit = [&](Address task) {
+        has_room = has_room && add(objects, *loop, task);
+        return has_room;
+    };
+    // Both are walked, whatever the first comes to.
+    const Status of_thread = asyncio_.visit_tasks_of_thread(objects, place.state, visit);
+    const Status of_interpreter = asyncio_.visit_tasks(objects, place.interpreter, visit);
+    out.is_cut = !has_room || !of_thread || !of_interpreter;
+    const std::size_t first = out.first_task;
+    for (std::size_t i = first; i < used_.tasks; ++i) {
+        CapturedTask& task = tasks_[i];
+        const cpython::AsyncioTask& facts = facts_[i - first];
+        task.name = keep_name(objects, facts.name);
+        read_frames(objects, place.frame_places, max_frames, task, facts.coro);
+        if (task.state != TaskState::kRunning && facts.fut_waiter) {
+            task.waits_for = index_.find(facts.fut_waiter);
+            task.waits_for_type = keep_type_name(objects, facts.fut_waiter);
+        }
+        out.is_cut = !read_waiters(objects, first, i) || out.is_cut;
+    }
+    out.task_count = used_.tasks - first;
+    part_running(first);
+    return out;
+}
+
+/// A task that another one has started on the spot runs on that one's stack (eager tasks): the
+/// frames of each end where the next one's begin.
+void TaskCapture::part_running(std::size_t first) {
+    for (std::size_t i = first; i < used_.tasks; ++i) {
+        CapturedTask& task = tasks_[i];
+        if (task.state != TaskState::kRunning) {
+            continue;
+        }
+        const std::size_t end = task.first_frame + task.frame_count;
+        std::size_t inner_end = 0;
+        for (std::size_t j = first; j < used_.tasks; ++j) {
+            const CapturedTask& other = tasks_[j];
+            const std::size_t other_end = other.first_frame + other.frame_count;
+            if (other.state == TaskState::kRunning && other_end < end) {
+                inner_end = std::max(inner_end, other_end);
+            }
+        }
+        task.first_frame = inner_end;
+        task.frame_count = end - inner_end;
+    }
+}
+
+/// False when there is no room.
+bool TaskCapture::add(cpython::ObjectReader& objects, Address loop, Address task) {
+    if (!cpython::is_object_address(task) || index_.find(task) != AddressMap::kNone) {
+        return true;
+    }
+    const auto facts = asyncio_.read_task(objects, task);
+    if (!facts || facts->is_done || facts->loop != loop) {
+        return true;
+    }
+    const std::size_t count = index_.size();
+    if (!tasks_.grow_to(used_.tasks + 1) || !facts_.grow_to(count + 1) ||
+        !index_.set(task, static_cast<std::uint32_t>(used_.tasks))) {
+        return false;
+    }
+    facts_[count] = *facts;
+    CapturedTask& added = tasks_[used_.tasks++];
+    added = {};
+    added.task = task;
+    added.waits_for = CapturedTask::kNone;
+    return true;
+}
+
+void TaskCapture::read_frames(cpython::ObjectReader& objects, std::span<const Address> places,
+                              std::size_t max_frames, CapturedTask& task, Address coro) {
+    const std::size_t room =
+        std::min(max_frames, frames_.capacity() - std::min(frames_.capacity(), used_.frames));
+    task.first_frame = used_.frames;
+    if (room == 0 || !frames_.grow_to(used_.frames + room)) {
+        task.is_truncated = true;
+        return;
+    }
+    cpython::RawFrame* out = frames_.data() + used_.frames;
+    const cpython::CoroutineChain chain =
+        cpython::follow_coroutines(objects, asyncio_.kinds(), coro, {out, room});
+    task.is_truncated = chain.truncated;
+    task.is_broken = chain.broken;
+    switch (chain.state) {
+        case CoroutineState::kExecuting: {
+            const auto* place =
+                std::find(places.data(), places.data() + places.size(), chain.place);
+            const auto outermost = static_cast<std::size_t>(place - places.data());
+            task.state = outermost == places.size() ? TaskState::kElsewhere : TaskState::kRunning;
+            task.first_frame = 0;
+            task.frame_count = task.state == TaskState::kRunning ? outermost + 1 : 0;
+            return;
+        }
+        case CoroutineState::kCreated:
+            task.state = TaskState::kNotStarted;
+            break;
+        case CoroutineState::kSuspended:
+            task.state = TaskState::kSuspended;
+            break;
+        case CoroutineState::kFinished:
+            // Of another kind than CPython's own: where it is cannot be told.
+            task.state = chain.end ? TaskState::kSuspended : TaskState::kFinished;
+            break;
+    }
+    std::reverse(out, out + chain.count);
+    task.frame_count = chain.count;
+    used_.frames += chain.count;
+}
+
+TextPiece TaskCapture::keep(std::string_view text) {
+    if (!texts_.grow_to(used_.text_bytes + text.size())) {
+        return {};
+    }
+    const TextPiece piece{static_cast<std::uint32_t>(used_.text_bytes),
+                          static_cast<std::uint32_t>(text.size())};
+    std::memcpy(texts_.data() + used_.text_bytes, text.data(), text.size());
+    used_.text_bytes += text.size();
+    return piece;
+}
+
+TextPiece TaskCapture::keep_name(cpython::ObjectReader& objects, Address name) {
+    std::array<char, kMaxNameBytes> into;
+    if (const auto text = objects.read_unicode(name, into)) {
+        return keep(text->utf8);
+    }
+    // An automatic one is put together when it is asked for.
+    constexpr std::string_view kPrefix = "Task-";
+    const auto number = objects.read_unsigned(name);
+    if (!number) {
+        return {};
+    }
+    std::memcpy(into.data(), kPrefix.data(), kPrefix.size());
+    const auto end =
+        std::to_chars(into.data() + kPrefix.size(), into.data() + into.size(), *number);
+    return keep({into.data(), static_cast<std::size_t>(end.ptr - into.data())});
+}
+
+TextPiece TaskCapture::keep_type_name(cpython::ObjectReader& objects, Address object) {
+    const auto type = cpython::is_object_address(object) ? objects.read_type_of(object)
+                                                         : Result<Address>(Address());
+    if (!type || !cpython::is_object_address(*type)) {
+        return {};
+    }
+    const auto name = objects.memory().read_pointer(*type + at(objects.layout().type.tp_name));
+    std::array<char, 64> text{};
+    if (!name || !objects.memory().read_bytes(*name, text.data(), text.size() - 1)) {
+        return {};
+    }
+    // Of "module.Class" the class.
+    const std::string_view whole(text.data());
+    const std::string_view last = whole.substr(whole.rfind('.') + 1);
+    return last == "NoneType" ? TextPiece{} : keep(last);
+}
+
+/// False when not all are known.
+bool TaskCapture::read_waiters(cpython::ObjectReader& objects, std::size_t first,
+                               std::size_t index) {
+    CapturedTask& task = tasks_[index];
+    task.first_waiter = used_.waiters;
+    task.waiter_count = 0;
+    bool has_room = true;
+    const auto take = [&](Address waiter) {
+        const std::uint32_t found = index_.find(waiter);
+        if (found == AddressMap::kNone || found < first || found == index) {
+            return true;
+        }
+        const std::uint32_t* known = waiters_.data() + task.first_waiter;
+        if (std::find(known, known + task.waiter_count, found) != known + task.waiter_count) {
+            return true;
+        }
+        has_room = waiters_.grow_to(used_.waiters + 1);
+        if (has_room) {
+            waiters_[used_.waiters++] = found;
+            ++task.waiter_count;
+        }
+        return has_room;
+    };
+    return asyncio_.visit_waiters(objects, task.task, take) && has_room;
+}
+
+}  // namespace echion::capture

@@ -1,0 +1,103 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/function_ref.h"
+#include "cpython/attributes.h"
+#include "cpython/objects.h"
+#include "cpython/type_kinds.h"
+#include "memory/address.h"
+
+namespace echion::cpython {
+
+/// What a task says of itself. Null: it has none, or it cannot be read.
+struct AsyncioTask {
+    Address loop;
+    Address coro;
+    Address name;        ///< a str, or from 3.12 on an int: of "Task-<int>"
+    Address fut_waiter;  ///< what it waits for; None while it is to run, or runs
+    bool is_done = false;
+};
+
+/// The event loops and tasks of one interpreter, read passively: nothing is called, nothing locked.
+///
+///     up to 3.13       asyncio.tasks._all_tasks, or _scheduled_tasks and _eager_tasks
+///     3.14 and later   lists of each thread and of the interpreter; of other types of tasks, sets
+///
+/// Who waits for a task or a future stands in its callbacks: what wakes a task up, or closures and
+/// methods of asyncio's own that lead to another future, whose callbacks go on from there.
+///
+/// What it learns of modules and classes is good for one look: forget() begins another. Every walk
+/// is bounded. It takes what stands in memory for what it is: that nothing changed meanwhile is its
+/// caller's to prove. No allocation; one thread at a time.
+/// Sources: CPython Modules/_asynciomodule.c, Lib/asyncio/, 3.8 to 3.15.
+class Asyncio {
+  public:
+    static constexpr std::size_t kMaxTasks = std::size_t{1} << 14;
+
+    void forget();
+
+    /// Looks for asyncio in `modules` (sys.modules). kNotReady: it has not been imported.
+    Status find(ObjectReader& objects, Address modules);
+
+    /// The event loop that runs in a thread; null: none. Does not need find().
+    Result<Address> read_running_loop(ObjectReader& objects, Address thread_state);
+
+    /// Calls `visit` with each task of the interpreter that the sets hold, then of its list, until
+    /// it returns false. A task can come twice, and what comes need not be one.
+    Status visit_tasks(ObjectReader& objects, Address interpreter,
+                       FunctionRef<bool(Address)> visit);
+    /// The same of a thread's own list (3.14 and later).
+    Status visit_tasks_of_thread(ObjectReader& objects, Address thread_state,
+                                 FunctionRef<bool(Address)> visit);
+
+    /// Errors: kUnreadable, kInvalid for what is no task.
+    Result<AsyncioTask> read_task(ObjectReader& objects, Address task);
+
+    /// Calls `visit` with each task that waits for `future`, a task or not, directly or through
+    /// gather(), wait(), wait_for(), shield(), as_completed() or a TaskGroup, until it returns
+    /// false. False when not all callbacks could be followed.
+    bool visit_waiters(ObjectReader& objects, Address future, FunctionRef<bool(Address)> visit);
+
+    [[nodiscard]] TypeKinds& kinds() { return kinds_; }
+
+  private:
+    // Of the walk from a future to the tasks that wait for it.
+    struct Search {
+        FunctionRef<bool(Address)> visit;
+        std::size_t steps_left;
+        bool is_over = false;  // `visit` has said so
+        bool is_whole = true;
+    };
+    Status visit_weak_set(ObjectReader& objects, Address weak_set,
+                          FunctionRef<bool(Address)> visit);
+    void visit_c_sets(ObjectReader& objects, FunctionRef<bool(Address)> visit);
+    Status visit_list(ObjectReader& objects, Address head, FunctionRef<bool(Address)> visit);
+    Result<Address> find_attribute(ObjectReader& objects, AttributeFinder& finder, Address object);
+    void search_future(ObjectReader& objects, Address future, int depth, Search& search);
+    void search_callback(ObjectReader& objects, Address callback, int depth, Search& search);
+    void search_function(ObjectReader& objects, Address function, int depth, Search& search);
+    void search_method(ObjectReader& objects, Address method, int depth, Search& search);
+    void search_queue(ObjectReader& objects, Address queue, int depth, Search& search);
+
+    TypeKinds kinds_;
+    Address tasks_module_;
+    Address c_module_;
+    FindHint module_hint_, c_module_hint_;
+    FindHint all_hint_, scheduled_hint_, eager_hint_;
+    AttributeFinder data_{"data"};
+    AttributeFinder loop_{"_loop"};
+    AttributeFinder coro_{"_coro"};
+    AttributeFinder name_{"_name"};
+    AttributeFinder fut_waiter_{"_fut_waiter"};
+    AttributeFinder callbacks_{"_callbacks"};
+    AttributeFinder on_completed_fut_{"_on_completed_fut"};
+    AttributeFinder done_{"_done"};
+    AttributeFinder getters_{"_getters"};
+};
+
+}  // namespace echion::cpython

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/error.h"
+#include "base/mapping.h"
+#include "memory/address_map.h"
+#include "memory/page_batch.h"
+#include "memory/reader.h"
+
+namespace echion {
+
+/// Whole pages of the target, each copied once: for walks from object to object, which lie close
+/// together. A copy is as old as the first use of its page: begin() a new look before the target
+/// has had the time to change what is read.
+///
+/// Memory is reserved by make(), and taken as pages are met. One thread at a time.
+class PageCache {
+  public:
+    static Result<PageCache> make(std::size_t max_pages);
+
+    /// Forgets all pages.
+    void begin();
+    /// The copy of a page, made now if there is none. Null: it cannot be read, or there is no room.
+    const std::byte* find(MemoryReader& reader, Address page) noexcept;
+
+    /// Pages that were copied since begin().
+    [[nodiscard]] std::size_t page_count() const { return count_; }
+
+  private:
+    AddressMap index_;
+    FixedArray<std::uintptr_t> pages_;  // which are in the index
+    Reservation arena_;
+    std::size_t count_ = 0;
+    Address last_page_;
+    const std::byte* last_copy_ = nullptr;
+};
+
+/// A reader that answers from a cache, and fills it. What does not fit is read directly.
+class CachedReader final : public MemoryReader {
+  public:
+    /// Both outlive it.
+    CachedReader(PageCache& cache, MemoryReader& reader) : cache_(cache), reader_(reader) {}
+
+    std::size_t read(std::span<const ReadRequest> requests) noexcept override;
+
+  private:
+    bool read_one(const ReadRequest& request) noexcept;
+
+    PageCache& cache_;
+    MemoryReader& reader_;
+};
+
+}  // namespace echion
