@@ -11,6 +11,7 @@ namespace echion {
 namespace {
 
 constexpr std::size_t kMaxPages = 4;
+constexpr std::size_t kMaxReads = 100;
 
 Address page(std::size_t number) { return Address(0x100000 + number * kPageBytes); }
 
@@ -37,7 +38,7 @@ class PageCacheTest : public testing::Test {
 
     test::TestMemory memory_;
     PageCache cache_;
-    CachedReader reader_{cache_, memory_};
+    CachedReader reader_{cache_, memory_, kMaxReads};
 };
 
 TEST_F(PageCacheTest, APageIsCopiedOnce) {
@@ -144,6 +145,18 @@ TEST_F(PageCacheTest, NeitherNullNorTheEndOfTheAddressSpaceIsAPage) {
     EXPECT_FALSE(reader_.read_value<std::uint64_t>(Address(UINTPTR_MAX - 3)).has_value());
     EXPECT_EQ(cache_.page_count(), 0U);
     EXPECT_TRUE(reader_.read_bytes(Address(), nullptr, 0).has_value());
+}
+
+TEST_F(PageCacheTest, NothingIsReadBeyondTheBoundOnReads) {
+    map_pages(1, 1);
+    CachedReader reader(cache_, memory_, 3);
+    std::uint32_t word = 0;
+    const ReadRequest two[] = {{page(1), &word, 4}, {page(1) + 8, &word, 4}};
+    EXPECT_EQ(reader.read(two), 2U);
+    EXPECT_FALSE(reader.is_over());
+    EXPECT_EQ(reader.read(two), 1U);
+    EXPECT_TRUE(reader.is_over());
+    EXPECT_FALSE(reader.read_value<std::uint32_t>(page(1)).has_value());
 }
 
 }  // namespace
