@@ -185,7 +185,7 @@ def write_images() -> None:
     for row, name in rows:
         # By pointers to other places in the image, all over it: what then is read as what, is chance.
         crossed = b"".join(patch(0x20 + 0x98 * i, 4, 0x310 * i + row) for i in range(12))
-        for harness in ("runtime_fuzz", "report_fuzz"):
+        for harness in ("runtime_fuzz", "report_fuzz", "asyncio_fuzz"):
             write(harness, f"sane_{name}", bytes([row]))
             write(harness, f"crossed_{name}", bytes([row]) + crossed)
         steps = b"".join(

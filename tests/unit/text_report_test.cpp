@@ -8,6 +8,7 @@
 #include <array>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "report/json_report.h"
 #include "report/text_sink.h"
@@ -179,6 +180,165 @@ TEST(TextReport, SaysSoWhenAThreadHasNoFrames) {
     });
     EXPECT_THAT(text, HasSubstr("(no Python frames)"));
     EXPECT_THAT(text, HasSubstr("there are more threads"));
+}
+
+/// What a report says of a task, as it is at its place in the tree.
+struct ToldTask {
+    capture::CapturedTask task{};
+    TaskTree::Node node{0, 1, 0, false, 0};
+    std::string_view name = "Task-1";
+    std::string_view coroutine = "main";
+    std::string_view awaited;
+    std::string_view first_child;
+    std::vector<std::uint32_t> waiters;
+};
+
+void tell(ReportWriter& writer, const ToldTask& told) {
+    writer.begin_task(
+        {told.task, told.node, told.name, told.coroutine, told.awaited, told.first_child},
+        told.waiters.size(), [&](std::size_t i) { return told.waiters[i]; });
+    if (!told.node.is_repeated) {
+        writer.task_frame({told.coroutine, "/a.py", 3});
+    }
+    writer.end_task();
+}
+
+/// The tasks' part of a report: what stands behind the frames of a thread.
+template <typename Writer, typename... Arguments>
+std::string tasks_of(const capture::CapturedThread& thread, const std::vector<ToldTask>& tasks,
+                     const Arguments&... arguments) {
+    std::string text = collect([&](TextSink& sink) {
+        Writer report(sink, arguments...);
+        ReportWriter& writer = report;
+        writer.begin({});
+        writer.begin_thread(thread, "loop");
+        writer.frame({"last", "/a.py", 1});
+        writer.end_frames();
+        writer.begin_tasks(thread);
+        for (const ToldTask& task : tasks) {
+            tell(writer, task);
+        }
+        writer.end_tasks();
+        writer.end_thread();
+        writer.end(false);
+    });
+    const std::size_t last = text.find("last");
+    return text.substr(text.find_first_of("\n}", last) + 1);
+}
+
+capture::CapturedThread thread_with_tasks(std::size_t count) {
+    capture::CapturedThread thread = make_thread();
+    thread.has_tasks = true;
+    thread.task_count = count;
+    return thread;
+}
+
+std::string task_text(const std::vector<ToldTask>& tasks) {
+    return tasks_of<TextReport>(thread_with_tasks(tasks.size()), tasks, Palette::none());
+}
+
+TEST(TextReport, WritesTasksBelowThoseThatWaitForThem) {
+    ToldTask main;
+    main.node.children = 1;
+    main.first_child = "work\x1b";
+    main.awaited = "Task";
+    ToldTask worker;
+    worker.node = {1, 2, 1, false, 0};
+    worker.name = "work\x1b";
+    worker.coroutine = "work";
+    worker.awaited = "Future";
+    ToldTask repeated = worker;
+    repeated.node.is_repeated = true;
+    EXPECT_EQ(task_text({main, worker, repeated}),
+              "        3 tasks of its event loop:\n"
+              "        Task-1 (main): waits for work\\x1b\n"
+              "            main (/a.py:3)\n"
+              "            work\\x1b (work): waits for a Future\n"
+              "                work (/a.py:3)\n"
+              "            work\\x1b (work): see above\n"
+              "\n");
+}
+
+TEST(TextReport, SaysWhatATaskDoes) {
+    ToldTask told;
+    EXPECT_THAT(task_text({told}), HasSubstr("1 task of its event loop:\n"));
+    EXPECT_THAT(task_text({told}), HasSubstr("Task-1 (main): about to run\n"));
+    told.node.children = 12;
+    told.first_child = "other";
+    EXPECT_THAT(task_text({told}), HasSubstr("Task-1 (main): waits for 12 tasks\n"));
+    told.task.state = capture::TaskState::kNotStarted;
+    EXPECT_THAT(task_text({told}), HasSubstr("Task-1 (main): not started yet\n"));
+    told.task.state = capture::TaskState::kFinished;
+    EXPECT_THAT(task_text({told}), HasSubstr("Task-1 (main): ending\n"));
+    told.task.state = capture::TaskState::kElsewhere;
+    EXPECT_THAT(task_text({told}), HasSubstr("running, its frames could not be found\n"));
+    told.task.state = capture::TaskState::kRunning;
+    EXPECT_THAT(task_text({told}), HasSubstr("Task-1 (main): running\n"));
+    EXPECT_THAT(task_text({told}), Not(HasSubstr("/a.py:3"))) << "they are the thread's last";
+    told.name = "";
+    told.coroutine = "";
+    EXPECT_THAT(task_text({told}), HasSubstr("<unknown>: running\n"));
+}
+
+TEST(TextReport, MarksTasksThatAreNotWhole) {
+    ToldTask told;
+    told.task.is_truncated = true;
+    EXPECT_THAT(task_text({told}), HasSubstr("            (more frames below these)\n"));
+    told.task.is_broken = true;
+    EXPECT_THAT(task_text({told}),
+                HasSubstr("            (the frames below these could not be read)\n"));
+    told.node.is_repeated = true;
+    EXPECT_THAT(task_text({told}), Not(HasSubstr("below these")));
+    capture::CapturedThread thread = thread_with_tasks(0);
+    const auto text = [&] { return tasks_of<TextReport>(thread, {}, Palette::none()); };
+    EXPECT_EQ(text(), "        0 tasks of its event loop\n\n");
+    thread.are_tasks_cut = true;
+    EXPECT_THAT(text(), HasSubstr("(there may be more"));
+    thread.tasks_consistency = capture::Consistency::kTorn;
+    EXPECT_THAT(text(), HasSubstr("(they changed while they were read"));
+}
+
+TEST(TextReport, SaysWhichFramesAreATasks) {
+    const std::string text = collect([](TextSink& sink) {
+        TextReport writer(sink, Palette::none());
+        writer.frame({"run", "/loop.py", 1});
+        writer.task_begins("Task-\x1b");
+        writer.frame({"main", "/a.py", 2});
+        writer.end_frames();
+        writer.end(false);
+    });
+    EXPECT_EQ(text,
+              "        run (/loop.py:1)\n"
+              "        task Task-\\x1b:\n"
+              "        main (/a.py:2)\n"
+              "\n");
+}
+
+TEST(JsonReport, WritesEachTaskOnceWithWhoWaitsForIt) {
+    ToldTask main;
+    main.name = "ma\"in";
+    main.task.state = capture::TaskState::kRunning;
+    ToldTask worker;
+    worker.node = {1, 2, 1, false, 0};
+    worker.name = "";
+    worker.coroutine = "";
+    worker.awaited = "Future";
+    worker.waiters = {1, 3};
+    worker.task.is_broken = true;
+    ToldTask repeated = worker;
+    repeated.node.is_repeated = true;
+    capture::CapturedThread thread = thread_with_tasks(2);
+    thread.tasks_consistency = capture::Consistency::kLikely;
+    thread.are_tasks_cut = true;
+    EXPECT_EQ(tasks_of<JsonReport>(thread, {main, worker, repeated}),
+              R"(],"tasks_consistency":"likely","tasks_complete":false,"tasks":[)"
+              R"({"id":1,"name":"ma\"in","coroutine":"main","state":"running","waits_for":null,)"
+              R"("waiters":[],"truncated":false,"broken":false,)"
+              R"("frames":[{"function":"main","file":"/a.py","line":3}]},)"
+              R"({"id":2,"name":null,"coroutine":null,"state":"suspended","waits_for":"Future",)"
+              R"("waiters":[1,3],"truncated":false,"broken":true,)"
+              R"("frames":[{"function":"","file":"/a.py","line":3}]}]}],"complete":true})"
+              "\n");
 }
 
 TEST(JsonReport, WritesOneDocument) {

@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstring>
 
+#include "base/utf8.h"
+
 namespace echion::capture {
 namespace {
 
@@ -12,6 +14,9 @@ using cpython::at;
 using cpython::CoroutineState;
 
 constexpr std::size_t kMaxNameBytes = 256;
+// Ranges that are copied for one loop; as many tasks as there may be, of 20 coroutines each, take 6
+// million.
+constexpr std::size_t kMaxReads = std::size_t{1} << 24;
 
 }  // namespace
 
@@ -60,7 +65,7 @@ TaskCapture::Outcome TaskCapture::read(MemoryReader& reader, const cpython::Layo
     pages_.begin();
     asyncio_.forget();
     index_.clear();
-    CachedReader cached(pages_, reader);
+    CachedReader cached(pages_, reader, kMaxReads);
     cpython::ObjectReader objects(cached, layout);
     const auto loop = asyncio_.read_running_loop(objects, place.state);
     if (!loop || !*loop || !asyncio_.find(objects, place.modules)) {
@@ -88,6 +93,7 @@ TaskCapture::Outcome TaskCapture::read(MemoryReader& reader, const cpython::Layo
         }
         out.is_cut = !read_waiters(objects, first, i) || out.is_cut;
     }
+    out.is_cut = out.is_cut || cached.is_over();
     out.task_count = used_.tasks - first;
     part_running(first);
     return out;
@@ -181,7 +187,7 @@ void TaskCapture::read_frames(cpython::ObjectReader& objects, std::span<const Ad
 }
 
 TextPiece TaskCapture::keep(std::string_view text) {
-    if (!texts_.grow_to(used_.text_bytes + text.size())) {
+    if (text.empty() || !texts_.grow_to(used_.text_bytes + text.size())) {
         return {};
     }
     const TextPiece piece{static_cast<std::uint32_t>(used_.text_bytes),
@@ -203,14 +209,24 @@ TextPiece TaskCapture::keep_type_name(cpython::ObjectReader& objects, Address ob
         return {};
     }
     const auto name = objects.memory().read_pointer(*type + at(objects.layout().type.tp_name));
-    std::array<char, 64> text{};
-    if (!name || !objects.memory().read_bytes(*name, text.data(), text.size() - 1)) {
+    std::array<char, 64> into;
+    const auto whole = name && *name ? cpython::read_c_string(objects.memory(), *name, into)
+                                     : Result<std::string_view>(std::string_view());
+    if (!whole) {
         return {};
     }
-    // Of "module.Class" the class.
-    const std::string_view whole(text.data());
-    const std::string_view last = whole.substr(whole.rfind('.') + 1);
-    return last == "NoneType" ? TextPiece{} : keep(last);
+    // Of "module.Class" the class; without a character that was cut.
+    const std::string_view last = whole->substr(whole->rfind('.') + 1);
+    std::string_view rest = last;
+    std::size_t size = 0;
+    while (!rest.empty()) {
+        const CodePoint next = take_code_point(rest);
+        if (!next.is_well_formed()) {
+            break;
+        }
+        size += next.size_bytes;
+    }
+    return last == "NoneType" ? TextPiece{} : keep(last.substr(0, size));
 }
 
 /// False when not all are known.

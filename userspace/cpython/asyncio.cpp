@@ -166,9 +166,10 @@ Result<Address> Asyncio::read_running_loop(ObjectReader& objects, Address thread
     const auto type = objects.read_type_of(*value);
     const Address type_name =
         type ? read_word(objects, *type + at(layout.type.tp_name)) : Address();
-    std::array<char, 32> name{};
-    if (type_name && objects.memory().read_bytes(type_name, name.data(), name.size() - 1) &&
-        std::string_view(name.data()) == "_RunningLoopHolder") {
+    std::array<char, 32> into;
+    const auto name = type_name ? read_c_string(objects.memory(), type_name, into)
+                                : Result<std::string_view>(std::string_view());
+    if (name && *name == "_RunningLoopHolder") {
         return objects.memory().read_pointer(*value + at(layout.object.size));
     }
     return value;
@@ -189,8 +190,8 @@ Status Asyncio::visit_weak_set(ObjectReader& objects, Address weak_set,
 
 Status Asyncio::visit_list(ObjectReader& objects, Address head, FunctionRef<bool(Address)> visit) {
     const std::size_t node_at = at(objects.layout().task.node);
-    Address node = read_word(objects, head);
-    // Null: an interpreter or a thread that has not got its list yet.
+    const Address first = read_word(objects, head);
+    Address node = first;
     for (std::size_t i = 0; node && node != head; ++i) {
         if (i == kMaxTasks || !is_object_address(node)) {
             return fail(i == kMaxTasks ? ErrorKind::kBoundExceeded : ErrorKind::kInvalid,
@@ -201,7 +202,8 @@ Status Asyncio::visit_list(ObjectReader& objects, Address head, FunctionRef<bool
         }
         node = read_word(objects, node);
     }
-    return node == head || !node ? Status{} : fail(ErrorKind::kUnreadable, "walk a list of tasks");
+    // Null in the head: an interpreter or a thread that has not got its list yet.
+    return node == head || !first ? Status{} : fail(ErrorKind::kUnreadable, "walk a list of tasks");
 }
 
 Status Asyncio::visit_tasks(ObjectReader& objects, Address interpreter,
@@ -334,7 +336,8 @@ void Asyncio::search_future(ObjectReader& objects, Address future, int depth, Se
     Address callbacks;
     if (kind == TypeKind::kTask || kind == TypeKind::kFuture) {
         const TaskLayout& fields = objects.layout().task;
-        if (const Address first = read_word(objects, future + at(fields.callback0))) {
+        const Address first = read_word(objects, future + at(fields.callback0));
+        if (first && search.take_step()) {
             search_callback(objects, first, depth, search);
         }
         callbacks = read_word(objects, future + at(fields.callbacks));
@@ -353,6 +356,9 @@ void Asyncio::search_future(ObjectReader& objects, Address future, int depth, Se
     }
     search.is_whole = search.is_whole && *count <= tuples.size();
     for (std::size_t i = 0; i < std::min(*count, tuples.size()) && !search.is_over; ++i) {
+        if (!search.take_step()) {
+            return;
+        }
         const Address callback =
             is_object_address(tuples[i])
                 ? read_word(objects, tuples[i] + at(objects.layout().tuple.items))
@@ -365,14 +371,6 @@ void Asyncio::search_future(ObjectReader& objects, Address future, int depth, Se
 
 void Asyncio::search_callback(ObjectReader& objects, Address callback, int depth, Search& search) {
     const Layout& layout = objects.layout();
-    if (search.is_over) {
-        return;
-    }
-    if (search.steps_left == 0) {
-        search.is_whole = false;
-        return;
-    }
-    --search.steps_left;
     const auto found = [&](Address task) { search.is_over = task && !search.visit(task); };
     std::array<char, kMaxNameBytes> text{};
     switch (kinds_.find(objects, callback)) {
@@ -472,10 +470,9 @@ void Asyncio::search_queue(ObjectReader& objects, Address queue, int depth, Sear
     std::size_t left = static_cast<std::size_t>(*count);
     for (auto i = static_cast<std::size_t>(*first); i < kDequeBlock && left-- > 0; ++i) {
         const Address future = read_word(objects, block + (i + 1) * sizeof(void*));
-        if (search.is_over || search.steps_left == 0) {
+        if (search.is_over || !search.take_step()) {
             return;
         }
-        --search.steps_left;
         search_future(objects, future, depth + 1, search);
     }
 }

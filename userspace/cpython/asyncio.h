@@ -80,9 +80,17 @@ class Asyncio {
     // Of the walk from a future to the tasks that wait for it.
     struct Search {
         FunctionRef<bool(Address)> visit;
-        std::size_t steps_left;
-        bool is_over = false;  // `visit` has said so
+        std::size_t steps_left;  // callbacks
+        bool is_over = false;    // `visit` has said so, or there are too many callbacks
         bool is_whole = true;
+
+        /// Before each callback; false: it is one too many.
+        bool take_step() {
+            is_over = is_over || steps_left == 0;
+            is_whole = is_whole && steps_left != 0;
+            steps_left -= steps_left != 0;
+            return !is_over;
+        }
     };
     void forget_classes();
     Status visit_weak_set(ObjectReader& objects, Address weak_set,

@@ -46,7 +46,7 @@ Status visit_set(ObjectReader& objects, Address set, std::size_t max_slots,
     std::array<std::byte, kSlots * kMaxSlotBytes> copy;
     const std::size_t entry_bytes = at(fields.entry_size);
     for (std::size_t from = 0; from < std::min(slots, max_slots); from += kSlots) {
-        const std::size_t count = std::min(kSlots, slots - from);
+        const std::size_t count = std::min({kSlots, slots - from, max_slots - from});
         if (auto status =
                 memory.read_bytes(*table + from * entry_bytes, copy.data(), count * entry_bytes);
             !status) {

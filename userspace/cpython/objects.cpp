@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/utf8.h"
+#include "memory/page_batch.h"
 
 namespace echion::cpython {
 
@@ -294,6 +295,24 @@ Status ObjectReader::check_type(Address type, std::uintptr_t flag) {
         next_static_type_ = (next_static_type_ + 1) % static_types_.size();
     }
     return {};
+}
+
+Result<std::string_view> read_c_string(MemoryReader& memory, Address from, std::span<char> into) {
+    std::size_t size = 0;
+    while (size < into.size()) {
+        const Address next = from + size;
+        const std::size_t in_page = kPageBytes - (next.value() & (kPageBytes - 1));
+        const std::size_t part = std::min(into.size() - size, in_page);
+        if (auto status = memory.read_bytes(next, into.data() + size, part); !status) {
+            return tl::unexpected(status.error());
+        }
+        const std::size_t length = ::strnlen(into.data() + size, part);
+        size += length;
+        if (length < part) {
+            break;
+        }
+    }
+    return std::string_view(into.data(), size);
 }
 
 void read_each(MemoryReader& memory, std::span<const ReadRequest> requests,

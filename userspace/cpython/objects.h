@@ -109,6 +109,10 @@ inline bool is_object_address(Address address) {
     return !address.is_null() && address.is_aligned(sizeof(void*));
 }
 
+/// The text of a C string, copied into the caller's buffer, up to its end or as much as fits. No
+/// page is touched that it does not reach. Errors: kUnreadable.
+Result<std::string_view> read_c_string(MemoryReader& memory, Address from, std::span<char> into);
+
 /// Copies as many of the requests as can be read, each by itself; `copied[i]` says which.
 /// Both spans have the same length.
 void read_each(MemoryReader& memory, std::span<const ReadRequest> requests, std::span<bool> copied);

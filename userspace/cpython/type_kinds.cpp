@@ -1,7 +1,6 @@
 #include "cpython/type_kinds.h"
 
-#include <algorithm>
-#include <cstring>
+#include <array>
 #include <string_view>
 
 namespace echion::cpython {
@@ -42,18 +41,14 @@ constexpr NamedKind kKinds[] = {
 
 TypeKind find_by_name(ObjectReader& objects, Address type, std::uintptr_t flags) {
     const auto name = objects.memory().read_pointer(type + at(objects.layout().type.tp_name));
-    char text[kMaxNameBytes] = {};
-    if (!name || !*name) {
+    std::array<char, kMaxNameBytes> text;
+    const auto found = name && *name ? read_c_string(objects.memory(), *name, text)
+                                     : Result<std::string_view>(std::string_view());
+    if (!found) {
         return TypeKind::kOther;
     }
-    // It may end where its page does.
-    const std::size_t in_page = 4096 - (name->value() & 4095U);
-    if (!objects.memory().read_bytes(*name, text, std::min(kMaxNameBytes - 1, in_page))) {
-        return TypeKind::kOther;
-    }
-    const std::string_view found(text, strnlen(text, kMaxNameBytes - 1));
     for (const NamedKind& known : kKinds) {
-        if (found == known.name && (known.may_be_heap || (flags & kTypeHeap) == 0)) {
+        if (*found == known.name && (known.may_be_heap || (flags & kTypeHeap) == 0)) {
             return known.kind;
         }
     }

@@ -49,6 +49,11 @@ const std::byte* PageCache::find(MemoryReader& reader, Address page) noexcept {
 }
 
 bool CachedReader::read_one(const ReadRequest& request) noexcept {
+    if (reads_left_ == 0) {
+        is_over_ = true;
+        return false;
+    }
+    --reads_left_;
     std::size_t done = 0;
     while (done < request.size_bytes) {
         const Address from = request.from + done;

@@ -38,19 +38,27 @@ class PageCache {
     const std::byte* last_copy_ = nullptr;
 };
 
-/// A reader that answers from a cache, and fills it. What does not fit is read directly.
+/// A reader that answers from a cache, and fills it. What does not fit is read directly. What has
+/// been copied costs no budget of the reader below, so that this one has a bound of its own: behind
+/// that nothing can be read.
 class CachedReader final : public MemoryReader {
   public:
-    /// Both outlive it.
-    CachedReader(PageCache& cache, MemoryReader& reader) : cache_(cache), reader_(reader) {}
+    /// `cache` and `reader` outlive it. `max_reads`: ranges.
+    CachedReader(PageCache& cache, MemoryReader& reader, std::size_t max_reads)
+        : cache_(cache), reader_(reader), reads_left_(max_reads) {}
 
     std::size_t read(std::span<const ReadRequest> requests) noexcept override;
+
+    /// Whether something has been refused because of the bound.
+    [[nodiscard]] bool is_over() const { return is_over_; }
 
   private:
     bool read_one(const ReadRequest& request) noexcept;
 
     PageCache& cache_;
     MemoryReader& reader_;
+    std::size_t reads_left_;
+    bool is_over_ = false;
 };
 
 }  // namespace echion
