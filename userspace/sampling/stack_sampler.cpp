@@ -358,8 +358,8 @@ void StackSampler::publish_counts() {
     ring_->set(Counter::kFollowMoves, reading.follow_moves);
     ring_->set(Counter::kCodeRevalidated, codes.revalidated);
     ring_->set(Counter::kCodeReplaced, codes.replaced);
-    ring_->set(Counter::kTableFull, roster_.table_full() + reading.table_full + codes.table_full +
-                                       labels_.overflows());
+    ring_->set(Counter::kTableFull,
+               roster_.table_full() + reading.table_full + codes.table_full + labels_.overflows());
     ring_->set(Counter::kNamesFailed, codes.names_failed);
     ring_->set(Counter::kLinesUnknown, codes.lines_unknown);
     ring_->set(Counter::kTasksCut, tasks_.cut());
