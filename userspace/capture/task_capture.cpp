@@ -185,7 +185,7 @@ void TaskCapture::read_frames(cpython::ObjectReader& objects, std::span<const Ad
 }
 
 TextPiece TaskCapture::keep(std::string_view text) {
-    if (!texts_.grow_to(used_.text_bytes + text.size())) {
+    if (text.empty() || !texts_.grow_to(used_.text_bytes + text.size())) {
         return {};
     }
     const TextPiece piece{static_cast<std::uint32_t>(used_.text_bytes),
