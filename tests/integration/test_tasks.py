@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import subprocess
 import pytest
 
 from attach_support import start_target
+from profile_text import Profile, Sample
 from runner import TARGETS
 
 FREE_THREADED = "all"
@@ -238,3 +240,115 @@ def test_no_loop_no_tasks(python, build_dir, tmp_path):
             [build_dir / "echion", "-w", str(target.pid), "--json"], capture_output=True, text=True
         )
     assert "tasks" not in json.loads(done.stdout)["threads"][0]
+
+
+# What a task may have on its stack, by what its name begins with: where it waits for others, and
+# the functions of tests/targets/task_churn.py that it may be in. Who may wait for it.
+CHURN = {
+    "main": (["main", "wait", "_wait"], set(), {None}),
+    "root": (["root", "wait", "_wait"], {"root", "compute_root"}, {None, "main"}),
+    "middle": (["middle"], {"middle", "compute_middle"}, {None, "root"}),
+    "leaf": ([], {"leaf", "leaf_inner", "compute_leaf"}, {None, "middle"}),
+}
+OF_CHURN = {"leaf", "leaf_inner", "middle", "root", "compute_leaf", "compute_middle", "compute_root"}
+
+
+def part(sample: Sample) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The functions in front of all tasks, and those of each task, from the root."""
+    front: list[str] = []
+    tasks: list[tuple[str, list[str]]] = []
+    for frame in sample.frames:
+        if not frame.file:
+            tasks.append((frame.function, []))
+        else:
+            (tasks[-1][1] if tasks else front).append(simplify(frame.function))
+    return front, tasks
+
+
+# How wait_for() waits for what it has cancelled, up to 3.11.
+FORSAKEN = ["root", "wait_for", "_cancel_and_wait"]
+DEFINED = {
+    line.split("(")[0].rpartition(" ")[2]: number
+    for number, line in enumerate((TARGETS / "task_churn.py").read_text().splitlines(), 1)
+    if line.startswith("async def ")
+}
+
+
+def find_fault(sample: Sample) -> str:
+    """Why the stack cannot have been; empty: it can."""
+    frames = tuple(frame for frame in sample.frames if frame.file or frame.function != "GC")
+    sample = dataclasses.replace(sample, frames=frames)
+    if not frames:
+        return ""
+    newest = frames[-1]
+    if newest.file and newest.line == DEFINED.get(newest.name):
+        # The coroutine is being made, by the function that it will run beside.
+        sample = dataclasses.replace(sample, frames=sample.frames[:-1])
+    front, tasks = part(sample)
+    if tasks and tasks[0][0].startswith("Task-") and not sample.has("root"):
+        return ""  # of asyncio.run() itself, at the end
+    if OF_CHURN & set(front):
+        return f"{front[-3:]} in front of {tasks}"
+    if tasks and front[-1] != "_run":
+        return "a task that no handle of the event loop runs"
+    names = [name for name, _ in tasks]
+    if len(set(names)) != len(names):
+        return "a task that is there twice"
+    before = None
+    for i, (name, functions) in enumerate(tasks):
+        kind = name.partition("/")[0]
+        waiting, own, waiters = CHURN[kind]
+        if before not in waiters:
+            return f"{kind} below {before}"
+        before = kind
+        if i + 1 < len(tasks):
+            if functions not in (waiting, [kind], [kind, "wait_for"], FORSAKEN):
+                return f"{kind} waits in {functions}"
+        elif (set(functions) & OF_CHURN) - own or (functions and functions[0] != kind):
+            return f"{kind} runs {functions}, {newest}"
+    return ""
+
+
+def judge_churn(profile: Profile) -> None:
+    samples = [sample for sample in profile.samples if not sample.is_marked and sample.frames]
+    faults = {find_fault(sample): sample for sample in samples}
+    faults.pop("", None)
+    assert not faults, list(faults)
+    assert sum(sample.is_marked for sample in profile.samples) <= 2
+    computing = [sample for sample in samples if sample.has("compute_leaf")]
+    assert len(computing) > 50
+    whole = [one for one in computing if len(part(one)[1]) == 4]
+    assert len(whole) > len(computing) / 10  # main, root, middle, leaf
+
+
+def test_stacks_of_running_tasks_are_possible(python, echion, engine, tmp_path):
+    """Attached, so that asyncio is there from the first sample on."""
+    program = [python.path, str(TARGETS / "task_churn.py"), "1"]
+    with start_target(tmp_path, program, env={"ECHION_TEST_AWAIT_SAMPLER": "1"}) as target:
+        result = echion.run(["-p", str(target.pid)], "-i", "100", "--engine", engine).check()
+    judge_churn(result.profile)
+
+
+@pytest.mark.parametrize("mode", [[], ["-c"]], ids=["wall", "cpu"])
+def test_a_running_task_in_a_profile(python, echion, mode, tmp_path):
+    with start_target(tmp_path, command(python, "running_below")) as target:
+        result = echion.run(["-p", str(target.pid)], "-x", "0.5", *mode).check()
+    computing = [sample for sample in result.profile.samples if sample.has("compute")]
+    assert computing
+    for sample in computing:
+        front, tasks = part(sample)
+        assert front[-2:] == ["_run_once", "_run"]
+        assert tasks == [
+            ("main", ["main"]),
+            ("running_below/root", ["running_below"]),
+            ("running_below/runner", ["running", "running_inner", "compute"]),
+        ]
+
+
+def test_tasks_are_found_after_a_launch(python, echion):
+    """asyncio is imported long after the sampler's first look."""
+    program = [python.path, str(TARGETS / "task_churn.py"), "1"]
+    samples = echion.run(program).check().profile.samples
+    computing = [sample for sample in samples if sample.has("compute_leaf")]
+    with_tasks = sum(sample.metric for sample in computing if part(sample)[1])
+    assert with_tasks > 0.8 * sum(sample.metric for sample in computing)

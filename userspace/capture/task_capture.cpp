@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <charconv>
 #include <cstring>
 
 #include "base/utf8.h"
@@ -158,16 +157,19 @@ void TaskCapture::read_frames(cpython::ObjectReader& objects, std::span<const Ad
         cpython::follow_coroutines(objects, asyncio_.kinds(), coro, {out, room});
     task.is_truncated = chain.truncated;
     task.is_broken = chain.broken;
+    const auto* place = std::find(places.data(), places.data() + places.size(), chain.place);
+    const auto outermost = static_cast<std::size_t>(place - places.data());
+    if (chain.place && outermost != places.size()) {
+        task.state = TaskState::kRunning;
+        task.is_truncated = task.is_broken = false;
+        task.first_frame = 0;
+        task.frame_count = outermost + 1;
+        return;
+    }
     switch (chain.state) {
-        case CoroutineState::kExecuting: {
-            const auto* place =
-                std::find(places.data(), places.data() + places.size(), chain.place);
-            const auto outermost = static_cast<std::size_t>(place - places.data());
-            task.state = outermost == places.size() ? TaskState::kElsewhere : TaskState::kRunning;
-            task.first_frame = 0;
-            task.frame_count = task.state == TaskState::kRunning ? outermost + 1 : 0;
-            return;
-        }
+        case CoroutineState::kExecuting:
+            task.state = TaskState::kElsewhere;
+            break;
         case CoroutineState::kCreated:
             task.state = TaskState::kNotStarted;
             break;
@@ -197,19 +199,7 @@ TextPiece TaskCapture::keep(std::string_view text) {
 
 TextPiece TaskCapture::keep_name(cpython::ObjectReader& objects, Address name) {
     std::array<char, kMaxNameBytes> into;
-    if (const auto text = objects.read_unicode(name, into)) {
-        return keep(text->utf8);
-    }
-    // An automatic one is put together when it is asked for.
-    constexpr std::string_view kPrefix = "Task-";
-    const auto number = objects.read_unsigned(name);
-    if (!number) {
-        return {};
-    }
-    std::memcpy(into.data(), kPrefix.data(), kPrefix.size());
-    const auto end =
-        std::to_chars(into.data() + kPrefix.size(), into.data() + into.size(), *number);
-    return keep({into.data(), static_cast<std::size_t>(end.ptr - into.data())});
+    return keep(cpython::Asyncio::read_name(objects, name, into));
 }
 
 TextPiece TaskCapture::keep_type_name(cpython::ObjectReader& objects, Address object) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstring>
 
 #include "cpython/containers.h"
@@ -45,13 +46,13 @@ Address read_word(ObjectReader& objects, Address from) {
     return word ? *word : Address();
 }
 
-std::string_view read_name(ObjectReader& objects, Address name, std::span<char> into) {
+std::string_view read_text(ObjectReader& objects, Address name, std::span<char> into) {
     const auto text = objects.read_unicode(name, into);
     return text && !text->truncated ? text->utf8 : std::string_view();
 }
 
 std::string_view read_qualname(ObjectReader& objects, Address function, std::span<char> into) {
-    return read_name(objects, read_word(objects, function + at(objects.layout().function.qualname)),
+    return read_text(objects, read_word(objects, function + at(objects.layout().function.qualname)),
                      into);
 }
 
@@ -79,7 +80,7 @@ Address find_free_variable(ObjectReader& objects, Address function, std::string_
     std::array<char, kMaxNameBytes> text;
     for (std::size_t i = 0; i < *cell_count; ++i) {
         const Address candidate = names[*name_count - *cell_count + i];
-        if (read_name(objects, candidate, text) == name) {
+        if (read_text(objects, candidate, text) == name) {
             return is_object_address(cells[i])
                        ? read_word(objects, cells[i] + at(layout.cell.contents))
                        : Address();
@@ -93,6 +94,16 @@ Address find_free_variable(ObjectReader& objects, Address function, std::string_
 void Asyncio::forget() {
     kinds_.forget();
     tasks_module_ = Address();
+    c_module_ = Address();
+    forget_classes();
+}
+
+void Asyncio::begin_look() {
+    kinds_.forget_heap_types();
+    forget_classes();
+}
+
+void Asyncio::forget_classes() {
     for (AttributeFinder* finder : {&data_, &loop_, &coro_, &name_, &fut_waiter_, &callbacks_,
                                     &on_completed_fut_, &done_, &getters_}) {
         finder->forget();
@@ -108,6 +119,29 @@ Status Asyncio::find(ObjectReader& objects, Address modules) {
     const auto c_module = find_module(objects, modules, kCModule, &c_module_hint_);
     c_module_ = c_module ? *c_module : Address();
     return *module ? Status{} : fail(ErrorKind::kNotReady, "asyncio has not been imported");
+}
+
+Result<Address> Asyncio::find_current_tasks(ObjectReader& objects, Address modules) {
+    if (auto status = find(objects, modules); !status) {
+        return tl::unexpected(status.error());
+    }
+    return find_global(objects, tasks_module_, "_current_tasks", &current_hint_);
+}
+
+std::string_view Asyncio::read_name(ObjectReader& objects, Address name, std::span<char> into) {
+    if (const auto text = objects.read_unicode(name, into)) {
+        return text->utf8;
+    }
+    // An automatic one is put together when it is asked for.
+    constexpr std::string_view kPrefix = "Task-";
+    const auto number = objects.read_unsigned(name);
+    if (!number || into.size() < kPrefix.size()) {
+        return {};
+    }
+    std::memcpy(into.data(), kPrefix.data(), kPrefix.size());
+    const auto end =
+        std::to_chars(into.data() + kPrefix.size(), into.data() + into.size(), *number);
+    return {into.data(), static_cast<std::size_t>(end.ptr - into.data())};
 }
 
 Result<Address> Asyncio::read_running_loop(ObjectReader& objects, Address thread_state) {

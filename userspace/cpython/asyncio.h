@@ -40,9 +40,16 @@ class Asyncio {
     static constexpr std::size_t kMaxTasks = std::size_t{1} << 14;
 
     void forget();
+    /// Begins a look in which only what asyncio's own objects say is asked for: all that can have
+    /// changed since the last one is forgotten.
+    void begin_look();
 
     /// Looks for asyncio in `modules` (sys.modules). kNotReady: it has not been imported.
     Status find(ObjectReader& objects, Address modules);
+
+    /// The dict of running tasks, by event loop (up to 3.13; in later versions of tasks that are
+    /// written in Python). Null: there is none.
+    Result<Address> find_current_tasks(ObjectReader& objects, Address modules);
 
     /// The event loop that runs in a thread; null: none. Does not need find().
     Result<Address> read_running_loop(ObjectReader& objects, Address thread_state);
@@ -57,6 +64,10 @@ class Asyncio {
 
     /// Errors: kUnreadable, kInvalid for what is no task.
     Result<AsyncioTask> read_task(ObjectReader& objects, Address task);
+
+    /// The name of a task in `into`, which has room for "Task-" and a number; empty: it cannot be
+    /// read.
+    static std::string_view read_name(ObjectReader& objects, Address name, std::span<char> into);
 
     /// Calls `visit` with each task that waits for `future`, a task or not, directly or through
     /// gather(), wait(), wait_for(), shield(), as_completed() or a TaskGroup, until it returns
@@ -81,6 +92,7 @@ class Asyncio {
             return !is_over;
         }
     };
+    void forget_classes();
     Status visit_weak_set(ObjectReader& objects, Address weak_set,
                           FunctionRef<bool(Address)> visit);
     void visit_c_sets(ObjectReader& objects, FunctionRef<bool(Address)> visit);
@@ -96,7 +108,7 @@ class Asyncio {
     Address tasks_module_;
     Address c_module_;
     FindHint module_hint_, c_module_hint_;
-    FindHint all_hint_, scheduled_hint_, eager_hint_;
+    FindHint all_hint_, scheduled_hint_, eager_hint_, current_hint_;
     AttributeFinder data_{"data"};
     AttributeFinder loop_{"_loop"};
     AttributeFinder coro_{"_coro"};

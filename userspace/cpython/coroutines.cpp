@@ -106,9 +106,6 @@ Result<Coroutine> read_coroutine(ObjectReader& objects, Address object) {
         state = *read;
         out.state = find_state(fields, state);
         out.place = object + at(fields.frame);
-        if (out.state == CoroutineState::kFinished) {
-            out.place = Address();
-        }
     } else {
         const auto frame = memory.read_pointer(object + at(fields.frame));
         if (!frame) {
@@ -178,8 +175,7 @@ CoroutineChain follow_coroutines(ObjectReader& objects, TypeKinds& kinds, Addres
             chain.broken = !object;
             continue;
         }
-        if (kind != TypeKind::kCoroutine && kind != TypeKind::kGenerator &&
-            kind != TypeKind::kAsyncGenerator) {
+        if (!is_coroutine(kind)) {
             chain.end = object;
             return chain;
         }

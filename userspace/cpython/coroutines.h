@@ -20,10 +20,18 @@ enum class CoroutineState : std::uint8_t {
     kFinished,
 };
 
+/// Whether what is of this kind is one of them.
+constexpr bool is_coroutine(TypeKind kind) {
+    return kind == TypeKind::kCoroutine || kind == TypeKind::kGenerator ||
+           kind == TypeKind::kAsyncGenerator;
+}
+
 /// One of them, as read.
 struct Coroutine {
     CoroutineState state = CoroutineState::kFinished;
-    Address place;   ///< of its frame; null when finished
+    /// Of its frame; null when it has none. A thread's newest frame can be one whose state says
+    /// that it is suspended, or has ended: for the few instructions in which it begins or stops.
+    Address place;
     RawFrame frame;  ///< of one that is not executing and not finished
     Address awaits;  ///< the object that it drives by `await` or `yield from`; null: none
 };
@@ -39,7 +47,7 @@ struct CoroutineChain {
     bool broken = false;     ///< it could not be followed to its end
     /// Of the first: on a thread's stack, which then holds all of the chain, and none is written.
     CoroutineState state = CoroutineState::kFinished;
-    Address place;  ///< of the first one's frame
+    Address place;  ///< of the first one's frame, as Coroutine::place
     /// What the last one waits for, such as an iterator of a future; null: nothing that is known.
     Address end;
 };

@@ -73,6 +73,7 @@ TypeKind TypeKinds::find_of_type(ObjectReader& objects, Address type) {
         return known.kind;
     }
     TypeKind kind = TypeKind::kOther;
+    bool is_heap = true;
     Address base = type;
     for (int i = 0; i < kMaxBases && kind == TypeKind::kOther && is_object_address(base); ++i) {
         // Not all of CPython's static types bear the flag of one that is ready (3.8 to 3.10).
@@ -82,6 +83,9 @@ TypeKind TypeKinds::find_of_type(ObjectReader& objects, Address type) {
             objects.memory().read_value<std::intptr_t>(base + at(fields.tp_basicsize));
         if (!flags || !size) {
             break;
+        }
+        if (base == type) {
+            is_heap = (*flags & kTypeHeap) != 0;
         }
         kind = find_by_name(objects, base, *flags);
         const TaskLayout& task = objects.layout().task;
@@ -96,8 +100,16 @@ TypeKind TypeKinds::find_of_type(ObjectReader& objects, Address type) {
         const auto next = objects.memory().read_pointer(base + at(objects.layout().type.tp_base));
         base = next ? *next : Address();
     }
-    known = {type, kind};
+    known = {type, kind, is_heap};
     return kind;
+}
+
+void TypeKinds::forget_heap_types() {
+    for (Known& known : known_) {
+        if (known.is_heap) {
+            known = {};
+        }
+    }
 }
 
 }  // namespace echion::cpython

@@ -43,11 +43,14 @@ class TypeKinds {
     /// The same of a type itself.
     TypeKind find_of_type(ObjectReader& objects, Address type);
     void forget() { known_ = {}; }
+    /// The same, but for types that are never freed: those that are no heap types.
+    void forget_heap_types();
 
   private:
     struct Known {
         Address type;
         TypeKind kind;
+        bool is_heap;
     };
     static constexpr std::size_t kKnown = 256;
 

@@ -1,6 +1,8 @@
 #include "output/text.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 
 #include "base/utf8.h"
 
@@ -89,6 +91,12 @@ void append_file_name(std::string& line, std::string_view name) {
 
 void append_function_name(std::string& line, const model::CodeView& code) {
     const std::string_view name = code.qualified_name.empty() ? code.name : code.qualified_name;
+    // Frames without a file that mean something else, to which a task's name can be equal.
+    constexpr std::string_view kMarks[] = {"GC", "INVALID", "MISSED", "TRUNCATED"};
+    if (code.kind == model::CodeKind::kLabel &&
+        std::find(std::begin(kMarks), std::end(kMarks), name) != std::end(kMarks)) {
+        line += "task ";
+    }
     append_name(line, name.empty() ? kUnknown : name);
 }
 

@@ -10,9 +10,10 @@ using stream::Counter;
 
 }  // namespace
 
-/// The kernel copies what one state has, in whatever interpreter its thread may be.
+/// The kernel copies what one state has, in whatever interpreter its thread may be, and no tasks.
 bool StackSampler::is_alone() {
-    return interpreters_.count() <= 1 && threads_.second_count() == 0 && roster_.is_unchanged();
+    return interpreters_.count() <= 1 && threads_.second_count() == 0 && roster_.is_unchanged() &&
+           !tasks_.may_run_tasks();
 }
 
 std::uint8_t StackSampler::gc_flag(const TrackedThread& thread) {
@@ -73,6 +74,7 @@ void StackSampler::use_snapshots() {
     for (TrackedThread* marked : changed_.all()) {
         TrackedThread& thread = *marked;
         const bool is_current = thread.has_snapshot && interpreters_.count() == 1 &&
+                                !tasks_.may_run_tasks() &&
                                 thread.snapshot_tick_ns == ticks_.now_ns();
         // Of a thread that has left its CPU since, the stack can be read as it is now.
         if (thread.has_state() && thread.may_have_changed && is_current && thread.is_on_cpu &&
@@ -110,6 +112,7 @@ void StackSampler::tick_for_events() {
     ticks_.begin(ticks_.now_ns());
     look_at_cpus();
     roster_.refresh();
+    tasks_.look(ticks_.now_ns());
     read_without_snapshot();
     naming_.refresh();
     finish_tick();

@@ -24,7 +24,7 @@ Status StackCodes::reserve(std::size_t max_frames) {
 
 bool StackCodes::assign_once(const LastStack& last, std::span<const cpython::RawFrame> raw,
                              std::size_t* kept) {
-    const std::uint32_t numbering = codes_.numbering();
+    const std::uint32_t numbering = this->numbering();
     const Address trampoline = codes_.trampoline();
     const std::size_t count = raw.size();
     const bool has_same_ids = last.codes_numbering == numbering;
@@ -40,10 +40,14 @@ bool StackCodes::assign_once(const LastStack& last, std::span<const cpython::Raw
         } else if (i < held && last.codes[i] == frame.code &&
                    last.refs[i].code_id != code::CodeRegistry::kUnknownCode) {
             ref.code_id = last.refs[i].code_id;
+        } else if (TaskLabels::is_label(frame.code)) {
+            ref.code_id = labels_.find_id(ticks_, frame.code);
         } else {
             ref.code_id = codes_.find_id(memory_.reader, ticks_, frame.code);
         }
-        ref.offset = codes_.find_place(memory_.reader, frame.code, frame.offset);
+        if (!TaskLabels::is_label(frame.code)) {
+            ref.offset = codes_.find_place(memory_.reader, frame.code, frame.offset);
+        }
         if (*kept == i && i < common && last.refs[i] == ref) {
             ++*kept;
         }
@@ -52,7 +56,7 @@ bool StackCodes::assign_once(const LastStack& last, std::span<const cpython::Raw
         ticks_.split();
     }
     // Else what has been assigned may be outdated: once more.
-    return codes_.numbering() == numbering && codes_.trampoline() == trampoline;
+    return this->numbering() == numbering && codes_.trampoline() == trampoline;
 }
 
 AssignedStack StackCodes::assign(const LastStack& last, std::span<cpython::RawFrame> raw) {
@@ -67,7 +71,7 @@ AssignedStack StackCodes::assign(const LastStack& last, std::span<cpython::RawFr
     stack.codes = found_codes_.data();
     stack.refs = found_refs_.data();
     stack.frame_count = raw.size();
-    stack.numbering = codes_.numbering();
+    stack.numbering = numbering();
     stack.look = codes_.look();
     stack.lacks_lines = codes_.take_missing_lines();
     return stack;

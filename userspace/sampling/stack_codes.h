@@ -9,6 +9,7 @@
 #include "cpython/frame_walker.h"
 #include "sampling/last_stack.h"
 #include "sampling/python_memory.h"
+#include "sampling/task_labels.h"
 #include "sampling/tick_stream.h"
 
 namespace echion::sampling {
@@ -17,8 +18,9 @@ namespace echion::sampling {
 /// they are met, and compares them with the last stack of the same owner. Sampler thread only.
 class StackCodes {
   public:
-    StackCodes(PythonMemory& memory, TickStream& ticks, code::CodeRegistry& codes)
-        : memory_(memory), ticks_(ticks), codes_(codes) {}
+    StackCodes(PythonMemory& memory, TickStream& ticks, code::CodeRegistry& codes,
+               TaskLabels& labels)
+        : memory_(memory), ticks_(ticks), codes_(codes), labels_(labels) {}
     Status reserve(std::size_t max_frames);
 
     /// Looks the frames up (newest first; those that are no code of the program's are taken out of
@@ -29,9 +31,15 @@ class StackCodes {
     bool assign_once(const LastStack& last, std::span<const cpython::RawFrame> raw,
                      std::size_t* kept);
 
+    // Of the ids of code objects and labels.
+    [[nodiscard]] std::uint32_t numbering() const {
+        return codes_.numbering() + (labels_.numbering() << 16U);
+    }
+
     PythonMemory& memory_;
     TickStream& ticks_;
     code::CodeRegistry& codes_;
+    TaskLabels& labels_;
     FixedArray<Address> found_codes_;  // root first
     FixedArray<stream::FrameRef> found_refs_;
 };

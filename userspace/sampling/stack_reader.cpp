@@ -45,10 +45,12 @@ constexpr std::int64_t kLongestRestNs = 100'000'000;
 
 Status StackReader::reserve() {
     auto raw = FixedArray<cpython::RawFrame>::make(kMinRawFrames + 2 * options_.max_frames);
-    if (!raw) {
+    auto places = FixedArray<Address>::make(options_.max_frames);
+    if (!raw || !places) {
         return fail(ErrorKind::kNoSpace, "reserve memory for stacks");
     }
     raw_ = std::move(*raw);
+    places_ = std::move(*places);
     return {};
 }
 
@@ -257,7 +259,11 @@ bool StackReader::walk_one(const Round& round, TrackedThread& thread, cpython::S
     const std::size_t room = std::min(options_.max_frames, raw_.capacity() - out.first);
     ++thread.stack.walk;
     out.walk = walker.walk(head.frame, thread.stack.pages, thread.stack.walk,
-                           {raw_.data() + out.first, room});
+                           {raw_.data() + out.first, room}, {places_.data(), room});
+    const RunningTasks::Inserted inserted =
+        tasks_.insert(thread, {raw_.data() + out.first, room}, {places_.data(), out.walk.count});
+    out.walk.count = inserted.count;
+    out.walk.truncated = out.walk.truncated || inserted.is_cut;
     if (thread.stack.walk % kPageAge == 0) {
         thread.stack.pages.expire(thread.stack.walk, kPageAge);
     }

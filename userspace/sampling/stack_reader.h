@@ -16,6 +16,7 @@
 #include "sampling/interpreters.h"
 #include "sampling/process_facts.h"
 #include "sampling/python_memory.h"
+#include "sampling/running_tasks.h"
 #include "sampling/sampler_options.h"
 #include "sampling/stack_codes.h"
 #include "sampling/thread_owners.h"
@@ -55,12 +56,14 @@ struct ReadStack {
 class StackReader {
   public:
     StackReader(PythonMemory& memory, Interpreters& interpreters, code::CodeRegistry& codes,
-                StackCodes& stack_codes, ThreadOwners& owners, const SamplerOptions& options)
+                StackCodes& stack_codes, ThreadOwners& owners, RunningTasks& tasks,
+                const SamplerOptions& options)
         : memory_(memory),
           interpreters_(interpreters),
           codes_(codes),
           stack_codes_(stack_codes),
           owners_(owners),
+          tasks_(tasks),
           options_(options) {}
     Status reserve();
     /// To be called by the thread that will read.
@@ -152,9 +155,11 @@ class StackReader {
     code::CodeRegistry& codes_;
     StackCodes& stack_codes_;
     ThreadOwners& owners_;
+    RunningTasks& tasks_;
     const SamplerOptions& options_;
     SameCpu same_cpu_;
     FixedArray<cpython::RawFrame> raw_;
+    FixedArray<Address> places_;  // of the frames of one stack
     std::int64_t now_ns_ = 0;
     bool can_follow_ = false;
     // When it could not move to a CPU, and stopped following for a while.

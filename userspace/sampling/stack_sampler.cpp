@@ -34,7 +34,7 @@ Status StackSampler::reserve() {
     if (!batch || !threads || !interpreters || !codes || !ran || !changed_.reserve() ||
         !naming_.reserve() || !accounts_.reserve() || !roster_.reserve() ||
         !stack_codes_.reserve(options_.max_frames) || !stack_reader_.reserve() ||
-        !snapshots_.reserve()) {
+        !snapshots_.reserve() || !tasks_.reserve(options_.max_frames)) {
         return fail(ErrorKind::kNoSpace, "reserve memory for the sampler");
     }
     memory_.batch = std::move(*batch);
@@ -94,6 +94,7 @@ void StackSampler::use_kernel_ticks(std::int64_t interval_ns) {
 /// Everything in the batch is void: it is said again, in the next one that has room.
 void StackSampler::on_void_batch() {
     codes_.forget_tick();
+    labels_.forget_tick();
     for (TrackedThread& thread : threads_.all()) {
         thread.is_announced = false;
         thread.stack.must_resend = true;
@@ -122,6 +123,7 @@ void StackSampler::write_first_interval() {
 
 void StackSampler::tick(std::int64_t now_ns) {
     ticks_.begin_look(now_ns);
+    labels_.begin_tick();
     stack_reader_.begin_tick(now_ns);
     if (has_kernel_ticks_ && options_.cpu_mode && watch_.is_open() && is_alone()) {
         tick_for_events();
@@ -137,6 +139,7 @@ void StackSampler::tick(std::int64_t now_ns) {
         });
     }
     roster_.refresh();
+    tasks_.look(now_ns);
     for (std::uint32_t gil = 0; gil < interpreters_.gil_count(); ++gil) {
         sample_gil(gil, Marking::kByGil);
     }

@@ -14,9 +14,11 @@
 #include "sampling/kernel_snapshots.h"
 #include "sampling/process_facts.h"
 #include "sampling/python_memory.h"
+#include "sampling/running_tasks.h"
 #include "sampling/sampler_options.h"
 #include "sampling/stack_codes.h"
 #include "sampling/stack_reader.h"
+#include "sampling/task_labels.h"
 #include "sampling/thread_naming.h"
 #include "sampling/thread_owners.h"
 #include "sampling/thread_roster.h"
@@ -124,10 +126,13 @@ class StackSampler final : private VoidBatchListener {
     CpuAccounts accounts_{memory_, ticks_, threads_, watch_, writer_, naming_, options_};
     ThreadOwners owners_{memory_, threads_, interpreters_, changed_,
                          writer_, naming_,  accounts_,     options_};
+    TaskLabels labels_;
+    RunningTasks tasks_{memory_, interpreters_, labels_};
     ThreadRoster roster_{memory_, ticks_,  threads_,  interpreters_, changed_,
-                         codes_,  naming_, accounts_, owners_};
-    StackCodes stack_codes_{memory_, ticks_, codes_};
-    StackReader stack_reader_{memory_, interpreters_, codes_, stack_codes_, owners_, options_};
+                         codes_,  naming_, accounts_, owners_,       tasks_};
+    StackCodes stack_codes_{memory_, ticks_, codes_, labels_};
+    StackReader stack_reader_{memory_, interpreters_, codes_,  stack_codes_,
+                              owners_, tasks_,        options_};
     KernelSnapshots snapshots_{memory_, threads_, codes_, options_};
     FixedArray<TrackedThread*> ran_;  // threads that have run since the last tick
     std::size_t ran_count_ = 0;

@@ -298,6 +298,7 @@ void ThreadRoster::forget_python() {
     interpreters_head_ = Address();
     naming_.clear();
     codes_.forget();
+    tasks_.forget();
 }
 
 }  // namespace echion::sampling

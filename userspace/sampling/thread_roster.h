@@ -14,6 +14,7 @@
 #include "sampling/interpreters.h"
 #include "sampling/process_facts.h"
 #include "sampling/python_memory.h"
+#include "sampling/running_tasks.h"
 #include "sampling/thread_naming.h"
 #include "sampling/thread_owners.h"
 #include "sampling/thread_table.h"
@@ -27,7 +28,8 @@ class ThreadRoster {
   public:
     ThreadRoster(PythonMemory& memory, TickStream& ticks, ThreadTable& threads,
                  Interpreters& interpreters, ChangedStacks& changed, code::CodeRegistry& codes,
-                 ThreadNaming& naming, CpuAccounts& accounts, ThreadOwners& owners)
+                 ThreadNaming& naming, CpuAccounts& accounts, ThreadOwners& owners,
+                 RunningTasks& tasks)
         : memory_(memory),
           ticks_(ticks),
           threads_(threads),
@@ -36,7 +38,8 @@ class ThreadRoster {
           codes_(codes),
           naming_(naming),
           accounts_(accounts),
-          owners_(owners) {}
+          owners_(owners),
+          tasks_(tasks) {}
     Status reserve();
     void start(const ProcessFacts& facts);
 
@@ -69,6 +72,7 @@ class ThreadRoster {
     ThreadNaming& naming_;
     CpuAccounts& accounts_;
     ThreadOwners& owners_;
+    RunningTasks& tasks_;
     FixedArray<cpython::ListedState> listed_;  // one interpreter's, newest first
     Address static_from_;                      // static data of the interpreter: see CodeRegistry
     std::size_t static_bytes_ = 0;
