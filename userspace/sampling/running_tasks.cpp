@@ -27,8 +27,18 @@ class RunningTasks::Round final : public MemoryReader {
     std::size_t read(std::span<const ReadRequest> requests) noexcept override {
         std::size_t done = 0;
         for (const ReadRequest& request : requests) {
+            is_over_ = is_over_ || reads_left_ == 0;
+            if (is_over_) {
+                break;
+            }
+            --reads_left_;
             const std::byte* copy = memory_.batch.find(request.from, request.size_bytes);
             if (copy == nullptr) {
+                is_over_ = fetches_left_ == 0;
+                if (is_over_) {
+                    break;
+                }
+                --fetches_left_;
                 copy = memory_.batch.fetch(memory_.reader, request.from, request.size_bytes);
             }
             if (copy == nullptr) {
@@ -40,6 +50,9 @@ class RunningTasks::Round final : public MemoryReader {
         }
         return done;
     }
+
+    /// Whether something has been refused as there was too much.
+    [[nodiscard]] bool is_over() const { return is_over_; }
 
   private:
     void touch(Address from, Address end) {
@@ -53,6 +66,9 @@ class RunningTasks::Round final : public MemoryReader {
 
     PythonMemory& memory_;
     TrackedThread& thread_;
+    std::size_t reads_left_ = kMaxReads;
+    std::size_t fetches_left_ = kMaxFetches;
+    bool is_over_ = false;
 };
 
 Status RunningTasks::reserve(std::size_t max_frames) {
@@ -199,7 +215,7 @@ bool RunningTasks::push_waiters(cpython::ObjectReader& objects, Address task,
     while (depth < waiting.size()) {
         std::array<Address, kMaxWaiters> waiters;
         std::size_t count = 0;
-        asyncio_.visit_waiters(objects, awaited, [&](Address waiter) {
+        const bool is_whole = asyncio_.visit_waiters(objects, awaited, [&](Address waiter) {
             const bool is_known =
                 waiter == task ||
                 std::find(waiting.data(), waiting.data() + depth, waiter) !=
@@ -210,15 +226,18 @@ bool RunningTasks::push_waiters(cpython::ObjectReader& objects, Address task,
             }
             return count < waiters.size();
         });
+        is_whole_ = is_whole_ && is_whole;
         if (count == 0) {
             break;
         }
         awaited = waiters[count == 1 ? 0 : turn_++ % count];
         waiting[depth++] = awaited;
     }
+    is_whole_ = is_whole_ && depth < waiting.size();
     while (depth-- > 0) {
         const auto facts = asyncio_.read_task(objects, waiting[depth]);
         if (!facts || !facts->coro) {
+            is_whole_ = false;
             continue;
         }
         const cpython::CoroutineChain chain = cpython::follow_coroutines(
@@ -227,6 +246,7 @@ bool RunningTasks::push_waiters(cpython::ObjectReader& objects, Address task,
             std::find(places.begin(), places.end(), chain.place) != places.end()) {
             continue;  // it is on the stack by itself
         }
+        is_whole_ = is_whole_ && !chain.broken && !chain.truncated;
         bool has_room = push_label(objects, facts->name);
         for (std::size_t i = 0; i < chain.count && has_room; ++i) {
             has_room = push(chain_[i]);
@@ -247,7 +267,9 @@ RunningTasks::Inserted RunningTasks::insert(TrackedThread& thread, std::span<cpy
     Round round(memory_, thread);
     cpython::ObjectReader objects(round, memory_.layout());
     asyncio_.begin_look();
+    is_whole_ = true;
     if (find_running(objects, thread, places) == 0) {
+        cut_ += !is_whole_ || round.is_over();
         return none;
     }
     has_met_tasks_ = true;
@@ -269,6 +291,7 @@ RunningTasks::Inserted RunningTasks::insert(TrackedThread& thread, std::span<cpy
     while (next > 0 && has_room) {
         has_room = push(raw[--next]);
     }
+    cut_ += !is_whole_ || round.is_over();
     if (!has_room || composed_count_ > raw.size()) {
         return {places.size(), true};
     }

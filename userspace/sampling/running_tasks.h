@@ -39,6 +39,9 @@ class RunningTasks {
     /// tasks.
     [[nodiscard]] bool may_run_tasks() const { return has_met_tasks_; }
 
+    /// How often not all could be read.
+    [[nodiscard]] std::uint64_t cut() const { return cut_; }
+
     struct Inserted {
         std::size_t count = 0;  ///< frames in `raw` by now
         bool is_cut = false;    ///< there was no room for all
@@ -53,6 +56,9 @@ class RunningTasks {
     static constexpr std::size_t kMaxNested = 8;
     static constexpr std::size_t kMaxWaiters = 8;
     static constexpr std::size_t kMaxChain = 16;
+    // Ranges that are read for one stack, and of them those that are not in the round.
+    static constexpr std::size_t kMaxReads = 4096;
+    static constexpr std::size_t kMaxFetches = 256;
     static constexpr std::int64_t kLookAgainNs = 50'000'000;
 
     struct Running {
@@ -93,6 +99,8 @@ class RunningTasks {
     FixedArray<cpython::RawFrame> composed_;  // root first
     FixedArray<cpython::RawFrame> chain_;     // of one task that waits, outermost first
     std::size_t composed_count_ = 0;
+    bool is_whole_ = true;  // what has been composed, as far as can be told
+    std::uint64_t cut_ = 0;
 };
 
 }  // namespace echion::sampling

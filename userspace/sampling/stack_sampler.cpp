@@ -358,9 +358,11 @@ void StackSampler::publish_counts() {
     ring_->set(Counter::kFollowMoves, reading.follow_moves);
     ring_->set(Counter::kCodeRevalidated, codes.revalidated);
     ring_->set(Counter::kCodeReplaced, codes.replaced);
-    ring_->set(Counter::kTableFull, roster_.table_full() + reading.table_full + codes.table_full);
+    ring_->set(Counter::kTableFull, roster_.table_full() + reading.table_full + codes.table_full +
+                                       labels_.overflows());
     ring_->set(Counter::kNamesFailed, codes.names_failed);
     ring_->set(Counter::kLinesUnknown, codes.lines_unknown);
+    ring_->set(Counter::kTasksCut, tasks_.cut());
     ring_->set(Counter::kSnapshots, snapshots_.count());
     ring_->set(Counter::kSnapshotsUnused, snapshots_.unused() + watch_.lost_snapshots());
     ring_->set(Counter::kSamplerReadNs, static_cast<std::uint64_t>(reading.read_ns));
