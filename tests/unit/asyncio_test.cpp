@@ -301,10 +301,11 @@ TEST_P(Coroutines, OfOneThatIsExecutedThePlaceIsKnown) {
     EXPECT_FALSE(chain.broken);
 }
 
-TEST_P(Coroutines, OneThatHasEndedHasNothing) {
-    const CoroutineChain chain = follow(make_.make_coroutine(State::kFinished).object);
+TEST_P(Coroutines, OneThatHasEndedWaitsForNothing) {
+    const auto finished = make_.make_coroutine(State::kFinished);
+    const CoroutineChain chain = follow(finished.object);
     EXPECT_EQ(chain.state, State::kFinished);
-    EXPECT_TRUE(chain.place.is_null());
+    EXPECT_EQ(chain.place, layout_.generator.frame_is_inside ? finished.place : Address());
     EXPECT_TRUE(chain.end.is_null());
     EXPECT_EQ(chain.count, 0U);
     EXPECT_FALSE(chain.broken);
@@ -665,12 +666,16 @@ TEST_P(Waiters, AFunctionWithTooManyVariablesIsNotSearched) {
     closure.emplace_back("outer", between_);
     EXPECT_EQ(waiters_by(make_.make_function("gather.<locals>._done_callback", closure)),
               Addresses{});
-    // One more cell than names.
+    // More cells than names.
     const Address function =
         make_.make_function("gather.<locals>._done_callback", {{"outer", between_}});
-    const auto closure_of = memory_.read_pointer(function + at(layout_.function.closure));
-    ASSERT_TRUE(closure_of.has_value());
-    memory_.write(*closure_of + at(layout_.object.ob_size), std::intptr_t{3});
+    const Address place = function + at(layout_.function.closure);
+    const auto cells = memory_.read_pointer(place);
+    ASSERT_TRUE(cells.has_value());
+    const auto cell = memory_.read_pointer(*cells + at(layout_.tuple.items));
+    ASSERT_TRUE(cell.has_value());
+    EXPECT_EQ(waiters_by(function), Addresses{waiter_});
+    memory_.write(place, make_.make_tuple({make_.none, make_.none, *cell}));
     EXPECT_EQ(waiters_by(function), Addresses{});
 }
 
@@ -714,9 +719,12 @@ TEST_P(Waiters, OfAQueueTheFirstBlockIsRead) {
     EXPECT_EQ(count_by(make_.make_queue(getters, 0)), 64U);
     const Address queue = make_.make_queue({between_}, 63);
     EXPECT_EQ(count_by(queue), 1U);
-    // A length that is not true.
+    // A length that is not true: behind the last place is the link to the next block.
     const auto deque = find_attribute(objects_, queue, "_getters");
     ASSERT_TRUE(deque.has_value());
+    const auto block = memory_.read_pointer(*deque + at(layout_.object.ob_size) + sizeof(void*));
+    ASSERT_TRUE(block.has_value());
+    ASSERT_TRUE(memory_.write(*block + 65 * sizeof(void*), between_));
     for (const std::intptr_t length : {std::intptr_t{2}, INTPTR_MAX}) {
         memory_.write(*deque + at(layout_.object.ob_size), length);
         EXPECT_EQ(count_by(queue), 1U);
@@ -747,6 +755,18 @@ TEST_P(Waiters, NoMoreCallbacksAreLookedAtThanTheBound) {
     callbacks.insert(callbacks.begin(), make_.none);
     make_.set_callbacks(awaited_, callbacks);
     EXPECT_EQ(waiters_of(awaited_), Addresses{});
+    EXPECT_FALSE(is_whole_);
+}
+
+TEST_P(Waiters, OfALongerListOnlySoManyAreReadAsWell) {
+    const auto future_of = [&](std::size_t count) {
+        Addresses tuples(count, make_.make_tuple({make_.none, make_.none}));
+        tuples[0] = make_.make_tuple({make_.make_wakeup(waiter_), make_.none});
+        return make_.make_instance("Future", {{"_callbacks", make_.make_list(tuples)}});
+    };
+    EXPECT_EQ(waiters_of(future_of(256)), Addresses{waiter_});
+    EXPECT_TRUE(is_whole_);
+    EXPECT_EQ(waiters_of(future_of(257)), Addresses{waiter_});
     EXPECT_FALSE(is_whole_);
 }
 

@@ -145,6 +145,11 @@ TEST_F(PageCacheTest, NeitherNullNorTheEndOfTheAddressSpaceIsAPage) {
     EXPECT_FALSE(reader_.read_value<std::uint64_t>(Address(UINTPTR_MAX - 3)).has_value());
     EXPECT_EQ(cache_.page_count(), 0U);
     EXPECT_TRUE(reader_.read_bytes(Address(), nullptr, 0).has_value());
+    map_pages(1, 1);
+    EXPECT_EQ(number_at(page(1)), 1U);
+    cache_.begin();
+    EXPECT_FALSE(reader_.read_value<std::uint32_t>(Address(8)).has_value())
+        << "what was read before is not the first page";
 }
 
 TEST_F(PageCacheTest, NothingIsReadBeyondTheBoundOnReads) {

@@ -38,14 +38,6 @@ constexpr Construct kConstructs[] = {
     {"as_completed.<locals>._on_completion", "done", true},
 };
 
-Address read_word(ObjectReader& objects, Address from) {
-    if (!is_object_address(from)) {
-        return {};
-    }
-    const auto word = objects.memory().read_pointer(from);
-    return word ? *word : Address();
-}
-
 std::string_view read_text(ObjectReader& objects, Address name, std::span<char> into) {
     const auto text = objects.read_unicode(name, into);
     return text && !text->truncated ? text->utf8 : std::string_view();

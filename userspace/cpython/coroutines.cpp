@@ -12,14 +12,6 @@ constexpr std::size_t kMaxFrameBytes = 512;
 // that a compiler made from a program comes near this.
 constexpr std::intptr_t kMaxValues = std::intptr_t{1} << 20;
 
-Address read_word(ObjectReader& objects, Address from) {
-    if (!is_object_address(from)) {
-        return {};
-    }
-    const auto word = objects.memory().read_pointer(from);
-    return word ? *word : Address();
-}
-
 /// The place behind the top of a suspended frame's value stack; null: it is not suspended.
 Address read_stack_top(ObjectReader& objects, Address frame) {
     const FrameLayout& fields = objects.layout().frame;

@@ -297,6 +297,14 @@ Status ObjectReader::check_type(Address type, std::uintptr_t flag) {
     return {};
 }
 
+Address read_word(ObjectReader& objects, Address from) {
+    if (!is_object_address(from)) {
+        return {};
+    }
+    const auto word = objects.memory().read_pointer(from);
+    return word ? *word : Address();
+}
+
 Result<std::string_view> read_c_string(MemoryReader& memory, Address from, std::span<char> into) {
     std::size_t size = 0;
     while (size < into.size()) {

@@ -109,6 +109,9 @@ inline bool is_object_address(Address address) {
     return !address.is_null() && address.is_aligned(sizeof(void*));
 }
 
+/// The word at an aligned address; null also where it cannot be read.
+Address read_word(ObjectReader& objects, Address from);
+
 /// The text of a C string, copied into the caller's buffer, up to its end or as much as fits. No
 /// page is touched that it does not reach. Errors: kUnreadable.
 Result<std::string_view> read_c_string(MemoryReader& memory, Address from, std::span<char> into);

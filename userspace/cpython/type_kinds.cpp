@@ -8,7 +8,7 @@ namespace {
 
 // Classes between a class and CPython's that it is made of.
 constexpr int kMaxBases = 16;
-constexpr std::size_t kMaxNameBytes = 32;
+constexpr std::size_t kMaxTypeNameBytes = 32;
 
 struct NamedKind {
     std::string_view name;  // tp_name
@@ -41,7 +41,7 @@ constexpr NamedKind kKinds[] = {
 
 TypeKind find_by_name(ObjectReader& objects, Address type, std::uintptr_t flags) {
     const auto name = objects.memory().read_pointer(type + at(objects.layout().type.tp_name));
-    std::array<char, kMaxNameBytes> text;
+    std::array<char, kMaxTypeNameBytes> text;
     const auto found = name && *name ? read_c_string(objects.memory(), *name, text)
                                      : Result<std::string_view>(std::string_view());
     if (!found) {
