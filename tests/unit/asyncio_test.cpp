@@ -467,7 +467,7 @@ TEST_P(AsyncioTasks, ASetThatCannotBeReadLeavesTheOthers) {
 }
 
 TEST_P(AsyncioTasks, ASetWithTooManySlotsIsVisitedInPart) {
-    constexpr std::size_t kBound = 2 * Asyncio::kMaxTasks;
+    constexpr std::size_t kBound = Asyncio::kMaxSlots;
     Addresses keys(kBound + 1);
     keys.front() = kOne;
     keys[kBound - 1] = kTwo;

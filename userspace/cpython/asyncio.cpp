@@ -174,7 +174,7 @@ Status Asyncio::visit_weak_set(ObjectReader& objects, Address weak_set,
         return fail(ErrorKind::kInvalid, "read a WeakSet");
     }
     const std::size_t object_at = at(objects.layout().weak_reference.object);
-    return visit_set(objects, *data, 2 * kMaxTasks, [&](Address reference) {
+    return visit_set(objects, *data, kMaxSlots, [&](Address reference) {
         const Address object = read_word(objects, reference + object_at);
         return !object || visit(object);
     });
@@ -219,7 +219,7 @@ Status Asyncio::visit_tasks(ObjectReader& objects, Address interpreter,
             continue;
         }
         const Status status = global.is_weak ? visit_weak_set(objects, *value, note)
-                                             : visit_set(objects, *value, 2 * kMaxTasks, note);
+                                             : visit_set(objects, *value, kMaxSlots, note);
         if (!status) {
             outcome = status;
         }
@@ -250,7 +250,7 @@ void Asyncio::visit_c_sets(ObjectReader& objects, FunctionRef<bool(Address)> vis
             continue;
         }
         if (kinds_.find(objects, object) == TypeKind::kSet) {
-            (void)visit_set(objects, object, 2 * kMaxTasks, visit);
+            (void)visit_set(objects, object, kMaxSlots, visit);
         } else if (kinds_.find(objects, object) == TypeKind::kWeakSet) {
             (void)visit_weak_set(objects, object, visit);
         }

@@ -38,6 +38,8 @@ struct AsyncioTask {
 class Asyncio {
   public:
     static constexpr std::size_t kMaxTasks = std::size_t{1} << 14;
+    /// Of a set's table, which does not shrink when tasks end.
+    static constexpr std::size_t kMaxSlots = 16 * kMaxTasks;
 
     void forget();
     /// Begins a look in which only what asyncio's own objects say is asked for: all that can have

@@ -160,6 +160,24 @@ void RunningTasks::add_running(cpython::ObjectReader& objects, Address task,
     }
 }
 
+/// Whether any task may run in the thread: all that is asked of one that runs none, one read at
+/// most.
+bool RunningTasks::may_run(MemoryReader& reader, const TrackedThread& thread) const {
+    const cpython::Layout& layout = memory_.layout();
+    if (has(layout.thread_state.asyncio_running_task)) {
+        const auto task =
+            reader.read_pointer(thread.state + at(layout.thread_state.asyncio_running_task));
+        return task && *task;
+    }
+    const Module& module = modules_[thread.interpreter];
+    if (!module.current_tasks || module.interpreter != interpreters_.of(thread).head.interpreter) {
+        return false;
+    }
+    const auto used =
+        reader.read_value<std::intptr_t>(module.current_tasks + at(layout.dict.ma_used));
+    return used && *used > 0;
+}
+
 std::size_t RunningTasks::find_running(cpython::ObjectReader& objects, const TrackedThread& thread,
                                        std::span<const Address> places) {
     const cpython::Layout& layout = memory_.layout();
@@ -172,17 +190,7 @@ std::size_t RunningTasks::find_running(cpython::ObjectReader& objects, const Tra
         }
         return running_count_;
     }
-    const Address current_tasks = modules_[thread.interpreter].current_tasks;
-    if (!current_tasks ||
-        modules_[thread.interpreter].interpreter != interpreters_.of(thread).head.interpreter) {
-        return 0;
-    }
-    const auto used =
-        objects.memory().read_value<std::intptr_t>(current_tasks + at(layout.dict.ma_used));
-    if (!used || *used <= 0) {
-        return 0;
-    }
-    const auto view = cpython::DictView::read(objects, current_tasks);
+    const auto view = cpython::DictView::read(objects, modules_[thread.interpreter].current_tasks);
     std::array<cpython::DictView::Entry, kMaxLoops> entries;
     const auto count = view ? view->read_entries(objects, 0, entries) : std::size_t{0};
     for (std::size_t i = 0; count && i < *count; ++i) {
@@ -265,6 +273,9 @@ RunningTasks::Inserted RunningTasks::insert(TrackedThread& thread, std::span<cpy
         return none;
     }
     Round round(memory_, thread);
+    if (!may_run(round, thread)) {
+        return none;
+    }
     cpython::ObjectReader objects(round, memory_.layout());
     asyncio_.begin_look();
     is_whole_ = true;

@@ -77,6 +77,7 @@ class RunningTasks {
     };
     class Round;
 
+    bool may_run(MemoryReader& reader, const TrackedThread& thread) const;
     std::size_t find_running(cpython::ObjectReader& objects, const TrackedThread& thread,
                              std::span<const Address> places);
     void add_running(cpython::ObjectReader& objects, Address task, std::span<const Address> places);
