@@ -156,6 +156,10 @@ Status complete(MemoryReader& reader, const ElfImage& image, const Found& found,
         return tl::unexpected(version.error());
     }
     out.view.version = *version;
+    if (!found.runtime && find_layout(*version) != nullptr) {
+        // This version has one: its object was not mapped in full when that was looked for.
+        return fail(ErrorKind::kNotReady, "the Python runtime is still being loaded");
+    }
     out.view.layout = found.runtime ? find_layout(*version) : nullptr;
     if (out.view.layout == nullptr) {
         return fail(ErrorKind::kUnsupportedVersion, "no layout for this CPython version");

@@ -1,7 +1,6 @@
 #include "sampling/running_tasks.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstring>
 #include <utility>
 
@@ -91,7 +90,7 @@ void RunningTasks::forget() {
 
 void RunningTasks::look(std::int64_t now_ns) {
     const cpython::Layout& layout = memory_.layout();
-    if (!is_on_ || has(layout.thread_state.asyncio_running_task) ||
+    if (has(layout.thread_state.asyncio_running_task) ||
         (looked_ns_ != 0 && now_ns - looked_ns_ < kLookAgainNs)) {
         return;
     }
@@ -130,7 +129,7 @@ void RunningTasks::add_running(cpython::ObjectReader& objects, Address task,
     Running& found = running_[running_count_];
     found = {task, facts->name, places.size(), {}, 0};
     Address object = facts->coro;
-    while (object && found.skipped_count < found.skipped.size()) {
+    for (std::size_t step = 0; object && step < kMaxChain; ++step) {
         const cpython::TypeKind kind = asyncio_.kinds().find(objects, object);
         if (kind == cpython::TypeKind::kDriver) {
             const auto driven =
@@ -269,7 +268,7 @@ bool RunningTasks::push_waiters(cpython::ObjectReader& objects, Address task,
 RunningTasks::Inserted RunningTasks::insert(TrackedThread& thread, std::span<cpython::RawFrame> raw,
                                             std::span<const Address> places) {
     const Inserted none{places.size(), false};
-    if (!is_on_ || places.empty()) {
+    if (places.empty()) {
         return none;
     }
     Round round(memory_, thread);

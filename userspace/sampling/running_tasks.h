@@ -28,7 +28,6 @@ class RunningTasks {
     RunningTasks(PythonMemory& memory, Interpreters& interpreters, TaskLabels& labels)
         : memory_(memory), interpreters_(interpreters), labels_(labels) {}
     Status reserve(std::size_t max_frames);
-    void turn_off() { is_on_ = false; }
     /// Python is another one, or there is none.
     void forget();
 
@@ -90,7 +89,6 @@ class RunningTasks {
     Interpreters& interpreters_;
     TaskLabels& labels_;
     cpython::Asyncio asyncio_;
-    bool is_on_ = true;
     bool has_met_tasks_ = false;
     std::int64_t looked_ns_ = 0;
     std::array<Module, cpython::kMaxInterpreters> modules_{};
