@@ -178,28 +178,9 @@ INCLUDES = {
         "internal/pycore_moduleobject.h",
         "internal/pycore_gil.h",
     ],
-    13: [
-        "internal/pycore_interp.h",
-        "internal/pycore_runtime.h",
-        "internal/pycore_frame.h",
-        "internal/pycore_dict.h",
-        "internal/pycore_object.h",
-        "internal/pycore_moduleobject.h",
-        "internal/pycore_gil.h",
-        "internal/pycore_tstate.h",
-    ],
-    14: [
-        "internal/pycore_interp.h",
-        "internal/pycore_runtime.h",
-        "internal/pycore_frame.h",
-        "internal/pycore_dict.h",
-        "internal/pycore_object.h",
-        "internal/pycore_moduleobject.h",
-        "internal/pycore_gil.h",
-        "internal/pycore_tstate.h",
-        "internal/pycore_interpframe_structs.h",
-    ],
 }
+INCLUDES[13] = [*INCLUDES[11], "internal/pycore_tstate.h"]
+INCLUDES[14] = [*INCLUDES[13], "internal/pycore_interpframe_structs.h"]
 
 
 def includes_for(minor):
