@@ -386,7 +386,6 @@ STRUCTS = [
         [
             ("frame", {(8, 10): "gi_frame", (11, 99): "gi_iframe"}),
             ("frame_is_inside", {(8, 10): "#false", (11, 99): "#true"}),
-            ("running", until(9, "gi_running")),
             ("state", since(11, "gi_frame_state")),
             (
                 "awaiting_kind",

@@ -263,8 +263,7 @@ struct ModuleLayout {  // PyModuleObject
 struct GeneratorLayout {  // PyGenObject, PyCoroObject, PyAsyncGenObject
     Offset frame;  // PyFrameObject* (3.8-3.10), _PyInterpreterFrame in place (3.11 and later)
     bool frame_is_inside;
-    Offset running;  // char: it is being executed (3.8, 3.9)
-    Offset state;    // int8_t: one of the values below (3.11 and later)
+    Offset state;  // int8_t: one of the values below (3.11 and later)
     AwaitingKind awaiting_kind;
     // The states, where there is `state`; an absent one is a value that no generator has.
     std::int16_t created, suspended, suspended_yield_from, yield_from_locked, executing;
