@@ -45,6 +45,7 @@ class Definitions final : public model::ProfileEvents {
                std::span<const model::FrameLocation>) override {}
     void cpu(std::uint32_t, std::uint64_t) override {}
     void missed(std::uint32_t, std::uint64_t) override {}
+    void share(std::uint32_t, std::uint32_t) override {}
 };
 
 /// A registry over made-up code objects, whose definitions go through a real ring.

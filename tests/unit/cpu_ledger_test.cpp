@@ -39,6 +39,7 @@ class Sums final : public ProfileEvents {
     void missed(std::uint32_t thread_id, std::uint64_t ns) override {
         cpu_ns["missed of " + names_[thread_id]] += ns;
     }
+    void share(std::uint32_t /*thread_id*/, std::uint32_t /*parts*/) override {}
 
   private:
     std::map<std::uint32_t, std::string> names_;
@@ -49,6 +50,15 @@ class Ledger : public testing::Test {
     Sums sums_;
     CpuLedger ledger_{sums_};
 };
+
+TEST_F(Ledger, ASuspendedTaskIsNoThread) {
+    ledger_.thread(0, 0, 17, "main");
+    ledger_.thread(kFirstTaskThread, 0, 17, "main");
+    ledger_.thread_end(kFirstTaskThread);
+    EXPECT_EQ(ledger_.find(17), 0U);
+    ledger_.thread(kFirstTaskThread + 1, 0, 18, "other");
+    EXPECT_FALSE(ledger_.knows(18));
+}
 
 TEST_F(Ledger, BoundsTheNamesThatItKeeps) {
     for (std::uint32_t id = 1; id <= 20'000; ++id) {

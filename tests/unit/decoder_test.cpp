@@ -46,6 +46,9 @@ class Log final : public model::ProfileEvents {
     void missed(std::uint32_t thread_id, std::uint64_t ns) override {
         add("missed", thread_id, ns);
     }
+    void share(std::uint32_t thread_id, std::uint32_t parts) override {
+        add("share", thread_id, parts);
+    }
 
   private:
     static std::string text_of(std::string_view text) { return std::string(text); }
@@ -157,17 +160,18 @@ TEST(Decoder, MakesOfEveryRecordWhatTheEncoderWasTold) {
         to.stack(9, kStackInGc | kStackTruncated, 0, frames);
         to.cpu(9, 123'456'789'012);
         to.missed(9, 77);
+        to.share(9, 3);
     }));
     ASSERT_TRUE(pipe.tick([&](Encoder& to) {
         to.stack(9, kStackInvalid, 2, {});
         to.thread_end(9);
     }));
-    EXPECT_THAT(
-        pipe.log.lines,
-        ElementsAre("start 1000 3 12 1", "tick 5", "code 0 2 77 f C.f /a.py 3",
-                    "code 1 3 77 g  /a.py 0", "code 1000000 4 0 Task-1   0",
-                    "thread 9 -1 4000000000 Main", "stack 9 1 0 1 0 0@-2,1000000@0,0@2000000000,",
-                    "cpu 9 123456789012", "missed 9 77", "tick 5", "stack 9 0 1 0 2 ", "end 9"));
+    EXPECT_THAT(pipe.log.lines,
+                ElementsAre("start 1000 3 12 1", "tick 5", "code 0 2 77 f C.f /a.py 3",
+                            "code 1 3 77 g  /a.py 0", "code 1000000 4 0 Task-1   0",
+                            "thread 9 -1 4000000000 Main",
+                            "stack 9 1 0 1 0 0@-2,1000000@0,0@2000000000,", "cpu 9 123456789012",
+                            "missed 9 77", "share 9 3", "tick 5", "stack 9 0 1 0 2 ", "end 9"));
 }
 
 TEST(Decoder, ReportsLossBehindTheTick) {
@@ -266,6 +270,8 @@ INSTANTIATE_TEST_SUITE_P(
                  }},
         BadBatch{"CpuOfUnknownThread", [](Encoder& to) { to.cpu(5, 1); }},
         BadBatch{"MissedOfUnknownThread", [](Encoder& to) { to.missed(5, 1); }},
+        BadBatch{"ShareOfUnknownThread", [](Encoder& to) { to.share(5, 1); }},
+        BadBatch{"ShareOfTooMany", [](Encoder& to) { to.share(0, kMaxThreads + 1); }},
         BadBatch{"MissedAges", [](Encoder& to) { to.missed(0, ~std::uint64_t{0}); }},
         BadBatch{"CpuOfAges", [](Encoder& to) { to.cpu(0, ~std::uint64_t{0}); }},
         BadBatch{"ThreadIdOutOfBounds", [](Encoder& to) { to.thread(kMaxThreads, 0, 0, ""); }},

@@ -83,6 +83,10 @@ TEST(Options, HaveShortAndLongForms) {
     EXPECT_EQ(accepted({"-x", "30", "-w", "12"}).exposure_ns, 30'000'000'000U);
     EXPECT_TRUE(accepted({"--json", "-w", "12"}).json);
     EXPECT_EQ(accepted({"--max-frames", "10", "cmd"}).max_frames, 10U);
+    EXPECT_EQ(accepted({"cmd"}).tasks, control::TaskMode::kAll);
+    EXPECT_EQ(accepted({"--tasks", "all", "cmd"}).tasks, control::TaskMode::kAll);
+    EXPECT_EQ(accepted({"--tasks", "running", "cmd"}).tasks, control::TaskMode::kRunning);
+    EXPECT_EQ(accepted({"--tasks=none", "-p", "1"}).tasks, control::TaskMode::kNone);
     EXPECT_TRUE(accepted({"--doctor"}).doctor);
 }
 
@@ -113,13 +117,35 @@ TEST(Options, ShowHelpAndVersion) {
 
 TEST(Options, HelpNamesEveryOption) {
     const std::string help = parse_options({"--help"}).output;
-    for (const char* flag : {"-h",        "-i",           "-c",        "-x",
-                             "-m",        "-n",           "-o",        "-p",
-                             "-s",        "-w",           "-v",        "-V",
-                             "--help",    "--interval",   "--cpu",     "--exposure",
-                             "--memory",  "--native",     "--output",  "--pid",
-                             "--stealth", "--where",      "--verbose", "--version",
-                             "--json",    "--max-frames", "--doctor",  "--allow-seccomp"}) {
+    for (const char* flag : {"-h",
+                             "-i",
+                             "-c",
+                             "-x",
+                             "-m",
+                             "-n",
+                             "-o",
+                             "-p",
+                             "-s",
+                             "-w",
+                             "-v",
+                             "-V",
+                             "--help",
+                             "--interval",
+                             "--cpu",
+                             "--exposure",
+                             "--memory",
+                             "--native",
+                             "--output",
+                             "--pid",
+                             "--stealth",
+                             "--where",
+                             "--verbose",
+                             "--version",
+                             "--json",
+                             "--max-frames",
+                             "--tasks",
+                             "--doctor",
+                             "--allow-seccomp"}) {
         EXPECT_THAT(help, HasSubstr(flag));
     }
 }
@@ -188,6 +214,8 @@ INSTANTIATE_TEST_SUITE_P(
         std::vector<std::string>{"-w", "0"}, std::vector<std::string>{"-w"},
         std::vector<std::string>{"-o", "", "cmd"},
         std::vector<std::string>{"--max-frames", "0", "cmd"},
+        std::vector<std::string>{"--tasks", "some", "cmd"},
+        std::vector<std::string>{"--tasks", "all", "-w", "1"},
         std::vector<std::string>{"--max-frames", "1048577", "cmd"},
         std::vector<std::string>{"--unknown", "cmd"}, std::vector<std::string>{"-q", "cmd"}));
 

@@ -101,6 +101,65 @@ TEST_F(Builder, ACodeWithoutATableHasItsLinesInTheStack) {
               (std::vector<std::string>{"main: large:123456 = 1000", "main: large:0 = 3000"}));
 }
 
+TEST_F(Builder, TimeThatIsNobodysIsNotCounted) {
+    begin(Metric::kWallTime);
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(4 * kMs);
+    builder->share(0, 0);  // these four are nobody's already
+    builder->checkpoint();
+    builder->tick(8 * kMs);
+    builder->missed(0, 8 * kMs);
+    builder->tick(16 * kMs);
+    builder->lost(1, kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(2 * kMs);
+    builder->share(0, 1);
+    builder->tick(kMs);
+    builder->share(0, 0);
+    builder->live_on(kMs, kMs);
+    builder->end_after(0, 5 * kMs, kMs);
+    builder->finish();
+    EXPECT_EQ(sink.lines, (std::vector<std::string>{"main: f:1 = 1000", "main: f:1 = 2000"}));
+    EXPECT_EQ(builder->missed_us(), 0U);
+}
+
+TEST_F(Builder, PartsOfAThreadsTimeAddUp) {
+    begin(Metric::kWallTime);
+    for (std::uint32_t id = 1; id < 4; ++id) {
+        builder->thread(id, 0, 10, "part");
+        builder->share(id, 3);
+    }
+    builder->thread_end(0);
+    for (int i = 0; i < 3; ++i) {
+        builder->tick(kMs + 1);
+        for (std::uint32_t id = 1; id < 4; ++id) {
+            stack(id, 0, {{i % 2 == 0 ? 0U : 1U, 0}});
+        }
+    }
+    builder->tick(10 * kMs);
+    for (std::uint32_t id = 1; id < 4; ++id) {
+        builder->missed(id, 9 * kMs);
+    }
+    builder->finish();
+    // Three ticks of 1 ms and one of 10, of which nobody looked at nine.
+    EXPECT_EQ(builder->value_us(), 13'000U);
+    EXPECT_EQ(builder->missed_us(), 9'000U);
+}
+
+TEST_F(Builder, AThreadThatBeginsAgainHasAllOfItsTime) {
+    begin(Metric::kWallTime);
+    builder->share(0, 0);
+    builder->tick(kMs);
+    builder->thread_end(0);
+    builder->thread(0, 0, 10, "again");
+    builder->tick(kMs);
+    stack(0, 0, {{0, 0}});
+    builder->tick(kMs);
+    builder->finish();
+    EXPECT_EQ(builder->value_us(), 2'000U);
+}
+
 TEST_F(Builder, SearchesNoTablesWithoutEnd) {
     begin(Metric::kWallTime);
     const std::vector<std::byte> table(std::size_t{1} << 20);

@@ -33,6 +33,18 @@ using sampling::SamplerOptions;
 using sampling::StackSampler;
 using stream::Counter;
 
+sampling::TaskMode task_mode_of(control::TaskMode mode) {
+    switch (mode) {
+        case control::TaskMode::kAll:
+            break;
+        case control::TaskMode::kRunning:
+            return sampling::TaskMode::kRunning;
+        case control::TaskMode::kNone:
+            return sampling::TaskMode::kNone;
+    }
+    return sampling::TaskMode::kAll;
+}
+
 /// The figures that only the thread's own loop knows.
 void publish_timing(stream::RingProducer& ring, const engine::TimerCounts& timer,
                     std::int64_t io_thread_ns = 0) {
@@ -145,7 +157,8 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
         return tl::unexpected(configure.error());
     }
     if (configure->mode == control::Mode::kMemory || configure->interval_ns == 0 ||
-        configure->max_frames == 0 || configure->max_frames > stream::kMaxFrames) {
+        configure->max_frames == 0 || configure->max_frames > stream::kMaxFrames ||
+        configure->tasks > control::TaskMode::kNone) {
         return fail(ErrorKind::kProtocol, "a configuration that this agent does not know");
     }
     auto mapping = stream::RingMapping::open(channel.find_fd(*configure, control::FdKind::kRing));
@@ -175,6 +188,7 @@ Status sample_until_stopped(Channel& channel, const GuestFacts& facts,
     SamplerOptions options;
     options.interval_ns = configure->interval_ns;
     options.max_frames = configure->max_frames;
+    options.tasks = task_mode_of(configure->tasks);
     options.cpu_mode = configure->mode == control::Mode::kCpu;
     // Flat out, following would leave the thread that is followed no time to run.
     options.follow = (configure->flags & control::kNoFollow) == 0 &&

@@ -113,6 +113,12 @@ void declare(CLI::App& app, Options& options, Words& words) {
                                stream::kMaxFrames, kDefaultMaxFrames))
         ->type_name("N");
     app.add_option(
+           "--tasks", words.tasks,
+           "Tasks of asyncio in the profile: all (default; for wall time suspended ones have "
+           "stacks of their own), running (in the stacks of their threads, with those that "
+           "wait for them) or none")
+        ->type_name("WHICH");
+    app.add_option(
            "--max-output", words.max_output,
            fmt::format("End sampling when the profile has so many bytes, such as 500M or 20G, "
                        "from {} on, or none for no limit (default: {}); a launched command goes on",

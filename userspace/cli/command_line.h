@@ -18,6 +18,7 @@ struct Words {
     std::optional<std::string> attach_pid;
     std::optional<std::string> where_pid;
     std::optional<std::string> max_frames;
+    std::optional<std::string> tasks;
     std::optional<std::string> max_output;
     std::optional<std::string> max_memory;
     std::optional<std::string> engine;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <limits>
 #include <tuple>
@@ -18,6 +20,9 @@ namespace {
 constexpr pid_t kMaxPid = 1 << 22;  // PID_MAX_LIMIT of a 64-bit kernel
 
 constexpr std::string_view kAutoEngine = "auto";  // --engine: the best that can be had
+
+// Of --tasks, in the order of control::TaskMode.
+constexpr std::array<std::string_view, 3> kTaskModes = {"all", "running", "none"};
 
 constexpr std::string_view kSizeForm = "a number of bytes, or one with the unit K, M, G or T";
 
@@ -82,6 +87,13 @@ std::string convert(const Words& words, Options& options) {
             return fmt::format("--format {}: expected {}", *words.format, output::list_formats());
         }
         options.format = *format;
+    }
+    if (words.tasks) {
+        const auto* mode = std::find(kTaskModes.begin(), kTaskModes.end(), *words.tasks);
+        if (mode == kTaskModes.end()) {
+            return fmt::format("--tasks {}: expected all, running or none", *words.tasks);
+        }
+        options.tasks = static_cast<control::TaskMode>(mode - kTaskModes.begin());
     }
     if (words.engine) {
         const std::string why = choose_engine(*words.engine, options);
@@ -153,6 +165,7 @@ std::string_view find_idle_option(const Options& options, const Words& words) {
         {words.engine.has_value(), "--engine"},
         {words.max_output.has_value(), "--max-output"},
         {words.max_memory.has_value(), "--max-memory"},
+        {words.tasks.has_value(), "--tasks"},
         {!options.follow, "--no-follow"},
         {options.cpu && !follows, options.where_pid ? "-c without -x" : "-c"},
         {words.interval && !follows, options.where_pid ? "-i without -x" : "-i"},

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "console/exit_status.h"
+#include "control/control.h"
 #include "engine/engines.h"
 #include "output/formats.h"
 
@@ -34,6 +35,7 @@ struct Options {
     std::uint64_t interval_ns = kDefaultIntervalNs;
     std::optional<std::uint64_t> exposure_ns;
     std::uint32_t max_frames = kDefaultMaxFrames;
+    control::TaskMode tasks = control::TaskMode::kAll;
     std::string output{kDefaultOutput};
     bool output_is_default = true;  ///< Nobody named it.
     output::Format format = output::Format::kAustin;

@@ -88,6 +88,7 @@ ProfilingRun::ProfilingRun(EventLoop& loop, const Options& options, EngineChoice
     settings_.flags = options_.stealth ? control::kStealth : 0U;
     settings_.flags |= options_.follow ? 0U : control::kNoFollow;
     settings_.max_frames = options_.max_frames;
+    settings_.tasks = options_.tasks;
 }
 
 ProfilingRun::~ProfilingRun() = default;

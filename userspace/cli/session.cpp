@@ -223,6 +223,7 @@ Status Session::configure(const std::vector<engine::ExtraFd>& extra_fds) {
     message.mode = settings_.mode;
     message.flags = settings_.flags;
     message.max_frames = settings_.max_frames;
+    message.tasks = settings_.tasks;
     std::vector<int> fds = {ring_fd->get()};
     message.fd_kinds[0] = control::FdKind::kRing;
     for (const engine::ExtraFd& extra : extra_fds) {

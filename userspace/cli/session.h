@@ -30,6 +30,7 @@ struct SessionSettings {
     control::Mode mode = control::Mode::kWall;
     std::uint32_t flags = 0;  ///< Set of control::ConfigureFlag.
     std::uint32_t max_frames = 0;
+    control::TaskMode tasks = control::TaskMode::kAll;
     std::size_t ring_bytes = stream::kDefaultRingBytes;
 };
 

@@ -26,7 +26,7 @@
 namespace echion::control {
 
 constexpr std::uint32_t kMagic = 0x4e484345;  // "ECHN"
-constexpr std::uint32_t kVersion = 5;
+constexpr std::uint32_t kVersion = 6;
 
 /// Threads that an agent adds to its process while it samples.
 constexpr unsigned kAgentThreads = 2;
@@ -78,6 +78,13 @@ struct Hello {
 
 enum class Mode : std::uint32_t { kWall = 0, kCpu = 1, kMemory = 2 };
 
+/// Which tasks of event loops are in the profile.
+enum class TaskMode : std::uint32_t {
+    kAll = 0,      ///< Suspended ones have stacks of their own.
+    kRunning = 1,  ///< Those that threads run, in the stacks of these, with all that wait for them.
+    kNone = 2,
+};
+
 enum ConfigureFlag : std::uint32_t {
     kStealth = 1,    ///< Do not account for the sampler thread.
     kNoFollow = 2,   ///< Do not follow threads to their CPUs (for measurements).
@@ -105,9 +112,11 @@ struct Configure {
     Mode mode;
     std::uint32_t flags;       // set of ConfigureFlag
     std::uint32_t max_frames;  // of one stack
+    TaskMode tasks;            // known values only
     std::uint32_t fd_count;
     FdKind fd_kinds[kMaxFds];
     std::uint32_t kernel_target;  // this process's number in the CPU state map, with kBpfState
+    std::uint32_t reserved;       // 0; equally large on 32 and 64 bits
 };
 
 /// The signal of the kernel's ticks, SIGRTMAX - 1: a real-time one, whose arrivals queue, and that
@@ -171,7 +180,7 @@ struct Stopped {
 static_assert(sizeof(Header) == 16);
 static_assert(sizeof(Connect) == 16);
 static_assert(sizeof(Hello) == 56);
-static_assert(sizeof(Configure) == 64);
+static_assert(sizeof(Configure) == 72);
 static_assert(sizeof(Arm) == 100);
 static_assert(sizeof(Armed) == 40);
 static_assert(sizeof(Started) == 32);

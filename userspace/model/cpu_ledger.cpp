@@ -44,6 +44,10 @@ void CpuLedger::lost(std::uint64_t ticks, std::uint64_t ns) {
 
 void CpuLedger::thread(std::uint32_t thread_id, std::int64_t interpreter_id,
                        std::uint32_t native_thread_id, std::string_view name) {
+    if (thread_id >= kFirstTaskThread) {
+        next_.thread(thread_id, interpreter_id, native_thread_id, name);
+        return;
+    }
     if (thread_id >= native_ids_.size()) {
         native_ids_.resize(thread_id + 1);
         is_stale_.resize(thread_id + 1);

@@ -38,6 +38,9 @@ class CpuLedger final : public ProfileEvents {
                std::span<const FrameLocation> frames) override;
     void cpu(std::uint32_t thread_id, std::uint64_t ns) override;
     void missed(std::uint32_t thread_id, std::uint64_t ns) override;
+    void share(std::uint32_t thread_id, std::uint32_t parts) override {
+        next_.share(thread_id, parts);
+    }
 
     /// Whether events were about a thread with this number.
     [[nodiscard]] bool knows(std::uint32_t native_thread_id) const {

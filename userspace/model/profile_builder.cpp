@@ -123,8 +123,8 @@ void ProfileBuilder::lost(std::uint64_t /*ticks*/, std::uint64_t ns) {
         if (thread.alive) {
             if (metric_ == Metric::kWallTime) {
                 // missed() may have come to the current tick, in an earlier part of it.
-                thread.banked_ns += previous_ns_ - std::min(previous_ns_, thread.since_ns);
-                thread.since_ns = std::max(previous_ns_, thread.since_ns) + ns;
+                count_wall(thread, previous_ns_);
+                thread.since_ns += ns;
             }
             thread.is_stale = true;
             thread.is_given_again = false;
@@ -188,12 +188,29 @@ void ProfileBuilder::end_thread(std::uint32_t thread_id, Thread& thread) {
     thread = {};
 }
 
+/// What of some time of the thread counts.
+std::uint64_t ProfileBuilder::take_share(Thread& thread, std::uint64_t ns) {
+    if (thread.parts <= 1) {
+        return thread.parts * ns;
+    }
+    const std::uint64_t whole_ns = ns + thread.rest_ns;
+    thread.rest_ns = static_cast<std::uint32_t>(whole_ns % thread.parts);
+    return whole_ns / thread.parts;
+}
+
+/// Counts the thread's wall time up to then, if that is not done yet.
+void ProfileBuilder::count_wall(Thread& thread, std::uint64_t until_ns) {
+    // A thread that began and changed within one tick has not come to the tick before it.
+    if (until_ns > thread.since_ns) {
+        thread.banked_ns += take_share(thread, until_ns - thread.since_ns);
+        thread.since_ns = until_ns;
+    }
+}
+
 /// Hands on what the thread's stack has earned up to the previous tick.
 void ProfileBuilder::emit(std::uint32_t thread_id, Thread& thread) {
     if (metric_ == Metric::kWallTime) {
-        // A thread that began and changed within one tick has not come to previous_ns_ yet.
-        thread.banked_ns += previous_ns_ - std::min(previous_ns_, thread.since_ns);
-        thread.since_ns = std::max(previous_ns_, thread.since_ns);
+        count_wall(thread, previous_ns_);
     }
     const std::uint64_t value = thread.banked_ns / kNanosPerMicro;
     if (value != 0) {
@@ -317,9 +334,10 @@ void ProfileBuilder::missed(std::uint32_t thread_id, std::uint64_t ns) {
         const std::uint64_t own_ns = now_ns_ - std::min(now_ns_, thread.since_ns);
         if (thread.has_had_stack) {
             ns = std::min(ns, own_ns);
-            thread.banked_ns += own_ns - ns;
+            count_wall(thread, now_ns_ - ns);
         }
         thread.since_ns = now_ns_;
+        ns = take_share(thread, ns);
         emit(thread_id, thread);
     }
     add_missed(thread_id, thread, ns);
@@ -334,6 +352,16 @@ void ProfileBuilder::add_missed(std::uint32_t thread_id, Thread& thread, std::ui
         missed_us_ += value;
         value_us_ += value;
     }
+}
+
+void ProfileBuilder::share(std::uint32_t thread_id, std::uint32_t parts) {
+    if (finished_ || metric_ != Metric::kWallTime || thread_id >= threads_.size() ||
+        !threads_[thread_id].alive) {
+        return;
+    }
+    count_wall(threads_[thread_id], previous_ns_);
+    threads_[thread_id].parts = parts;
+    threads_[thread_id].rest_ns = 0;
 }
 
 void ProfileBuilder::live_on(std::uint64_t ns, std::uint64_t longest_gap_ns) {
@@ -358,13 +386,13 @@ void ProfileBuilder::end_after(std::uint32_t thread_id, std::uint64_t ns,
         return;
     }
     Thread& thread = threads_[thread_id];
-    thread.banked_ns += now_ns_ - std::min(now_ns_, thread.since_ns);
-    thread.since_ns = now_ns_;
+    count_wall(thread, now_ns_);
+    const std::uint64_t own_ns = take_share(thread, ns);
     if (ns <= longest_gap_ns) {
-        thread.banked_ns += ns;
+        thread.banked_ns += own_ns;
     } else {
         emit(thread_id, thread);
-        add_missed(thread_id, thread, ns);
+        add_missed(thread_id, thread, own_ns);
     }
     end_thread(thread_id, thread);
 }
@@ -386,11 +414,10 @@ void ProfileBuilder::checkpoint() {
         if (!thread.alive || thread.is_stale || finished_) {
             continue;
         }
-        std::uint64_t waiting_ns = thread.banked_ns;
         if (metric_ == Metric::kWallTime) {
-            waiting_ns += previous_ns_ - std::min(previous_ns_, thread.since_ns);
+            count_wall(thread, previous_ns_);
         }
-        if (waiting_ns / kNanosPerMicro >= thread.handed_us / (kWaitingShare - 1)) {
+        if (thread.banked_ns / kNanosPerMicro >= thread.handed_us / (kWaitingShare - 1)) {
             emit(id, thread);
         }
     }

@@ -45,6 +45,7 @@ class ProfileBuilder final : public ProfileEvents {
                std::span<const FrameLocation> frames) override;
     void cpu(std::uint32_t thread_id, std::uint64_t ns) override;
     void missed(std::uint32_t thread_id, std::uint64_t ns) override;
+    void share(std::uint32_t thread_id, std::uint32_t parts) override;
 
     /// After the last batch, wall time: the process lived on for so long, and nobody looked any
     /// more. No stack is given more than `longest_gap_ns` of it.
@@ -89,6 +90,8 @@ class ProfileBuilder final : public ProfileEvents {
         bool has_had_stack = false;
         StackMarks marks;
         std::vector<std::uint64_t> frames;  // ids, root first
+        std::uint32_t parts = 1;            // wall: one in so many counts; 0: none
+        std::uint32_t rest_ns = 0;          // of that division
         std::uint64_t since_ns = 0;         // wall: counts from here
         std::uint64_t banked_ns = 0;        // and what was counted before
         std::uint64_t pending_cpu_ns = 0;   // of this tick
@@ -97,6 +100,8 @@ class ProfileBuilder final : public ProfileEvents {
     };
 
     void end_tick();
+    static std::uint64_t take_share(Thread& thread, std::uint64_t ns);
+    static void count_wall(Thread& thread, std::uint64_t until_ns);
     void emit(std::uint32_t thread_id, Thread& thread);
     void add_missed(std::uint32_t thread_id, Thread& thread, std::uint64_t ns);
     void end_thread(std::uint32_t thread_id, Thread& thread);

@@ -45,6 +45,9 @@ struct StackMarks {
     bool operator==(const StackMarks&) const = default;
 };
 
+/// Threads from this id on are suspended tasks of a thread, whose name and number they have.
+constexpr std::uint32_t kFirstTaskThread = 1U << 15;
+
 class ProfileEvents {
   public:
     virtual ~ProfileEvents() = default;
@@ -71,6 +74,9 @@ class ProfileEvents {
     /// the thread's new stack, if it has one. Of a thread without a stack so far it may be more
     /// than it has been known for.
     virtual void missed(std::uint32_t thread_id, std::uint64_t ns) = 0;
+    /// From the tick on one part in `parts` of the thread's wall time is counted, or none of it
+    /// (0). 1 for a thread that has just been started.
+    virtual void share(std::uint32_t thread_id, std::uint32_t parts) = 0;
 };
 
 }  // namespace echion::model

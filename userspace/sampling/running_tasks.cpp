@@ -6,6 +6,7 @@
 
 #include "cpython/coroutines.h"
 #include "cpython/dicts.h"
+#include "sampling/round_reader.h"
 
 namespace echion::sampling {
 namespace {
@@ -18,59 +19,8 @@ constexpr std::size_t kMaxLoops = 64;
 
 }  // namespace
 
-/// Reads from the round's copies, and into them what they do not have.
-class RunningTasks::Round final : public MemoryReader {
-  public:
-    Round(PythonMemory& memory, TrackedThread& thread) : memory_(memory), thread_(thread) {}
-
-    std::size_t read(std::span<const ReadRequest> requests) noexcept override {
-        std::size_t done = 0;
-        for (const ReadRequest& request : requests) {
-            is_over_ = is_over_ || reads_left_ == 0;
-            if (is_over_) {
-                break;
-            }
-            --reads_left_;
-            const std::byte* copy = memory_.batch.find(request.from, request.size_bytes);
-            if (copy == nullptr) {
-                is_over_ = fetches_left_ == 0;
-                if (is_over_) {
-                    break;
-                }
-                --fetches_left_;
-                copy = memory_.batch.fetch(memory_.reader, request.from, request.size_bytes);
-            }
-            if (copy == nullptr) {
-                break;
-            }
-            std::memcpy(request.into, copy, request.size_bytes);
-            touch(request.from, request.from + request.size_bytes);
-            ++done;
-        }
-        return done;
-    }
-
-    /// Whether something has been refused as there was too much.
-    [[nodiscard]] bool is_over() const { return is_over_; }
-
-  private:
-    void touch(Address from, Address end) {
-        while (from < end) {
-            const Address next(
-                std::min((from.value() & ~(kPageBytes - 1)) + kPageBytes, end.value()));
-            thread_.stack.pages.touch(from, next, thread_.stack.walk);
-            from = next;
-        }
-    }
-
-    PythonMemory& memory_;
-    TrackedThread& thread_;
-    std::size_t reads_left_ = kMaxReads;
-    std::size_t fetches_left_ = kMaxFetches;
-    bool is_over_ = false;
-};
-
-Status RunningTasks::reserve(std::size_t max_frames) {
+Status RunningTasks::reserve(std::size_t max_frames, bool is_wanted) {
+    is_wanted_ = is_wanted;
     auto composed = FixedArray<cpython::RawFrame>::make(max_frames);
     auto chain = FixedArray<cpython::RawFrame>::make(max_frames);
     if (!composed || !chain) {
@@ -90,7 +40,7 @@ void RunningTasks::forget() {
 
 void RunningTasks::look(std::int64_t now_ns) {
     const cpython::Layout& layout = memory_.layout();
-    if (has(layout.thread_state.asyncio_running_task) ||
+    if (!is_wanted_ || has(layout.thread_state.asyncio_running_task) ||
         (looked_ns_ != 0 && now_ns - looked_ns_ < kLookAgainNs)) {
         return;
     }
@@ -157,6 +107,13 @@ void RunningTasks::add_running(cpython::ObjectReader& objects, Address task,
         found.skipped[found.skipped_count++] = coroutine->frame;
         object = coroutine->awaits;
     }
+}
+
+bool RunningTasks::has_asyncio(const TrackedThread& thread) const {
+    const Module& module = modules_[thread.interpreter];
+    return has(memory_.layout().thread_state.asyncio_running_task) ||
+           (module.current_tasks &&
+            module.interpreter == interpreters_.of(thread).head.interpreter);
 }
 
 /// Whether any task may run in the thread: all that is asked of one that runs none, one read at
@@ -267,12 +224,12 @@ bool RunningTasks::push_waiters(cpython::ObjectReader& objects, Address task,
 
 RunningTasks::Inserted RunningTasks::insert(TrackedThread& thread, std::span<cpython::RawFrame> raw,
                                             std::span<const Address> places) {
-    const Inserted none{places.size(), false};
+    const Inserted none{places.size()};
     if (places.empty()) {
         return none;
     }
-    Round round(memory_, thread);
-    if (!may_run(round, thread)) {
+    RoundReader round(memory_, thread);
+    if (!is_wanted_ || !may_run(round, thread)) {
         return none;
     }
     cpython::ObjectReader objects(round, memory_.layout());
@@ -303,10 +260,10 @@ RunningTasks::Inserted RunningTasks::insert(TrackedThread& thread, std::span<cpy
     }
     cut_ += !is_whole_ || round.is_over();
     if (!has_room || composed_count_ > raw.size()) {
-        return {places.size(), true};
+        return {places.size(), true, true};
     }
     std::reverse_copy(composed_.data(), composed_.data() + composed_count_, raw.data());
-    return {composed_count_, false};
+    return {composed_count_, false, true};
 }
 
 }  // namespace echion::sampling

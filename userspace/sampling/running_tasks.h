@@ -27,7 +27,8 @@ class RunningTasks {
   public:
     RunningTasks(PythonMemory& memory, Interpreters& interpreters, TaskLabels& labels)
         : memory_(memory), interpreters_(interpreters), labels_(labels) {}
-    Status reserve(std::size_t max_frames);
+    /// `is_wanted`: false where stacks are to have no tasks.
+    Status reserve(std::size_t max_frames, bool is_wanted);
     /// Python is another one, or there is none.
     void forget();
 
@@ -37,6 +38,10 @@ class RunningTasks {
     /// Whether a thread may run a task: its stack is read then, as the kernel's copies have no
     /// tasks.
     [[nodiscard]] bool may_run_tasks() const { return has_met_tasks_; }
+    /// An event loop has been met.
+    void note_loop() { has_met_tasks_ = true; }
+    /// Whether asyncio is there, as far as is known, for threads of that interpreter.
+    [[nodiscard]] bool has_asyncio(const TrackedThread& thread) const;
 
     /// How often not all could be read.
     [[nodiscard]] std::uint64_t cut() const { return cut_; }
@@ -44,6 +49,7 @@ class RunningTasks {
     struct Inserted {
         std::size_t count = 0;  ///< frames in `raw` by now
         bool is_cut = false;    ///< there was no room for all
+        bool has_task = false;  ///< the thread runs one
     };
     /// `raw`: the frames of a stack that has just been walked, newest first, so many at `places`;
     /// there is room for more.
@@ -55,9 +61,6 @@ class RunningTasks {
     static constexpr std::size_t kMaxNested = 8;
     static constexpr std::size_t kMaxWaiters = 8;
     static constexpr std::size_t kMaxChain = 16;
-    // Ranges that are read for one stack, and of them those that are not in the round.
-    static constexpr std::size_t kMaxReads = 4096;
-    static constexpr std::size_t kMaxFetches = 256;
     static constexpr std::int64_t kLookAgainNs = 50'000'000;
 
     struct Running {
@@ -74,7 +77,6 @@ class RunningTasks {
         Address current_tasks;  // dict; null: not found
         std::intptr_t modules;  // how many were imported when it was looked for
     };
-    class Round;
 
     bool may_run(MemoryReader& reader, const TrackedThread& thread) const;
     std::size_t find_running(cpython::ObjectReader& objects, const TrackedThread& thread,
@@ -89,6 +91,7 @@ class RunningTasks {
     Interpreters& interpreters_;
     TaskLabels& labels_;
     cpython::Asyncio asyncio_;
+    bool is_wanted_ = true;
     bool has_met_tasks_ = false;
     std::int64_t looked_ns_ = 0;
     std::array<Module, cpython::kMaxInterpreters> modules_{};

@@ -43,7 +43,7 @@ bool StackCodes::assign_once(const LastStack& last, std::span<const cpython::Raw
         } else if (TaskLabels::is_label(frame.code)) {
             ref.code_id = labels_.find_id(ticks_, frame.code);
         } else {
-            ref.code_id = codes_.find_id(memory_.reader, ticks_, frame.code);
+            ref.code_id = codes_.find_id(memory_.reader, sink_, frame.code);
         }
         if (!TaskLabels::is_label(frame.code)) {
             ref.offset = codes_.find_place(memory_.reader, frame.code, frame.offset);

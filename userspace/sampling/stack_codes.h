@@ -8,6 +8,7 @@
 #include "code/code_registry.h"
 #include "cpython/frame_walker.h"
 #include "sampling/last_stack.h"
+#include "sampling/loop_codes.h"
 #include "sampling/python_memory.h"
 #include "sampling/task_labels.h"
 #include "sampling/tick_stream.h"
@@ -18,9 +19,9 @@ namespace echion::sampling {
 /// they are met, and compares them with the last stack of the same owner. Sampler thread only.
 class StackCodes {
   public:
-    StackCodes(PythonMemory& memory, TickStream& ticks, code::CodeRegistry& codes,
+    StackCodes(PythonMemory& memory, TickStream& ticks, LoopCodes& sink, code::CodeRegistry& codes,
                TaskLabels& labels)
-        : memory_(memory), ticks_(ticks), codes_(codes), labels_(labels) {}
+        : memory_(memory), ticks_(ticks), sink_(sink), codes_(codes), labels_(labels) {}
     Status reserve(std::size_t max_frames);
 
     /// Looks the frames up (newest first; those that are no code of the program's are taken out of
@@ -38,6 +39,7 @@ class StackCodes {
 
     PythonMemory& memory_;
     TickStream& ticks_;
+    LoopCodes& sink_;
     code::CodeRegistry& codes_;
     TaskLabels& labels_;
     FixedArray<Address> found_codes_;  // root first

@@ -260,8 +260,15 @@ bool StackReader::walk_one(const Round& round, TrackedThread& thread, cpython::S
     ++thread.stack.walk;
     out.walk = walker.walk(head.frame, thread.stack.pages, thread.stack.walk,
                            {raw_.data() + out.first, room}, {places_.data(), room});
+    const std::span<const Address> places(places_.data(), out.walk.count);
     const RunningTasks::Inserted inserted =
-        tasks_.insert(thread, {raw_.data() + out.first, room}, {places_.data(), out.walk.count});
+        tasks_.insert(thread, {raw_.data() + out.first, room}, places);
+    if (round.reads_tasks) {
+        suspended_.read(thread, places, !may_run_python(round, thread));
+    } else {
+        suspended_.drop(thread);
+    }
+    out.runs_task = inserted.has_task;
     out.walk.count = inserted.count;
     out.walk.truncated = out.walk.truncated || inserted.is_cut;
     if (thread.stack.walk % kPageAge == 0) {
@@ -363,16 +370,27 @@ std::size_t StackReader::walk_all(Round& round, bool is_incomplete, std::span<Wa
     }
     for (std::size_t i = 0; i < walked; ++i) {
         if (stacks[i].is_readable) {
-            const TrackedThread& thread = *round.group[i];
-            codes_.check(memory_.reader, memory_.batch, frames_of(stacks[i]),
-                         {thread.stack.codes, thread.stack.refs_count}, thread.stack.refs_look);
+            check_codes(round, *round.group[i], stacks[i]);
         }
     }
     return walked;
 }
 
+void StackReader::check_codes(const Round& round, TrackedThread& thread, const WalkedStack& stack) {
+    codes_.check(memory_.reader, memory_.batch, frames_of(stack),
+                 {thread.stack.codes, thread.stack.refs_count}, thread.stack.refs_look);
+    if (round.reads_tasks) {
+        codes_.check(memory_.reader, memory_.batch, suspended_.frames_read(thread), {}, 0);
+    }
+}
+
+bool StackReader::may_run_python(const Round& round, const TrackedThread& thread) const {
+    return interpreters_.are_free_threaded() ? thread.head.is_attached
+                                             : &thread == round.holder && round.is_gil_held;
+}
+
 std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*> group,
-                              Address* last_holder, bool is_last,
+                              Address* last_holder, int attempt,
                               FunctionRef<void(const ReadStack&)> accept) {
     Gil& gil = interpreters_.gil(gil_index);
     group = select_cpu(group);
@@ -401,6 +419,8 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
         return 0;
     }
     read_interpreter_copies();
+    round.is_gil_held = before.locked > 0;
+    round.reads_tasks = attempt == 0;
 
     std::array<WalkedStack, kGroup> stacks;
     const std::uint64_t code_reads = codes_.reads();
@@ -441,16 +461,17 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
         } else if (thread.state == before.holder()) {
             verdict = Verdict::kTorn;
         }
-        const bool may_run_python = is_free_threaded ? thread.head.is_attached
-                                                     : &thread == round.holder && after.locked > 0;
+        const bool may_run_now = is_free_threaded ? thread.head.is_attached
+                                                  : &thread == round.holder && after.locked > 0;
         bool can_pass = true;
         if (verdict != Verdict::kTorn &&
-            is_between_frames(thread, stacks[i], may_run_python, &can_pass)) {
+            is_between_frames(thread, stacks[i], may_run_now, &can_pass)) {
             verdict = Verdict::kTorn;
             must_pause_ = can_pass;
         }
         AssignedStack assigned;
         if (verdict != Verdict::kTorn) {
+            suspended_.assign(thread);
             assigned = stack_codes_.assign(thread.stack, frames_of(stacks[i]));
             // Code objects that were read to define them were read later than the stack.
             if (codes_.reads() != code_reads && verdict == Verdict::kProved &&
@@ -458,15 +479,16 @@ std::size_t StackReader::read(std::uint32_t gil_index, std::span<TrackedThread*>
                 verdict = Verdict::kTorn;
             }
         }
-        if (verdict == Verdict::kTorn && !is_last && can_pass) {
+        if (verdict == Verdict::kTorn && attempt != kLastAttempt && can_pass) {
             ++counts_.torn_retried;
             return i;  // from this one on again, in a new round
         }
         if (verdict == Verdict::kTorn) {
             assigned = {};
+            suspended_.drop(thread);
         }
         thread.proved_cpu_ns = verdict == Verdict::kProved ? thread.asked_cpu_ns : 0;
-        accept({thread, stacks[i].walk, assigned, verdict, may_run_python});
+        accept({thread, stacks[i].walk, assigned, verdict, may_run_now, stacks[i].runs_task});
         thread.seen_ns = proved_ns;
     }
     return walked;

@@ -19,6 +19,7 @@
 #include "sampling/running_tasks.h"
 #include "sampling/sampler_options.h"
 #include "sampling/stack_codes.h"
+#include "sampling/suspended_tasks.h"
 #include "sampling/thread_owners.h"
 #include "sampling/thread_table.h"
 
@@ -38,6 +39,7 @@ struct ReadStack {
     AssignedStack assigned;  ///< with StackCodes; none of a torn one
     Verdict verdict;
     bool may_run_python;  ///< it holds the GIL; without one: it is attached
+    bool runs_task;       ///< of an event loop
 };
 
 /// Copies the stacks of threads, and proves the copies.
@@ -57,13 +59,14 @@ class StackReader {
   public:
     StackReader(PythonMemory& memory, Interpreters& interpreters, code::CodeRegistry& codes,
                 StackCodes& stack_codes, ThreadOwners& owners, RunningTasks& tasks,
-                const SamplerOptions& options)
+                SuspendedTasks& suspended, const SamplerOptions& options)
         : memory_(memory),
           interpreters_(interpreters),
           codes_(codes),
           stack_codes_(stack_codes),
           owners_(owners),
           tasks_(tasks),
+          suspended_(suspended),
           options_(options) {}
     Status reserve();
     /// To be called by the thread that will read.
@@ -76,16 +79,18 @@ class StackReader {
     /// As many threads of a GIL as one attempt is for: the shorter, the better the chance that the
     /// GIL stays where it is.
     static constexpr std::size_t kGroup = 64;
+    static constexpr int kLastAttempt = 3;
     /// Which of the threads have to be read, in an order that takes few moves: in a free-threaded
     /// build by their CPUs, this one's first, without those that have not run since.
     std::span<TrackedThread*> order(std::span<TrackedThread*> threads);
     /// Reads the stacks of a group of threads of one GIL, kGroup at most, and calls `accept` for
     /// each that was read, in their order. Returns how many are done; the next one is to be read
     /// again, or has not been read yet. `last_holder`: of the GIL, as it was before, and is after.
-    /// `is_last`: those that cannot be proved are accepted as torn. One whose thread the lists have
+    /// `attempt`: 0 is the first, in which suspended tasks are read, too; kLastAttempt: those that
+    /// cannot be proved are accepted as torn. One whose thread the lists have
     /// to tell first stays marked as long as such a walk is to come, and is torn then.
     std::size_t read(std::uint32_t gil_index, std::span<TrackedThread*> group, Address* last_holder,
-                     bool is_last, FunctionRef<void(const ReadStack&)> accept);
+                     int attempt, FunctionRef<void(const ReadStack&)> accept);
     /// Lets the thread that has to get past a moment in which its frames make no stack go on a
     /// little, if the last read() has met one.
     void let_pass();
@@ -115,6 +120,8 @@ class StackReader {
         cpython::StackRound stacks;
         std::span<TrackedThread*> group;
         TrackedThread* holder = nullptr;  // the last holder of the GIL, when it is in the group
+        bool is_gil_held = false;
+        bool reads_tasks = false;               // suspended ones
         std::array<Evidence, kGroup> evidence;  // by place in the group, of those that may_run()
     };
     struct WalkedStack {
@@ -123,6 +130,7 @@ class StackReader {
         Address head;      // newest frame
         bool is_readable;  // the thread state was still this thread's
         bool is_placed;    // it is known which thread runs with it
+        bool runs_task;    // of an event loop
     };
 
     bool request(Round& round, std::uint32_t gil_index);
@@ -137,6 +145,8 @@ class StackReader {
         return {raw_.data() + stack.first, stack.walk.count};
     }
     std::size_t walk_all(Round& round, bool is_incomplete, std::span<WalkedStack> stacks);
+    void check_codes(const Round& round, TrackedThread& thread, const WalkedStack& stack);
+    [[nodiscard]] bool may_run_python(const Round& round, const TrackedThread& thread) const;
     bool walk_one(const Round& round, TrackedThread& thread, cpython::StackHead head,
                   WalkedStack& out, std::size_t* raw_used);
     Verdict prove_running(const Round& round, std::size_t at, const WalkedStack& stack,
@@ -156,6 +166,7 @@ class StackReader {
     StackCodes& stack_codes_;
     ThreadOwners& owners_;
     RunningTasks& tasks_;
+    SuspendedTasks& suspended_;
     const SamplerOptions& options_;
     SameCpu same_cpu_;
     FixedArray<cpython::RawFrame> raw_;

@@ -20,7 +20,7 @@ constexpr std::size_t kLeastArenaBytes = std::size_t{1} << 20;
 // Copies of one round: the stacks of a group of threads. What does not fit is fetched in pieces.
 // Pages that are never touched cost nothing.
 constexpr std::size_t kArenaBytes = std::size_t{sizeof(void*) == 8 ? 64 : 16} << 20;
-constexpr int kAttempts = 4;
+constexpr int kAttempts = StackReader::kLastAttempt + 1;
 
 }  // namespace
 
@@ -34,7 +34,8 @@ Status StackSampler::reserve() {
     if (!batch || !threads || !interpreters || !codes || !ran || !changed_.reserve() ||
         !naming_.reserve() || !accounts_.reserve() || !roster_.reserve() ||
         !stack_codes_.reserve(options_.max_frames) || !stack_reader_.reserve() ||
-        !snapshots_.reserve() || !tasks_.reserve(options_.max_frames)) {
+        !snapshots_.reserve() ||
+        !tasks_.reserve(options_.max_frames, options_.tasks != TaskMode::kNone)) {
         return fail(ErrorKind::kNoSpace, "reserve memory for the sampler");
     }
     memory_.batch = std::move(*batch);
@@ -98,12 +99,15 @@ void StackSampler::on_void_batch() {
     for (TrackedThread& thread : threads_.all()) {
         thread.is_announced = false;
         thread.stack.must_resend = true;
+        thread.share = TrackedThread::Share::kUnknown;
         changed_.mark(thread);
     }
+    suspended_.forget_announcements();
     accounts_.forget_announcements();
 }
 
 void StackSampler::finish_tick() {
+    suspended_.end_orphans();
     ticks_.finish();
     publish_counts();
     ring_->count(Counter::kTicks);
@@ -247,8 +251,7 @@ void StackSampler::read_stacks(std::uint32_t gil_index, Address last_holder) {
             const std::size_t size = std::min(changed.size(), StackReader::kGroup >> (2 * attempt));
             const std::int64_t at_ns = monotonic_ns();
             ticks_.continue_at(at_ns);
-            read = stack_reader_.read(gil_index, changed.first(size), &last_holder,
-                                      attempt == kAttempts - 1,
+            read = stack_reader_.read(gil_index, changed.first(size), &last_holder, attempt,
                                       [&](const ReadStack& stack) { accept(stack, at_ns); });
             stack_reader_.let_pass();
         }
@@ -312,6 +315,8 @@ void StackSampler::accept(const ReadStack& stack, std::int64_t at_ns) {
         flags |= stream::kStackInGc;
     }
     write_stack(thread, assigned, flags, may_have_run, at_ns);
+    writer_.write_share(
+        thread, suspended_.accept(thread, {assigned.refs, assigned.frame_count}, stack.runs_task));
     if (assigned.lacks_lines) {
         thread.stack.must_resend = true;  // also where it does not run again
         changed_.mark(thread);
@@ -362,7 +367,7 @@ void StackSampler::publish_counts() {
                roster_.table_full() + reading.table_full + codes.table_full + labels_.overflows());
     ring_->set(Counter::kNamesFailed, codes.names_failed);
     ring_->set(Counter::kLinesUnknown, codes.lines_unknown);
-    ring_->set(Counter::kTasksCut, tasks_.cut());
+    ring_->set(Counter::kTasksCut, tasks_.cut() + suspended_.cut());
     ring_->set(Counter::kSnapshots, snapshots_.count());
     ring_->set(Counter::kSnapshotsUnused, snapshots_.unused() + watch_.lost_snapshots());
     ring_->set(Counter::kSamplerReadNs, static_cast<std::uint64_t>(reading.read_ns));

@@ -12,12 +12,14 @@
 #include "sampling/cpu_watch.h"
 #include "sampling/interpreters.h"
 #include "sampling/kernel_snapshots.h"
+#include "sampling/loop_codes.h"
 #include "sampling/process_facts.h"
 #include "sampling/python_memory.h"
 #include "sampling/running_tasks.h"
 #include "sampling/sampler_options.h"
 #include "sampling/stack_codes.h"
 #include "sampling/stack_reader.h"
+#include "sampling/suspended_tasks.h"
 #include "sampling/task_labels.h"
 #include "sampling/thread_naming.h"
 #include "sampling/thread_owners.h"
@@ -128,11 +130,14 @@ class StackSampler final : private VoidBatchListener {
                          writer_, naming_,  accounts_,     options_};
     TaskLabels labels_;
     RunningTasks tasks_{memory_, interpreters_, labels_};
-    ThreadRoster roster_{memory_, ticks_,  threads_,  interpreters_, changed_,
-                         codes_,  naming_, accounts_, owners_,       tasks_};
-    StackCodes stack_codes_{memory_, ticks_, codes_, labels_};
-    StackReader stack_reader_{memory_, interpreters_, codes_,  stack_codes_,
-                              owners_, tasks_,        options_};
+    LoopCodes loop_codes_{ticks_};
+    StackCodes stack_codes_{memory_, ticks_, loop_codes_, codes_, labels_};
+    SuspendedTasks suspended_{memory_,      ticks_,      interpreters_, changed_, codes_,
+                              stack_codes_, loop_codes_, tasks_,        labels_,  options_};
+    ThreadRoster roster_{memory_, ticks_,    threads_, interpreters_, changed_,  codes_,
+                         naming_, accounts_, owners_,  tasks_,        suspended_};
+    StackReader stack_reader_{memory_, interpreters_, codes_,     stack_codes_,
+                              owners_, tasks_,        suspended_, options_};
     KernelSnapshots snapshots_{memory_, threads_, codes_, options_};
     FixedArray<TrackedThread*> ran_;  // threads that have run since the last tick
     std::size_t ran_count_ = 0;

@@ -18,13 +18,14 @@ namespace echion::sampling {
 /// only; memory is taken with the first label.
 class TaskLabels {
   public:
-    static constexpr std::size_t kMaxLabels = std::size_t{1} << 14;
+    static constexpr std::size_t kMaxLabels = std::size_t{1} << 17;
     static constexpr std::size_t kMaxNameBytes = 256;
 
     /// Begins a tick: what the stream is told from now on is void or good together.
     void begin_tick();
     /// The frame that stands for a name, UTF-8, of kMaxNameBytes at most.
     cpython::RawFrame frame_of(std::string_view name);
+    static bool is_label_id(std::uint32_t id) { return id > kFirstId; }
     static bool is_label(Address code) { return (code.value() & 1U) != 0; }
     /// The id of a label, of which the stream has been told by now.
     std::uint32_t find_id(TickStream& ticks, Address label);
@@ -37,7 +38,7 @@ class TaskLabels {
 
   private:
     static constexpr std::uint32_t kFirstId = code::CodeRegistry::kMaxIds;
-    static constexpr std::size_t kMaxTextBytes = std::size_t{1} << 20;
+    static constexpr std::size_t kMaxTextBytes = std::size_t{1} << 23;
     static constexpr std::size_t kSlots = 2 * kMaxLabels;
 
     struct Label {

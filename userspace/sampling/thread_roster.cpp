@@ -299,6 +299,7 @@ void ThreadRoster::forget_python() {
     naming_.clear();
     codes_.forget();
     tasks_.forget();
+    suspended_.forget();
 }
 
 }  // namespace echion::sampling

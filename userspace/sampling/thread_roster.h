@@ -15,6 +15,7 @@
 #include "sampling/process_facts.h"
 #include "sampling/python_memory.h"
 #include "sampling/running_tasks.h"
+#include "sampling/suspended_tasks.h"
 #include "sampling/thread_naming.h"
 #include "sampling/thread_owners.h"
 #include "sampling/thread_table.h"
@@ -29,7 +30,7 @@ class ThreadRoster {
     ThreadRoster(PythonMemory& memory, TickStream& ticks, ThreadTable& threads,
                  Interpreters& interpreters, ChangedStacks& changed, code::CodeRegistry& codes,
                  ThreadNaming& naming, CpuAccounts& accounts, ThreadOwners& owners,
-                 RunningTasks& tasks)
+                 RunningTasks& tasks, SuspendedTasks& suspended)
         : memory_(memory),
           ticks_(ticks),
           threads_(threads),
@@ -39,7 +40,8 @@ class ThreadRoster {
           naming_(naming),
           accounts_(accounts),
           owners_(owners),
-          tasks_(tasks) {}
+          tasks_(tasks),
+          suspended_(suspended) {}
     Status reserve();
     void start(const ProcessFacts& facts);
 
@@ -73,6 +75,7 @@ class ThreadRoster {
     CpuAccounts& accounts_;
     ThreadOwners& owners_;
     RunningTasks& tasks_;
+    SuspendedTasks& suspended_;
     FixedArray<cpython::ListedState> listed_;  // one interpreter's, newest first
     Address static_from_;                      // static data of the interpreter: see CodeRegistry
     std::size_t static_bytes_ = 0;

@@ -14,6 +14,7 @@ void ThreadWriter::end(TrackedThread& thread) {
     if (thread.is_announced) {
         ticks_.encoder().thread_end(thread.id);
         thread.is_announced = false;
+        thread.share = TrackedThread::Share::kAll;
     }
 }
 
@@ -28,9 +29,11 @@ void ThreadWriter::forget(TrackedThread& thread) {
     threads_.remove(thread);
 }
 
-void ThreadWriter::write_missed_since(const TrackedThread& thread, std::int64_t known_ns) {
+void ThreadWriter::write_missed_since(TrackedThread& thread, std::int64_t known_ns) {
     const std::int64_t missed_ns = std::max<std::int64_t>(ticks_.tick_ns() - known_ns, 0);
     ticks_.encoder().missed(thread.id, static_cast<std::uint64_t>(missed_ns));
+    thread.missed_tick_ns = ticks_.tick_ns();
+    thread.missed_ns = static_cast<std::uint64_t>(missed_ns);
 }
 
 /// Until when it is known what the thread did. From then on, or from its beginning if that was
@@ -97,6 +100,14 @@ bool ThreadWriter::write_stack(TrackedThread& thread, const AssignedStack& stack
                            {thread.stack.refs + kept, stack.frame_count - kept});
     ticks_.split();
     return true;
+}
+
+void ThreadWriter::write_share(TrackedThread& thread, std::uint32_t parts) {
+    const auto share = parts == 0 ? TrackedThread::Share::kNone : TrackedThread::Share::kAll;
+    if (thread.is_announced && thread.share != share) {
+        thread.share = share;
+        ticks_.encoder().share(thread.id, parts);
+    }
 }
 
 void ThreadWriter::write_no_stack(TrackedThread& thread) {

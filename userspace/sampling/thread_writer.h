@@ -35,6 +35,8 @@ class ThreadWriter {
     /// stream has that stack.
     bool write_stack(TrackedThread& thread, const AssignedStack& stack, std::uint8_t flags,
                      bool may_have_run, std::int64_t at_ns);
+    /// All of the thread's wall time is its own from now on, or (0) none.
+    void write_share(TrackedThread& thread, std::uint32_t parts);
     /// The thread has no stack from now on, if it had one.
     void write_no_stack(TrackedThread& thread);
     /// The thread, which is announced, has used so much CPU time by now.
@@ -44,7 +46,7 @@ class ThreadWriter {
     [[nodiscard]] std::int64_t known_until_ns(const TrackedThread& thread) const;
     [[nodiscard]] bool has_waited_since(const TrackedThread& thread, std::int64_t since_ns,
                                         std::int64_t at_ns) const;
-    void write_missed_since(const TrackedThread& thread, std::int64_t known_ns);
+    void write_missed_since(TrackedThread& thread, std::int64_t known_ns);
 
     TickStream& ticks_;
     ThreadTable& threads_;

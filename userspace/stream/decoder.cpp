@@ -10,6 +10,7 @@
 namespace echion::stream {
 namespace {
 
+static_assert(kFirstTaskThread == model::kFirstTaskThread);
 constexpr std::uint64_t kNanosPerDay = 86'400'000'000'000;
 /// A tick, or CPU time since the last report, longer than this is a lie.
 constexpr std::uint64_t kMaxDeltaNs = 366 * kNanosPerDay;
@@ -139,6 +140,8 @@ Status Decoder::decode_record(Reader& reader) {
             return decode_cpu(reader);
         case RecordType::kMissed:
             return decode_missed(reader);
+        case RecordType::kShare:
+            return decode_share(reader);
         case RecordType::kStart:
         case RecordType::kTick:
         case RecordType::kLost:
@@ -365,6 +368,19 @@ Status Decoder::decode_missed(Reader& reader) {
         return protocol_error("a record of missed time names an unknown thread");
     }
     events_.missed(static_cast<std::uint32_t>(thread_id), ns);
+    return {};
+}
+
+Status Decoder::decode_share(Reader& reader) {
+    const std::uint64_t thread_id = reader.varint();
+    const std::uint64_t parts = reader.varint();
+    if (reader.is_bad() || parts > kMaxThreads) {
+        return protocol_error("a share record is damaged");
+    }
+    if (find_thread(thread_id) == nullptr) {
+        return protocol_error("a share record names an unknown thread");
+    }
+    events_.share(static_cast<std::uint32_t>(thread_id), static_cast<std::uint32_t>(parts));
     return {};
 }
 

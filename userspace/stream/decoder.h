@@ -62,6 +62,7 @@ class Decoder {
     Status decode_stack(Reader& reader);
     Status decode_cpu(Reader& reader);
     Status decode_missed(Reader& reader);
+    Status decode_share(Reader& reader);
 
     /// The state of a thread id that was read, or null when it names no living thread.
     ThreadState* find_thread(std::uint64_t thread_id);

@@ -189,6 +189,15 @@ void Encoder::missed(std::uint32_t thread_id, std::uint64_t ns) {
     put_varint(ns);
 }
 
+void Encoder::share(std::uint32_t thread_id, std::uint32_t parts) {
+    if (!reserve(1 + 2 * kMaxVarint32Bytes)) {
+        return;
+    }
+    put_u8(static_cast<std::uint8_t>(RecordType::kShare));
+    put_varint(thread_id);
+    put_varint(parts);
+}
+
 bool Encoder::commit() {
     if (overflow_) {
         lost_ns_ += batch_ns_;

@@ -63,6 +63,7 @@ class Encoder {
                std::span<const FrameRef> frames);
     void cpu(std::uint32_t thread_id, std::uint64_t ns);
     void missed(std::uint32_t thread_id, std::uint64_t ns);
+    void share(std::uint32_t thread_id, std::uint32_t parts);
 
     /// Publishes the batch, or drops it whole when it did not fit (counted in ring_full_ticks, once
     /// a tick).

@@ -21,13 +21,16 @@
 /// the next one that is written gives them again (see kLost).
 namespace echion::stream {
 
-constexpr std::uint32_t kStreamVersion = 3;
+constexpr std::uint32_t kStreamVersion = 4;
 
 constexpr std::uint32_t kMaxBatchBytes = 4U << 20;  // one tick: 100,000 frames and their names
 constexpr std::uint32_t kMaxTextBytes = 4096;       // one name; CPython sets no bound, a line must
 constexpr std::uint32_t kMaxLineTableBytes = 1U << 20;
 constexpr std::uint32_t kMaxCodes = 1U << 20;  // ids are below these
 constexpr std::uint32_t kMaxThreads = 1U << 16;
+/// Ids of threads from here on are of suspended tasks: such a one has the names and numbers of the
+/// thread whose event loop the task belongs to, and a stack and a time of its own.
+constexpr std::uint32_t kFirstTaskThread = kMaxThreads / 2;
 constexpr std::uint32_t kMaxFrames = 1U << 18;  // of one stack: its record fits into a batch
 
 enum class RecordType : std::uint8_t {
@@ -68,6 +71,10 @@ enum class RecordType : std::uint8_t {
     /// if it has one in this tick. Of a thread without a stack so far it may be more than it has
     /// been in the stream for.
     kMissed = 9,
+    /// varint thread id; varint parts. From this tick on the thread's wall time counts as one part
+    /// in so many of it; 0: it is nobody's, as that of an event loop that waits is its tasks'. 1
+    /// for a thread that has been started.
+    kShare = 10,
 };
 
 /// Ticks that may be missing between two looks at a thread, and the time between them be given to

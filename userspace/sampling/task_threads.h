@@ -1,0 +1,98 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/error.h"
+#include "base/mapping.h"
+#include "memory/address_map.h"
+#include "sampling/interpreters.h"
+#include "sampling/sampler_options.h"
+#include "sampling/task_labels.h"
+#include "sampling/task_sweep.h"
+#include "sampling/thread_table.h"
+#include "sampling/tick_stream.h"
+
+namespace echion::sampling {
+
+/// Suspended tasks in the stream: each way from a task that nobody waits for down to one that waits
+/// for no other task is a thread of the stream, with the name of the thread whose loop it belongs
+/// to, and with
+///
+///     thread's entry … loop's select │ label and coroutines of who waits, … │ of the task
+///
+/// for its stack. Where a task has several such ways, they share its time. What stands where it did
+/// is not written again. Sampler thread only; memory is taken with the first task.
+class TaskThreads {
+  public:
+    TaskThreads(TickStream& ticks, Interpreters& interpreters, TaskLabels& labels,
+                const SamplerOptions& options)
+        : ticks_(ticks), interpreters_(interpreters), labels_(labels), options_(options) {}
+
+    /// Writes what is new of the tasks of a complete sweep, whose thread is announced. `prefix`:
+    /// the thread's stack while the loop waits, root first. Returns how many ways there are.
+    std::size_t publish(const TrackedThread& owner, const TaskSweep& sweep,
+                        std::span<const stream::FrameRef> prefix);
+    /// Nobody looked at the tasks of that thread for so long, up to this tick.
+    void write_missed(const TrackedThread& owner, std::uint64_t ns);
+    /// Ends those of a thread in the stream: it has ended, or its loop has.
+    void end(std::uint32_t owner_id);
+    /// What the stream has been told is void.
+    void forget_announcements();
+    /// Ways that are not in the stream: there is no room, or a task has too many.
+    [[nodiscard]] std::uint64_t cut() const { return cut_; }
+
+  private:
+    static constexpr std::size_t kMaxPaths = std::size_t{1} << 14;
+    static constexpr std::size_t kMaxPathsOfTask = 8;
+    static constexpr std::size_t kMaxDepth = 16;
+
+    // The tasks of one way, the innermost first.
+    struct Path {
+        std::array<std::uint32_t, kMaxDepth> tasks;
+        std::size_t depth;
+    };
+    struct Entry {
+        Address key;
+        std::uint32_t owner_id;
+        std::uint32_t parts;
+        std::uint64_t owner_hash;  // of what the thread is called
+        std::uint64_t stack_hash;
+        std::uint64_t visit;        // number of the last publish() that met it
+        std::int64_t void_look_ns;  // when that was, of what is not announced any more
+        bool in_use;
+        bool is_announced;
+        bool was_announced;
+    };
+    bool reserve();
+    void find_paths(const TaskSweep& sweep, std::uint32_t leaf);
+    void find_paths_above(const TaskSweep& sweep, Path& path);
+    bool compose(const TaskSweep& sweep, std::span<const stream::FrameRef> prefix,
+                 const Path& path);
+    Entry* find(Address key, std::uint32_t owner_id);
+    void announce(const TrackedThread& owner, Entry& entry);
+    [[nodiscard]] std::uint32_t id_of(const Entry& entry) const {
+        return stream::kFirstTaskThread + static_cast<std::uint32_t>(&entry - entries_.data());
+    }
+    void remove(Entry& entry);
+
+    TickStream& ticks_;
+    Interpreters& interpreters_;
+    TaskLabels& labels_;
+    const SamplerOptions& options_;
+    bool is_reserved_ = false;
+    AddressMap index_;
+    ReservedArray<Entry> entries_;
+    std::size_t high_water_ = 0;
+    std::size_t free_hint_ = 0;
+    std::uint64_t visit_ = 0;
+    std::array<Path, kMaxPathsOfTask> paths_{};
+    std::size_t path_count_ = 0;
+    FixedArray<stream::FrameRef> refs_;  // of one way, root first, up to the array's end…
+    std::size_t first_ref_ = 0;          // …from here on
+    std::uint64_t cut_ = 0;
+};
+
+}  // namespace echion::sampling
