@@ -349,6 +349,108 @@ def test_a_running_task_in_a_profile(python, echion, mode, tmp_path):
         ]
 
 
+def find_ways(tasks: dict) -> set[tuple]:
+    """From each task that waits for no task up to those that nobody waits for: (name, functions) of
+    each, the outermost first."""
+    waiting = {waiter for _, _, waiters in tasks.values() for waiter in waiters}
+
+    def ways_to(name: str) -> list[tuple]:
+        _, functions, waiters = tasks[name]
+        above = [way for waiter in waiters for way in ways_to(waiter)] or [()]
+        return [(*way, (name, tuple(functions))) for way in above]
+
+    return {way for name in tasks if name not in waiting for way in ways_to(name)}
+
+
+def without_aexit(functions: list[str]) -> tuple[str, ...]:
+    return tuple(name for name in functions if name != "_aexit")
+
+
+def way_of(sample: Sample) -> tuple:
+    return tuple((name, without_aexit(functions)) for name, functions in part(sample)[1])
+
+
+def suspended_in(profile: Profile) -> dict[tuple, float]:
+    """Time of each way of suspended tasks, by what stands behind the loop's own frames."""
+    found: dict[tuple, float] = {}
+    for sample in profile.samples:
+        front, tasks = part(sample)
+        if tasks and front[-2:] == ["_run_once", "select"]:
+            way = way_of(sample)
+            found[way] = found.get(way, 0) + sample.metric
+    return found
+
+
+# What is not seen of a thread's time: where it computes, or asyncio has not been found yet.
+SUSPENDED = 0.15
+
+
+def check_suspended(profile: Profile, expected: dict) -> None:
+    """All are there, nothing else is, and the tasks that wait for no task have all of the time."""
+    tasks = {"main": ("suspended", ["main", "wait"], [])}
+    for construct, found in expected.items():
+        if construct != "ring":  # of which any may be told as the innermost
+            tasks.update(found)
+    found = suspended_in(profile)
+    rings = {way for way in found if way[0][0].startswith("ring/ring-")}
+    ring_us = sum(found.pop(way) for way in rings)
+    expected_ways = find_ways(tasks)
+    if "ring" in expected:
+        expected_ways.add((("ring/root", ("ring", *INNERMOST)),))
+        assert [[name for name, _ in way] for way in rings] in (
+            [["ring/ring-0", "ring/ring-1"]],
+            [["ring/ring-1", "ring/ring-0"]],
+        )
+    assert set(found) == expected_ways
+    duration_us = profile.figure("duration")
+    by_leaf: dict[str, float] = {"ring": ring_us} if rings else {}
+    for way, us in found.items():
+        by_leaf[way[-1][0]] = by_leaf.get(way[-1][0], 0) + us
+    for leaf, us in by_leaf.items():
+        assert (1 - SUSPENDED) * duration_us <= us <= 1.001 * duration_us, leaf
+    # The loop that waits has no time of its own then.
+    idle = [one for one in profile.samples if one.names[-1:] == ("select",) and not part(one)[1]]
+    assert sum(one.metric for one in idle) <= SUSPENDED * duration_us
+
+
+def test_suspended_tasks_in_a_profile(every_python, echion, tmp_path):
+    expected = expect(every_python.minor)
+    with start_target(tmp_path, command(every_python, ",".join(expected))) as target:
+        result = echion.run(["-p", str(target.pid)], "-x", "1").check()
+    check_suspended(result.profile, expected)
+    shared = [us for way, us in suspended_in(result.profile).items() if way[-1][0] == "shared/leaf"]
+    assert len(shared) == 2 and shared[0] == pytest.approx(shared[1], rel=0.01)
+
+
+def test_suspended_tasks_of_a_launch(python, echion, engine):
+    expected = expect(python.minor)
+    program = command(python, ",".join(expected), "ends")
+    found = suspended_in(echion.run(program, "--engine", engine).check().profile)
+    tasks = {"main": ("suspended", ["main", "wait"], [])}
+    tasks.update(*expected.values())
+    for way in find_ways({name: task for name, task in tasks.items() if "ring-" not in name}):
+        assert found[way] > 1e6, way
+
+
+@pytest.mark.parametrize("which", ["none", "running", "all"])
+@pytest.mark.parametrize("mode", [[], ["-c"]], ids=["wall", "cpu"])
+def test_which_tasks_are_in_a_profile(any_python, echion, tmp_path, which, mode):
+    with start_target(tmp_path, command(any_python, "running_below")) as target:
+        options = ["-x", "0.5", "--tasks", which, *mode]
+        profile = echion.run(["-p", str(target.pid)], *options).check().profile
+    labels = {name for sample in profile.samples for name, _ in part(sample)[1]}
+    running = {"main", "running_below/root", "running_below/runner"}
+    suspended = {"running_below/other", "running_below/leaf"}
+    assert labels == {
+        "none": set(),
+        "running": running,
+        "all": running | (set() if mode else suspended),
+    }[which]
+    computing = profile.total_with("compute")
+    if not mode:
+        assert computing >= 0.9 * profile.figure("duration")
+
+
 def test_tasks_are_found_after_a_launch(python, echion):
     """asyncio is imported long after the sampler's first look."""
     program = [python.path, str(TARGETS / "task_churn.py"), "1"]

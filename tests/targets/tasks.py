@@ -1,13 +1,14 @@
 """Tasks that wait for each other in every way that asyncio has, or run.
 
-    tasks.py CONSTRUCT,... [uvloop] [late]
+    tasks.py CONSTRUCT,... [uvloop] [late] [ends]
 
 Each construct has a task CONSTRUCT/root, which waits through the construct for CONSTRUCT/leaf, say,
-which waits for an event. `late`: asyncio is imported when a sampler has had the time to come. Says
-that it is ready when all of them wait, or, for those that run, from within.
+which waits for an event. `late`: asyncio is imported when a sampler has had the time to come.
+`ends`: the program ends by itself, some seconds after that. Says that it is ready when all of them wait, or, for those that run, from within.
 """
 
 import contextvars
+import os
 import sys
 import time
 
@@ -320,6 +321,8 @@ async def main(constructs):
         if root.done():
             root.result()
     ready()
+    if "ends" in sys.argv:
+        asyncio.get_running_loop().call_later(2, os._exit, 0)
     await EVENT.wait()
 
 

@@ -20,6 +20,13 @@ constexpr std::size_t kMaxNameBytes = 64;
 constexpr std::size_t kMaxTaskBytes = 256;
 // Variables of a function of asyncio's own.
 constexpr std::size_t kMaxNames = 64;
+// Where tasks are, in the order in which they are visited.
+constexpr std::size_t kGlobals = 3;
+constexpr std::size_t kWords = 40;  // of the C module's state
+constexpr std::size_t kThreadList = 0;
+constexpr std::size_t kFirstGlobal = 1;
+constexpr std::size_t kFirstWord = kFirstGlobal + kGlobals;
+constexpr std::size_t kInterpreterList = kFirstWord + kWords;
 // Of a collections.deque (Modules/_collectionsmodule.c): items in a block, behind a link.
 constexpr std::size_t kDequeBlock = 64;
 
@@ -167,39 +174,51 @@ Result<Address> Asyncio::read_running_loop(ObjectReader& objects, Address thread
     return value;
 }
 
-Status Asyncio::visit_weak_set(ObjectReader& objects, Address weak_set,
+Status Asyncio::visit_weak_set(ObjectReader& objects, Address weak_set, SetCursor& cursor,
                                FunctionRef<bool(Address)> visit) {
     const auto data = find_attribute(objects, data_, weak_set);
     if (!data || kinds_.find(objects, *data) != TypeKind::kSet) {
         return fail(ErrorKind::kInvalid, "read a WeakSet");
     }
     const std::size_t object_at = at(objects.layout().weak_reference.object);
-    return visit_set(objects, *data, kMaxSlots, [&](Address reference) {
+    return visit_set(objects, *data, kMaxSlots, cursor, [&](Address reference) {
         const Address object = read_word(objects, reference + object_at);
         return !object || visit(object);
     });
 }
 
-Status Asyncio::visit_list(ObjectReader& objects, Address head, FunctionRef<bool(Address)> visit) {
+Status Asyncio::visit_list(ObjectReader& objects, Address head, TaskCursor& cursor,
+                           FunctionRef<bool(Address)> visit) {
     const std::size_t node_at = at(objects.layout().task.node);
-    const Address first = read_word(objects, head);
-    Address node = first;
+    Address node = read_word(objects, head);
+    if (!node) {
+        return {};  // an interpreter or a thread that has not got its list yet
+    }
+    // Behind the newest of those visited last that is still in the list.
+    for (const Address visited : cursor.nodes) {
+        const Address next = visited ? read_word(objects, visited) : Address();
+        if (next && read_word(objects, next + sizeof(void*)) == visited) {
+            node = next;
+            break;
+        }
+    }
     for (std::size_t i = 0; node && node != head; ++i) {
         if (i == kMaxTasks || !is_object_address(node)) {
             return fail(i == kMaxTasks ? ErrorKind::kBoundExceeded : ErrorKind::kInvalid,
                         "walk a list of tasks");
         }
+        std::copy_backward(cursor.nodes.begin(), cursor.nodes.end() - 1, cursor.nodes.end());
+        cursor.nodes[0] = node;
         if (!visit(node - node_at)) {
             return {};
         }
         node = read_word(objects, node);
     }
-    // Null in the head: an interpreter or a thread that has not got its list yet.
-    return node == head || !first ? Status{} : fail(ErrorKind::kUnreadable, "walk a list of tasks");
+    return node == head ? Status{} : fail(ErrorKind::kUnreadable, "walk a list of tasks");
 }
 
-Status Asyncio::visit_tasks(ObjectReader& objects, Address interpreter,
-                            FunctionRef<bool(Address)> visit) {
+Status Asyncio::visit_global(ObjectReader& objects, std::size_t number, SetCursor& cursor,
+                             FunctionRef<bool(Address)> visit) {
     struct Global {
         std::string_view name;
         FindHint* hint;
@@ -207,60 +226,91 @@ Status Asyncio::visit_tasks(ObjectReader& objects, Address interpreter,
     };
     // Those that a version does not have are not found. In 3.14 and later they are of tasks that
     // are written in Python.
-    const Global globals[] = {{"_all_tasks", &all_hint_, true},
-                              {"_scheduled_tasks", &scheduled_hint_, true},
-                              {"_eager_tasks", &eager_hint_, false}};
-    Status outcome;
-    bool goes_on = true;
-    const auto note = [&](Address task) { return goes_on = visit(task); };
-    for (const Global& global : globals) {
-        const auto value = find_global(objects, tasks_module_, global.name, global.hint);
-        if (!value || !*value || !goes_on) {
-            continue;
-        }
-        const Status status = global.is_weak ? visit_weak_set(objects, *value, note)
-                                             : visit_set(objects, *value, kMaxSlots, note);
-        if (!status) {
-            outcome = status;
-        }
+    const Global globals[kGlobals] = {{"_all_tasks", &all_hint_, true},
+                                      {"_scheduled_tasks", &scheduled_hint_, true},
+                                      {"_eager_tasks", &eager_hint_, false}};
+    const Global& global = globals[number];
+    const auto value = find_global(objects, tasks_module_, global.name, global.hint);
+    if (!value || !*value) {
+        return {};
     }
-    const Offset head = objects.layout().interpreter.asyncio_tasks_head;
-    if (has(head) && goes_on) {
-        visit_c_sets(objects, note);
-    }
-    if (has(head) && goes_on) {
-        if (auto status = visit_list(objects, interpreter + at(head), visit); !status) {
-            outcome = status;
-        }
-    }
-    return outcome;
+    return global.is_weak ? visit_weak_set(objects, *value, cursor, visit)
+                          : visit_set(objects, *value, kMaxSlots, cursor, visit);
 }
 
 /// From 3.14 on the sets of strangers' tasks are in the state of the C module alone: a WeakSet, and
 /// a set of eager ones, somewhere among its first words (asyncio_state in
 /// Modules/_asynciomodule.c).
-void Asyncio::visit_c_sets(ObjectReader& objects, FunctionRef<bool(Address)> visit) {
-    constexpr std::size_t kWords = 40;
+Status Asyncio::visit_c_set(ObjectReader& objects, std::size_t word, SetCursor& cursor,
+                            FunctionRef<bool(Address)> visit) {
     const Address state = c_module_
                               ? read_word(objects, c_module_ + at(objects.layout().module.md_state))
                               : Address();
-    for (std::size_t i = 0; state && i < kWords; ++i) {
-        const Address object = read_word(objects, state + i * sizeof(void*));
-        if (!is_object_address(object)) {
-            continue;
-        }
-        if (kinds_.find(objects, object) == TypeKind::kSet) {
-            (void)visit_set(objects, object, kMaxSlots, visit);
-        } else if (kinds_.find(objects, object) == TypeKind::kWeakSet) {
-            (void)visit_weak_set(objects, object, visit);
-        }
+    const Address object = state ? read_word(objects, state + word * sizeof(void*)) : Address();
+    const TypeKind kind =
+        is_object_address(object) ? kinds_.find(objects, object) : TypeKind::kOther;
+    if (kind == TypeKind::kSet) {
+        (void)visit_set(objects, object, kMaxSlots, cursor, visit);
+    } else if (kind == TypeKind::kWeakSet) {
+        (void)visit_weak_set(objects, object, cursor, visit);
     }
+    return {};
+}
+
+Status Asyncio::visit_source(ObjectReader& objects, Address interpreter, Address thread_state,
+                             TaskCursor& cursor, FunctionRef<bool(Address)> visit) {
+    const Offset of_thread = objects.layout().thread_state.asyncio_tasks_head;
+    const Offset of_interpreter = objects.layout().interpreter.asyncio_tasks_head;
+    const std::size_t source = cursor.source;
+    if (source == kThreadList) {
+        return thread_state && has(of_thread)
+                   ? visit_list(objects, thread_state + at(of_thread), cursor, visit)
+                   : Status{};
+    }
+    if (!interpreter) {
+        return {};
+    }
+    if (source < kFirstWord) {
+        return visit_global(objects, source - kFirstGlobal, cursor.slot, visit);
+    }
+    if (!has(of_interpreter)) {
+        return {};
+    }
+    return source < kInterpreterList
+               ? visit_c_set(objects, source - kFirstWord, cursor.slot, visit)
+               : visit_list(objects, interpreter + at(of_interpreter), cursor, visit);
+}
+
+Status Asyncio::visit_tasks(ObjectReader& objects, Address interpreter, Address thread_state,
+                            TaskCursor& cursor, FunctionRef<bool(Address)> visit) {
+    Status outcome;
+    bool goes_on = true;
+    const auto note = [&](Address task) { return goes_on = visit(task); };
+    while (!cursor.is_done) {
+        if (auto status = visit_source(objects, interpreter, thread_state, cursor, note); !status) {
+            outcome = status;
+        }
+        if (!goes_on) {
+            break;
+        }
+        cursor.is_done = cursor.source == kInterpreterList;
+        ++cursor.source;
+        cursor.slot = {};
+        cursor.nodes = {};
+    }
+    return outcome;
+}
+
+Status Asyncio::visit_tasks(ObjectReader& objects, Address interpreter,
+                            FunctionRef<bool(Address)> visit) {
+    TaskCursor cursor;
+    return visit_tasks(objects, interpreter, {}, cursor, visit);
 }
 
 Status Asyncio::visit_tasks_of_thread(ObjectReader& objects, Address thread_state,
                                       FunctionRef<bool(Address)> visit) {
-    const Offset head = objects.layout().thread_state.asyncio_tasks_head;
-    return has(head) ? visit_list(objects, thread_state + at(head), visit) : Status{};
+    TaskCursor cursor;
+    return visit_tasks(objects, {}, thread_state, cursor, visit);
 }
 
 Result<Address> Asyncio::find_attribute(ObjectReader& objects, AttributeFinder& finder,

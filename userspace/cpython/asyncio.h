@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -8,6 +9,7 @@
 #include "base/error.h"
 #include "base/function_ref.h"
 #include "cpython/attributes.h"
+#include "cpython/containers.h"
 #include "cpython/objects.h"
 #include "cpython/type_kinds.h"
 #include "memory/address.h"
@@ -35,6 +37,19 @@ struct AsyncioTask {
 /// is bounded. It takes what stands in memory for what it is: that nothing changed meanwhile is its
 /// caller's to prove. No allocation; one thread at a time.
 /// Sources: CPython Modules/_asynciomodule.c, Lib/asyncio/, 3.8 to 3.15.
+class Asyncio;
+
+/// Where a walk over all tasks is, to go on from there.
+struct TaskCursor {
+    bool is_done = false;
+
+  private:
+    friend Asyncio;
+    std::size_t source = 0;  // of those that there are: which one it is in
+    SetCursor slot;
+    std::array<Address, 4> nodes{};  // of a list: those visited last, the newest first
+};
+
 class Asyncio {
   public:
     static constexpr std::size_t kMaxTasks = std::size_t{1} << 14;
@@ -63,6 +78,12 @@ class Asyncio {
     /// The same of a thread's own list (3.14 and later).
     Status visit_tasks_of_thread(ObjectReader& objects, Address thread_state,
                                  FunctionRef<bool(Address)> visit);
+
+    /// Both, a thread's own list first, from `cursor` on, which is moved behind what has been
+    /// visited. Where the program has changed what is walked, a task may come again, or not at all.
+    /// What cannot be walked is left out: the status tells of the last such thing.
+    Status visit_tasks(ObjectReader& objects, Address interpreter, Address thread_state,
+                       TaskCursor& cursor, FunctionRef<bool(Address)> visit);
 
     /// Errors: kUnreadable, kInvalid for what is no task.
     Result<AsyncioTask> read_task(ObjectReader& objects, Address task);
@@ -95,10 +116,16 @@ class Asyncio {
         }
     };
     void forget_classes();
-    Status visit_weak_set(ObjectReader& objects, Address weak_set,
+    Status visit_source(ObjectReader& objects, Address interpreter, Address thread_state,
+                        TaskCursor& cursor, FunctionRef<bool(Address)> visit);
+    Status visit_weak_set(ObjectReader& objects, Address weak_set, SetCursor& cursor,
                           FunctionRef<bool(Address)> visit);
-    void visit_c_sets(ObjectReader& objects, FunctionRef<bool(Address)> visit);
-    Status visit_list(ObjectReader& objects, Address head, FunctionRef<bool(Address)> visit);
+    Status visit_global(ObjectReader& objects, std::size_t number, SetCursor& cursor,
+                        FunctionRef<bool(Address)> visit);
+    Status visit_c_set(ObjectReader& objects, std::size_t word, SetCursor& cursor,
+                       FunctionRef<bool(Address)> visit);
+    Status visit_list(ObjectReader& objects, Address head, TaskCursor& cursor,
+                      FunctionRef<bool(Address)> visit);
     Result<Address> find_attribute(ObjectReader& objects, AttributeFinder& finder, Address object);
     void search_future(ObjectReader& objects, Address future, int depth, Search& search);
     void search_callback(ObjectReader& objects, Address callback, int depth, Search& search);

@@ -31,6 +31,12 @@ Result<std::size_t> read_items(ObjectReader& objects, Address items, std::intptr
 
 Status visit_set(ObjectReader& objects, Address set, std::size_t max_slots,
                  FunctionRef<bool(Address)> visit) {
+    SetCursor cursor;
+    return visit_set(objects, set, max_slots, cursor, visit);
+}
+
+Status visit_set(ObjectReader& objects, Address set, std::size_t max_slots, SetCursor& cursor,
+                 FunctionRef<bool(Address)> visit) {
     const SetLayout& fields = objects.layout().set;
     MemoryReader& memory = objects.memory();
     const auto mask = memory.read_value<std::intptr_t>(set + at(fields.mask));
@@ -45,7 +51,11 @@ Status visit_set(ObjectReader& objects, Address set, std::size_t max_slots,
     }
     std::array<std::byte, kSlots * kMaxSlotBytes> copy;
     const std::size_t entry_bytes = at(fields.entry_size);
-    for (std::size_t from = 0; from < std::min(slots, max_slots); from += kSlots) {
+    if (cursor.table != *table) {
+        cursor = {*table, 0};
+    }
+    while (cursor.slot < std::min(slots, max_slots)) {
+        const std::size_t from = cursor.slot;
         const std::size_t count = std::min({kSlots, slots - from, max_slots - from});
         if (auto status =
                 memory.read_bytes(*table + from * entry_bytes, copy.data(), count * entry_bytes);
@@ -54,6 +64,7 @@ Status visit_set(ObjectReader& objects, Address set, std::size_t max_slots,
         }
         for (std::size_t i = 0; i < count; ++i) {
             const Address key = load_address(copy.data(), i * entry_bytes + at(fields.entry_key));
+            cursor.slot = from + i + 1;
             // Null: never used. Of a removed one, a static object of CPython's, as any other key
             // that is not what the caller looks for.
             if (key && !visit(key)) {

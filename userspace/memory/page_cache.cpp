@@ -1,6 +1,7 @@
 #include "memory/page_cache.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -23,10 +24,43 @@ Result<PageCache> PageCache::make(std::size_t max_pages) {
 
 void PageCache::begin() {
     while (count_ > 0) {
-        index_.erase(Address(pages_[--count_]));
+        index_.erase(Address(pages_[--count_] & ~kUsed));
     }
     last_page_ = Address();
     last_copy_ = nullptr;
+}
+
+void PageCache::begin_ahead(MemoryReader& reader, std::size_t max_pages) noexcept {
+    const std::size_t before = count_;
+    begin();
+    std::size_t wanted = 0;
+    for (std::size_t i = 0; i < before && wanted < max_pages; ++i) {
+        if ((pages_[i] & kUsed) != 0) {
+            pages_[wanted++] = pages_[i] & ~kUsed;
+        }
+    }
+    constexpr std::size_t kAtOnce = 64;
+    std::array<ReadRequest, kAtOnce> requests;
+    // Those that cannot be read any more leave no gap.
+    for (std::size_t next = 0; next < wanted;) {
+        const std::size_t size = std::min(kAtOnce, wanted - next);
+        if (!arena_.grow_to((count_ + size) * kPageBytes)) {
+            return;
+        }
+        for (std::size_t i = 0; i < size; ++i) {
+            requests[i] = {Address(pages_[next + i]), arena_.data() + (count_ + i) * kPageBytes,
+                           kPageBytes};
+        }
+        const std::size_t done = reader.read(std::span(requests).first(size));
+        for (std::size_t i = 0; i < done; ++i) {
+            const std::uintptr_t page = pages_[next + i];
+            if (!index_.set(Address(page), static_cast<std::uint32_t>(count_))) {
+                return;
+            }
+            pages_[count_++] = page;
+        }
+        next += done < size ? done + 1 : done;
+    }
 }
 
 const std::byte* PageCache::find(MemoryReader& reader, Address page) noexcept {
@@ -40,9 +74,10 @@ const std::byte* PageCache::find(MemoryReader& reader, Address page) noexcept {
             !index_.set(page, static_cast<std::uint32_t>(count_))) {
             return nullptr;
         }
-        pages_[count_] = page.value();
+        pages_[count_] = page.value() | kUsed;
         slot = static_cast<std::uint32_t>(count_++);
     }
+    pages_[slot] |= kUsed;
     last_page_ = page;
     last_copy_ = arena_.data() + slot * kPageBytes;
     return last_copy_;

@@ -23,6 +23,9 @@ class PageCache {
 
     /// Forgets all pages.
     void begin();
+    /// Forgets all pages, and copies those that the last look used, `max_pages` at most, in a few
+    /// reads: for looks that are much like the ones before.
+    void begin_ahead(MemoryReader& reader, std::size_t max_pages) noexcept;
     /// The copy of a page, made now if there is none. Null: it cannot be read, or there is no room.
     const std::byte* find(MemoryReader& reader, Address page) noexcept;
 
@@ -31,7 +34,9 @@ class PageCache {
 
   private:
     AddressMap index_;
-    FixedArray<std::uintptr_t> pages_;  // which are in the index
+    // Pages that are in the index, by place in the arena. The low bit: it has been used.
+    static constexpr std::uintptr_t kUsed = 1;
+    FixedArray<std::uintptr_t> pages_;
     Reservation arena_;
     std::size_t count_ = 0;
     Address last_page_;

@@ -16,8 +16,10 @@ Status ChangedStacks::reserve() {
 }
 
 void ChangedStacks::mark(TrackedThread& thread) {
-    if (!thread.may_have_changed && count_ < changed_.capacity()) {
+    if (thread.is_listed_as_changed) {
         thread.may_have_changed = true;
+    } else if (count_ < changed_.capacity()) {
+        thread.may_have_changed = thread.is_listed_as_changed = true;
         changed_[count_++] = &thread;
     }
 }
@@ -61,7 +63,8 @@ std::span<TrackedThread*> ChangedStacks::select(std::uint32_t gil_index) {
         }
         // A state that any thread may run with can change without the one that it was placed on.
         if (thread->slot != TrackedThread::kNoSlot && !thread->has_run &&
-            !thread->stack.must_resend && !interpreters_.can_change_threads(*thread)) {
+            !thread->stack.must_resend && !thread->must_read_on &&
+            !interpreters_.can_change_threads(*thread)) {
             thread->may_have_changed = false;  // it has not run: its stack is what it was
             continue;
         }
@@ -71,9 +74,14 @@ std::span<TrackedThread*> ChangedStacks::select(std::uint32_t gil_index) {
 }
 
 void ChangedStacks::forget_read() {
+    // One that has been removed, and added again, may stand there twice.
+    for (TrackedThread* thread : all()) {
+        thread->is_listed_as_changed = false;
+    }
     std::size_t kept = 0;
     for (TrackedThread* thread : all()) {
-        if (thread->in_use && thread->may_have_changed) {
+        if (thread->in_use && thread->may_have_changed && !thread->is_listed_as_changed) {
+            thread->is_listed_as_changed = true;
             changed_[kept++] = thread;
         }
     }

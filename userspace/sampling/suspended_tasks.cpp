@@ -87,6 +87,7 @@ SuspendedTasks::Loop* SuspendedTasks::open(TrackedThread& thread, Address addres
 
 void SuspendedTasks::close(Loop& loop) {
     threads_.end(loop.owner_id);
+    loop.owner->must_read_on = false;
     loop.owner = nullptr;
     --loop_count_;
 }
@@ -95,8 +96,7 @@ bool SuspendedTasks::begin_sweep(Loop& loop, const TrackedThread& thread) {
     const Address interpreter = interpreters_.of(thread).head.interpreter;
     const auto modules =
         memory_.reader.read_pointer(interpreter + at(memory_.layout().interpreter.modules));
-    return modules && *modules &&
-           loop.sweep.begin({interpreter, thread.state, loop.address}, *modules);
+    return modules && *modules && loop.sweep.begin(*modules);
 }
 
 void SuspendedTasks::read(TrackedThread& thread, std::span<const Address> places, bool is_waiting) {
@@ -122,7 +122,7 @@ void SuspendedTasks::read(TrackedThread& thread, std::span<const Address> places
         loop->sweep.drop();  // of a round that was not accepted
     }
     if (loop->must_publish && loop->sweep.is_complete()) {
-        return;
+        return;  // what has been read is written first
     }
     if (!loop->sweep.is_under_way()) {
         const bool is_told = thread.slot != TrackedThread::kNoSlot;
@@ -139,11 +139,14 @@ void SuspendedTasks::read(TrackedThread& thread, std::span<const Address> places
             return;
         }
     }
-    const std::int64_t share = is_waiting ? kWaitingShare : kRunningShare;
-    const std::int64_t most_ns = std::min(ticks_.interval_ns() / share, kMostReadNs);
     loop->sweep.read({interpreters_.of(thread).head.interpreter, thread.state, loop->address},
-                     places, monotonic_ns() + most_ns);
+                     places, monotonic_ns() + most_ns(is_waiting));
     loop->has_read = true;
+}
+
+std::int64_t SuspendedTasks::most_ns(bool is_waiting) const {
+    return std::min(ticks_.interval_ns() / (is_waiting ? kWaitingShare : kRunningShare),
+                    kMostReadNs);
 }
 
 std::span<const cpython::RawFrame> SuspendedTasks::frames_read(const TrackedThread& thread) const {
@@ -218,11 +221,23 @@ std::uint32_t SuspendedTasks::accept(TrackedThread& thread, std::span<const stre
         threads_.write_missed(thread, std::exchange(thread.missed_ns, 0));
     }
     const bool is_complete = loop->sweep.is_complete();
-    if (is_complete && (loop->has_read || loop->must_publish)) {
-        loop->must_publish = false;  // unless it finds no room
-        loop->task_threads =
-            threads_.publish(thread, loop->sweep, {loop->prefix.data(), loop->prefix_count});
-    } else if (loop->sweep.is_under_way() || (loop->has_read && !is_complete)) {
+    if (is_complete && loop->has_read) {
+        loop->progress = {};
+        loop->must_publish = true;
+    }
+    if (is_complete && loop->must_publish) {
+        // Where there is no room in the stream, forget_announcements() has it begin again.
+        loop->must_publish = false;
+        if (threads_.publish(thread, loop->sweep, {loop->prefix.data(), loop->prefix_count},
+                             loop->progress, monotonic_ns() + most_ns(true))) {
+            loop->task_threads = loop->progress.count;
+        } else {
+            loop->must_publish = true;
+        }
+    }
+    thread.must_read_on =
+        loop->must_publish || loop->sweep.is_under_way() || (loop->has_read && !is_complete);
+    if (thread.must_read_on) {
         changed_.mark(thread);
     }
     const bool is_waiting = !runs_task && loop->has_waited && refs.size() == loop->prefix_count &&
@@ -247,6 +262,7 @@ void SuspendedTasks::forget_announcements() {
     for (std::optional<Loop>& loop : loops_) {
         if (loop && loop->owner != nullptr) {
             loop->must_publish = true;
+            loop->progress = {};
         }
     }
 }

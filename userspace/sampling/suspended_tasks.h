@@ -98,8 +98,9 @@ class SuspendedTasks {
         bool has_memory = false;
         bool has_read = false;  // in this round
         bool must_publish = false;
-        std::int64_t swept_ns = 0;      // when the last sweep began that is complete, …
-        std::int64_t swept_cpu_ns = 0;  // … and the thread's CPU time by then
+        TaskThreads::Progress progress;  // of the sweep, once it is complete
+        std::int64_t swept_ns = 0;       // when the last sweep began that is complete, …
+        std::int64_t swept_cpu_ns = 0;   // … and the thread's CPU time by then
         TaskSweep sweep;
         FixedArray<stream::FrameRef> prefix;  // the thread's stack while the loop waits, root first
         std::size_t prefix_count = 0;
@@ -114,6 +115,7 @@ class SuspendedTasks {
     Loop* open(TrackedThread& thread, Address address);
     void close(Loop& loop);
     bool begin_sweep(Loop& loop, const TrackedThread& thread);
+    [[nodiscard]] std::int64_t most_ns(bool is_waiting) const;
     void note_stack(Loop& loop, std::span<const stream::FrameRef> refs, bool runs_task);
 
     PythonMemory& memory_;

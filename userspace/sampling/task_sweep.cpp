@@ -24,10 +24,11 @@ Status TaskSweep::reserve(std::size_t max_frames) {
     auto index = AddressMap::make(std::bit_ceil(2 * kMaxTasks));
     auto tasks = ReservedArray<Task>::make(kMaxTasks);
     auto refs = ReservedArray<stream::FrameRef>::make(kMaxRefs);
-    auto waiters = ReservedArray<std::uint32_t>::make(kMaxWaiters);
+    auto waiters = ReservedArray<Address>::make(kMaxWaiters);
     auto texts = ReservedArray<char>::make(kMaxTextBytes);
+    auto to_cover = ReservedArray<std::uint32_t>::make(kMaxTasks);
     auto raw = FixedArray<cpython::RawFrame>::make(kMinRawFrames + max_frames);
-    if (!pages || !index || !tasks || !refs || !waiters || !texts || !raw) {
+    if (!to_cover || !pages || !index || !tasks || !refs || !waiters || !texts || !raw) {
         return fail(ErrorKind::kNoSpace, "reserve memory for tasks");
     }
     pages_ = std::move(*pages);
@@ -36,6 +37,7 @@ Status TaskSweep::reserve(std::size_t max_frames) {
     refs_ = std::move(*refs);
     waiters_ = std::move(*waiters);
     texts_ = std::move(*texts);
+    to_cover_ = std::move(*to_cover);
     raw_ = std::move(*raw);
     max_frames_ = max_frames;
     return {};
@@ -43,81 +45,74 @@ Status TaskSweep::reserve(std::size_t max_frames) {
 
 void TaskSweep::clear() {
     has_begun_ = false;
-    for (std::size_t i = 0; i < task_count_; ++i) {
-        index_.erase(tasks_[i].task);
+    while (task_count_ > 0) {
+        index_.erase(tasks_[--task_count_].task);
     }
-    task_count_ = next_ = kept_ = 0;
-    raw_count_ = 0;
+    cursor_ = kept_cursor_ = {};
+    steps_ = visits_ = kept_ = raw_count_ = 0;
     ref_count_ = kept_refs_ = waiter_count_ = kept_waiters_ = text_bytes_ = kept_text_bytes_ = 0;
 }
 
-bool TaskSweep::begin(const Place& place, Address modules) {
+bool TaskSweep::begin(Address modules) {
+    if (steps_ == 1 && pages_.page_count() <= kMaxPagesAhead) {
+        pages_.begin_ahead(memory_.reader, kMaxPagesAhead);
+    } else {
+        pages_.begin();
+    }
     clear();
-    pages_.begin();
     asyncio_.begin_look();
     CachedReader cached(pages_, memory_.reader, kMaxReads);
     cpython::ObjectReader objects(cached, memory_.layout());
-    if (!asyncio_.find(objects, modules)) {
-        return false;
+    has_begun_ = static_cast<bool>(asyncio_.find(objects, modules));
+    return has_begun_;
+}
+
+/// Takes in a task that has been come across. False: the step is over.
+bool TaskSweep::visit(cpython::ObjectReader& objects, const Place& place,
+                      std::span<const Address> places, Address task, std::int64_t until_ns) {
+    if (cpython::is_object_address(task) && index_.find(task) == AddressMap::kNone) {
+        if (!tasks_.grow_to(task_count_ + 1) ||
+            !index_.set(task, static_cast<std::uint32_t>(task_count_))) {
+            visits_ = kMaxVisits;  // no room for more
+            return false;
+        }
+        tasks_[task_count_] = {};
+        tasks_[task_count_].task = task;
+        read_one(objects, place, places, tasks_[task_count_]);
+        ++task_count_;
     }
-    bool has_room = true;
-    const auto visit = [&](Address task) {
-        if (!cpython::is_object_address(task) || index_.find(task) != AddressMap::kNone) {
-            return true;
-        }
-        has_room = tasks_.grow_to(task_count_ + 1) &&
-                   index_.set(task, static_cast<std::uint32_t>(task_count_));
-        if (has_room) {
-            tasks_[task_count_++] = {task, State::kUnread, false, false, false, 0, 0, 0, 0, 0, 0};
-        }
-        return has_room;
-    };
-    // Both are walked, whatever the first comes to.
-    const Status of_thread = asyncio_.visit_tasks_of_thread(objects, place.state, visit);
-    const Status of_interpreter = asyncio_.visit_tasks(objects, place.interpreter, visit);
-    cut_ += !has_room || !of_thread || !of_interpreter;
-    has_begun_ = true;
-    return true;
+    return ++visits_ < kMaxVisits && monotonic_ns() < until_ns &&
+           raw_.capacity() - raw_count_ >= max_frames_;
 }
 
 void TaskSweep::read(const Place& place, std::span<const Address> places, std::int64_t until_ns) {
-    pages_.begin();
-    asyncio_.begin_look();
+    if (steps_++ > 0) {
+        pages_.begin();
+        asyncio_.begin_look();
+    }
     CachedReader cached(pages_, memory_.reader, kMaxReads);
     cpython::ObjectReader objects(cached, memory_.layout());
-    is_step_over_ = false;
-    const std::size_t first = next_;
-    while (next_ < task_count_ && (next_ == first || monotonic_ns() < until_ns)) {
-        read_one(objects, place, places, tasks_[next_]);
-        if (is_step_over_) {
-            break;  // no room for this one's frames
-        }
-        ++next_;
+    const Status status = asyncio_.visit_tasks(
+        objects, place.interpreter, place.state, cursor_,
+        [&](Address task) { return visit(objects, place, places, task, until_ns); });
+    if (visits_ >= kMaxVisits) {
+        cursor_.is_done = true;
     }
-    cut_ += cached.is_over();
+    cut_ += cached.is_over() || !status || visits_ >= kMaxVisits;
 }
 
 void TaskSweep::read_one(cpython::ObjectReader& objects, const Place& place,
                          std::span<const Address> places, Task& task) {
     task.state = State::kGone;
-    task.first_ref = static_cast<std::uint32_t>(raw_count_);  // until keep()
-    task.ref_count = 0;
-    task.is_broken = task.is_truncated = false;
-    task.name_bytes = 0;
+    task.first_ref = static_cast<std::uint32_t>(raw_count_);  // until assign()
     task.first_waiter = static_cast<std::uint32_t>(waiter_count_);
-    task.waiter_count = 0;
     const auto facts = asyncio_.read_task(objects, task.task);
     if (!facts || facts->is_done || facts->loop != place.loop || !facts->coro) {
         return;
     }
-    const std::size_t room = std::min(max_frames_, raw_.capacity() - raw_count_);
     cpython::RawFrame* frames = raw_.data() + raw_count_;
     const cpython::CoroutineChain chain =
-        cpython::follow_coroutines(objects, asyncio_.kinds(), facts->coro, {frames, room});
-    if (chain.truncated && room < max_frames_) {
-        is_step_over_ = true;
-        return;
-    }
+        cpython::follow_coroutines(objects, asyncio_.kinds(), facts->coro, {frames, max_frames_});
     const bool is_on_stack =
         chain.place && std::find(places.begin(), places.end(), chain.place) != places.end();
     if (is_on_stack || chain.state == CoroutineState::kExecuting) {
@@ -145,16 +140,15 @@ void TaskSweep::read_one(cpython::ObjectReader& objects, const Place& place,
 
 void TaskSweep::read_waiters(cpython::ObjectReader& objects, Task& task) {
     const bool is_whole = asyncio_.visit_waiters(objects, task.task, [&](Address waiter) {
-        const std::uint32_t found = index_.find(waiter);
-        const std::uint32_t* known = waiters_.data() + task.first_waiter;
-        if (found == AddressMap::kNone || &tasks_[found] == &task ||
-            std::find(known, known + task.waiter_count, found) != known + task.waiter_count) {
+        const Address* known = waiters_.data() + task.first_waiter;
+        if (waiter == task.task ||
+            std::find(known, known + task.waiter_count, waiter) != known + task.waiter_count) {
             return true;
         }
         if (task.waiter_count == kMaxWaitersOfTask || !waiters_.grow_to(waiter_count_ + 1)) {
             return false;
         }
-        waiters_[waiter_count_++] = found;
+        waiters_[waiter_count_++] = waiter;
         ++task.waiter_count;
         return true;
     });
@@ -166,7 +160,7 @@ void TaskSweep::assign() {
         numbering_ = codes_.numbering();
     }
     const LastStack none{};
-    for (std::size_t i = kept_; i < next_; ++i) {
+    for (std::size_t i = kept_; i < task_count_; ++i) {
         Task& task = tasks_[i];
         const std::span<cpython::RawFrame> raw(raw_.data() + task.first_ref, task.ref_count);
         const AssignedStack assigned = stack_codes_.assign(none, raw);
@@ -188,18 +182,61 @@ void TaskSweep::keep() {
         clear();  // ids of before stand for other code objects
         return;
     }
-    for (; kept_ < next_; ++kept_) {
-        for (const std::uint32_t waiter : waiters(tasks_[kept_])) {
-            tasks_[waiter].waits_for_task = true;
-        }
-    }
+    kept_ = task_count_;
+    kept_cursor_ = cursor_;
     kept_waiters_ = waiter_count_;
     kept_text_bytes_ = text_bytes_;
     kept_refs_ = ref_count_;
+    if (cursor_.is_done) {
+        find_leaves();
+    }
+}
+
+void TaskSweep::find_leaves() {
+    for (std::size_t i = 0; i < waiter_count_; ++i) {
+        if (const std::uint32_t waiter = find(waiters_[i]); waiter != kNone) {
+            tasks_[waiter].waits_for_task = true;
+        }
+    }
+    for (std::uint32_t i = 0; i < task_count_; ++i) {
+        Task& task = tasks_[i];
+        task.is_leaf = task.state == State::kSuspended && !task.waits_for_task;
+        if (task.is_leaf || task.state == State::kRunning) {
+            cover(i);
+        }
+    }
+    for (std::uint32_t i = 0; i < task_count_; ++i) {
+        if (tasks_[i].state == State::kSuspended && !tasks_[i].is_covered) {
+            tasks_[i].is_leaf = true;
+            cover(i);
+        }
+    }
+}
+
+/// Marks a task and all that wait for it, through others or not.
+void TaskSweep::cover(std::uint32_t task) {
+    std::size_t count = 0;
+    const auto push = [&](std::uint32_t index) {
+        if (!tasks_[index].is_covered && to_cover_.grow_to(count + 1)) {
+            tasks_[index].is_covered = true;
+            to_cover_[count++] = index;
+        }
+    };
+    push(task);
+    while (count > 0) {
+        for (const Address waiter : waiters(tasks_[to_cover_[--count]])) {
+            if (const std::uint32_t index = find(waiter); index != kNone) {
+                push(index);
+            }
+        }
+    }
 }
 
 void TaskSweep::drop() {
-    next_ = kept_;
+    while (task_count_ > kept_) {
+        index_.erase(tasks_[--task_count_].task);
+    }
+    cursor_ = kept_cursor_;
     waiter_count_ = kept_waiters_;
     text_bytes_ = kept_text_bytes_;
     ref_count_ = kept_refs_;

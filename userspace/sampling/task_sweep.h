@@ -19,9 +19,10 @@ namespace echion::sampling {
 
 /// Reads all tasks of one event loop, once, in as many steps as the time for it allows:
 ///
-///     begin()                    which tasks there are
-///     read() … assign() … keep() some of them: their frames, names, and who waits for them
-///     read() … drop()            the same, where the copies could not be proved: read again
+///     begin()
+///     read() … assign() … keep()   finds tasks, and reads their frames, their names, and who
+///                                  waits for them
+///     read() … drop()              the same, where the copies could not be proved: read again
 ///     is_complete()
 ///
 /// Each step is true by itself: its caller proves that the loop's thread stood still. What has been
@@ -30,7 +31,7 @@ namespace echion::sampling {
 class TaskSweep {
   public:
     static constexpr std::size_t kMaxTasks = cpython::Asyncio::kMaxTasks;
-    static constexpr std::uint32_t kNone = ~0U;
+    static constexpr std::uint32_t kNone = AddressMap::kNone;
 
     /// `asyncio` is used by several, one after the other.
     TaskSweep(PythonMemory& memory, code::CodeRegistry& codes, StackCodes& stack_codes,
@@ -44,13 +45,13 @@ class TaskSweep {
         Address state;  ///< PyThreadState of the thread that runs it
         Address loop;
     };
-    /// Lists the tasks. False: asyncio's module cannot be found.
-    bool begin(const Place& place, Address modules);
+    /// Begins anew. False: asyncio's module cannot be found.
+    bool begin(Address modules);
     /// Forgets all tasks.
     void clear();
 
     /// Reads the next tasks, one at least, until `until_ns` (CLOCK_MONOTONIC) has come. `places`:
-    /// of the thread's frames.
+    /// of the thread's frames. The first step belongs to the round in which the sweep has begun.
     void read(const Place& place, std::span<const Address> places, std::int64_t until_ns);
     /// The frames that the step has read, of which the code objects are to be compared.
     [[nodiscard]] std::span<const cpython::RawFrame> frames() const {
@@ -64,14 +65,15 @@ class TaskSweep {
     void drop();
     /// All tasks have been read, and what is known of them is of use yet.
     [[nodiscard]] bool is_complete() const {
-        return has_begun_ && next_ == task_count_ && kept_ == task_count_ &&
+        return has_begun_ && kept_cursor_.is_done && kept_ == task_count_ &&
                (ref_count_ == 0 || numbering_ == codes_.numbering());
     }
     /// Whether tasks wait to be read.
-    [[nodiscard]] bool is_under_way() const { return has_begun_ && kept_ < task_count_; }
+    [[nodiscard]] bool is_under_way() const {
+        return has_begun_ && !(kept_cursor_.is_done && kept_ == task_count_);
+    }
 
     enum class State : std::uint8_t {
-        kUnread,
         kSuspended,  ///< or it has not begun
         kRunning,    ///< on the stack of its thread, or elsewhere
         kGone,       ///< done, another loop's, no task at all, or not readable
@@ -79,10 +81,13 @@ class TaskSweep {
     struct Task {
         Address task;
         State state;
-        bool is_broken;     ///< its innermost frames could not be read
-        bool is_truncated;  ///< there are more frames than the limit
-        /// It waits for a task that is not done.
-        bool waits_for_task;
+        bool is_broken;       ///< its innermost frames could not be read
+        bool is_truncated;    ///< there are more frames than the limit
+        bool waits_for_task;  ///< that is not done
+        /// It is suspended, and waits for no task; or it is one of a ring that wait for each other
+        /// and for no other task.
+        bool is_leaf;
+        bool is_covered;  ///< a leaf or a task that runs is below it, or it is one
         std::uint32_t name_at, name_bytes;
         std::uint32_t first_ref, ref_count;
         std::uint32_t first_waiter, waiter_count;
@@ -96,10 +101,12 @@ class TaskSweep {
     [[nodiscard]] std::span<const stream::FrameRef> refs(const Task& task) const {
         return {refs_.data() + task.first_ref, task.ref_count};
     }
-    /// The tasks of the loop that wait for it, by index.
-    [[nodiscard]] std::span<const std::uint32_t> waiters(const Task& task) const {
+    /// Those that wait for it: tasks, of this loop or another one.
+    [[nodiscard]] std::span<const Address> waiters(const Task& task) const {
         return {waiters_.data() + task.first_waiter, task.waiter_count};
     }
+    /// The index of a task, or kNone.
+    [[nodiscard]] std::uint32_t find(Address task) const { return index_.find(task); }
     /// Steps that could not be read in full.
     [[nodiscard]] std::uint64_t cut() const { return cut_; }
 
@@ -110,10 +117,18 @@ class TaskSweep {
     static constexpr std::size_t kMaxTextBytes = 64 * kMaxTasks;
     static constexpr std::size_t kMinRawFrames = std::size_t{1} << 13;
     static constexpr std::size_t kMaxPages = 4096;
+    // A sweep of so few pages, in one step, has them copied at once the next time.
+    static constexpr std::size_t kMaxPagesAhead = 256;
+    // Tasks and repetitions that a sweep may come across.
+    static constexpr std::size_t kMaxVisits = 4 * kMaxTasks;
 
+    bool visit(cpython::ObjectReader& objects, const Place& place, std::span<const Address> places,
+               Address task, std::int64_t until_ns);
     void read_one(cpython::ObjectReader& objects, const Place& place,
                   std::span<const Address> places, Task& task);
     void read_waiters(cpython::ObjectReader& objects, Task& task);
+    void find_leaves();
+    void cover(std::uint32_t task);
 
     PythonMemory& memory_;
     code::CodeRegistry& codes_;
@@ -124,14 +139,16 @@ class TaskSweep {
     AddressMap index_;
     ReservedArray<Task> tasks_;
     ReservedArray<stream::FrameRef> refs_;
-    ReservedArray<std::uint32_t> waiters_;
+    ReservedArray<Address> waiters_;
     ReservedArray<char> texts_;
+    ReservedArray<std::uint32_t> to_cover_;
     FixedArray<cpython::RawFrame> raw_;  // of the step, each task's newest first
     std::size_t raw_count_ = 0;
     bool has_begun_ = false;
-    bool is_step_over_ = false;
+    std::size_t steps_ = 0;
+    std::size_t visits_ = 0;
+    cpython::TaskCursor cursor_, kept_cursor_;
     std::size_t task_count_ = 0;
-    std::size_t next_ = 0;  // task that is read next
     std::size_t kept_ = 0;  // tasks up to here are kept
     std::size_t ref_count_ = 0, kept_refs_ = 0;
     std::size_t waiter_count_ = 0, kept_waiters_ = 0;

@@ -4,12 +4,18 @@
 #include <bit>
 #include <utility>
 
+#include "base/clock.h"
+
 namespace echion::sampling {
 namespace {
+
+// Tasks between two looks at the clock.
+constexpr std::uint32_t kClockTasks = 8;
 
 /// Of 64 bits each: the finalizer of MurmurHash3.
 class Hash {
   public:
+    explicit Hash(std::uint64_t state = 0xcbf29ce484222325) : state_(state) {}
     void add(std::uint64_t value) {
         state_ = (state_ ^ value) * 0xff51afd7ed558ccd;
         state_ ^= state_ >> 33;
@@ -28,7 +34,7 @@ class Hash {
     [[nodiscard]] std::uint64_t value() const { return state_; }
 
   private:
-    std::uint64_t state_ = 0xcbf29ce484222325;
+    std::uint64_t state_;
 };
 
 }  // namespace
@@ -60,9 +66,11 @@ void TaskThreads::find_paths(const TaskSweep& sweep, std::uint32_t leaf) {
 void TaskThreads::find_paths_above(const TaskSweep& sweep, Path& path) {
     bool is_root = true;
     if (path.depth < kMaxDepth) {
-        for (const std::uint32_t waiter : sweep.waiters(sweep.task(path.tasks[path.depth - 1]))) {
+        for (const Address address : sweep.waiters(sweep.task(path.tasks[path.depth - 1]))) {
+            const std::uint32_t waiter = sweep.find(address);
             const auto end = path.tasks.begin() + static_cast<std::ptrdiff_t>(path.depth);
-            if (sweep.task(waiter).state != TaskSweep::State::kSuspended ||
+            if (waiter == TaskSweep::kNone ||
+                sweep.task(waiter).state != TaskSweep::State::kSuspended ||
                 std::find(path.tasks.begin(), end, waiter) != end) {
                 continue;  // what runs waits for nothing; and a ring ends
             }
@@ -141,75 +149,86 @@ void TaskThreads::announce(const TrackedThread& owner, Entry& entry) {
     entry.was_announced = false;
 }
 
-std::size_t TaskThreads::publish(const TrackedThread& owner, const TaskSweep& sweep,
-                                 std::span<const stream::FrameRef> prefix) {
-    ++visit_;
+void TaskThreads::publish_task(const TrackedThread& owner, const TaskSweep& sweep,
+                               std::span<const stream::FrameRef> prefix, Progress& progress) {
+    const Address leaf = sweep.task(progress.next_task).task;
+    find_paths(sweep, progress.next_task);
+    cut_ += path_count_ == kMaxPathsOfTask;
+    for (std::size_t i = 0; i < path_count_; ++i) {
+        const Path& path = paths_[i];
+        Entry* entry = find(leaf + i, owner.id);  // an object's address is a multiple of more
+        if (entry == nullptr) {
+            ++cut_;
+            continue;
+        }
+        entry->visit = progress.visit;
+        ++progress.count;
+        Hash hash(prefix_hash_);
+        bool is_broken = false;
+        bool is_cut = false;
+        for (std::size_t j = path.depth; j-- > 0;) {
+            const TaskSweep::Task& one = sweep.task(path.tasks[j]);
+            hash.add(sweep.name(one));
+            hash.add(sweep.refs(one));
+            is_broken = is_broken || one.is_broken;
+            is_cut = is_cut || one.is_truncated;
+        }
+        const bool is_known = entry->is_announced && entry->owner_hash == owner_hash_;
+        if (is_known && entry->stack_hash == hash.value() && entry->parts == path_count_) {
+            continue;
+        }
+        is_cut = !compose(sweep, prefix, path) || is_cut;
+        if (!is_known) {
+            announce(owner, *entry);
+            entry->owner_hash = owner_hash_;
+            entry->parts = 0;
+        }
+        if (entry->parts != path_count_) {
+            entry->parts = static_cast<std::uint32_t>(path_count_);
+            ticks_.encoder().share(id_of(*entry), entry->parts);
+        }
+        entry->stack_hash = hash.value();
+        const auto flags = static_cast<std::uint8_t>((is_cut ? stream::kStackTruncated : 0) |
+                                                     (is_broken ? stream::kStackInvalid : 0));
+        ticks_.encoder().stack(id_of(*entry), flags, 0,
+                               {refs_.data() + first_ref_, refs_.capacity() - first_ref_});
+        ticks_.split();
+    }
+}
+
+bool TaskThreads::publish(const TrackedThread& owner, const TaskSweep& sweep,
+                          std::span<const stream::FrameRef> prefix, Progress& progress,
+                          std::int64_t until_ns) {
     if (sweep.count() > 0 && !reserve()) {
         ++cut_;
-        return 0;
+        return true;
     }
-    std::size_t count = 0;
+    if (progress.visit == 0) {
+        progress.visit = ++visit_;
+    }
     Hash of_owner;
     of_owner.add(owner.name_view());
     of_owner.add(owner.native_id);
+    owner_hash_ = of_owner.value();
     Hash of_prefix;
     of_prefix.add(prefix);
-    for (std::uint32_t leaf = 0; leaf < sweep.count(); ++leaf) {
-        const TaskSweep::Task& task = sweep.task(leaf);
-        if (task.state != TaskSweep::State::kSuspended || task.waits_for_task) {
-            continue;
-        }
-        find_paths(sweep, leaf);
-        cut_ += path_count_ == kMaxPathsOfTask;
-        for (std::size_t i = 0; i < path_count_; ++i) {
-            const Path& path = paths_[i];
-            Entry* entry = find(task.task + i, owner.id);  // an object's address is even more
-            if (entry == nullptr) {
-                ++cut_;
-                continue;
+    prefix_hash_ = of_prefix.value();
+    for (std::uint32_t done = 0; progress.next_task < sweep.count(); ++progress.next_task) {
+        const TaskSweep::Task& task = sweep.task(progress.next_task);
+        if (task.is_leaf) {
+            if (++done % kClockTasks == 0 && monotonic_ns() >= until_ns) {
+                return false;
             }
-            entry->visit = visit_;
-            ++count;
-            Hash hash = of_prefix;
-            bool is_broken = false;
-            bool is_cut = false;
-            for (std::size_t j = path.depth; j-- > 0;) {
-                const TaskSweep::Task& one = sweep.task(path.tasks[j]);
-                hash.add(sweep.name(one));
-                hash.add(sweep.refs(one));
-                is_broken = is_broken || one.is_broken;
-                is_cut = is_cut || one.is_truncated;
-            }
-            hash.add(path_count_);
-            if (entry->is_announced && entry->stack_hash == hash.value() &&
-                entry->owner_hash == of_owner.value()) {
-                continue;
-            }
-            is_cut = !compose(sweep, prefix, path) || is_cut;
-            if (!entry->is_announced || entry->owner_hash != of_owner.value()) {
-                announce(owner, *entry);
-                entry->parts = 0;
-            }
-            if (entry->parts != path_count_) {
-                entry->parts = static_cast<std::uint32_t>(path_count_);
-                ticks_.encoder().share(id_of(*entry), entry->parts);
-            }
-            entry->stack_hash = hash.value();
-            entry->owner_hash = of_owner.value();
-            const auto flags = static_cast<std::uint8_t>((is_cut ? stream::kStackTruncated : 0) |
-                                                         (is_broken ? stream::kStackInvalid : 0));
-            ticks_.encoder().stack(id_of(*entry), flags, 0,
-                                   {refs_.data() + first_ref_, refs_.capacity() - first_ref_});
-            ticks_.split();
+            publish_task(owner, sweep, prefix, progress);
         }
     }
     for (std::size_t i = 0; i < high_water_; ++i) {
         Entry& entry = entries_[i];
-        if (entry.in_use && entry.owner_id == owner.id && entry.visit != visit_) {
+        if (entry.in_use && entry.owner_id == owner.id && entry.visit != progress.visit) {
             remove(entry);
         }
     }
-    return count;
+    return true;
 }
 
 void TaskThreads::write_missed(const TrackedThread& owner, std::uint64_t ns) {

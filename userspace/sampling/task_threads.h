@@ -31,10 +31,18 @@ class TaskThreads {
                 const SamplerOptions& options)
         : ticks_(ticks), interpreters_(interpreters), labels_(labels), options_(options) {}
 
-    /// Writes what is new of the tasks of a complete sweep, whose thread is announced. `prefix`:
-    /// the thread's stack while the loop waits, root first. Returns how many ways there are.
-    std::size_t publish(const TrackedThread& owner, const TaskSweep& sweep,
-                        std::span<const stream::FrameRef> prefix);
+    /// How far the tasks of a sweep have been written.
+    struct Progress {
+        std::uint32_t next_task = 0;
+        std::uint64_t visit = 0;
+        std::size_t count = 0;  ///< ways up to here
+    };
+    /// Writes what is new of the tasks of a complete sweep, whose thread is announced, until
+    /// `until_ns` (CLOCK_MONOTONIC) has come. `prefix`: the thread's stack while the loop waits,
+    /// root first. True when all are done.
+    bool publish(const TrackedThread& owner, const TaskSweep& sweep,
+                 std::span<const stream::FrameRef> prefix, Progress& progress,
+                 std::int64_t until_ns);
     /// Nobody looked at the tasks of that thread for so long, up to this tick.
     void write_missed(const TrackedThread& owner, std::uint64_t ns);
     /// Ends those of a thread in the stream: it has ended, or its loop has.
@@ -67,6 +75,8 @@ class TaskThreads {
         bool was_announced;
     };
     bool reserve();
+    void publish_task(const TrackedThread& owner, const TaskSweep& sweep,
+                      std::span<const stream::FrameRef> prefix, Progress& progress);
     void find_paths(const TaskSweep& sweep, std::uint32_t leaf);
     void find_paths_above(const TaskSweep& sweep, Path& path);
     bool compose(const TaskSweep& sweep, std::span<const stream::FrameRef> prefix,
@@ -88,6 +98,8 @@ class TaskThreads {
     std::size_t high_water_ = 0;
     std::size_t free_hint_ = 0;
     std::uint64_t visit_ = 0;
+    std::uint64_t owner_hash_ = 0;   // of the thread that is being written…
+    std::uint64_t prefix_hash_ = 0;  // …and of its prefix
     std::array<Path, kMaxPathsOfTask> paths_{};
     std::size_t path_count_ = 0;
     FixedArray<stream::FrameRef> refs_;  // of one way, root first, up to the array's end…

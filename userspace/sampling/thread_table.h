@@ -54,15 +54,17 @@ struct TrackedThread {
     StackPlacing placed;   ///< the last one
     StackPlacing placing;  ///< one that waits for the lists
     bool is_main;
-    bool is_announced;       ///< defined in the stream
-    bool may_have_changed;   ///< its stack has to be read in this tick
-    bool has_run;            ///< on a CPU since its stack was last read (CpuWatch)
-    bool is_on_cpu;          ///< when CpuWatch last looked
-    bool has_left;           ///< its thread state is gone; CPU time may still come
-    bool lives_on;           ///< likewise, but its thread goes on without Python (no CpuWatch)
-    bool began_under_watch;  ///< after the sampler: all its CPU time counts
-    bool has_snapshot;       ///< a stack from the kernel, of this tick
-    std::uint32_t slot;      ///< in the kernel's table, or kNoSlot
+    bool is_announced;          ///< defined in the stream
+    bool may_have_changed;      ///< its stack has to be read in this tick
+    bool is_listed_as_changed;  ///< in ChangedStacks
+    bool must_read_on;          ///< tasks of its event loop are being read or written
+    bool has_run;               ///< on a CPU since its stack was last read (CpuWatch)
+    bool is_on_cpu;             ///< when CpuWatch last looked
+    bool has_left;              ///< its thread state is gone; CPU time may still come
+    bool lives_on;              ///< likewise, but its thread goes on without Python (no CpuWatch)
+    bool began_under_watch;     ///< after the sampler: all its CPU time counts
+    bool has_snapshot;          ///< a stack from the kernel, of this tick
+    std::uint32_t slot;         ///< in the kernel's table, or kNoSlot
     std::uint32_t slot_generation;
     std::int64_t snapshot_ns;       ///< the snapshot's own moment
     std::int64_t snapshot_tick_ns;  ///< of the tick that the snapshot came in
