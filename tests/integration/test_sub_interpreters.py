@@ -135,6 +135,25 @@ def test_threads_that_begin_inside_have_their_own_names(
     assert not wrong
 
 
+def test_no_thread_has_the_name_of_one_before(
+    echion: Echion, every_python: Interpreter, engine: str
+) -> None:
+    """One whose name is not known yet has none."""
+    options = ["--engine", engine, "-i", "500"]
+    result = echion.run_target(every_python, "one_after_another", options=options).check()
+    wrong = {}
+    named = 0
+    for one in result.profile.samples:
+        for function in [name for name in one.names if name.startswith("inside_")]:
+            number = function.split("_")[1]
+            if one.thread == f"of-{number}":
+                named += 1
+            elif one.thread.startswith("of-"):
+                wrong[one.thread, function] = one.metric
+    assert named > 0
+    assert not wrong
+
+
 def test_threads_that_go_in_and_out(
     echion: Echion, every_python: Interpreter, engine: str
 ) -> None:

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "fake_objects.h"
 #include "rows.h"
@@ -13,6 +16,31 @@ namespace {
 
 constexpr std::uintptr_t kThreadIdBase = UINTPTR_MAX / 4 * 3 + 0x701;  // several digits long
 constexpr std::size_t kBudget = 64;
+
+/// A target that goes on while it is read: `change` is called once, before the first read of `at`.
+class ChangingMemory final : public MemoryReader {
+  public:
+    explicit ChangingMemory(test::TestMemory& memory) : memory_(memory) {}
+
+    void change_at(Address at, std::function<void()> change) {
+        at_ = at;
+        change_ = std::move(change);
+    }
+
+    std::size_t read(std::span<const ReadRequest> requests) noexcept override {
+        for (const ReadRequest& request : requests) {
+            if (change_ && at_ >= request.from && at_ - request.from < request.size_bytes) {
+                std::exchange(change_, nullptr)();
+            }
+        }
+        return memory_.read(requests);
+    }
+
+  private:
+    test::TestMemory& memory_;
+    Address at_;
+    std::function<void()> change_;
+};
 
 /// A process with a `threading` module, for the layout of every version.
 class ThreadNamesOf : public testing::TestWithParam<int> {
@@ -55,15 +83,23 @@ class ThreadNamesOf : public testing::TestWithParam<int> {
         return result.value_or(ThreadNames::Scan{});
     }
 
-    /// Puts another str into the place of the thread's name.
-    void rename(Address thread, Address old_name, Address new_name) {
-        // Wherever this version keeps it: the only word around that holds the old name.
-        for (std::uintptr_t at = 0x10000; at < thread.value() + 0x1000; at += sizeof(void*)) {
+    /// Puts another object's address into each place that holds this one's, wherever this version
+    /// keeps it.
+    void replace(Address old_object, Address new_object) {
+        const Address end = memory_.allocate(1);
+        for (std::uintptr_t at = 0x10000; at < end.value(); at += sizeof(void*)) {
             auto word = memory_.read_pointer(Address(at));
-            if (word && *word == old_name) {
-                memory_.write(Address(at), new_name);
+            if (word && *word == old_object) {
+                memory_.write(Address(at), new_object);
             }
         }
+    }
+
+    /// Has the object at `place` be as the one at `other`, `size_bytes` of it.
+    void put_in_place(Address place, Address other, std::size_t size_bytes) {
+        std::vector<std::byte> copy(size_bytes);
+        ASSERT_TRUE(memory_.read_bytes(other, copy.data(), size_bytes));
+        ASSERT_TRUE(memory_.write_bytes(place, copy.data(), size_bytes));
     }
 
     const Layout& layout_ = test::row_of(GetParam());
@@ -116,7 +152,7 @@ TEST_P(ThreadNamesOf, ARenameIsSeenWithinATurn) {
     const Address table = modules(active);
     scan(table);
     ASSERT_EQ(names_.find(0, id(50)), "before");
-    rename(thread, before, make_.make_str({0x20ac}, 2, false));
+    replace(before, make_.make_str({0x20ac}, 2, false));
     for (int i = 0; i < 3; ++i) {
         scan(table, 8);
     }
@@ -149,11 +185,67 @@ TEST_P(ThreadNamesOf, AForgottenNameIsReadAnewEvenWhenNothingElseIs) {
     const Address table = modules({{make_.make_int(id(0)), thread}});
     scan(table);
     // The same number, the same objects' addresses, another thread.
-    rename(thread, before, make_.make_str("after"));
+    replace(before, make_.make_str("after"));
     names_.forget(0, id(0));
     EXPECT_EQ(names_.find(0, id(0)), "");
     scan(table, 1);
     EXPECT_EQ(names_.find(0, id(0)), "after");
+}
+
+/// The thread leaves `_active`; its key's place is given to another one's number.
+TEST_P(ThreadNamesOf, ANameIsNotGivenToTheNumberThatTakesTheKeysPlace) {
+    const Address key = make_.make_int(id(0));
+    const Address thread = make_thread(make_.make_str("former"));
+    const Address table = modules({{key, thread}});
+    ChangingMemory changing(memory_);
+    ObjectReader objects(changing, layout_);
+    changing.change_at(key, [&] {
+        replace(thread, Address());
+        put_in_place(key, make_.make_int(id(1)),
+                     layout_.integer.ob_digit + 5 * layout_.integer.digit_bytes);
+    });
+    const auto result = names_.scan(objects, 0, table, kBudget);
+    ASSERT_TRUE(result.has_value());
+    EXPECT_FALSE(result->is_complete);
+    EXPECT_EQ(names_.find(0, id(0)), "");
+    EXPECT_EQ(names_.find(0, id(1)), "");
+}
+
+/// The thread leaves `_active`; its Thread object's place is given to another one.
+TEST_P(ThreadNamesOf, ANameIsNotThatOfTheThreadThatTakesTheObjectsPlace) {
+    for (const bool is_known : {false, true}) {
+        names_.clear();
+        const Address key = make_.make_int(id(0));
+        const Address name = make_.make_str("former");
+        const Address thread = make_thread(name);
+        const Address table = modules({{key, thread}});
+        ChangingMemory changing(memory_);
+        ObjectReader objects(changing, layout_);
+        if (is_known) {
+            scan(table);
+            ASSERT_EQ(names_.find(0, id(0)), "former");
+        }
+        changing.change_at(key, [&] {
+            replace(thread, Address());
+            replace(name, make_.make_str("successor"));
+        });
+        ASSERT_TRUE(names_.scan(objects, 0, table, kBudget).has_value());
+        EXPECT_EQ(names_.find(0, id(0)), "");
+    }
+}
+
+/// Others may come and go meanwhile.
+TEST_P(ThreadNamesOf, ANameIsReadWhereTheTableChangesBesideIt) {
+    const Address other = make_thread(make_.make_str("other"));
+    const Address thread = make_thread(make_.make_str("stays"));
+    const Address key = make_.make_int(id(1));
+    const Address table = modules({{make_.make_int(id(0)), other}, {key, thread}});
+    ChangingMemory changing(memory_);
+    ObjectReader objects(changing, layout_);
+    changing.change_at(key, [&] { replace(other, Address()); });
+    ASSERT_TRUE(names_.scan(objects, 0, table, kBudget).has_value());
+    EXPECT_EQ(names_.find(0, id(0)), "");
+    EXPECT_EQ(names_.find(0, id(1)), "stays");
 }
 
 TEST_P(ThreadNamesOf, InterpretersHaveTheirOwnNames) {

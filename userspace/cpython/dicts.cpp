@@ -192,7 +192,7 @@ Result<DictView> DictView::read(ObjectReader& objects, Address dict, const DictK
 
 Result<std::size_t> DictView::read_entries(ObjectReader& objects, std::size_t from,
                                            std::span<Entry> into) const {
-    constexpr std::size_t kBatch = 64;
+    constexpr std::size_t kBatch = kMaxDictEntriesPerRead;
     std::array<std::byte, kBatch * kMaxDictEntryBytes> entries;
     std::array<std::uintptr_t, kBatch> values;
     std::size_t done = 0;

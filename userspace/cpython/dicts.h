@@ -64,6 +64,8 @@ class DictKeys {
 
 /// Largest entry of any version, for buffers that hold a few.
 constexpr std::size_t kMaxDictEntryBytes = 24;
+/// Entries that DictView::read_entries() copies at a time.
+constexpr std::size_t kMaxDictEntriesPerRead = 128;
 
 /// A dict as it stood when read() looked; it may have changed since, so what comes out of it is to
 /// be checked by whoever uses it.

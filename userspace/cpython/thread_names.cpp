@@ -115,48 +115,92 @@ Result<ThreadNames::Scan> ThreadNames::scan(ObjectReader& objects, std::int64_t 
         return tl::unexpected(active.error());
     }
     walk(objects, interpreter, *active, budget, scan);
-    if (scan.is_complete) {
-        // Only a table that has stood still says who is gone.
-        auto after = DictView::read(objects, *address);
-        if (after && after->used() == active->used() && after->count() == active->count() &&
-            after->keys().address() == active->keys().address()) {
-            remove_unmet(interpreter);
+    const bool has_met_all = scan.is_complete;
+    read_again(objects, interpreter, budget - scan.read, scan);
+    if (!has_met_all && scan.read == 0) {
+        return scan;
+    }
+    auto after = DictView::read(objects, *address);
+    // Only a table that has stood still says who is gone.
+    if (has_met_all && after && after->used() == active->used() &&
+        after->count() == active->count() && after->keys().address() == active->keys().address()) {
+        remove_unmet(interpreter);
+    }
+    if (scan.read > 0) {
+        drop_unproved(objects, interpreter, after ? &*after : nullptr, scan);
+    }
+    return scan;
+}
+
+/// A thread may leave `_active` between the copy of its entry and that of its name: by then another
+/// one may have its key's place, or its Thread object's. Keeps of the names that have been read
+/// those whose entries stand there still, and drops the others. `active`: null if it cannot be
+/// read.
+void ThreadNames::drop_unproved(ObjectReader& objects, std::int64_t interpreter,
+                                const DictView* active, Scan& scan) {
+    const std::uint32_t read_in = scan_++;
+    if (active != nullptr) {
+        visit(objects, *active, [&](const DictView::Entry& one) {
+            if (const std::uint32_t slot = find_known(interpreter, one);
+                slot != AddressMap::kNone) {
+                entries_[slot].scan = scan_;
+            }
+        });
+    }
+    for (std::uint32_t slot = 0; slot < high_water_; ++slot) {
+        const Entry& entry = entries_[slot];
+        if (entry.in_use && entry.interpreter == interpreter && entry.read == read_in &&
+            entry.scan != scan_) {
+            remove(slot);
+            scan.is_complete = false;
         }
     }
-    read_again(objects, interpreter, budget - scan.read, scan);
-    return scan;
+}
+
+/// Calls `visit` for each thread of `_active`. False if that is not all.
+bool ThreadNames::visit(ObjectReader& objects, const DictView& active,
+                        FunctionRef<void(const DictView::Entry&)> visit) {
+    std::array<DictView::Entry, kMaxDictEntriesPerRead> batch;
+    const std::size_t count = std::min(active.count(), kMaxEntries);
+    for (std::size_t from = 0; from < count; from += batch.size()) {
+        auto read = active.read_entries(
+            objects, from, std::span(batch).first(std::min(batch.size(), count - from)));
+        if (!read) {
+            return false;
+        }
+        for (const DictView::Entry& one : std::span(batch).first(*read)) {
+            if (is_object_address(one.key) && is_object_address(one.value)) {  // not deleted
+                visit(one);
+            }
+        }
+    }
+    return count == active.count();
+}
+
+/// The slot of the thread that has this entry, if it is known as it stands there.
+std::uint32_t ThreadNames::find_known(std::int64_t interpreter,
+                                      const DictView::Entry& entry) const {
+    const std::uint32_t slot = by_thread_.find(entry.value);
+    const bool is_known = slot != AddressMap::kNone && entries_[slot].key == entry.key.value() &&
+                          entries_[slot].interpreter == interpreter;
+    return is_known ? slot : AddressMap::kNone;
 }
 
 /// Goes through all of `_active`: threads that are known as they stand there cost nothing.
 void ThreadNames::walk(ObjectReader& objects, std::int64_t interpreter, const DictView& active,
                        std::size_t budget, Scan& scan) {
-    std::array<DictView::Entry, 64> batch;
-    const std::size_t count = std::min(active.count(), kMaxEntries);
-    scan.is_complete = count == active.count();
-    for (std::size_t from = 0; from < count; from += batch.size()) {
-        auto read = active.read_entries(
-            objects, from, std::span(batch).first(std::min(batch.size(), count - from)));
-        if (!read) {
+    scan.is_complete = true;
+    scan.is_complete &= visit(objects, active, [&](const DictView::Entry& one) {
+        ++scan.threads;
+        if (const std::uint32_t slot = find_known(interpreter, one); slot != AddressMap::kNone) {
+            entries_[slot].scan = scan_;
+        } else if (scan.read < budget) {
+            ++scan.read;
+            scan.is_complete &= learn(objects, interpreter, one);
+        } else {
             scan.is_complete = false;
-            return;
         }
-        for (const DictView::Entry& one : std::span(batch).first(*read)) {
-            if (!is_object_address(one.key) || !is_object_address(one.value)) {
-                continue;  // deleted
-            }
-            ++scan.threads;
-            const std::uint32_t slot = by_thread_.find(one.value);
-            if (slot != AddressMap::kNone && entries_[slot].key == one.key.value() &&
-                entries_[slot].interpreter == interpreter) {
-                entries_[slot].scan = scan_;
-            } else if (scan.read < budget) {
-                ++scan.read;
-                scan.is_complete &= learn(objects, interpreter, one);
-            } else {
-                scan.is_complete = false;
-            }
-        }
-    }
+    });
 }
 
 /// A free slot; there is one.
@@ -196,7 +240,7 @@ bool ThreadNames::learn(ObjectReader& objects, std::int64_t interpreter,
     is.key = entry.key.value();
     is.thread = entry.value.value();
     is.scan = scan_;
-    is.learnt = scan_;
+    is.read = scan_;
     is.name_bytes = 0;
     is.in_use = true;
     by_id_.set(key, slot);
@@ -230,9 +274,10 @@ void ThreadNames::read_again(ObjectReader& objects, std::int64_t interpreter, st
         Entry& entry = entries_[turn_];
         // Met by this scan, and known before it: what the walk has just learnt is fresh.
         if (!entry.in_use || entry.interpreter != interpreter || entry.scan != scan_ ||
-            entry.learnt == scan_) {
+            entry.read == scan_) {
             continue;
         }
+        entry.read = scan_;
         --budget;
         ++scan.read;
         auto thread_id = objects.read_unsigned(Address(entry.key));

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/function_ref.h"
 #include "base/mapping.h"
 #include "cpython/attributes.h"
 #include "cpython/dicts.h"
@@ -41,11 +42,13 @@ class ThreadNames {
     /// Walks one interpreter's threads: reads the names of those that are new, forgets those that
     /// are gone, and with what is left of the budget reads known ones again, in turns, so that a
     /// rename is seen. Each name costs four to six reads; beyond that a scan costs about fifteen,
-    /// and one for every 64 threads.
+    /// and two for every 128 threads.
     ///
     /// A scan works on a table that may change under it: what does not make sense is left out until
-    /// the next scan. Errors: those of the readers, when not even the table can be read; the names
-    /// stay. An interpreter that has not imported `threading` has no threads there: no error.
+    /// the next scan, as is a thread that the table does not have as before when its name has been
+    /// read. So a name is that of the thread which had the number when the scan began, or of one
+    /// that has begun since. Errors: those of the readers, when not even the table can be read; the
+    /// names stay. An interpreter that has not imported `threading` has no threads there: no error.
     Result<Scan> scan(ObjectReader& objects, std::int64_t interpreter, Address modules,
                       std::size_t budget);
 
@@ -73,8 +76,8 @@ class ThreadNames {
         std::uintptr_t thread_id;
         std::uintptr_t key;     // the int object in `_active`
         std::uintptr_t thread;  // the Thread object
-        std::uint32_t scan;     // number of the last one that met it
-        std::uint32_t learnt;   // number of the one that took it in
+        std::uint32_t scan;     // number of the last scan that met it
+        std::uint32_t read;     // number of the last one that read its name
         std::uint16_t name_bytes;
         bool in_use;
         char name[kMaxNameBytes];
@@ -85,6 +88,12 @@ class ThreadNames {
     Result<Address> find_active(ObjectReader& objects, Address modules);
     void walk(ObjectReader& objects, std::int64_t interpreter, const DictView& active,
               std::size_t budget, Scan& scan);
+    void drop_unproved(ObjectReader& objects, std::int64_t interpreter, const DictView* active,
+                       Scan& scan);
+    static bool visit(ObjectReader& objects, const DictView& active,
+                      FunctionRef<void(const DictView::Entry&)> visit);
+    [[nodiscard]] std::uint32_t find_known(std::int64_t interpreter,
+                                           const DictView::Entry& entry) const;
     std::uint32_t take_slot();
     bool learn(ObjectReader& objects, std::int64_t interpreter, const DictView::Entry& entry);
     void read_again(ObjectReader& objects, std::int64_t interpreter, std::size_t budget,

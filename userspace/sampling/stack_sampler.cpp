@@ -264,6 +264,9 @@ void StackSampler::accept(const ReadStack& stack, std::int64_t at_ns) {
     TrackedThread& thread = stack.thread;
     const AssignedStack& assigned = stack.assigned;
     const bool is_torn = stack.verdict == Verdict::kTorn;
+    if ((is_torn || assigned.frame_count > 0) && owners_.is_of_former(thread)) {
+        return;  // stays marked: the lists are walked, and then it is read again
+    }
     if (!is_torn) {
         owners_.note_frames(thread, assigned.frame_count);
     }

@@ -56,15 +56,42 @@ void ThreadOwners::take_from_newer(TrackedThread& thread) {
     thread.has_begun = has_begun(thread);
 }
 
+/// A thread's number is given to another one when it has ended. A state that has it by right and
+/// is not listed any more is of such a thread, which the walk of its list has yet to end: what is
+/// known under that number, the name and the account, is not that of the thread of this state.
+bool ThreadOwners::waits_for_end_of_former(const TrackedThread& thread) {
+    bool waits = false;
+    for (const TrackedThread& other : threads_.with_state()) {
+        if (&other != &thread && other.has_begun && other.interpreter != thread.interpreter &&
+            other.head.thread_id == thread.head.thread_id &&
+            other.runs_on == thread.head.thread_id && !memory_.is_listed(other)) {
+            interpreters_.of(other).list_changed = true;
+            waits = true;
+        }
+    }
+    return waits;
+}
+
 void ThreadOwners::describe(TrackedThread& thread) {
+    if (interpreters_.count() > 1 && thread.head.thread_id != 0 &&
+        waits_for_end_of_former(thread)) {
+        thread.has_begun = false;
+        interpreters_.of(thread).list_changed = true;  // to be described when the others are known
+        wants_lists_ = true;
+        return;
+    }
     thread.is_apart = false;
     thread.has_begun = has_begun(thread);
     if (!thread.has_begun && thread.visit == 0 && thread.head.thread_id != 0) {
         take_from_newer(thread);
     }
     if (!thread.has_begun) {
-        if (thread.has_held_gil && thread.head.thread_id != 0) {
+        const bool has_run = thread.has_held_gil && thread.head.thread_id != 0;
+        const TrackedThread* owner = has_run ? find_owner(thread) : nullptr;
+        if (owner != nullptr && memory_.is_listed(*owner)) {
             begin_apart(thread);
+        } else if (owner != nullptr) {
+            interpreters_.of(thread).list_changed = true;  // that one has ended
         }
         return;
     }
@@ -106,7 +133,11 @@ void ThreadOwners::update(TrackedThread& thread, const cpython::ThreadHead& head
     if (!thread.has_begun || has_new_number || head.thread_id != thread.head.thread_id) {
         thread.head.thread_id = head.thread_id;
         thread.head.native_id = head.native_id;
+        const bool had_begun = thread.has_begun;
         describe(thread);
+        if (thread.has_begun && !had_begun) {
+            changed_.mark(thread);  // it may have had its stack for some time
+        }
     } else if (thread.slot == TrackedThread::kNoSlot && !thread.is_second) {
         accounts_.attach(thread);
     }
@@ -171,8 +202,10 @@ void ThreadOwners::settle_end(TrackedThread& thread) {
     const bool ends_with_it = can_change_threads(*other) && !can_change_threads(thread);
     if (ends_with_it) {
         make_current(thread);  // a thread ends where it began
-        while ((other = threads_.find_other_state(thread, true)) != nullptr && other->is_placed) {
-            forget_place(*other);
+        for (TrackedThread& lent : threads_.with_state()) {
+            if (lent.has_begun && lent.runs_on == thread.runs_on && can_change_threads(lent)) {
+                forget_place(lent);
+            }
         }
     } else if (!thread.is_second && !ends_with_it) {
         note_frames(thread, 0);  // it goes on in another interpreter: where it has frames
@@ -219,9 +252,7 @@ void ThreadOwners::take_over(TrackedThread& from, TrackedThread& to) {
 }
 
 void ThreadOwners::forget_place(TrackedThread& thread) {
-    if (thread.runs_on != thread.head.thread_id) {
-        thread.name_bytes = 0;
-    }
+    thread.name_bytes = 0;
     thread.runs_on = thread.head.thread_id;
     thread.is_main = thread.runs_on == main_thread_id_;
     thread.is_placed = false;
@@ -238,7 +269,10 @@ void ThreadOwners::set_apart(TrackedThread& thread) {
 }
 
 void ThreadOwners::place(TrackedThread& thread, std::uintptr_t runs_on) {
-    thread.is_placed = true;
+    const bool was_placed = std::exchange(thread.is_placed, true);
+    if (!was_placed && !thread.is_announced) {
+        thread.name_bytes = 0;  // it may be another thread's number by now
+    }
     if (thread.runs_on == runs_on) {
         return;
     }
@@ -307,6 +341,22 @@ std::uintptr_t ThreadOwners::find_by_stack(std::uintptr_t frame) const {
         }
     }
     return nearest;
+}
+
+/// The thread that the state was placed on has a state of its own while it lives.
+bool ThreadOwners::is_of_former(const TrackedThread& thread) {
+    if (!can_change_threads(thread) || thread.is_apart) {
+        return false;
+    }
+    for (const TrackedThread& own : threads_.with_state()) {
+        if (own.has_begun && own.runs_on == thread.runs_on &&
+            own.head.thread_id == thread.runs_on && !can_change_threads(own) &&
+            !memory_.is_listed(own)) {
+            interpreters_.of(own).list_changed = true;
+            return true;
+        }
+    }
+    return false;
 }
 
 void ThreadOwners::note_running(const cpython::GilState& now) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "sampling/changed_stacks.h"
 #include "sampling/cpu_accounts.h"
@@ -65,16 +66,21 @@ class ThreadOwners {
     /// Places a state on the thread on whose stack its C frame is. False if the lists have to be
     /// walked before that can be told.
     bool place_by_stack(TrackedThread& thread);
+    /// Whether the thread that a state was placed on has ended, perhaps before the state's stack
+    /// was copied: whose that is, the walk of the lists is to tell. Two reads where any thread may
+    /// run with the state, else none.
+    bool is_of_former(const TrackedThread& thread);
     /// It is not run by the thread that it was placed on: that one has its own state again.
     void displace(TrackedThread& thread);
     /// Whether a thread was found in another interpreter than was thought, since it was last asked.
-    [[nodiscard]] bool take_switched() {
-        const bool has_switched = has_switched_;
-        has_switched_ = false;
-        return has_switched;
-    }
+    [[nodiscard]] bool take_switched() { return std::exchange(has_switched_, false); }
+
+    /// Whether a state waits for the lists of other interpreters to be walked, since it was last
+    /// asked.
+    [[nodiscard]] bool take_wanted_lists() { return std::exchange(wants_lists_, false); }
 
   private:
+    bool waits_for_end_of_former(const TrackedThread& thread);
     bool has_begun(const TrackedThread& thread);
     TrackedThread* find_owner(const TrackedThread& thread);
     void take_from_newer(TrackedThread& thread);
@@ -104,6 +110,7 @@ class ThreadOwners {
     OwnNativeIds native_ids_;
     std::uintptr_t main_thread_id_ = 0;
     bool has_switched_ = false;
+    bool wants_lists_ = false;
 };
 
 }  // namespace echion::sampling

@@ -175,6 +175,13 @@ bool ThreadRoster::walk_changed_lists(std::uint32_t gil_index) {
             any = true;
         }
     }
+    if (owners_.take_wanted_lists()) {
+        for (std::uint32_t i = 0; i < interpreters_.count(); ++i) {
+            if (interpreters_[i].gil != gil_index && interpreters_[i].list_changed) {
+                walk_list(i);
+            }
+        }
+    }
     return any;
 }
 
