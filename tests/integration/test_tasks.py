@@ -292,8 +292,11 @@ def find_fault(sample: Sample) -> str:
         return ""  # of asyncio.run() itself, at the end
     if OF_CHURN & set(front):
         return f"{front[-3:]} in front of {tasks}"
-    if tasks and front[-1] != "_run":
+    is_suspended = front[-1:] == ["select"] or front[-1:] == ["_run_once"]
+    if tasks and front[-1] != "_run" and not is_suspended:
         return "a task that no handle of the event loop runs"
+    if tasks and is_suspended and any(one.startswith("compute_") for one in tasks[-1][1]):
+        return f"a suspended task that computes: {tasks}"
     names = [name for name, _ in tasks]
     if len(set(names)) != len(names):
         return "a task that is there twice"
@@ -325,7 +328,7 @@ def judge_churn(profile: Profile) -> None:
     assert len(whole) > len(computing) / 10  # main, root, middle, leaf
 
 
-def test_stacks_of_running_tasks_are_possible(python, echion, engine, tmp_path):
+def test_stacks_of_tasks_are_possible(python, echion, engine, tmp_path):
     """Attached, so that asyncio is there from the first sample on."""
     program = [python.path, str(TARGETS / "task_churn.py"), "1"]
     with start_target(tmp_path, program, env={"ECHION_TEST_AWAIT_SAMPLER": "1"}) as target:
@@ -353,11 +356,12 @@ def find_ways(tasks: dict) -> set[tuple]:
     """From each task that waits for no task up to those that nobody waits for: (name, functions) of
     each, the outermost first."""
     waiting = {waiter for _, _, waiters in tasks.values() for waiter in waiters}
+    for_lines = str.maketrans(";:", "；：")  # what cannot stand in a line of the format
 
     def ways_to(name: str) -> list[tuple]:
         _, functions, waiters = tasks[name]
         above = [way for waiter in waiters for way in ways_to(waiter)] or [()]
-        return [(*way, (name, tuple(functions))) for way in above]
+        return [(*way, (name.translate(for_lines), tuple(functions))) for way in above]
 
     return {way for name in tasks if name not in waiting for way in ways_to(name)}
 
@@ -427,9 +431,10 @@ def test_suspended_tasks_of_a_launch(python, echion, engine):
     program = command(python, ",".join(expected), "ends")
     found = suspended_in(echion.run(program, "--engine", engine).check().profile)
     tasks = {"main": ("suspended", ["main", "wait"], [])}
-    tasks.update(*expected.values())
+    for found_tasks in expected.values():
+        tasks.update(found_tasks)
     for way in find_ways({name: task for name, task in tasks.items() if "ring-" not in name}):
-        assert found[way] > 1e6, way
+        assert found[way] > 0.4e6, way
 
 
 @pytest.mark.parametrize("which", ["none", "running", "all"])

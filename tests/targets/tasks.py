@@ -4,7 +4,8 @@
 
 Each construct has a task CONSTRUCT/root, which waits through the construct for CONSTRUCT/leaf, say,
 which waits for an event. `late`: asyncio is imported when a sampler has had the time to come.
-`ends`: the program ends by itself, some seconds after that. Says that it is ready when all of them wait, or, for those that run, from within.
+`ends`: the program ends by itself some seconds after it is ready. Says that it is ready when all of them
+wait, or, for those that run, from within.
 """
 
 import contextvars

@@ -127,8 +127,12 @@ class ThreadOwnersOf : public testing::TestWithParam<int>, private VoidBatchList
                          writer_, naming_,  accounts_,     options_};
     TaskLabels labels_;
     RunningTasks tasks_{memory_, interpreters_, labels_};
-    ThreadRoster roster_{memory_, ticks_,  threads_,  interpreters_, changed_,
-                         codes_,  naming_, accounts_, owners_,       tasks_};
+    LoopCodes loop_codes_{ticks_};
+    StackCodes stack_codes_{memory_, ticks_, loop_codes_, codes_, labels_};
+    SuspendedTasks suspended_{memory_,      ticks_,      interpreters_, changed_, codes_,
+                              stack_codes_, loop_codes_, tasks_,        labels_,  options_};
+    ThreadRoster roster_{memory_, ticks_,    threads_, interpreters_, changed_, codes_,
+                         naming_, accounts_, owners_,  tasks_,        suspended_};
 
   private:
     void on_void_batch() override {}

@@ -73,7 +73,7 @@ SuspendedTasks::Loop* SuspendedTasks::open(TrackedThread& thread, Address addres
         loop.owner = &thread;
         loop.owner_id = thread.id;
         loop.address = address;
-        loop.has_read = loop.must_publish = false;
+        loop.has_read = loop.must_publish = loop.is_outdated = false;
         loop.sweep.clear();
         loop.prefix_count = 0;
         loop.has_waited = loop.has_loop_frame = false;
@@ -121,18 +121,21 @@ void SuspendedTasks::read(TrackedThread& thread, std::span<const Address> places
     if (std::exchange(loop->has_read, false)) {
         loop->sweep.drop();  // of a round that was not accepted
     }
+    // Whether the thread may have changed what has been read before.
+    const bool is_told = thread.slot != TrackedThread::kNoSlot;
+    const std::int64_t cpu_ns = is_told ? 0 : memory_.read_cpu_ns(thread);
+    const bool has_run = is_told ? thread.has_run
+                                 : cpu_ns == 0 || cpu_ns != loop->swept_cpu_ns ||
+                                       ticks_.now_ns() - loop->swept_ns >= kLongestRestNs;
+    loop->is_outdated = loop->is_outdated || has_run;
     if (loop->must_publish && loop->sweep.is_complete()) {
         return;  // what has been read is written first
     }
     if (!loop->sweep.is_under_way()) {
-        const bool is_told = thread.slot != TrackedThread::kNoSlot;
-        const std::int64_t cpu_ns = is_told ? 0 : memory_.read_cpu_ns(thread);
-        const bool has_rested = is_told ? !thread.has_run
-                                        : cpu_ns != 0 && cpu_ns == loop->swept_cpu_ns &&
-                                              ticks_.now_ns() - loop->swept_ns < kLongestRestNs;
-        if (has_rested && loop->sweep.is_complete()) {
+        if (!loop->is_outdated && loop->sweep.is_complete()) {
             return;
         }
+        loop->is_outdated = false;
         loop->swept_ns = ticks_.now_ns();
         loop->swept_cpu_ns = cpu_ns;
         if (!begin_sweep(*loop, thread)) {
@@ -235,8 +238,8 @@ std::uint32_t SuspendedTasks::accept(TrackedThread& thread, std::span<const stre
             loop->must_publish = true;
         }
     }
-    thread.must_read_on =
-        loop->must_publish || loop->sweep.is_under_way() || (loop->has_read && !is_complete);
+    thread.must_read_on = loop->must_publish || loop->sweep.is_under_way() || loop->is_outdated ||
+                          (loop->has_read && !is_complete);
     if (thread.must_read_on) {
         changed_.mark(thread);
     }

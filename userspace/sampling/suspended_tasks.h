@@ -99,7 +99,8 @@ class SuspendedTasks {
         bool has_read = false;  // in this round
         bool must_publish = false;
         TaskThreads::Progress progress;  // of the sweep, once it is complete
-        std::int64_t swept_ns = 0;       // when the last sweep began that is complete, …
+        bool is_outdated = false;        // the thread may have run since the sweep began
+        std::int64_t swept_ns = 0;       // when it began, …
         std::int64_t swept_cpu_ns = 0;   // … and the thread's CPU time by then
         TaskSweep sweep;
         FixedArray<stream::FrameRef> prefix;  // the thread's stack while the loop waits, root first

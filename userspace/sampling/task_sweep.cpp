@@ -24,17 +24,20 @@ Status TaskSweep::reserve(std::size_t max_frames) {
     auto index = AddressMap::make(std::bit_ceil(2 * kMaxTasks));
     auto tasks = ReservedArray<Task>::make(kMaxTasks);
     auto refs = ReservedArray<stream::FrameRef>::make(kMaxRefs);
-    auto waiters = ReservedArray<Address>::make(kMaxWaiters);
+    auto records = ReservedArray<Record>::make(kMaxRecords);
+    auto waiters = ReservedArray<std::uint32_t>::make(kMaxWaiters);
     auto texts = ReservedArray<char>::make(kMaxTextBytes);
     auto to_cover = ReservedArray<std::uint32_t>::make(kMaxTasks);
     auto raw = FixedArray<cpython::RawFrame>::make(kMinRawFrames + max_frames);
-    if (!to_cover || !pages || !index || !tasks || !refs || !waiters || !texts || !raw) {
+    if (!records || !to_cover || !pages || !index || !tasks || !refs || !waiters || !texts ||
+        !raw) {
         return fail(ErrorKind::kNoSpace, "reserve memory for tasks");
     }
     pages_ = std::move(*pages);
     index_ = std::move(*index);
     tasks_ = std::move(*tasks);
     refs_ = std::move(*refs);
+    records_ = std::move(*records);
     waiters_ = std::move(*waiters);
     texts_ = std::move(*texts);
     to_cover_ = std::move(*to_cover);
@@ -49,7 +52,7 @@ void TaskSweep::clear() {
         index_.erase(tasks_[--task_count_].task);
     }
     cursor_ = kept_cursor_ = {};
-    steps_ = visits_ = kept_ = raw_count_ = 0;
+    steps_ = visits_ = raw_count_ = kept_tasks_ = record_count_ = kept_records_ = 0;
     ref_count_ = kept_refs_ = waiter_count_ = kept_waiters_ = text_bytes_ = kept_text_bytes_ = 0;
 }
 
@@ -67,19 +70,30 @@ bool TaskSweep::begin(Address modules) {
     return has_begun_;
 }
 
+/// The index of a task, new or not; kNone: there is no room.
+std::uint32_t TaskSweep::find_or_add(Address task) {
+    std::uint32_t index = index_.find(task);
+    if (index == kNone && tasks_.grow_to(task_count_ + 1) &&
+        index_.set(task, static_cast<std::uint32_t>(task_count_))) {
+        index = static_cast<std::uint32_t>(task_count_++);
+        tasks_[index] = {task, kNone, kNone, 0, false, false, false};
+    }
+    return index;
+}
+
 /// Takes in a task that has been come across. False: the step is over.
 bool TaskSweep::visit(cpython::ObjectReader& objects, const Place& place,
                       std::span<const Address> places, Address task, std::int64_t until_ns) {
-    if (cpython::is_object_address(task) && index_.find(task) == AddressMap::kNone) {
-        if (!tasks_.grow_to(task_count_ + 1) ||
-            !index_.set(task, static_cast<std::uint32_t>(task_count_))) {
+    const std::uint32_t index = index_.find(task);
+    const bool is_known = index != kNone && tasks_[index].own_record != kNone;
+    if (cpython::is_object_address(task) && !is_known) {
+        const std::uint32_t record = read_record(objects, place, places, task);
+        if (record == kNone) {
             visits_ = kMaxVisits;  // no room for more
             return false;
         }
-        tasks_[task_count_] = {};
-        tasks_[task_count_].task = task;
-        read_one(objects, place, places, tasks_[task_count_]);
-        ++task_count_;
+        tasks_[records_[record].task].own_record = record;
+        read_waiters(objects, place, places, record, 0);
     }
     return ++visits_ < kMaxVisits && monotonic_ns() < until_ns &&
            raw_.capacity() - raw_count_ >= max_frames_;
@@ -101,12 +115,34 @@ void TaskSweep::read(const Place& place, std::span<const Address> places, std::i
     cut_ += cached.is_over() || !status || visits_ >= kMaxVisits;
 }
 
-void TaskSweep::read_one(cpython::ObjectReader& objects, const Place& place,
-                         std::span<const Address> places, Task& task) {
-    task.state = State::kGone;
-    task.first_ref = static_cast<std::uint32_t>(raw_count_);  // until assign()
-    task.first_waiter = static_cast<std::uint32_t>(waiter_count_);
-    const auto facts = asyncio_.read_task(objects, task.task);
+/// What this step reads of a task, once; kNone: there is no room.
+std::uint32_t TaskSweep::read_record(cpython::ObjectReader& objects, const Place& place,
+                                     std::span<const Address> places, Address task) {
+    const std::uint32_t index = find_or_add(task);
+    if (index == kNone) {
+        return kNone;
+    }
+    Task& known = tasks_[index];
+    if (known.step == steps_) {
+        return known.newest_record;
+    }
+    if (!records_.grow_to(record_count_ + 1) || raw_.capacity() - raw_count_ < max_frames_) {
+        return kNone;
+    }
+    const auto record = static_cast<std::uint32_t>(record_count_++);
+    records_[record] = {};
+    records_[record].task = index;
+    known.newest_record = record;
+    known.step = steps_;
+    fill(objects, place, places, task, records_[record]);
+    return record;
+}
+
+void TaskSweep::fill(cpython::ObjectReader& objects, const Place& place,
+                     std::span<const Address> places, Address task, Record& record) {
+    record.state = State::kGone;
+    record.first_ref = static_cast<std::uint32_t>(raw_count_);  // until assign()
+    const auto facts = asyncio_.read_task(objects, task);
     if (!facts || facts->is_done || facts->loop != place.loop || !facts->coro) {
         return;
     }
@@ -116,43 +152,59 @@ void TaskSweep::read_one(cpython::ObjectReader& objects, const Place& place,
     const bool is_on_stack =
         chain.place && std::find(places.begin(), places.end(), chain.place) != places.end();
     if (is_on_stack || chain.state == CoroutineState::kExecuting) {
-        task.state = State::kRunning;
-    } else if (chain.state == CoroutineState::kFinished && !chain.end) {
+        record.state = State::kRunning;
         return;
-    } else {
-        task.state = State::kSuspended;
-        task.is_broken = chain.broken;
-        task.is_truncated = chain.truncated;
-        task.ref_count = static_cast<std::uint32_t>(chain.count);
-        std::reverse(frames, frames + chain.count);
-        raw_count_ += chain.count;
     }
+    if (chain.state == CoroutineState::kFinished && !chain.end) {
+        return;
+    }
+    record.state = State::kSuspended;
+    record.is_broken = chain.broken;
+    record.is_truncated = chain.truncated;
+    record.ref_count = static_cast<std::uint32_t>(chain.count);
+    std::reverse(frames, frames + chain.count);
+    raw_count_ += chain.count;
     std::array<char, TaskLabels::kMaxNameBytes> into;
     const std::string_view name = cpython::Asyncio::read_name(objects, facts->name, into);
-    task.name_at = static_cast<std::uint32_t>(text_bytes_);
+    record.name_at = static_cast<std::uint32_t>(text_bytes_);
     if (!name.empty() && texts_.grow_to(text_bytes_ + name.size())) {
         std::memcpy(texts_.data() + text_bytes_, name.data(), name.size());
-        task.name_bytes = static_cast<std::uint32_t>(name.size());
+        record.name_bytes = static_cast<std::uint32_t>(name.size());
         text_bytes_ += name.size();
     }
-    read_waiters(objects, task);
 }
 
-void TaskSweep::read_waiters(cpython::ObjectReader& objects, Task& task) {
-    const bool is_whole = asyncio_.visit_waiters(objects, task.task, [&](Address waiter) {
-        const Address* known = waiters_.data() + task.first_waiter;
-        if (waiter == task.task ||
-            std::find(known, known + task.waiter_count, waiter) != known + task.waiter_count) {
-            return true;
-        }
-        if (task.waiter_count == kMaxWaitersOfTask || !waiters_.grow_to(waiter_count_ + 1)) {
-            return false;
-        }
-        waiters_[waiter_count_++] = waiter;
-        ++task.waiter_count;
-        return true;
-    });
-    cut_ += !is_whole;
+/// Reads those that wait for a task, and for them, up to where nobody waits.
+void TaskSweep::read_waiters(cpython::ObjectReader& objects, const Place& place,
+                             std::span<const Address> places, std::uint32_t record, int depth) {
+    if (records_[record].has_waiters || records_[record].state == State::kGone) {
+        return;
+    }
+    records_[record].has_waiters = true;
+    records_[record].first_waiter = static_cast<std::uint32_t>(waiter_count_);
+    bool has_room = true;
+    const bool is_whole =
+        asyncio_.visit_waiters(objects, tasks_[records_[record].task].task, [&](Address waiter) {
+            Record& of = records_[record];
+            has_room = of.waiter_count < kMaxWaitersOfTask && waiters_.grow_to(waiter_count_ + 1);
+            const std::uint32_t found =
+                has_room ? read_record(objects, place, places, waiter) : kNone;
+            has_room = has_room && found != kNone;
+            const std::uint32_t* known = waiters_.data() + of.first_waiter;
+            const bool is_new =
+                has_room && found != record && records_[found].state != State::kGone &&
+                std::find(known, known + of.waiter_count, found) == known + of.waiter_count;
+            if (is_new) {
+                waiters_[waiter_count_++] = found;
+                ++of.waiter_count;
+            }
+            return has_room;
+        });
+    cut_ += !is_whole || !has_room;
+    for (std::uint32_t i = 0; i < records_[record].waiter_count && depth < kMaxDepth; ++i) {
+        read_waiters(objects, place, places, waiters_[records_[record].first_waiter + i],
+                     depth + 1);
+    }
 }
 
 void TaskSweep::assign() {
@@ -160,19 +212,19 @@ void TaskSweep::assign() {
         numbering_ = codes_.numbering();
     }
     const LastStack none{};
-    for (std::size_t i = kept_; i < task_count_; ++i) {
-        Task& task = tasks_[i];
-        const std::span<cpython::RawFrame> raw(raw_.data() + task.first_ref, task.ref_count);
+    for (std::size_t i = kept_records_; i < record_count_; ++i) {
+        Record& record = records_[i];
+        const std::span<cpython::RawFrame> raw(raw_.data() + record.first_ref, record.ref_count);
         const AssignedStack assigned = stack_codes_.assign(none, raw);
-        task.first_ref = static_cast<std::uint32_t>(ref_count_);
-        task.ref_count = static_cast<std::uint32_t>(assigned.frame_count);
-        if (!refs_.grow_to(ref_count_ + task.ref_count)) {
-            task.ref_count = 0;
-            task.state = State::kGone;
+        record.first_ref = static_cast<std::uint32_t>(ref_count_);
+        record.ref_count = static_cast<std::uint32_t>(assigned.frame_count);
+        if (!refs_.grow_to(ref_count_ + record.ref_count)) {
+            record.ref_count = 0;
+            record.is_broken = true;
             ++cut_;
         }
-        std::copy_n(assigned.refs, task.ref_count, refs_.data() + ref_count_);
-        ref_count_ += task.ref_count;
+        std::copy_n(assigned.refs, record.ref_count, refs_.data() + ref_count_);
+        ref_count_ += record.ref_count;
     }
     raw_count_ = 0;
 }
@@ -182,7 +234,8 @@ void TaskSweep::keep() {
         clear();  // ids of before stand for other code objects
         return;
     }
-    kept_ = task_count_;
+    kept_tasks_ = task_count_;
+    kept_records_ = record_count_;
     kept_cursor_ = cursor_;
     kept_waiters_ = waiter_count_;
     kept_text_bytes_ = text_bytes_;
@@ -192,21 +245,40 @@ void TaskSweep::keep() {
     }
 }
 
-void TaskSweep::find_leaves() {
-    for (std::size_t i = 0; i < waiter_count_; ++i) {
-        if (const std::uint32_t waiter = find(waiters_[i]); waiter != kNone) {
-            tasks_[waiter].waits_for_task = true;
+void TaskSweep::drop() {
+    while (task_count_ > kept_tasks_) {
+        index_.erase(tasks_[--task_count_].task);
+    }
+    for (std::size_t i = 0; i < task_count_ && record_count_ > kept_records_; ++i) {
+        if (tasks_[i].own_record != kNone && tasks_[i].own_record >= kept_records_) {
+            tasks_[i].own_record = kNone;
         }
     }
+    record_count_ = kept_records_;
+    cursor_ = kept_cursor_;
+    waiter_count_ = kept_waiters_;
+    text_bytes_ = kept_text_bytes_;
+    ref_count_ = kept_refs_;
+    raw_count_ = 0;
+}
+
+void TaskSweep::find_leaves() {
+    for (std::size_t i = 0; i < waiter_count_; ++i) {
+        tasks_[records_[waiters_[i]].task].waits_for_task = true;
+    }
+    const auto state_of = [&](const Task& task) {
+        return task.own_record == kNone ? State::kGone : records_[task.own_record].state;
+    };
     for (std::uint32_t i = 0; i < task_count_; ++i) {
         Task& task = tasks_[i];
-        task.is_leaf = task.state == State::kSuspended && !task.waits_for_task;
-        if (task.is_leaf || task.state == State::kRunning) {
+        const State state = state_of(task);
+        task.is_leaf = state == State::kSuspended && !task.waits_for_task;
+        if (task.is_leaf || state == State::kRunning) {
             cover(i);
         }
     }
     for (std::uint32_t i = 0; i < task_count_; ++i) {
-        if (tasks_[i].state == State::kSuspended && !tasks_[i].is_covered) {
+        if (state_of(tasks_[i]) == State::kSuspended && !tasks_[i].is_covered) {
             tasks_[i].is_leaf = true;
             cover(i);
         }
@@ -224,23 +296,11 @@ void TaskSweep::cover(std::uint32_t task) {
     };
     push(task);
     while (count > 0) {
-        for (const Address waiter : waiters(tasks_[to_cover_[--count]])) {
-            if (const std::uint32_t index = find(waiter); index != kNone) {
-                push(index);
-            }
+        const std::uint32_t record = tasks_[to_cover_[--count]].own_record;
+        for (std::size_t i = 0; record != kNone && i < records_[record].waiter_count; ++i) {
+            push(records_[waiters_[records_[record].first_waiter + i]].task);
         }
     }
-}
-
-void TaskSweep::drop() {
-    while (task_count_ > kept_) {
-        index_.erase(tasks_[--task_count_].task);
-    }
-    cursor_ = kept_cursor_;
-    waiter_count_ = kept_waiters_;
-    text_bytes_ = kept_text_bytes_;
-    ref_count_ = kept_refs_;
-    raw_count_ = 0;
 }
 
 }  // namespace echion::sampling

@@ -25,9 +25,10 @@ namespace echion::sampling {
 ///     read() … drop()              the same, where the copies could not be proved: read again
 ///     is_complete()
 ///
-/// Each step is true by itself: its caller proves that the loop's thread stood still. What has been
-/// kept of an earlier step is as old as that. Memory is reserved by reserve(), and taken as it is
-/// needed. Sampler thread only.
+/// Each step is true by itself: its caller proves that the loop's thread stood still. So a task is
+/// read with all that wait for it, however often those have been read before: what belongs together
+/// comes from one step. What has been kept of an earlier one is as old as that. Memory is reserved
+/// by reserve(), and taken as it is needed. Sampler thread only.
 class TaskSweep {
   public:
     static constexpr std::size_t kMaxTasks = cpython::Asyncio::kMaxTasks;
@@ -65,12 +66,12 @@ class TaskSweep {
     void drop();
     /// All tasks have been read, and what is known of them is of use yet.
     [[nodiscard]] bool is_complete() const {
-        return has_begun_ && kept_cursor_.is_done && kept_ == task_count_ &&
+        return has_begun_ && kept_cursor_.is_done && kept_records_ == record_count_ &&
                (ref_count_ == 0 || numbering_ == codes_.numbering());
     }
     /// Whether tasks wait to be read.
     [[nodiscard]] bool is_under_way() const {
-        return has_begun_ && !(kept_cursor_.is_done && kept_ == task_count_);
+        return has_begun_ && !(kept_cursor_.is_done && kept_records_ == record_count_);
     }
 
     enum class State : std::uint8_t {
@@ -78,44 +79,53 @@ class TaskSweep {
         kRunning,    ///< on the stack of its thread, or elsewhere
         kGone,       ///< done, another loop's, no task at all, or not readable
     };
+    /// A task as one step has read it, which can be more than once.
+    struct Record {
+        std::uint32_t task;  ///< index
+        std::uint32_t name_at, name_bytes;
+        std::uint32_t first_ref, ref_count;
+        std::uint32_t first_waiter, waiter_count;
+        State state;
+        bool is_broken;     ///< its innermost frames could not be read
+        bool is_truncated;  ///< there are more frames than the limit
+        bool has_waiters;   ///< who waits for it has been read
+    };
     struct Task {
         Address task;
-        State state;
-        bool is_broken;       ///< its innermost frames could not be read
-        bool is_truncated;    ///< there are more frames than the limit
-        bool waits_for_task;  ///< that is not done
+        std::uint32_t own_record;     ///< of the step that came across it, or kNone
+        std::uint32_t newest_record;  ///< of any step…
+        std::size_t step;             ///< …this one
+        bool waits_for_task;          ///< that is not done
         /// It is suspended, and waits for no task; or it is one of a ring that wait for each other
         /// and for no other task.
         bool is_leaf;
         bool is_covered;  ///< a leaf or a task that runs is below it, or it is one
-        std::uint32_t name_at, name_bytes;
-        std::uint32_t first_ref, ref_count;
-        std::uint32_t first_waiter, waiter_count;
     };
     [[nodiscard]] std::size_t count() const { return task_count_; }
     [[nodiscard]] const Task& task(std::size_t index) const { return tasks_[index]; }
-    [[nodiscard]] std::string_view name(const Task& task) const {
-        return {texts_.data() + task.name_at, task.name_bytes};
+    [[nodiscard]] const Record& record(std::uint32_t index) const { return records_[index]; }
+    [[nodiscard]] std::string_view name(const Record& record) const {
+        return {texts_.data() + record.name_at, record.name_bytes};
     }
     /// Root first.
-    [[nodiscard]] std::span<const stream::FrameRef> refs(const Task& task) const {
-        return {refs_.data() + task.first_ref, task.ref_count};
+    [[nodiscard]] std::span<const stream::FrameRef> refs(const Record& record) const {
+        return {refs_.data() + record.first_ref, record.ref_count};
     }
-    /// Those that wait for it: tasks, of this loop or another one.
-    [[nodiscard]] std::span<const Address> waiters(const Task& task) const {
-        return {waiters_.data() + task.first_waiter, task.waiter_count};
+    /// Records of the tasks of the loop that waited for it, in the same step.
+    [[nodiscard]] std::span<const std::uint32_t> waiters(const Record& record) const {
+        return {waiters_.data() + record.first_waiter, record.waiter_count};
     }
-    /// The index of a task, or kNone.
-    [[nodiscard]] std::uint32_t find(Address task) const { return index_.find(task); }
     /// Steps that could not be read in full.
     [[nodiscard]] std::uint64_t cut() const { return cut_; }
 
   private:
-    static constexpr std::size_t kMaxWaiters = 4 * kMaxTasks;
+    static constexpr std::size_t kMaxRecords = 4 * kMaxTasks;
+    static constexpr std::size_t kMaxWaiters = 4 * kMaxRecords;
     static constexpr std::size_t kMaxWaitersOfTask = 64;
-    static constexpr std::size_t kMaxRefs = 24 * kMaxTasks;
-    static constexpr std::size_t kMaxTextBytes = 64 * kMaxTasks;
-    static constexpr std::size_t kMinRawFrames = std::size_t{1} << 13;
+    static constexpr int kMaxDepth = 16;
+    static constexpr std::size_t kMaxRefs = 32 * kMaxTasks;
+    static constexpr std::size_t kMaxTextBytes = 128 * kMaxTasks;
+    static constexpr std::size_t kMinRawFrames = std::size_t{1} << 14;
     static constexpr std::size_t kMaxPages = 4096;
     // A sweep of so few pages, in one step, has them copied at once the next time.
     static constexpr std::size_t kMaxPagesAhead = 256;
@@ -124,9 +134,13 @@ class TaskSweep {
 
     bool visit(cpython::ObjectReader& objects, const Place& place, std::span<const Address> places,
                Address task, std::int64_t until_ns);
-    void read_one(cpython::ObjectReader& objects, const Place& place,
-                  std::span<const Address> places, Task& task);
-    void read_waiters(cpython::ObjectReader& objects, Task& task);
+    std::uint32_t find_or_add(Address task);
+    std::uint32_t read_record(cpython::ObjectReader& objects, const Place& place,
+                              std::span<const Address> places, Address task);
+    void fill(cpython::ObjectReader& objects, const Place& place, std::span<const Address> places,
+              Address task, Record& record);
+    void read_waiters(cpython::ObjectReader& objects, const Place& place,
+                      std::span<const Address> places, std::uint32_t record, int depth);
     void find_leaves();
     void cover(std::uint32_t task);
 
@@ -136,10 +150,11 @@ class TaskSweep {
     cpython::Asyncio& asyncio_;
     std::size_t max_frames_ = 0;
     PageCache pages_;
-    AddressMap index_;
+    AddressMap index_;  // task → index
     ReservedArray<Task> tasks_;
     ReservedArray<stream::FrameRef> refs_;
-    ReservedArray<Address> waiters_;
+    ReservedArray<Record> records_;
+    ReservedArray<std::uint32_t> waiters_;
     ReservedArray<char> texts_;
     ReservedArray<std::uint32_t> to_cover_;
     FixedArray<cpython::RawFrame> raw_;  // of the step, each task's newest first
@@ -148,8 +163,8 @@ class TaskSweep {
     std::size_t steps_ = 0;
     std::size_t visits_ = 0;
     cpython::TaskCursor cursor_, kept_cursor_;
-    std::size_t task_count_ = 0;
-    std::size_t kept_ = 0;  // tasks up to here are kept
+    std::size_t task_count_ = 0, kept_tasks_ = 0;
+    std::size_t record_count_ = 0, kept_records_ = 0;
     std::size_t ref_count_ = 0, kept_refs_ = 0;
     std::size_t waiter_count_ = 0, kept_waiters_ = 0;
     std::size_t text_bytes_ = 0, kept_text_bytes_ = 0;

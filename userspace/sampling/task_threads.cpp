@@ -56,7 +56,7 @@ bool TaskThreads::reserve() {
     return true;
 }
 
-/// The ways that lead to `leaf` from above.
+/// The ways that lead from above to the task of a record.
 void TaskThreads::find_paths(const TaskSweep& sweep, std::uint32_t leaf) {
     path_count_ = 0;
     Path path{{leaf}, 1};
@@ -66,16 +66,15 @@ void TaskThreads::find_paths(const TaskSweep& sweep, std::uint32_t leaf) {
 void TaskThreads::find_paths_above(const TaskSweep& sweep, Path& path) {
     bool is_root = true;
     if (path.depth < kMaxDepth) {
-        for (const Address address : sweep.waiters(sweep.task(path.tasks[path.depth - 1]))) {
-            const std::uint32_t waiter = sweep.find(address);
-            const auto end = path.tasks.begin() + static_cast<std::ptrdiff_t>(path.depth);
-            if (waiter == TaskSweep::kNone ||
-                sweep.task(waiter).state != TaskSweep::State::kSuspended ||
-                std::find(path.tasks.begin(), end, waiter) != end) {
+        for (const std::uint32_t waiter :
+             sweep.waiters(sweep.record(path.records[path.depth - 1]))) {
+            const auto end = path.records.begin() + static_cast<std::ptrdiff_t>(path.depth);
+            if (sweep.record(waiter).state != TaskSweep::State::kSuspended ||
+                std::find(path.records.begin(), end, waiter) != end) {
                 continue;  // what runs waits for nothing; and a ring ends
             }
             is_root = false;
-            path.tasks[path.depth++] = waiter;
+            path.records[path.depth++] = waiter;
             find_paths_above(sweep, path);
             --path.depth;
             if (path_count_ == kMaxPathsOfTask) {
@@ -102,7 +101,7 @@ bool TaskThreads::compose(const TaskSweep& sweep, std::span<const stream::FrameR
         return count == refs.size();
     };
     for (std::size_t i = 0; i < path.depth; ++i) {
-        const TaskSweep::Task& task = sweep.task(path.tasks[i]);
+        const TaskSweep::Record& task = sweep.record(path.records[i]);
         const Address label = labels_.frame_of(sweep.name(task)).code;
         const stream::FrameRef ref{labels_.find_id(ticks_, label), 0};
         if (!push(sweep.refs(task)) || !push({&ref, 1})) {
@@ -152,7 +151,7 @@ void TaskThreads::announce(const TrackedThread& owner, Entry& entry) {
 void TaskThreads::publish_task(const TrackedThread& owner, const TaskSweep& sweep,
                                std::span<const stream::FrameRef> prefix, Progress& progress) {
     const Address leaf = sweep.task(progress.next_task).task;
-    find_paths(sweep, progress.next_task);
+    find_paths(sweep, sweep.task(progress.next_task).own_record);
     cut_ += path_count_ == kMaxPathsOfTask;
     for (std::size_t i = 0; i < path_count_; ++i) {
         const Path& path = paths_[i];
@@ -167,7 +166,7 @@ void TaskThreads::publish_task(const TrackedThread& owner, const TaskSweep& swee
         bool is_broken = false;
         bool is_cut = false;
         for (std::size_t j = path.depth; j-- > 0;) {
-            const TaskSweep::Task& one = sweep.task(path.tasks[j]);
+            const TaskSweep::Record& one = sweep.record(path.records[j]);
             hash.add(sweep.name(one));
             hash.add(sweep.refs(one));
             is_broken = is_broken || one.is_broken;

@@ -57,9 +57,9 @@ class TaskThreads {
     static constexpr std::size_t kMaxPathsOfTask = 8;
     static constexpr std::size_t kMaxDepth = 16;
 
-    // The tasks of one way, the innermost first.
+    // The tasks of one way, as they were read, the innermost first.
     struct Path {
-        std::array<std::uint32_t, kMaxDepth> tasks;
+        std::array<std::uint32_t, kMaxDepth> records;
         std::size_t depth;
     };
     struct Entry {
