@@ -125,6 +125,7 @@ void StackSampler::tick(std::int64_t now_ns) {
     ticks_.begin_look(now_ns);
     labels_.begin_tick();
     stack_reader_.begin_tick(now_ns);
+    watch_.want_snapshots(interpreters_.count() <= 1 && !tasks_.may_run_tasks());
     if (has_kernel_ticks_ && options_.cpu_mode && watch_.is_open() && is_alone()) {
         tick_for_events();
         return;
