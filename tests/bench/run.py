@@ -17,6 +17,7 @@ import sys
 import time
 
 import kernel
+from asynchronous import async_work, servers
 from measure import (
     ROOT,
     Bench,
@@ -195,6 +196,8 @@ SECTIONS = {
     "rate": rate,
     "calls": calls,
     "slowdown": slowdown,
+    "async": async_work,
+    "servers": servers,
     "where": where,
     "profilers": profilers,
     **kernel.SECTIONS,

@@ -90,6 +90,11 @@ def cost(slices: list[list[float]], window: Window, column: int) -> float:
     return sum(kept) / len(kept)
 
 
+def compare(slices: list[list[float]], window: Window, beside: list[Window], column: int) -> float:
+    """Mean time of a slice in the window, beside the windows without sampling."""
+    return cost(slices, window, column) / median(cost(slices, one, column) for one in beside)
+
+
 def slowdown(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
     """CPU and wall time that the target's thread needs for the same work, sampled and not."""
     repeats = max(9, repeats)
@@ -119,9 +124,7 @@ def slowdown(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
             row = {"sampler": median(one[3] for one in ones)}
             for column, name in ((1, "cpu"), (2, "wall")):
                 ratios = [
-                    cost(slices, window, column)
-                    / median(cost(slices, plain, column) for plain in beside)
-                    for _, window, beside, _ in ones
+                    compare(slices, window, beside, column) for _, window, beside, _ in ones
                 ]
                 row[name] = median(ratios)
                 row[f"{name}_low"], row[f"{name}_high"] = min(ratios), max(ratios)

@@ -14,12 +14,13 @@ import shutil
 import signal
 import tempfile
 from types import ModuleType
-from typing import Iterator
+from typing import Callable, Iterator
 
 import pytest
 
 from attach_support import Target, start_target, target_command
 from interpreters import Interpreter, find_free_threaded, find_interpreters
+from packages import find_packages
 from places import PROGRAMS, SEPARATORS, copy_for_all, is_reachable, mirror_preloadable
 from runner import Echion, why_not
 
@@ -201,6 +202,20 @@ def waiting(any_python: Interpreter, tmp_path: pathlib.Path) -> Iterator[Target]
         yield target
         report = target.finish()
         assert report["got"] == report["wanted"]
+
+
+@pytest.fixture(scope="session")
+def packages() -> Callable[..., dict[str, str]]:
+    """`packages(python, names…)`: the environment in which an interpreter finds them. Skips the test
+    where they are not there. find_packages() has the arguments."""
+
+    def environment_with(python: Interpreter, *names: str, variant: str = "") -> dict[str, str]:
+        found = find_packages(python, *names, variant=variant)
+        if isinstance(found, str):
+            pytest.skip(found)
+        return {"PYTHONPATH": str(found)}
+
+    return environment_with
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Tasks that begin, wait for each other, are cancelled and end all the time, and compute in between.
 
-    task_churn.py [seconds]
+    task_churn.py [seconds] [uvloop]
 
 Each has a name KIND/NUMBER, computes in functions of that kind only, and is waited for by tasks of
 the kinds that KINDS says, or by none. So which stacks are possible is known.
@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import random
 
+from _loops import run
 from _support import argument, clock, ready, report
 
 SECONDS = argument(1, 3.0)
@@ -90,4 +91,4 @@ async def main():
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())

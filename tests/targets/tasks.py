@@ -20,6 +20,8 @@ if "late" in sys.argv:
 
 import asyncio  # noqa: E402
 
+from _loops import run  # noqa: E402
+
 EVENT = None
 CONSTRUCT = contextvars.ContextVar("CONSTRUCT")
 
@@ -328,8 +330,4 @@ async def main(constructs):
 
 
 if __name__ == "__main__":
-    if "uvloop" in sys.argv:
-        import uvloop
-
-        uvloop.install()
-    asyncio.run(main(sys.argv[1].split(",")))
+    run(main(sys.argv[1].split(",")))

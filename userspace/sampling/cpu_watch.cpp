@@ -101,6 +101,25 @@ Result<engine::CpuState> CpuWatch::read_own(std::uint32_t slot) const {
     return state;
 }
 
+void CpuWatch::want_snapshots(bool wanted) {
+    if (!has_snapshots_ || wanted == wants_snapshots_) {
+        return;
+    }
+    wants_snapshots_ = wanted;
+    for (std::uint32_t slot = 0; slot < owners_.capacity(); ++slot) {
+        if (owners_[slot] != nullptr) {
+            refs_.clear(slot);
+            offer_snapshots(*owners_[slot]);
+        }
+    }
+}
+
+void CpuWatch::offer_snapshots(const TrackedThread& thread) {
+    if (has_snapshots_ && wants_snapshots_ && thread.has_state()) {
+        refs_.set(thread.slot, thread.slot_generation, thread.state.value());
+    }
+}
+
 void CpuWatch::attach(TrackedThread& thread) {
     if (!is_open_ || thread.native_id == 0) {
         return;
@@ -118,9 +137,7 @@ void CpuWatch::attach(TrackedThread& thread) {
     thread.cpu_ns = std::max(thread.cpu_ns, first_cpu_ns(*slot, *state));
     thread.has_run = true;
     owners_[*slot] = &thread;
-    if (has_snapshots_) {
-        refs_.set(*slot, state->generation, thread.state.value());
-    }
+    offer_snapshots(thread);
 }
 
 void CpuWatch::detach(TrackedThread& thread) {
@@ -145,9 +162,7 @@ void CpuWatch::hand_over(TrackedThread& from, TrackedThread& to) {
     to.is_on_cpu = from.is_on_cpu;
     to.has_run = true;  // since its own stack was last read
     owners_[to.slot] = &to;
-    if (has_snapshots_) {
-        refs_.set(to.slot, to.slot_generation, to.state.value());
-    }
+    offer_snapshots(to);
     from.slot = TrackedThread::kNoSlot;
 }
 

@@ -74,6 +74,9 @@ class CpuWatch {
             });
     }
 
+    /// Whether the kernel is to copy stacks at all. A tick without a copy signals the sampler at
+    /// once; one whose copy is of no use would have it come late.
+    void want_snapshots(bool wanted);
     /// Calls visit(thread, snapshot) for each stack that has come, oldest first; those of threads
     /// that are not known (any more) are counted as lost.
     template <typename Visit>
@@ -107,10 +110,12 @@ class CpuWatch {
 
   private:
     Status note_starts();
+    void offer_snapshots(const TrackedThread& thread);
     std::span<engine::CpuStateMap::Stamp> stamps() { return {stamps_.data(), stamps_.capacity()}; }
 
     bool is_open_ = false;
     bool has_snapshots_ = false;
+    bool wants_snapshots_ = true;
     std::uint32_t own_slot_ = TrackedThread::kNoSlot;
     std::uint32_t io_slot_ = TrackedThread::kNoSlot;  // of the agent's other thread
     std::array<std::uint32_t, 2> own_tids_{};         // of these two

@@ -129,6 +129,7 @@ void StackSampler::tick(std::int64_t now_ns) {
     ticks_.begin_look(now_ns);
     labels_.begin_tick();
     stack_reader_.begin_tick(now_ns);
+    watch_.want_snapshots(interpreters_.count() <= 1 && !tasks_.may_run_tasks());
     if (has_kernel_ticks_ && options_.cpu_mode && watch_.is_open() && is_alone()) {
         tick_for_events();
         return;
@@ -318,8 +319,8 @@ void StackSampler::accept(const ReadStack& stack, std::int64_t at_ns) {
         flags |= stream::kStackInGc;
     }
     write_stack(thread, assigned, flags, may_have_run, at_ns);
-    writer_.write_share(
-        thread, suspended_.accept(thread, {assigned.refs, assigned.frame_count}, stack.runs_task));
+    writer_.write_share(thread, suspended_.accept(thread, {assigned.refs, assigned.frame_count},
+                                                  stack.runs_task, stack.may_run_python));
     if (assigned.lacks_lines) {
         thread.stack.must_resend = true;  // also where it does not run again
         changed_.mark(thread);

@@ -41,9 +41,9 @@ Address SuspendedTasks::find_running_loop(TrackedThread& thread) {
     RoundReader round(memory_, thread);
     cpython::ObjectReader objects(round, memory_.layout());
     if (!has(memory_.layout().thread_state.asyncio_running_loop)) {
-        if (thread.loop_looked_ns != 0 && ticks_.now_ns() - thread.loop_looked_ns < kLookAgainNs) {
-            const Loop* loop = find(thread);
-            return loop != nullptr ? loop->address : Address();
+        if (thread.loop_looked_ns != 0 && find(thread) == nullptr &&
+            ticks_.now_ns() - thread.loop_looked_ns < kLookAgainNs) {
+            return {};
         }
         thread.loop_looked_ns = ticks_.now_ns();
         asyncio_.begin_look();
@@ -171,8 +171,8 @@ void SuspendedTasks::drop(const TrackedThread& thread) {
 }
 
 /// Learns what the thread's stack is while the loop waits.
-void SuspendedTasks::note_stack(Loop& loop, std::span<const stream::FrameRef> refs,
-                                bool runs_task) {
+void SuspendedTasks::note_stack(Loop& loop, std::span<const stream::FrameRef> refs, bool runs_task,
+                                bool may_run_python) {
     if (loop.prefix_numbering != codes_.numbering()) {
         loop.prefix_numbering = codes_.numbering();
         loop.prefix_count = 0;
@@ -199,19 +199,21 @@ void SuspendedTasks::note_stack(Loop& loop, std::span<const stream::FrameRef> re
             keep(in_loop, false);
         }
     } else if (!loop.has_loop_frame) {
-        // A loop that is not written in Python: what all its stacks have in common.
+        // A loop that is not written in Python has no frames behind those that have called it.
         const auto label = std::find_if(refs.begin(), refs.end(), [](const stream::FrameRef& ref) {
             return TaskLabels::is_label_id(ref.code_id);
         });
         const auto count = static_cast<std::size_t>(label - refs.begin());
-        if (loop.prefix_count == 0 || count < loop.prefix_count || !is_prefix(loop.prefix_count)) {
+        const bool is_other =
+            loop.prefix_count == 0 || count < loop.prefix_count || !is_prefix(loop.prefix_count);
+        if (is_other && (runs_task || !may_run_python)) {
             keep(count, true);
         }
     }
 }
 
 std::uint32_t SuspendedTasks::accept(TrackedThread& thread, std::span<const stream::FrameRef> refs,
-                                     bool runs_task) {
+                                     bool runs_task, bool may_run_python) {
     Loop* loop = find(thread);
     if (loop == nullptr) {
         return 1;
@@ -219,7 +221,7 @@ std::uint32_t SuspendedTasks::accept(TrackedThread& thread, std::span<const stre
     if (loop->has_read) {
         loop->sweep.keep();
     }
-    note_stack(*loop, refs, runs_task);
+    note_stack(*loop, refs, runs_task, may_run_python);
     if (thread.missed_tick_ns == ticks_.tick_ns() && thread.missed_ns > 0) {
         threads_.write_missed(thread, std::exchange(thread.missed_ns, 0));
     }

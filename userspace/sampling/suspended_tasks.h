@@ -63,9 +63,10 @@ class SuspendedTasks {
     void drop(const TrackedThread& thread);
 
     /// The thread's stack has been proved and written, `refs`, root first. `runs_task`: it runs
-    /// one. Writes what is new of its tasks, and returns which part of its time is its own: 0 or 1.
+    /// one; `may_run_python`: it holds the GIL, or needs none. Writes what is new of its tasks, and
+    /// returns which part of its time is its own: 0 or 1.
     std::uint32_t accept(TrackedThread& thread, std::span<const stream::FrameRef> refs,
-                         bool runs_task);
+                         bool runs_task, bool may_run_python);
     /// Ends the tasks of threads that have ended. Before a tick's end.
     void end_orphans();
     /// What the stream has been told is void.
@@ -117,7 +118,8 @@ class SuspendedTasks {
     void close(Loop& loop);
     bool begin_sweep(Loop& loop, const TrackedThread& thread);
     [[nodiscard]] std::int64_t most_ns(bool is_waiting) const;
-    void note_stack(Loop& loop, std::span<const stream::FrameRef> refs, bool runs_task);
+    void note_stack(Loop& loop, std::span<const stream::FrameRef> refs, bool runs_task,
+                    bool may_run_python);
 
     PythonMemory& memory_;
     TickStream& ticks_;
