@@ -33,7 +33,7 @@ class GreenletCapture {
   public:
     static constexpr std::size_t kMaxFound = std::size_t{1} << 14;
     /// Time for all interpreters' objects.
-    static constexpr std::int64_t kMaxFindNs = 500'000'000;
+    static constexpr std::int64_t kMaxFindNs = 2'000'000'000;
 
     /// Forgets all that was found.
     void begin();

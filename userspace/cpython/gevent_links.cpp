@@ -156,17 +156,36 @@ void GeventLinks::search_object(Search& search, Address object, int depth) {
             search_items(search, fields[i], depth);
         } else if (kind == TypeKind::kDeque && type.kind == Kind::kQueue) {
             search_deque(search, fields[i], depth);
-        } else if (is_greenlet && find_type_of(objects, fields[i]).kind == Kind::kQueue) {
-            search_object(search, fields[i], depth + 1);
         }
     }
-    // Of classes of Python.
     if (is_greenlet && !search.is_over) {
+        search_queues(search, object, depth);
+        // Of classes of Python.
         const auto links = links_.find(objects, object);
         if (links && *links && kinds.find(objects, *links) == TypeKind::kList) {
             search_items(search, *links, depth);
         }
     }
+}
+
+/// Looks for who waits for the results that a greenlet collects. It may have ended itself, as it
+/// has begun all that there was to do. False when it collects none.
+bool GeventLinks::search_queues(Search& search, Address greenlet, int depth) {
+    ObjectReader& objects = search.objects;
+    std::array<Address, kMaxFields> fields;
+    const std::size_t words = find_type_of(objects, greenlet).size_bytes / kWord;
+    if (!search.greenlets.is_greenlet(objects, greenlet) ||
+        !objects.memory().read_bytes(greenlet, fields.data(), words * kWord)) {
+        return false;
+    }
+    bool has_queue = false;
+    for (std::size_t i = at(objects.layout().object.size) / kWord; i < words; ++i) {
+        if (find_type_of(objects, fields[i]).kind == Kind::kQueue) {
+            has_queue = true;
+            search_object(search, fields[i], depth + 1);
+        }
+    }
+    return has_queue;
 }
 
 void GeventLinks::search_items(Search& search, Address list, int depth) {
@@ -207,9 +226,13 @@ void GeventLinks::search_link(Search& search, Address link, int depth) {
     ObjectReader& objects = search.objects;
     const Layout& layout = objects.layout();
     switch (search.greenlets.kinds().find(objects, link)) {
-        case TypeKind::kMethod:
-            search_self(search, read_word(objects, link + at(layout.method.self)), depth);
+        case TypeKind::kMethod: {
+            const Address self = read_word(objects, link + at(layout.method.self));
+            if (!search_queues(search, self, depth)) {
+                search_self(search, self, depth);
+            }
             return;
+        }
         case TypeKind::kBuiltin:
             search_self(search, read_word(objects, link + at(layout.builtin.self)), depth);
             return;

@@ -58,6 +58,7 @@ class GeventLinks {
     KnownType find_type(ObjectReader& objects, Address type);
     KnownType find_type_of(ObjectReader& objects, Address object);
     void search_object(Search& search, Address object, int depth);
+    bool search_queues(Search& search, Address greenlet, int depth);
     void search_items(Search& search, Address list, int depth);
     void search_deque(Search& search, Address deque, int depth);
     void search_link(Search& search, Address link, int depth);
