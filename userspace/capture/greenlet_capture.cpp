@@ -244,7 +244,7 @@ GreenletCapture::Outcome GreenletCapture::read(MemoryReader& reader, const cpyth
     if (!greenlets_.find(objects, place.modules) || !greenlets_.has_learnt()) {
         return out;
     }
-    out.is_cut = !add_proved(objects, place, store) || !main_ || !add_others(objects, store);
+    out.is_cut = !add_proved(objects, place, store) || !main_ || !add_others(objects, place, store);
     if (!main_ || store.count() - first_ < 2) {
         store.go_back(mark);
         return out;
@@ -297,7 +297,9 @@ bool GreenletCapture::add_proved(cpython::ObjectReader& objects, const Place& pl
 
 /// Adds the main greenlet, the one that runs, and those that have not started. False when there is
 /// no room.
-bool GreenletCapture::add_others(cpython::ObjectReader& objects, TaskStore& store) {
+bool GreenletCapture::add_others(cpython::ObjectReader& objects, const Place& place,
+                                 TaskStore& store) {
+    const Address owner = greenlets_.find_owner_of_thread(objects, place.state);
     const auto main = greenlets_.read(objects, main_);
     if (main && !add(main_, *main, store)) {
         return false;
@@ -319,8 +321,9 @@ bool GreenletCapture::add_others(cpython::ObjectReader& objects, TaskStore& stor
         }
     }
     for (std::size_t i = 0; i < candidate_count_; ++i) {
-        const Address greenlet = candidates_[i].greenlet;
-        const auto facts = greenlets_.read(objects, greenlet);
+        const auto& [greenlet, its_owner, waits_for] = candidates_[i];
+        const auto facts =
+            its_owner == owner ? greenlets_.read(objects, greenlet) : Result<Greenlet>(Greenlet());
         if (facts && facts->state == GreenletState::kNotStarted &&
             is_above_known(objects, *facts) && !add(greenlet, *facts, store)) {
             return false;

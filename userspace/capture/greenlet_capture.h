@@ -33,7 +33,7 @@ class GreenletCapture {
   public:
     static constexpr std::size_t kMaxFound = std::size_t{1} << 14;
     /// Time for all interpreters' objects.
-    static constexpr std::int64_t kMaxFindNs = 2'000'000'000;
+    static constexpr std::int64_t kMaxFindNs = 1'000'000'000;
 
     /// Forgets all that was found.
     void begin();
@@ -93,7 +93,7 @@ class GreenletCapture {
     void place_all(cpython::ObjectReader& objects, std::size_t first);
     Address find_owner_above(cpython::ObjectReader& objects, const cpython::Greenlet& facts);
     bool add_proved(cpython::ObjectReader& objects, const Place& place, TaskStore& store);
-    bool add_others(cpython::ObjectReader& objects, TaskStore& store);
+    bool add_others(cpython::ObjectReader& objects, const Place& place, TaskStore& store);
     bool is_above_known(cpython::ObjectReader& objects, const cpython::Greenlet& facts);
     bool add(Address greenlet, const cpython::Greenlet& facts, TaskStore& store);
     void find_running(cpython::ObjectReader& objects, TaskStore& store);
