@@ -332,7 +332,9 @@ def test_frames_of_greenlets_that_switch_are_possible(python, build_dir, package
                 timeout=60,
             )
             assert done.returncode == 0, done.stderr
-            for thread in json.loads(done.stdout)["threads"]:
+            document = json.loads(done.stdout)
+            assert document["greenlets_unreadable"] == 0
+            for thread in document["threads"]:
                 if thread.get("greenlets_consistency") == "proved":
                     seen += check_churn(thread)
     assert seen > 0

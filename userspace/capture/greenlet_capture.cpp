@@ -20,6 +20,8 @@ constexpr std::size_t kMaxReads = std::size_t{1} << 24;
 constexpr std::size_t kObjectsAtOnce = 1024;
 // Of a walk that has missed something.
 constexpr int kAttempts = 3;
+// To learn from greenlets that change meanwhile.
+constexpr int kLearnAttempts = 8;
 
 }  // namespace
 
@@ -86,11 +88,19 @@ void GreenletCapture::find(MemoryReader& reader, const cpython::Layout& layout,
     }
     time_left_ns_ -= monotonic_ns() - begin_ns;
     found_facts_.is_whole = found_facts_.is_whole && is_whole;
-    pages_.begin();
-    CachedReader cached(pages_, reader, kMaxReads);
-    cpython::ObjectReader objects(cached, layout);
-    place_all(objects, first);
-    note_waits(objects);
+    const auto get = [&](std::size_t i) { return candidates_[first + i].greenlet; };
+    for (int attempt = 0; attempt < kLearnAttempts; ++attempt) {
+        pages_.begin();
+        CachedReader cached(pages_, reader, kMaxReads);
+        cpython::ObjectReader objects(cached, layout);
+        if (greenlets_.learn(objects, candidate_count_ - first, get)) {
+            place_all(objects, first);
+            note_waits(objects);
+            return;
+        }
+    }
+    found_facts_.unreadable += candidate_count_ - first;
+    candidate_count_ = first;
 }
 
 /// False when greenlets may be missing.
@@ -129,16 +139,6 @@ bool GreenletCapture::walk(MemoryReader& reader, cpython::ObjectReader& types,
 
 /// Finds out whose the candidates from `first` on are; drops those that have ended.
 void GreenletCapture::place_all(cpython::ObjectReader& objects, std::size_t first) {
-    if (candidate_count_ == first) {
-        return;
-    }
-    const std::size_t count = candidate_count_ - first;
-    const auto get = [&](std::size_t i) { return candidates_[first + i].greenlet; };
-    if (!greenlets_.learn(objects, count, get)) {
-        found_facts_.unreadable += count;
-        candidate_count_ = first;
-        return;
-    }
     owners_.clear();
     const auto is_dead = [&](const Greenlet& facts) {
         // Its thread has ended.

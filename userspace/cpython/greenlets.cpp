@@ -37,6 +37,18 @@ enum FlatField : std::uint8_t {
     kTopFrame,
 };
 
+/// Whether greenlets agree on a layout. Some are freed while they are read, and then do not.
+struct Agreement {
+    std::size_t samples = 0;
+    std::size_t against = 0;
+
+    void note(bool agrees) {
+        ++samples;
+        against += !agrees;
+    }
+    [[nodiscard]] bool holds() const { return samples != 0 && 4 * against < samples; }
+};
+
 bool is_object_or_null(Address address) { return address.is_aligned(kWord); }
 
 }  // namespace
@@ -142,6 +154,7 @@ bool Greenlets::learn_flat(ObjectReader& objects, std::size_t count,
                            FunctionRef<Address(std::size_t)> get) {
     const Layout& layout = objects.layout();
     bool has_main = false;
+    Agreement agreement;
     for (std::size_t i = 0; i < count && (i < kMaxSamples || !has_main); ++i) {
         Words words{};
         if (!read_words(objects, get(i) + at(layout.object.size),
@@ -151,21 +164,19 @@ bool Greenlets::learn_flat(ObjectReader& objects, std::size_t count,
         const Address parent = words[kParent];
         const Address frame = words[kTopFrame];
         const bool is_main = words[kStackStop].value() == kWholeStack;
-        has_main = has_main || is_main;
-        if ((parent && !is_greenlet(objects, parent)) || (frame && !is_frame(objects, frame)) ||
-            (is_main && parent)) {
-            return false;
-        }
+        bool agrees = (!parent || (!is_main && is_greenlet(objects, parent))) &&
+                      (!frame || is_frame(objects, frame));
         if (words[kStackStart]) {
             const auto type = objects.read_type_of(words[kRunInfo]);
-            if (words[kStackStart] >= words[kStackStop] || !type ||
-                !objects.check_type(*type, kTypeDict)) {
-                return false;
-            }
+            agrees = agrees && words[kStackStart] < words[kStackStop] && type &&
+                     objects.check_type(*type, kTypeDict);
         }
+        agreement.note(agrees);
+        has_main = has_main || (is_main && agrees);
     }
-    kind_ = has_main ? Kind::kFlat : Kind::kUnknown;
-    return has_main;
+    const bool is_learnt = has_main && agreement.holds();
+    kind_ = is_learnt ? Kind::kFlat : Kind::kUnknown;
+    return is_learnt;
 }
 
 Address Greenlets::find_implementation(ObjectReader& objects, Address greenlet) {
@@ -176,19 +187,13 @@ Address Greenlets::find_implementation(ObjectReader& objects, Address greenlet) 
 
 bool Greenlets::learn_implementation(ObjectReader& objects, std::size_t count,
                                      FunctionRef<Address(std::size_t)> get) {
-    std::size_t with_self = 0;
-    std::size_t samples = 0;
-    for (std::size_t i = 0; i < std::min(count, kMaxSamples); ++i) {
+    // Nothing else that may be in its place points to the greenlet.
+    has_self_ = false;
+    for (std::size_t i = 0; i < std::min(count, kMaxSamples) && !has_self_; ++i) {
         std::array<Address, 2> words{};
-        if (read_words(objects, find_implementation(objects, get(i)), words)) {
-            ++samples;
-            with_self += words[1] == get(i);
-        }
+        has_self_ =
+            read_words(objects, find_implementation(objects, get(i)), words) && words[1] == get(i);
     }
-    if (samples == 0 || (with_self != 0 && with_self != samples)) {
-        return false;
-    }
-    has_self_ = with_self != 0;
     exc_info_at_ = has_self_ ? 2 : 1;
     constexpr std::size_t kArgumentWords = 2;
     constexpr std::size_t kStackWords = 5;
@@ -201,15 +206,16 @@ bool Greenlets::learn_implementation(ObjectReader& objects, std::size_t count,
     }
     kind_ = Kind::kImplementation;
     const auto is_one = [&](Address object) { return !object || is_greenlet(objects, object); };
+    Agreement agreement;
     for (std::size_t i = 0; i < std::min(count, kMaxSamples); ++i) {
         const auto facts = read(objects, get(i));
-        if (facts && (!is_one(facts->main) || !is_one(facts->parent) ||
-                      (facts->top_frame && !is_frame(objects, facts->top_frame)))) {
-            kind_ = Kind::kUnknown;
-            return false;
+        if (facts) {
+            agreement.note(is_one(facts->main) && is_one(facts->parent) &&
+                           (!facts->top_frame || is_frame(objects, facts->top_frame)));
         }
     }
-    return true;
+    kind_ = agreement.holds() ? kind_ : Kind::kUnknown;
+    return has_learnt();
 }
 
 /// What the base class has ends where a main greenlet has a second pointer to itself.

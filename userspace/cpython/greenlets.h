@@ -77,8 +77,8 @@ class Greenlets {
     static bool is_hub(ObjectReader& objects, Address greenlet);
 
     /// Learns where the fields are, from `count` objects that are greenlets: get(0 … count - 1).
-    /// One of them has to be a thread's main greenlet. kInvalid: those that were looked at do not
-    /// agree. Nothing is done where it is known already.
+    /// One of them has to be a thread's main greenlet. kInvalid: more than a quarter of those that
+    /// were looked at do not agree. Nothing is done where it is known already.
     Status learn(ObjectReader& objects, std::size_t count, FunctionRef<Address(std::size_t)> get);
     [[nodiscard]] bool has_learnt() const { return kind_ != Kind::kUnknown; }
 
