@@ -414,9 +414,10 @@ TEST(TextReport, SaysWhichGreenletsAreMissing) {
     EXPECT_THAT(greenlet_text(told_greenlet(), {.is_there = true, .is_whole = false}),
                 HasSubstr("    (there may be more greenlets, which were not found)\n"));
     EXPECT_THAT(greenlet_text(told_greenlet(), {.is_there = true, .unreadable = 12}),
-                HasSubstr("    (12 greenlets could not be read"));
-    EXPECT_THAT(greenlet_text(told_greenlet(), {.is_there = true, .unplaced = 3}),
-                HasSubstr("    (3 greenlets have not started"));
+                HasSubstr("structures are not known: 12)\n"));
+    EXPECT_THAT(
+        greenlet_text(told_greenlet(), {.is_there = true, .unplaced = 3}),
+        HasSubstr("    (greenlets that have not started, and whose thread nothing shows: 3)\n"));
 }
 
 TEST(JsonReport, WritesGreenlets) {

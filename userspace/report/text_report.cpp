@@ -274,10 +274,11 @@ void TextReport::note_of_process(std::string_view text, std::size_t count) {
     sink_.put(kThreadIndent);
     sink_.put(palette_.warning);
     sink_.put('(');
+    sink_.put(text);
     if (count != 0) {
+        sink_.put(": ");
         sink_.put_number(static_cast<std::int64_t>(count));
     }
-    sink_.put(text);
     sink_.put(')');
     sink_.put(palette_.plain);
     sink_.put('\n');
@@ -291,11 +292,11 @@ void TextReport::end(bool is_cut) {
         note_of_process("there may be more greenlets, which were not found");
     }
     if (found_.unreadable != 0) {
-        note_of_process(" greenlets could not be read: their structures are not known",
+        note_of_process("greenlets that could not be read, as their structures are not known",
                         found_.unreadable);
     }
     if (found_.unplaced != 0) {
-        note_of_process(" greenlets have not started, and nothing shows their thread",
+        note_of_process("greenlets that have not started, and whose thread nothing shows",
                         found_.unplaced);
     }
     sink_.put('\n');
