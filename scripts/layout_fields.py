@@ -24,6 +24,13 @@ class FreeThreadedOnly:
         self.choices = choices
 
 
+class WithGilOnly:
+    """The same of a field that free-threaded builds do not have."""
+
+    def __init__(self, choices):
+        self.choices = choices
+
+
 class Struct:
     """One structure of layout.h.
 
@@ -45,6 +52,8 @@ def pick(choices, minor, free_threaded=False):
     """The choice for 3.`minor`, or None."""
     if isinstance(choices, FreeThreadedOnly):
         return pick(choices.choices, minor) if free_threaded else None
+    if isinstance(choices, WithGilOnly):
+        return None if free_threaded else pick(choices.choices, minor)
     if not isinstance(choices, dict):
         return choices
     for (first, last), value in choices.items():
@@ -74,6 +83,7 @@ STRUCTS = [
             ("ceval_gil", until(11, "ceval.gil")),
             ("tstate_current", until(11, "gilstate.tstate_current")),
             ("gc_collecting", until(8, "gc.collecting")),
+            ("gc_generations", until(8, "=offsetof(_PyRuntimeState, gc.generations)")),
             ("debug_offsets", since(13, "debug_offsets")),
             (
                 "debug_offsets_kind",
@@ -102,6 +112,10 @@ STRUCTS = [
             ("modules", {(8, 11): "modules", (12, 99): "imports.modules"}),
             ("ceval_gil", since(12, "ceval.gil")),
             ("gc_collecting", since(9, "gc.collecting")),
+            (
+                "gc_generations",
+                WithGilOnly(since(9, "=offsetof(PyInterpreterState, gc.generations)")),
+            ),
             ("next_version", since(13, "func_state.next_version")),
             ("stop_requester", FreeThreadedOnly(since(13, "stoptheworld.requester"))),
             ("asyncio_tasks_head", since(14, "=offsetof(PyInterpreterState, asyncio_tasks_head)")),
@@ -136,6 +150,7 @@ STRUCTS = [
             ("datastack_top", since(11, "datastack_top")),
             ("state", FreeThreadedOnly(since(13, "state"))),
             ("dict", "=offsetof(PyThreadState, dict)"),
+            ("exc_state", "=offsetof(PyThreadState, exc_state)"),
             ("asyncio_running_loop", since(13, "=offsetof(_PyThreadStateImpl, asyncio_running_loop)")),
             ("asyncio_running_task", since(14, "=offsetof(_PyThreadStateImpl, asyncio_running_task)")),
             ("asyncio_tasks_head", since(14, "=offsetof(_PyThreadStateImpl, asyncio_tasks_head)")),
@@ -186,6 +201,7 @@ STRUCTS = [
                 },
             ),
             ("localsplus", since(11, "=offsetof(_PyInterpreterFrame, localsplus)")),
+            ("frame_object", since(11, "=offsetof(_PyInterpreterFrame, frame_obj)")),
             ("tlbc_index", FreeThreadedOnly(since(14, "tlbc_index"))),
             ("is_entry", {(11, 11): "is_entry"}),
             (
@@ -200,6 +216,41 @@ STRUCTS = [
                     (10, 10): "#InstructionKind::kCodeUnitIndex",
                     (11, 99): "#InstructionKind::kCodePointer",
                 },
+            ),
+        ],
+    ),
+    Struct(
+        "frame_object",
+        {
+            (11, 13): "Include/internal/pycore_frame.h",
+            (14, 99): "Include/internal/pycore_interpframe_structs.h",
+        },
+        "PyFrameObject",
+        [("frame", since(11, "f_frame"))],
+    ),
+    Struct(
+        "exception_item",
+        "Include/cpython/pystate.h",
+        "_PyErr_StackItem",
+        [("size", "=sizeof(_PyErr_StackItem)"), ("previous", "previous_item")],
+    ),
+    Struct(
+        "gc",
+        {
+            (8, 8): "Include/internal/pycore_pymem.h",
+            (9, 13): "Include/internal/pycore_gc.h",
+            (14, 99): "Include/internal/pycore_interp_structs.h",
+        },
+        "struct _gc_runtime_state",
+        [
+            ("head_size", WithGilOnly("=sizeof(PyGC_Head)")),
+            ("generation_size", WithGilOnly("=sizeof(struct gc_generation)")),
+            (
+                "permanent",
+                WithGilOnly(
+                    "=offsetof(struct _gc_runtime_state, permanent_generation)"
+                    " - offsetof(struct _gc_runtime_state, generations)"
+                ),
             ),
         ],
     ),

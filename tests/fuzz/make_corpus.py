@@ -188,6 +188,9 @@ def write_images() -> None:
         for harness in ("runtime_fuzz", "report_fuzz", "asyncio_fuzz"):
             write(harness, f"sane_{name}", bytes([row]))
             write(harness, f"crossed_{name}", bytes([row]) + crossed)
+        for kind in range(3 if row < free_threaded else 0):
+            write("greenlets_fuzz", f"sane_{name}_{kind}", bytes([row, kind]))
+            write("greenlets_fuzz", f"crossed_{name}_{kind}", bytes([row, kind]) + crossed)
         steps = b"".join(
             struct.pack("<BBHI", what, 0, number, at)
             for what, number, at in (

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "capture/task_capture.h"
 #include "cpython/layout.h"
 #include "fake_asyncio.h"
 #include "test_memory.h"
@@ -34,11 +35,7 @@ class TaskTreeTest : public testing::Test {
             memory_, layout_, {loop.thread.interpreter, loop.modules, loop.thread.state, {}}, 16);
         ASSERT_EQ(outcome.task_count, tasks_.size());
         ASSERT_FALSE(outcome.is_cut);
-        capture::CapturedThread thread;
-        thread.has_tasks = true;
-        thread.first_task = outcome.first_task;
-        thread.task_count = outcome.task_count;
-        ASSERT_TRUE(tree_.build(capture_, thread).has_value());
+        ASSERT_TRUE(tree_.build(capture_, outcome.first_task, outcome.task_count).has_value());
     }
     std::string name(std::uint32_t task) {
         return std::string(capture_.text(capture_.task(task).name));

@@ -341,6 +341,103 @@ TEST(JsonReport, WritesEachTaskOnceWithWhoWaitsForIt) {
               "\n");
 }
 
+/// A greenlet that waits for two others, at its place in the tree.
+ToldTask told_greenlet() {
+    ToldTask told;
+    told.task.kind = capture::TaskKind::kGreenlet;
+    told.task.waits_for_count = 2;
+    told.node.children = 3;
+    told.name = "";
+    told.coroutine = "run";
+    return told;
+}
+
+template <typename Writer, typename... Arguments>
+std::string greenlets_of(const capture::CapturedThread& thread, const ToldTask& told,
+                         const capture::GreenletCapture::Found& found,
+                         const Arguments&... arguments) {
+    return collect([&](TextSink& sink) {
+        Writer report(sink, arguments...);
+        ReportWriter& writer = report;
+        writer.begin({});
+        writer.begin_thread(thread, "w");
+        writer.greenlet_begins("Hub\x1b");
+        writer.end_frames();
+        writer.begin_greenlets(thread);
+        writer.begin_task({.task = told.task,
+                           .node = told.node,
+                           .name = told.name,
+                           .coroutine = told.coroutine,
+                           .awaited = told.awaited,
+                           .first_child = told.first_child,
+                           .type = "Greenlet",
+                           .label = "Greenlet#1\x1b",
+                           .parent = 7},
+                          told.waiters.size(), [&](std::size_t i) { return told.waiters[i]; });
+        writer.task_frame({told.coroutine, "/a.py", 3});
+        writer.end_task();
+        writer.end_tasks();
+        writer.end_thread();
+        writer.tell_greenlets(found);
+        writer.end(false);
+    });
+}
+
+std::string greenlet_text(const ToldTask& told, const capture::GreenletCapture::Found& found = {}) {
+    capture::CapturedThread thread = make_thread();
+    thread.greenlet_count = 1;
+    return greenlets_of<TextReport>(thread, told, found, Palette::none());
+}
+
+TEST(TextReport, WritesGreenlets) {
+    ToldTask told = told_greenlet();
+    EXPECT_THAT(greenlet_text(told),
+                HasSubstr("        greenlet Hub\\x1b:\n"
+                          "        (no Python frames)\n"
+                          "        1 greenlet:\n"
+                          "        Greenlet#1\\x1b (run): waits for 2 greenlets\n"
+                          "            run (/a.py:3)\n"));
+    told.task.waits_for_count = 1;
+    told.first_child = "other";
+    EXPECT_THAT(greenlet_text(told), HasSubstr("(run): waits for other\n"));
+    told.task.waits_for_count = 0;
+    told.awaited = "Event";
+    EXPECT_THAT(greenlet_text(told), HasSubstr("(run): waits for a Event\n"));
+    told.awaited = "";
+    EXPECT_THAT(greenlet_text(told), HasSubstr("(run): suspended\n"));
+    told.task.state = capture::TaskState::kNotStarted;
+    EXPECT_THAT(greenlet_text(told), HasSubstr("(run): not started yet\n"));
+}
+
+TEST(TextReport, SaysWhichGreenletsAreMissing) {
+    EXPECT_THAT(greenlet_text(told_greenlet(), {.is_there = true}), Not(HasSubstr("greenlets wh")));
+    EXPECT_THAT(greenlet_text(told_greenlet(), {.is_there = true, .is_whole = false}),
+                HasSubstr("    (there may be more greenlets, which were not found)\n"));
+    EXPECT_THAT(greenlet_text(told_greenlet(), {.is_there = true, .unreadable = 12}),
+                HasSubstr("structures are not known: 12)\n"));
+    EXPECT_THAT(
+        greenlet_text(told_greenlet(), {.is_there = true, .unplaced = 3}),
+        HasSubstr("    (greenlets that have not started, and whose thread nothing shows: 3)\n"));
+}
+
+TEST(JsonReport, WritesGreenlets) {
+    ToldTask told = told_greenlet();
+    told.task.kind = capture::TaskKind::kHub;
+    told.waiters = {2};
+    capture::CapturedThread thread = make_thread();
+    thread.are_greenlets_cut = true;
+    const std::string text = greenlets_of<JsonReport>(
+        thread, told, {.is_there = true, .is_whole = false, .unreadable = 4, .unplaced = 5});
+    EXPECT_EQ(text.substr(text.find("],\"greenlets_cons")),
+              R"(],"greenlets_consistency":"proved","greenlets_complete":false,"greenlets":[)"
+              R"({"id":1,"name":null,"type":"Greenlet","kind":"hub","function":"run","parent":7,)"
+              R"("state":"suspended","waits_for":null,"waiters":[2],"truncated":false,)"
+              R"("broken":false,"frames":[{"function":"run","file":"/a.py","line":3}]}]}],)"
+              R"("complete":true,"greenlets_found":false,"greenlets_unreadable":4,)"
+              R"("greenlets_unplaced":5})"
+              "\n");
+}
+
 TEST(JsonReport, WritesOneDocument) {
     capture::CapturedThread main = make_thread();
     main.is_main = true;

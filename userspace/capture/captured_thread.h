@@ -50,12 +50,16 @@ struct CapturedThread {
     bool is_lent = false;
     std::size_t first_frame = 0;
     std::size_t frame_count = 0;
-    /// It runs an event loop, whose tasks have been read (TaskCapture).
+    /// It runs an event loop, whose tasks have been read (TaskStore).
     bool has_tasks = false;
-    Consistency tasks_consistency = Consistency::kProved;  ///< of them and the stack, together
+    /// Of tasks, greenlets and the stack, together.
+    Consistency tasks_consistency = Consistency::kProved;
     bool are_tasks_cut = false;  ///< there may be more, or links that are not known
     std::size_t first_task = 0;
     std::size_t task_count = 0;
+    bool are_greenlets_cut = false;  ///< likewise
+    std::size_t first_greenlet = 0;
+    std::size_t greenlet_count = 0;  ///< none: it has but its main greenlet
 
     /// Notes that it is lent: forgets what is its maker's.
     void lend() {

@@ -103,6 +103,7 @@ Status ProcessCapture::list_threads(MemoryReader& reader, pid_t pid) {
     }
     find_native_ids(reader);
     note_last_holders(reader);
+    find_greenlets(reader);
     is_cut_ = is_cut_ || !status;
     return thread_count_ > 0 ? Status{} : status;
 }
@@ -237,23 +238,41 @@ std::size_t ProcessCapture::read_stacks(MemoryReader& reader, SameCpu& same_cpu,
     return next;
 }
 
-TaskCapture::Outcome ProcessCapture::copy_tasks(MemoryReader& reader, const CapturedThread& thread,
-                                                std::size_t frame_count) {
-    TaskCapture::Place place;
+void ProcessCapture::find_greenlets(MemoryReader& reader) {
+    greenlets_.begin();
+    if (!limits_.tasks) {
+        return;
+    }
     for (const cpython::InterpreterHead& interpreter : interpreters()) {
-        if (interpreter.id == thread.interpreter) {
-            place.interpreter = interpreter.interpreter;
+        const auto modules =
+            reader.read_pointer(interpreter.interpreter + at(view_.layout->interpreter.modules));
+        if (modules && *modules) {
+            greenlets_.find(reader, *view_.layout,
+                            {view_.runtime, interpreter.interpreter, *modules});
         }
     }
-    const auto modules =
-        reader.read_pointer(place.interpreter + at(view_.layout->interpreter.modules));
-    if (!modules || !*modules) {
-        return {};
+}
+
+void ProcessCapture::copy_tasks(MemoryReader& reader, const CapturedThread& thread, Copy* copy) {
+    Address interpreter;
+    for (const cpython::InterpreterHead& head : interpreters()) {
+        if (head.id == thread.interpreter) {
+            interpreter = head.interpreter;
+        }
     }
-    place.modules = *modules;
-    place.state = thread.state;
-    place.frame_places = {frame_places_.data(), frame_count};
-    return tasks_.read(reader, *view_.layout, place, limits_.max_frames);
+    copy->tasks = {};
+    copy->greenlets = {};
+    const auto modules = reader.read_pointer(interpreter + at(view_.layout->interpreter.modules));
+    if (!modules || !*modules) {
+        return;
+    }
+    const std::size_t frame_count = copy->walk.count;
+    copy->tasks =
+        tasks_.read(reader, *view_.layout,
+                    {interpreter, *modules, thread.state, {frame_places_.data(), frame_count}},
+                    limits_.max_frames);
+    copy->greenlets = greenlets_.read(reader, *view_.layout, {*modules, thread.state, frame_count},
+                                      limits_.max_frames, tasks_);
 }
 
 bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thread,
@@ -294,7 +313,7 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
     copy->walk = walker.walk(before.frame, pages_[0], attempt,
                              {frames_.data() + thread.first_frame, room}, places);
     if (with_tasks) {
-        copy->tasks = copy_tasks(reader, thread, copy->walk.count);
+        copy_tasks(reader, thread, copy);
         was_cold = true;
     }
     // What was read besides the round came after it: the evidence has to come after that.
@@ -331,10 +350,16 @@ bool ProcessCapture::copy_stack(MemoryReader& reader, const CapturedThread& thre
 
 void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, CapturedThread& thread) {
     thread.has_tasks = false;
+    thread.greenlet_count = 0;
     read_stack(reader, same_cpu, thread, false);
-    if (!limits_.tasks || thread.is_gone || thread.frame_count == 0 ||
-        frames_.capacity() - frames_used_ < limits_.max_frames ||
-        !tasks_.has_loop(reader, *view_.layout, thread.state)) {
+    if (!limits_.tasks || thread.is_gone ||
+        frames_.capacity() - frames_used_ < limits_.max_frames) {
+        return;
+    }
+    const bool has_loop =
+        thread.frame_count != 0 && tasks_.has_loop(reader, *view_.layout, thread.state);
+    // One that runs in C alone has no frames.
+    if (!has_loop && !greenlets_.has_greenlets(reader, *view_.layout, thread.state)) {
         return;
     }
     const CapturedThread alone = thread;
@@ -351,6 +376,9 @@ void ProcessCapture::read_thread(MemoryReader& reader, SameCpu& same_cpu, Captur
     thread.are_tasks_cut = together.are_tasks_cut;
     thread.first_task = together.first_task;
     thread.task_count = together.task_count;
+    thread.are_greenlets_cut = together.are_greenlets_cut;
+    thread.first_greenlet = together.first_greenlet;
+    thread.greenlet_count = together.greenlet_count;
 }
 
 void ProcessCapture::read_stack(MemoryReader& reader, SameCpu& same_cpu, CapturedThread& thread,
@@ -450,6 +478,9 @@ void ProcessCapture::read_stack(MemoryReader& reader, SameCpu& same_cpu, Capture
     thread.first_task = copy.tasks.first_task;
     thread.task_count = copy.tasks.task_count;
     thread.are_tasks_cut = copy.tasks.is_cut;
+    thread.first_greenlet = copy.greenlets.first;
+    thread.greenlet_count = copy.greenlets.count;
+    thread.are_greenlets_cut = copy.greenlets.is_cut;
     thread.frame_count = copy.walk.count;
     thread.is_truncated = copy.walk.truncated;
     thread.is_broken = copy.walk.broken || copy.is_cut;

@@ -10,6 +10,7 @@
 #include "base/function_ref.h"
 #include "base/mapping.h"
 #include "capture/captured_thread.h"
+#include "capture/greenlet_capture.h"
 #include "capture/native_ids.h"
 #include "capture/scheduling_watch.h"
 #include "capture/task_capture.h"
@@ -44,18 +45,18 @@ namespace echion::capture {
 /// GIL rests, its own C stack has to show that it is who runs with it (CStack). Where that cannot
 /// be looked at, two copies in a row have to be the same.
 ///
-/// The tasks of a thread's event loop are read together with its stack, under the same proof. If
-/// that does not come about, as there are too many of them, the stack is proved alone, and the
-/// tasks are marked.
+/// The tasks of a thread's event loop and its greenlets are read together with its stack, under the
+/// same proof. If that does not come about, as there are too many of them, the stack is proved
+/// alone, and the others are marked. Which greenlets there are is found out by list_threads().
 ///
-/// All memory is taken by make(), but for that of tasks (TaskCapture). One thread at a time.
+/// All memory is taken by make(), but for that of tasks and greenlets. One thread at a time.
 class ProcessCapture {
   public:
     struct Limits {
         std::size_t max_threads = cpython::kMaxThreadStates;
         std::size_t max_frames = 2048;  ///< of one stack
         bool follow = true;             ///< go to a running thread's CPU
-        bool tasks = false;             ///< read the tasks of event loops, too
+        bool tasks = false;             ///< read the tasks of event loops and greenlets, too
     };
 
     static Result<ProcessCapture> make(const cpython::RuntimeView& view, const Limits& limits);
@@ -94,8 +95,10 @@ class ProcessCapture {
         return {frames_.data() + thread.first_frame, thread.frame_count};
     }
 
-    /// The tasks of threads read by the last read_stacks().
-    [[nodiscard]] const TaskCapture& tasks() const { return tasks_; }
+    /// The tasks and greenlets of threads read by the last read_stacks().
+    [[nodiscard]] const TaskStore& tasks() const { return tasks_; }
+    /// What the search for greenlets by the last list_threads() came to.
+    [[nodiscard]] const GreenletCapture::Found& greenlets() const { return greenlets_.found(); }
 
     [[nodiscard]] const cpython::RuntimeView& view() const { return view_; }
 
@@ -119,6 +122,7 @@ class ProcessCapture {
         Address newest;          // frame
         Address on_c_stack;      // of whoever runs with the state; null: not known
         TaskCapture::Outcome tasks;
+        GreenletCapture::Outcome greenlets;
     };
     enum class Runner { kUnknown, kMaker, kAnother };
     Status list_interpreter(MemoryReader& reader, const cpython::InterpreterHead& interpreter);
@@ -130,8 +134,8 @@ class ProcessCapture {
                     bool with_tasks);
     bool copy_stack(MemoryReader& reader, const CapturedThread& thread, unsigned attempt,
                     bool with_tasks, Copy* copy);
-    TaskCapture::Outcome copy_tasks(MemoryReader& reader, const CapturedThread& thread,
-                                    std::size_t frame_count);
+    void copy_tasks(MemoryReader& reader, const CapturedThread& thread, Copy* copy);
+    void find_greenlets(MemoryReader& reader);
     // Who runs with the state of a thread that rests: its maker, which it names, or another one.
     [[nodiscard]] Runner find_runner(MemoryReader& reader, const CapturedThread& thread,
                                      const Copy& copy) const;
@@ -152,7 +156,8 @@ class ProcessCapture {
     FixedArray<PageSet> pages_;  // one: those of the thread that is being read
     FixedArray<cpython::RawFrame> frames_;
     FixedArray<Address> frame_places_;  // of the thread that is being read, where tasks are wanted
-    TaskCapture tasks_;
+    TaskCapture tasks_;                 // and the store of greenlets
+    GreenletCapture greenlets_;
     Address cframe_;  // likewise, as last read
     FixedArray<CapturedThread> threads_;
     FixedArray<cpython::ListedState> listed_;

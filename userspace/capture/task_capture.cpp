@@ -3,14 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cstring>
-
-#include "base/utf8.h"
 
 namespace echion::capture {
 namespace {
 
-using cpython::at;
 using cpython::CoroutineState;
 
 constexpr std::size_t kMaxNameBytes = 256;
@@ -20,32 +16,22 @@ constexpr std::size_t kMaxReads = std::size_t{1} << 24;
 
 }  // namespace
 
-Status TaskCapture::reserve() {
+Status TaskCapture::reserve_all() {
     if (is_reserved_) {
         return {};
     }
     auto pages = PageCache::make(kMaxPages);
     auto index = AddressMap::make(std::bit_ceil(2 * kMaxTasks));
-    auto tasks = ReservedArray<CapturedTask>::make(kMaxTasks);
     auto facts = ReservedArray<cpython::AsyncioTask>::make(kMaxTasks);
-    auto frames = ReservedArray<cpython::RawFrame>::make(kMaxFrames);
-    auto waiters = ReservedArray<std::uint32_t>::make(kMaxWaiters);
-    auto texts = ReservedArray<char>::make(kMaxTextBytes);
-    if (!pages || !index || !tasks || !facts || !frames || !waiters || !texts) {
+    if (!pages || !index || !facts || !reserve()) {
         return fail(ErrorKind::kNoSpace, "reserve memory for tasks");
     }
     pages_ = std::move(*pages);
     index_ = std::move(*index);
-    tasks_ = std::move(*tasks);
     facts_ = std::move(*facts);
-    frames_ = std::move(*frames);
-    waiters_ = std::move(*waiters);
-    texts_ = std::move(*texts);
     is_reserved_ = true;
     return {};
 }
-
-void TaskCapture::clear() { used_ = {}; }
 
 bool TaskCapture::has_loop(MemoryReader& reader, const cpython::Layout& layout, Address state) {
     cpython::ObjectReader objects(reader, layout);
@@ -56,8 +42,8 @@ bool TaskCapture::has_loop(MemoryReader& reader, const cpython::Layout& layout, 
 TaskCapture::Outcome TaskCapture::read(MemoryReader& reader, const cpython::Layout& layout,
                                        const Place& place, std::size_t max_frames) {
     Outcome out;
-    out.first_task = used_.tasks;
-    if (!reserve()) {
+    out.first_task = count();
+    if (!reserve_all()) {
         out.has_loop = has_loop(reader, layout, place.state);
         out.is_cut = out.has_loop;
         return out;
@@ -82,8 +68,8 @@ TaskCapture::Outcome TaskCapture::read(MemoryReader& reader, const cpython::Layo
     const Status of_interpreter = asyncio_.visit_tasks(objects, place.interpreter, visit);
     out.is_cut = !has_room || !of_thread || !of_interpreter;
     const std::size_t first = out.first_task;
-    for (std::size_t i = first; i < used_.tasks; ++i) {
-        CapturedTask& task = tasks_[i];
+    for (std::size_t i = first; i < count(); ++i) {
+        CapturedTask& task = this->task(i);
         const cpython::AsyncioTask& facts = facts_[i - first];
         task.name = keep_name(objects, facts.name);
         read_frames(objects, place.frame_places, max_frames, task, facts.coro);
@@ -94,7 +80,7 @@ TaskCapture::Outcome TaskCapture::read(MemoryReader& reader, const cpython::Layo
         out.is_cut = !read_waiters(objects, first, i) || out.is_cut;
     }
     out.is_cut = out.is_cut || cached.is_over();
-    out.task_count = used_.tasks - first;
+    out.task_count = count() - first;
     part_running(first);
     return out;
 }
@@ -102,15 +88,15 @@ TaskCapture::Outcome TaskCapture::read(MemoryReader& reader, const cpython::Layo
 /// A task that another one has started on the spot runs on that one's stack (eager tasks): the
 /// frames of each end where the next one's begin.
 void TaskCapture::part_running(std::size_t first) {
-    for (std::size_t i = first; i < used_.tasks; ++i) {
-        CapturedTask& task = tasks_[i];
+    for (std::size_t i = first; i < count(); ++i) {
+        CapturedTask& task = this->task(i);
         if (task.state != TaskState::kRunning) {
             continue;
         }
         const std::size_t end = task.first_frame + task.frame_count;
         std::size_t inner_end = 0;
-        for (std::size_t j = first; j < used_.tasks; ++j) {
-            const CapturedTask& other = tasks_[j];
+        for (std::size_t j = first; j < count(); ++j) {
+            const CapturedTask& other = this->task(j);
             const std::size_t other_end = other.first_frame + other.frame_count;
             if (other.state == TaskState::kRunning && other_end < end) {
                 inner_end = std::max(inner_end, other_end);
@@ -130,31 +116,27 @@ bool TaskCapture::add(cpython::ObjectReader& objects, Address loop, Address task
     if (!facts || facts->is_done || facts->loop != loop) {
         return true;
     }
-    const std::size_t count = index_.size();
-    if (!tasks_.grow_to(used_.tasks + 1) || !facts_.grow_to(count + 1) ||
-        !index_.set(task, static_cast<std::uint32_t>(used_.tasks))) {
+    const std::size_t known = index_.size();
+    const Mark before = mark();
+    if (!facts_.grow_to(known + 1) || TaskStore::add(task, TaskKind::kTask) == nullptr ||
+        !index_.set(task, static_cast<std::uint32_t>(before.tasks))) {
+        go_back(before);
         return false;
     }
-    facts_[count] = *facts;
-    CapturedTask& added = tasks_[used_.tasks++];
-    added = {};
-    added.task = task;
-    added.waits_for = CapturedTask::kNone;
+    facts_[known] = *facts;
     return true;
 }
 
 void TaskCapture::read_frames(cpython::ObjectReader& objects, std::span<const Address> places,
                               std::size_t max_frames, CapturedTask& task, Address coro) {
-    const std::size_t room =
-        std::min(max_frames, frames_.capacity() - std::min(frames_.capacity(), used_.frames));
-    task.first_frame = used_.frames;
-    if (room == 0 || !frames_.grow_to(used_.frames + room)) {
+    const std::span<cpython::RawFrame> out = make_room(max_frames);
+    keep_frames(task, 0);
+    if (out.empty()) {
         task.is_truncated = true;
         return;
     }
-    cpython::RawFrame* out = frames_.data() + used_.frames;
     const cpython::CoroutineChain chain =
-        cpython::follow_coroutines(objects, asyncio_.kinds(), coro, {out, room});
+        cpython::follow_coroutines(objects, asyncio_.kinds(), coro, out);
     task.is_truncated = chain.truncated;
     task.is_broken = chain.broken;
     const auto* place = std::find(places.data(), places.data() + places.size(), chain.place);
@@ -181,20 +163,8 @@ void TaskCapture::read_frames(cpython::ObjectReader& objects, std::span<const Ad
             task.state = chain.end ? TaskState::kSuspended : TaskState::kFinished;
             break;
     }
-    std::reverse(out, out + chain.count);
-    task.frame_count = chain.count;
-    used_.frames += chain.count;
-}
-
-TextPiece TaskCapture::keep(std::string_view text) {
-    if (text.empty() || !texts_.grow_to(used_.text_bytes + text.size())) {
-        return {};
-    }
-    const TextPiece piece{static_cast<std::uint32_t>(used_.text_bytes),
-                          static_cast<std::uint32_t>(text.size())};
-    std::memcpy(texts_.data() + used_.text_bytes, text.data(), text.size());
-    used_.text_bytes += text.size();
-    return piece;
+    std::reverse(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(chain.count));
+    keep_frames(task, chain.count);
 }
 
 TextPiece TaskCapture::keep_name(cpython::ObjectReader& objects, Address name) {
@@ -202,53 +172,16 @@ TextPiece TaskCapture::keep_name(cpython::ObjectReader& objects, Address name) {
     return keep(cpython::Asyncio::read_name(objects, name, into));
 }
 
-TextPiece TaskCapture::keep_type_name(cpython::ObjectReader& objects, Address object) {
-    const auto type = cpython::is_object_address(object) ? objects.read_type_of(object)
-                                                         : Result<Address>(Address());
-    if (!type || !cpython::is_object_address(*type)) {
-        return {};
-    }
-    const auto name = objects.memory().read_pointer(*type + at(objects.layout().type.tp_name));
-    std::array<char, 64> into;
-    const auto whole = name && *name ? cpython::read_c_string(objects.memory(), *name, into)
-                                     : Result<std::string_view>(std::string_view());
-    if (!whole) {
-        return {};
-    }
-    // Of "module.Class" the class; without a character that was cut.
-    const std::string_view last = whole->substr(whole->rfind('.') + 1);
-    std::string_view rest = last;
-    std::size_t size = 0;
-    while (!rest.empty()) {
-        const CodePoint next = take_code_point(rest);
-        if (!next.is_well_formed()) {
-            break;
-        }
-        size += next.size_bytes;
-    }
-    return last == "NoneType" ? TextPiece{} : keep(last.substr(0, size));
-}
-
 /// False when not all are known.
 bool TaskCapture::read_waiters(cpython::ObjectReader& objects, std::size_t first,
                                std::size_t index) {
-    CapturedTask& task = tasks_[index];
-    task.first_waiter = used_.waiters;
-    task.waiter_count = 0;
+    CapturedTask& task = this->task(index);
+    begin_waiters(task);
     bool has_room = true;
     const auto take = [&](Address waiter) {
         const std::uint32_t found = index_.find(waiter);
-        if (found == AddressMap::kNone || found < first || found == index) {
-            return true;
-        }
-        const std::uint32_t* known = waiters_.data() + task.first_waiter;
-        if (std::find(known, known + task.waiter_count, found) != known + task.waiter_count) {
-            return true;
-        }
-        has_room = waiters_.grow_to(used_.waiters + 1);
-        if (has_room) {
-            waiters_[used_.waiters++] = found;
-            ++task.waiter_count;
+        if (found != AddressMap::kNone && found >= first && found != index) {
+            has_room = add_waiter(task, found);
         }
         return has_room;
     };

@@ -68,6 +68,7 @@ struct RuntimeLayout {         // _PyRuntimeState
     Offset ceval_gil;          // struct _gil_runtime_state, in place (3.8-3.11)
     Offset tstate_current;     // PyThreadState* that runs; null while none has the GIL (3.8-3.11)
     Offset gc_collecting;      // int (3.8 only; later it is in the interpreter)
+    Offset gc_generations;     // struct gc_generation[3]; not covered by `size` (likewise)
     Offset debug_offsets;      // struct _Py_DebugOffsets, in place (3.13 and later)
     DebugOffsetsKind debug_offsets_kind;
 };
@@ -80,6 +81,8 @@ struct InterpreterLayout {  // PyInterpreterState
     Offset modules;         // PyObject*: sys.modules
     Offset ceval_gil;       // struct _gil_runtime_state* (3.12 and later)
     Offset gc_collecting;   // int (3.9 and later)
+    Offset gc_generations;  // struct gc_generation[3]; not covered by `size` (3.9 and later, but
+                            // not free-threaded)
     Offset next_version;    // uint32_t: of the next code object; not covered by `size` (3.13 and
                             // later)
     Offset stop_requester;  // PyThreadState* that has all others stopped, or has asked for it; not
@@ -110,6 +113,7 @@ struct ThreadStateLayout {    // PyThreadState
     Offset state;             // int (free-threaded): _Py_THREAD_ATTACHED while it may run Python
     // Not covered by `size`:
     Offset dict;                  // PyObject* (dict): PyThreadState_GetDict()
+    Offset exc_state;             // _PyErr_StackItem, in place
     Offset asyncio_running_loop;  // PyObject* (3.13 and later)
     Offset asyncio_running_task;  // PyObject* (3.14 and later)
     Offset asyncio_tasks_head;    // struct llist_node: asyncio's tasks (3.14 and later)
@@ -133,6 +137,7 @@ struct FrameLayout {        // PyFrameObject (3.8-3.10), _PyInterpreterFrame (3.
                                  // f_stackdepth (3.10), stacktop, stackpointer (3.14 and later)
     StackTopKind stacktop_kind;  // what that is
     Offset localsplus;           // PyObject*[]: variables, then the value stack (3.11 and later)
+    Offset frame_object;         // PyFrameObject*, or null (3.11 and later)
     Offset tlbc_index;  // int32_t (free-threaded, 3.14 and later): which copy of the bytecode it
                         // runs; 0: that in the code object
     Offset is_entry;    // bool (3.11): the first frame of its C-level evaluation loop
@@ -142,6 +147,21 @@ struct FrameLayout {        // PyFrameObject (3.8-3.10), _PyInterpreterFrame (3.
     std::int16_t owner_generator;  // value of `owner` for a generator's or coroutine's frame (3.11
                                    // and later)
     InstructionKind instruction_kind;
+};
+
+struct FrameObjectLayout {  // PyFrameObject (3.11 and later)
+    Offset frame;           // _PyInterpreterFrame*
+};
+
+struct ExceptionItemLayout {  // _PyErr_StackItem
+    Offset size;              // sizeof(_PyErr_StackItem)
+    Offset previous;          // _PyErr_StackItem*
+};
+
+struct GcLayout {            // struct _gc_runtime_state (not in free-threaded builds)
+    Offset head_size;        // sizeof(PyGC_Head): two words, _gc_next and _gc_prev
+    Offset generation_size;  // sizeof(struct gc_generation), which begins with a PyGC_Head
+    Offset permanent;        // struct gc_generation: from `generations` on
 };
 
 struct StackChunkLayout {  // _PyStackChunk (3.11 and later)
@@ -336,6 +356,9 @@ struct Layout {
     ThreadStateLayout thread_state;
     CFrameLayout cframe;
     FrameLayout frame;
+    FrameObjectLayout frame_object;
+    ExceptionItemLayout exception_item;
+    GcLayout gc;
     StackChunkLayout stack_chunk;
     CodeLayout code;
     ObjectLayout object;

@@ -16,8 +16,9 @@ struct NamedKind {
     bool may_be_heap;  // a static type in no version that has heap types of its module
 };
 
-// Source: tp_name in Objects/{genobject,funcobject,classobject,methodobject,listobject,setobject,
-// iterobject}.c, Modules/{_asynciomodule,_functoolsmodule}.c, 3.8 to 3.15.
+// Source: tp_name in Objects/{genobject,funcobject,classobject,methodobject,frameobject,listobject,
+// setobject,iterobject}.c, Modules/{_asynciomodule,
+// _collectionsmodule,_functoolsmodule}.c, 3.8 to 3.15.
 constexpr NamedKind kKinds[] = {
     {"coroutine", TypeKind::kCoroutine, false},
     {"generator", TypeKind::kGenerator, false},
@@ -29,10 +30,12 @@ constexpr NamedKind kKinds[] = {
     {"_asyncio.FutureIter", TypeKind::kFutureIterator, true},
     {"function", TypeKind::kFunction, false},
     {"method", TypeKind::kMethod, false},
+    {"frame", TypeKind::kFrame, false},
     {"builtin_function_or_method", TypeKind::kBuiltin, false},
     {"functools.partial", TypeKind::kPartial, true},
     {"TaskWakeupMethWrapper", TypeKind::kTaskWakeup, false},
     {"list", TypeKind::kList, false},
+    {"collections.deque", TypeKind::kDeque, true},
     {"set", TypeKind::kSet, false},
     {"WeakSet", TypeKind::kWeakSet, true},
     {"_asyncio.Future", TypeKind::kFuture, true},

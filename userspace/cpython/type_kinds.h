@@ -21,10 +21,12 @@ enum class TypeKind : std::uint8_t {
     kFutureIterator,
     kFunction,
     kMethod,
+    kFrame,
     kBuiltin,
     kPartial,
     kTaskWakeup,  ///< What wakes a task up (3.8, 3.9): the task is in its first place.
     kList,
+    kDeque,
     kSet,
     kWeakSet,
     kFuture,  ///< _asyncio.Future, or a class made of it

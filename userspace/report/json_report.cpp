@@ -63,6 +63,20 @@ std::string_view name_task_state(capture::TaskState state) {
     return "running elsewhere";
 }
 
+std::string_view name_kind(capture::TaskKind kind) {
+    switch (kind) {
+        case capture::TaskKind::kMainGreenlet:
+            return "main";
+        case capture::TaskKind::kHub:
+            return "hub";
+        case capture::TaskKind::kGreenlet:
+            return "greenlet";
+        case capture::TaskKind::kTask:
+            break;
+    }
+    return "task";
+}
+
 void put_name(JsonWriter& json, std::string_view key, std::string_view name) {
     json.key(key);
     if (name.empty()) {
@@ -142,6 +156,19 @@ void JsonReport::begin_tasks(const capture::CapturedThread& thread) {
     json_.key("tasks").begin_array();
 }
 
+void JsonReport::begin_greenlets(const capture::CapturedThread& thread) {
+    put_name(json_, "greenlets_consistency", name_consistency(thread.tasks_consistency));
+    json_.key("greenlets_complete").boolean(!thread.are_greenlets_cut);
+    json_.key("greenlets").begin_array();
+}
+
+void JsonReport::put_greenlet(const TaskLine& line) {
+    put_name(json_, "type", line.type);
+    json_.key("kind").string(name_kind(line.task.kind));
+    put_name(json_, "function", line.coroutine);
+    put_id(json_, "parent", line.parent);
+}
+
 void JsonReport::begin_task(const TaskLine& line, std::size_t waiter_count,
                             FunctionRef<std::uint32_t(std::size_t)> get_waiter) {
     is_repeated_ = line.node.is_repeated;
@@ -151,7 +178,11 @@ void JsonReport::begin_task(const TaskLine& line, std::size_t waiter_count,
     json_.begin_object();
     json_.key("id").number(line.node.id);
     put_name(json_, "name", line.name);
-    put_name(json_, "coroutine", line.coroutine);
+    if (line.task.kind == capture::TaskKind::kTask) {
+        put_name(json_, "coroutine", line.coroutine);
+    } else {
+        put_greenlet(line);
+    }
     json_.key("state").string(name_task_state(line.task.state));
     put_name(json_, "waits_for", line.awaited);
     json_.key("waiters").begin_array();
@@ -177,7 +208,13 @@ void JsonReport::end_tasks() { json_.end_array(); }
 void JsonReport::end_thread() { json_.end_object(); }
 
 void JsonReport::end(bool is_cut) {
-    json_.end_array().key("complete").boolean(!is_cut).end_object();
+    json_.end_array().key("complete").boolean(!is_cut);
+    if (found_.is_there) {
+        json_.key("greenlets_found").boolean(found_.is_whole);
+        json_.key("greenlets_unreadable").number(static_cast<std::int64_t>(found_.unreadable));
+        json_.key("greenlets_unplaced").number(static_cast<std::int64_t>(found_.unplaced));
+    }
+    json_.end_object();
     sink_.put('\n');
     sink_.flush();
 }

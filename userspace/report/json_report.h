@@ -16,18 +16,23 @@ class JsonReport final : public ReportWriter {
     void frame(const capture::SourceFrame& frame) override;
     void end_frames() override;
     void begin_tasks(const capture::CapturedThread& thread) override;
+    void begin_greenlets(const capture::CapturedThread& thread) override;
     void begin_task(const TaskLine& line, std::size_t waiter_count,
                     FunctionRef<std::uint32_t(std::size_t)> get_waiter) override;
     void task_frame(const capture::SourceFrame& frame) override;
     void end_task() override;
     void end_tasks() override;
     void end_thread() override;
+    void tell_greenlets(const capture::GreenletCapture::Found& found) override { found_ = found; }
     void end(bool is_cut) override;
 
   private:
+    void put_greenlet(const TaskLine& line);
+
     TextSink& sink_;
     JsonWriter json_;
     bool is_repeated_ = false;  // the task's place: it has been told
+    capture::GreenletCapture::Found found_;
 };
 
 /// The parts that other JSON documents share: members of an object that has been begun. `kind`:

@@ -103,15 +103,26 @@ std::string_view ProcessReport::find_name(const capture::CapturedThread& thread)
 /// False when it may not go on.
 bool ProcessReport::write_frames(MemoryReader& reader, const capture::CapturedThread& thread,
                                  ReportWriter& writer, FunctionRef<bool()> may_go_on) {
-    const capture::TaskCapture& tasks = capture_.tasks();
+    const capture::TaskStore& tasks = capture_.tasks();
     const auto frames = capture_.frames(thread);
-    bool goes_on = true;
+    bool goes_on =
+        thread.greenlet_count == 0 ||
+        greenlet_tree_.build(tasks, thread.first_greenlet, thread.greenlet_count).has_value();
     for (std::size_t i = frames.size(); i-- > 0 && goes_on;) {
         goes_on = may_go_on();
         for (std::size_t j = 0; j < thread.task_count; ++j) {
             const capture::CapturedTask& task = tasks.task(thread.first_task + j);
             if (is_on_stack(thread, task) && task.first_frame + task.frame_count == i + 1) {
                 writer.task_begins(tasks.text(task.name));
+            }
+        }
+        for (std::size_t j = 0; j < thread.greenlet_count && i + 1 == frames.size(); ++j) {
+            const std::size_t index = thread.first_greenlet + j;
+            const capture::CapturedTask& greenlet = tasks.task(index);
+            if (is_on_stack(thread, greenlet) &&
+                greenlet.kind != capture::TaskKind::kMainGreenlet) {
+                const std::uint32_t id = greenlet_tree_.id(static_cast<std::uint32_t>(index));
+                writer.greenlet_begins(label_of(greenlet, id, label_));
             }
         }
         const capture::SourceFrame frame = codes_.describe(reader, frames[i]);
@@ -133,15 +144,32 @@ std::span<const cpython::RawFrame> ProcessReport::frames_of(
                : std::span<const cpython::RawFrame>();
 }
 
-bool ProcessReport::write_tasks(MemoryReader& reader, const capture::CapturedThread& thread,
-                                ReportWriter& writer, FunctionRef<bool()> may_go_on) {
-    const capture::TaskCapture& tasks = capture_.tasks();
-    writer.begin_tasks(thread);
-    bool goes_on = static_cast<bool>(tree_.build(tasks, thread));
-    tree_.visit([&](const TaskTree::Node& node) {
+std::string_view ProcessReport::label_of(const capture::CapturedTask& greenlet, std::uint32_t id,
+                                         std::span<char> into) const {
+    const capture::TaskStore& tasks = capture_.tasks();
+    if (greenlet.kind == capture::TaskKind::kMainGreenlet) {
+        return "main greenlet";
+    }
+    if (greenlet.name.size_bytes != 0) {
+        return tasks.text(greenlet.name);
+    }
+    const std::string_view type = tasks.text(greenlet.type_name);
+    const int length =
+        std::snprintf(into.data(), into.size(), "%.*s#%u", static_cast<int>(type.size()),
+                      type.data(), static_cast<unsigned>(id));
+    return {into.data(), std::min(static_cast<std::size_t>(length), into.size() - 1)};
+}
+
+bool ProcessReport::write_tree(MemoryReader& reader, const capture::CapturedThread& thread,
+                               TaskTree& tree, ReportWriter& writer,
+                               FunctionRef<bool()> may_go_on) {
+    const capture::TaskStore& tasks = capture_.tasks();
+    bool goes_on = true;
+    tree.visit([&](const TaskTree::Node& node) {
         const capture::CapturedTask& task = tasks.task(node.task);
+        const bool is_greenlet = task.kind != capture::TaskKind::kTask;
         const auto frames = frames_of(thread, task);
-        std::string_view coroutine;
+        std::string_view coroutine = tasks.text(task.function);
         if (!frames.empty()) {
             // It has to outlive the frames' texts.
             coroutine = codes_.describe(reader, frames.back()).function;
@@ -150,17 +178,24 @@ bool ProcessReport::write_tasks(MemoryReader& reader, const capture::CapturedThr
             coroutine = {coroutine_name_, size};
         }
         const auto waiters = tasks.waiters(task);
+        std::string_view first_child;
+        if (!is_greenlet && node.children != 0) {
+            first_child = tasks.text(tasks.task(tree.first_child(node.task)).name);
+        } else if (is_greenlet && task.waits_for != capture::CapturedTask::kNone) {
+            first_child =
+                label_of(tasks.task(task.waits_for), tree.id(task.waits_for), child_label_);
+        }
         const TaskLine line{
             .task = task,
             .node = node,
             .name = tasks.text(task.name),
             .coroutine = coroutine,
             .awaited = tasks.text(task.waits_for_type),
-            .first_child = node.children == 0
-                               ? std::string_view()
-                               : tasks.text(tasks.task(tree_.first_child(node.task)).name)};
-        writer.begin_task(line, waiters.size(),
-                          [&](std::size_t i) { return tree_.id(waiters[i]); });
+            .first_child = first_child,
+            .type = tasks.text(task.type_name),
+            .label = is_greenlet ? label_of(task, node.id, label_) : std::string_view(),
+            .parent = task.parent != capture::CapturedTask::kNone ? tree.id(task.parent) : 0};
+        writer.begin_task(line, waiters.size(), [&](std::size_t i) { return tree.id(waiters[i]); });
         for (std::size_t i = frames.size(); i-- > 0 && goes_on && !node.is_repeated;) {
             goes_on = may_go_on();
             const capture::SourceFrame frame = codes_.describe(reader, frames[i]);
@@ -174,6 +209,20 @@ bool ProcessReport::write_tasks(MemoryReader& reader, const capture::CapturedThr
     });
     writer.end_tasks();
     return goes_on;
+}
+
+bool ProcessReport::write_tasks(MemoryReader& reader, const capture::CapturedThread& thread,
+                                ReportWriter& writer, FunctionRef<bool()> may_go_on) {
+    writer.begin_tasks(thread);
+    const bool is_built =
+        tree_.build(capture_.tasks(), thread.first_task, thread.task_count).has_value();
+    return write_tree(reader, thread, tree_, writer, may_go_on) && is_built;
+}
+
+bool ProcessReport::write_greenlets(MemoryReader& reader, const capture::CapturedThread& thread,
+                                    ReportWriter& writer, FunctionRef<bool()> may_go_on) {
+    writer.begin_greenlets(thread);
+    return write_tree(reader, thread, greenlet_tree_, writer, may_go_on);
 }
 
 Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
@@ -202,9 +251,12 @@ Status ProcessReport::write(MemoryReader& reader, SameCpu& same_cpu, pid_t pid,
             goes_on = write_frames(reader, thread, writer, may_go_on);
             goes_on =
                 goes_on && (!thread.has_tasks || write_tasks(reader, thread, writer, may_go_on));
+            goes_on = goes_on && (thread.greenlet_count == 0 ||
+                                  write_greenlets(reader, thread, writer, may_go_on));
             writer.end_thread();
         }
     }
+    writer.tell_greenlets(capture_.greenlets());
     writer.end(capture_.is_cut() || !goes_on);
     return {};
 }

@@ -3,19 +3,31 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <span>
 #include <string_view>
 
 namespace echion::report {
+namespace {
+
+/// The tasks that one stands below.
+std::span<const std::uint32_t> tasks_above(const capture::TaskStore& tasks, std::size_t index) {
+    const capture::CapturedTask& task = tasks.task(index);
+    const auto waiters = tasks.waiters(task);
+    const bool has_parent = task.parent != capture::CapturedTask::kNone;
+    return waiters.empty() && has_parent ? std::span(&task.parent, 1) : waiters;
+}
+
+}  // namespace
 
 Status TaskTree::reserve() {
     if (is_reserved_) {
         return {};
     }
-    constexpr std::size_t kTasks = capture::TaskCapture::kMaxTasks;
+    constexpr std::size_t kTasks = capture::TaskStore::kMaxTasks;
     auto order = ReservedArray<std::uint32_t>::make(kTasks);
     auto ids = ReservedArray<std::uint32_t>::make(kTasks);
     auto child_from = ReservedArray<std::uint32_t>::make(kTasks + 2);
-    auto children = ReservedArray<std::uint32_t>::make(capture::TaskCapture::kMaxWaiters);
+    auto children = ReservedArray<std::uint32_t>::make(capture::TaskStore::kMaxWaiters + kTasks);
     auto is_told = ReservedArray<std::uint8_t>::make(kTasks);
     auto has_waiter = ReservedArray<std::uint8_t>::make(kTasks);
     if (!order || !ids || !child_from || !children || !is_told || !has_waiter) {
@@ -31,16 +43,15 @@ Status TaskTree::reserve() {
     return {};
 }
 
-Status TaskTree::build(const capture::TaskCapture& tasks, const capture::CapturedThread& thread) {
+Status TaskTree::build(const capture::TaskStore& tasks, std::size_t first, std::size_t count) {
     count_ = 0;
     if (auto status = reserve(); !status) {
         return status;
     }
-    first_ = static_cast<std::uint32_t>(thread.first_task);
-    const std::size_t count = thread.task_count;
+    first_ = static_cast<std::uint32_t>(first);
     std::size_t links = 0;
     for (std::size_t i = 0; i < count; ++i) {
-        links += tasks.waiters(tasks.task(first_ + i)).size();
+        links += tasks_above(tasks, first_ + i).size();
     }
     if (!order_.grow_to(count) || !ids_.grow_to(count) || !child_from_.grow_to(count + 2) ||
         !children_.grow_to(links) || !is_told_.grow_to(count) || !has_waiter_.grow_to(count)) {
@@ -48,7 +59,7 @@ Status TaskTree::build(const capture::TaskCapture& tasks, const capture::Capture
     }
     for (std::size_t i = 0; i < count; ++i) {
         order_[i] = first_ + static_cast<std::uint32_t>(i);
-        has_waiter_[i] = !tasks.waiters(tasks.task(first_ + i)).empty();
+        has_waiter_[i] = !tasks_above(tasks, first_ + i).empty();
     }
     std::sort(order_.data(), order_.data() + count, [&](std::uint32_t a, std::uint32_t b) {
         const std::string_view one = tasks.text(tasks.task(a).name);
@@ -61,7 +72,7 @@ Status TaskTree::build(const capture::TaskCapture& tasks, const capture::Capture
     // Children by counting: how many each has, where they begin, then one after the other by id.
     std::memset(child_from_.data(), 0, (count + 2) * sizeof(std::uint32_t));
     for (std::size_t i = 0; i < count; ++i) {
-        for (const std::uint32_t waiter : tasks.waiters(tasks.task(first_ + i))) {
+        for (const std::uint32_t waiter : tasks_above(tasks, first_ + i)) {
             ++child_from_[waiter - first_ + 2];
         }
     }
@@ -70,7 +81,7 @@ Status TaskTree::build(const capture::TaskCapture& tasks, const capture::Capture
     }
     for (std::size_t i = 0; i < count; ++i) {
         ids_[order_[i] - first_] = static_cast<std::uint32_t>(i) + 1;
-        for (const std::uint32_t waiter : tasks.waiters(tasks.task(order_[i]))) {
+        for (const std::uint32_t waiter : tasks_above(tasks, order_[i])) {
             children_[child_from_[waiter - first_ + 1]++] = order_[i];
         }
     }

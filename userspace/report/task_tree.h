@@ -6,14 +6,14 @@
 #include "base/error.h"
 #include "base/function_ref.h"
 #include "base/mapping.h"
-#include "capture/captured_thread.h"
-#include "capture/task_capture.h"
+#include "capture/task_store.h"
 
 namespace echion::report {
 
 /// The tasks of one thread, in the order in which a report tells them: those that no other task
 /// waits for, and below each the tasks that it waits for. Tasks that stand beside each other are
-/// ordered by their names, shorter ones first, so that Task-2 comes before Task-10.
+/// ordered by their names, shorter ones first, so that Task-2 comes before Task-10. Or its
+/// greenlets: one that none waits for stands below its parent.
 ///
 /// Memory is reserved by the first build(). One thread at a time.
 class TaskTree {
@@ -27,8 +27,8 @@ class TaskTree {
         std::size_t children;  ///< how many tasks it waits for
     };
 
-    /// Lays out the tasks of `thread`. Both are to stay as they are until the last visit.
-    Status build(const capture::TaskCapture& tasks, const capture::CapturedThread& thread);
+    /// Lays out `count` tasks from `first` on. They are to stay as they are until the last visit.
+    Status build(const capture::TaskStore& tasks, std::size_t first, std::size_t count);
 
     /// Calls `visit` for each place in the tree, in its order, until it returns false. A task that
     /// several wait for has several places, all but the first repeated.

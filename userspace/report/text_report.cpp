@@ -134,10 +134,10 @@ void TextReport::frame(const capture::SourceFrame& frame) {
     has_frames_ = true;
 }
 
-void TextReport::task_begins(std::string_view name) {
+void TextReport::put_begin(std::string_view what, std::string_view name) {
     sink_.put(kFrameIndent);
     sink_.put(palette_.detail);
-    sink_.put("task ");
+    sink_.put(what);
     sink_.put_printable(name);
     sink_.put(':');
     sink_.put(palette_.plain);
@@ -151,20 +151,31 @@ void TextReport::end_frames() {
     }
 }
 
-void TextReport::begin_tasks(const capture::CapturedThread& thread) {
+void TextReport::begin_group(std::size_t count, std::string_view one, std::string_view more,
+                             std::string_view whose, bool is_torn, bool is_cut) {
     sink_.put(kFrameIndent);
     sink_.put(palette_.title);
-    sink_.put_number(static_cast<std::int64_t>(thread.task_count));
-    sink_.put(thread.task_count == 1 ? " task" : " tasks");
-    sink_.put(" of its event loop");
+    sink_.put_number(static_cast<std::int64_t>(count));
+    sink_.put(count == 1 ? one : more);
+    sink_.put(whose);
     sink_.put(palette_.plain);
-    sink_.put(thread.task_count == 0 ? "\n" : ":\n");
-    if (thread.tasks_consistency == capture::Consistency::kTorn) {
+    sink_.put(count == 0 ? "\n" : ":\n");
+    if (is_torn) {
         note("they changed while they were read: their frames may not belong together");
     }
-    if (thread.are_tasks_cut) {
+    if (is_cut) {
         note("there may be more, or others that wait for these");
     }
+}
+
+void TextReport::begin_tasks(const capture::CapturedThread& thread) {
+    begin_group(thread.task_count, " task", " tasks", " of its event loop",
+                thread.tasks_consistency == capture::Consistency::kTorn, thread.are_tasks_cut);
+}
+
+void TextReport::begin_greenlets(const capture::CapturedThread& thread) {
+    begin_group(thread.greenlet_count, " greenlet", " greenlets", "",
+                thread.tasks_consistency == capture::Consistency::kTorn, thread.are_greenlets_cut);
 }
 
 void TextReport::indent_task(std::size_t depth) {
@@ -175,7 +186,7 @@ void TextReport::indent_task(std::size_t depth) {
     }
 }
 
-void TextReport::put_awaited(const TaskLine& line) {
+void TextReport::put_state(const TaskLine& line) {
     switch (line.task.state) {
         case capture::TaskState::kRunning:
             sink_.put("running");
@@ -190,18 +201,27 @@ void TextReport::put_awaited(const TaskLine& line) {
             sink_.put("ending");
             return;
         case capture::TaskState::kSuspended:
-            break;
+            put_awaited(line);
+            return;
     }
-    if (line.node.children == 1) {
+}
+
+void TextReport::put_awaited(const TaskLine& line) {
+    // Below a greenlet also those stand that it is but the parent of.
+    const bool is_greenlet = line.task.kind != capture::TaskKind::kTask;
+    const std::size_t count = is_greenlet ? line.task.waits_for_count : line.node.children;
+    if (count == 1) {
         sink_.put("waits for ");
         sink_.put_printable(line.first_child);
-    } else if (line.node.children > 1) {
+    } else if (count > 1) {
         sink_.put("waits for ");
-        sink_.put_number(static_cast<std::int64_t>(line.node.children));
-        sink_.put(" tasks");
+        sink_.put_number(static_cast<std::int64_t>(count));
+        sink_.put(is_greenlet ? " greenlets" : " tasks");
     } else if (!line.awaited.empty()) {
         sink_.put("waits for a ");
         sink_.put_printable(line.awaited);
+    } else if (is_greenlet) {
+        sink_.put("suspended");
     } else {
         sink_.put("about to run");
     }
@@ -213,7 +233,8 @@ void TextReport::begin_task(const TaskLine& line, std::size_t /*waiter_count*/,
     is_running_ = line.task.state == capture::TaskState::kRunning;
     indent_task(task_depth_);
     sink_.put(palette_.thread);
-    sink_.put_printable(line.name.empty() ? std::string_view("<unknown>") : line.name);
+    const std::string_view name = line.label.empty() ? line.name : line.label;
+    sink_.put_printable(name.empty() ? std::string_view("<unknown>") : name);
     sink_.put(palette_.plain);
     if (!line.coroutine.empty()) {
         sink_.put(" (");
@@ -225,7 +246,7 @@ void TextReport::begin_task(const TaskLine& line, std::size_t /*waiter_count*/,
     if (line.node.is_repeated) {
         sink_.put("see above");
     } else {
-        put_awaited(line);
+        put_state(line);
     }
     sink_.put(palette_.plain);
     sink_.put('\n');
@@ -248,14 +269,35 @@ void TextReport::task_frame(const capture::SourceFrame& frame) {
     sink_.put('\n');
 }
 
+void TextReport::note_of_process(std::string_view text, std::size_t count) {
+    sink_.put("\n");
+    sink_.put(kThreadIndent);
+    sink_.put(palette_.warning);
+    sink_.put('(');
+    sink_.put(text);
+    if (count != 0) {
+        sink_.put(": ");
+        sink_.put_number(static_cast<std::int64_t>(count));
+    }
+    sink_.put(')');
+    sink_.put(palette_.plain);
+    sink_.put('\n');
+}
+
 void TextReport::end(bool is_cut) {
     if (is_cut) {
-        sink_.put("\n");
-        sink_.put(kThreadIndent);
-        sink_.put(palette_.warning);
-        sink_.put("(there are more threads, which could not be listed)");
-        sink_.put(palette_.plain);
-        sink_.put('\n');
+        note_of_process("there are more threads, which could not be listed");
+    }
+    if (found_.is_there && !found_.is_whole) {
+        note_of_process("there may be more greenlets, which were not found");
+    }
+    if (found_.unreadable != 0) {
+        note_of_process("greenlets that could not be read, as their structures are not known",
+                        found_.unreadable);
+    }
+    if (found_.unplaced != 0) {
+        note_of_process("greenlets that have not started, and whose thread nothing shows",
+                        found_.unplaced);
     }
     sink_.put('\n');
     sink_.flush();

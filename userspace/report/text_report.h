@@ -34,21 +34,29 @@ class TextReport final : public ReportWriter {
 
     void begin(const ReportHeader& header) override;
     void begin_thread(const capture::CapturedThread& thread, std::string_view name) override;
-    void task_begins(std::string_view name) override;
+    void task_begins(std::string_view name) override { put_begin("task ", name); }
+    void greenlet_begins(std::string_view label) override { put_begin("greenlet ", label); }
     void frame(const capture::SourceFrame& frame) override;
     void end_frames() override;
     void begin_tasks(const capture::CapturedThread& thread) override;
+    void begin_greenlets(const capture::CapturedThread& thread) override;
     void begin_task(const TaskLine& line, std::size_t waiter_count,
                     FunctionRef<std::uint32_t(std::size_t)> get_waiter) override;
     void task_frame(const capture::SourceFrame& frame) override;
     void end_task() override {}
     void end_tasks() override {}
     void end_thread() override {}
+    void tell_greenlets(const capture::GreenletCapture::Found& found) override { found_ = found; }
     void end(bool is_cut) override;
 
   private:
     void note(std::string_view text);
+    void note_of_process(std::string_view text, std::size_t count = 0);
+    void put_begin(std::string_view what, std::string_view name);
+    void begin_group(std::size_t count, std::string_view one, std::string_view more,
+                     std::string_view whose, bool is_torn, bool is_cut);
     void put_awaited(const TaskLine& line);
+    void put_state(const TaskLine& line);
     void indent_task(std::size_t depth);
 
     TextSink& sink_;
@@ -56,6 +64,7 @@ class TextReport final : public ReportWriter {
     bool has_frames_ = false;
     std::size_t task_depth_ = 0;
     bool is_running_ = false;  // the task, whose frames are the thread's
+    capture::GreenletCapture::Found found_;
 };
 
 /// Writes `Process 4711 (python3), Python 3.11.7`.
