@@ -130,7 +130,8 @@ bool StackReader::may_run(const Round& round, const TrackedThread& thread) const
 bool StackReader::has_rested(TrackedThread& thread) {
     thread.asked_cpu_ns = 0;
     const bool is_told_otherwise = thread.slot != TrackedThread::kNoSlot;
-    if (is_told_otherwise || thread.stack.must_resend || !can_follow(thread)) {
+    if (is_told_otherwise || thread.stack.must_resend || thread.must_read_on ||
+        !can_follow(thread)) {
         return false;
     }
     thread.asked_cpu_ns = memory_.read_cpu_ns(thread);

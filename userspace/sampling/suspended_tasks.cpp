@@ -184,6 +184,10 @@ void SuspendedTasks::note_stack(Loop& loop, std::span<const stream::FrameRef> re
                           loop.prefix.data());
     };
     const auto keep = [&](std::size_t count, bool has_waited) {
+        if (loop.prefix_count != count || !is_prefix(count)) {
+            loop.must_publish = true;  // all stacks change
+            loop.progress = {};
+        }
         std::copy_n(refs.begin(), count, loop.prefix.data());
         loop.prefix_count = count;
         loop.has_waited = has_waited;
