@@ -7,7 +7,7 @@ import pathlib
 import signal
 from typing import Callable, TypeVar
 
-from measure import Bench, Interpreter, heading, median
+from measure import Bench, Interpreter, heading, median, per_tick_us
 from slowdown import Window, compare, work_sampled, work_undisturbed
 
 from attach_support import Target, start_target
@@ -28,6 +28,7 @@ OPTIONS = {
     "-c -i 1 ms": ("-c", "-i", "1ms"),
 }
 LEAST_REPEATS = 9
+TASKS = ((10, 0), (100, 0), (1000, 0), (10000, 0), (1000, 1000))  # in all, and that change
 REQUESTS = 400
 Ratios = dict[str, list[float]]
 Seen = TypeVar("Seen")
@@ -90,6 +91,29 @@ def async_work(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
                     ratios[kind][what].append(compare(slices, window, beside, column))
             name = f"{python.name} {program}"
             figures[name] = show(name, ratios)
+    return figures
+
+
+def tasks(bench: Bench, pythons: list[Interpreter], repeats: int) -> dict:
+    """What a tick costs beside so many suspended tasks."""
+    heading(f"own work a tick in µs, -i 1ms, median of {repeats}; a task wakes up every 0.5 ms")
+    print(f"  {'python':14} {'tasks':>7} {'change':>7} {'none':>7} {'all':>7}")
+    figures = {}
+    for python in pythons:
+        for count, changing in TASKS:
+            row = {}
+            for which in ("none", "all"):
+                results = [
+                    bench.sampled(
+                        python, "many_tasks", str(count), str(changing), "2",
+                        options=["-i", "1ms", "--tasks", which],
+                    )
+                    for _ in range(repeats)
+                ]
+                row[which] = median(per_tick_us(one, "sampler_tick_ns") for one in results)
+            figures[f"{python.name} {count}, {changing}"] = row
+            print(f"  {python.name:14} {count:7} {changing:7} {row['none']:7.1f} {row['all']:7.1f}",
+                  flush=True)
     return figures
 
 

@@ -17,7 +17,7 @@ import sys
 import time
 
 import kernel
-from asynchronous import async_work, servers
+from asynchronous import async_work, servers, tasks
 from measure import (
     ROOT,
     Bench,
@@ -196,6 +196,7 @@ SECTIONS = {
     "rate": rate,
     "calls": calls,
     "slowdown": slowdown,
+    "tasks": tasks,
     "async": async_work,
     "servers": servers,
     "where": where,

@@ -121,6 +121,7 @@ void SuspendedTasks::read(TrackedThread& thread, std::span<const Address> places
     if (std::exchange(loop->has_read, false)) {
         loop->sweep.drop();  // of a round that was not accepted
     }
+    const std::int64_t begun_ns = monotonic_ns();
     // Whether the thread may have changed what has been read before.
     const bool is_told = thread.slot != TrackedThread::kNoSlot;
     const std::int64_t cpu_ns = is_told ? 0 : memory_.read_cpu_ns(thread);
@@ -132,9 +133,11 @@ void SuspendedTasks::read(TrackedThread& thread, std::span<const Address> places
         return;  // what has been read is written first
     }
     if (!loop->sweep.is_under_way()) {
-        if (!loop->is_outdated && loop->sweep.is_complete()) {
+        const bool is_early = ticks_.now_ns() - loop->swept_ns < kWaitingShare * loop->spent_ns;
+        if (loop->sweep.is_complete() && (is_early || !loop->is_outdated)) {
             return;
         }
+        loop->spent_ns = 0;
         loop->is_outdated = false;
         loop->swept_ns = ticks_.now_ns();
         loop->swept_cpu_ns = cpu_ns;
@@ -143,8 +146,9 @@ void SuspendedTasks::read(TrackedThread& thread, std::span<const Address> places
         }
     }
     loop->sweep.read({interpreters_.of(thread).head.interpreter, thread.state, loop->address},
-                     places, monotonic_ns() + most_ns(is_waiting));
+                     places, begun_ns + most_ns(is_waiting));
     loop->has_read = true;
+    loop->spent_ns += monotonic_ns() - begun_ns;
 }
 
 std::int64_t SuspendedTasks::most_ns(bool is_waiting) const {
@@ -237,12 +241,14 @@ std::uint32_t SuspendedTasks::accept(TrackedThread& thread, std::span<const stre
     if (is_complete && loop->must_publish) {
         // Where there is no room in the stream, forget_announcements() has it begin again.
         loop->must_publish = false;
+        const std::int64_t begun_ns = monotonic_ns();
         if (threads_.publish(thread, loop->sweep, {loop->prefix.data(), loop->prefix_count},
-                             loop->progress, monotonic_ns() + most_ns(true))) {
+                             loop->progress, begun_ns + most_ns(true))) {
             loop->task_threads = loop->progress.count;
         } else {
             loop->must_publish = true;
         }
+        loop->spent_ns += monotonic_ns() - begun_ns;
     }
     thread.must_read_on = loop->must_publish || loop->sweep.is_under_way() || loop->is_outdated ||
                           (loop->has_read && !is_complete);

@@ -84,7 +84,7 @@ class SuspendedTasks {
     static constexpr std::int64_t kLongestRestNs = 100'000'000;
     // The share of an interval that reading tasks may take, of one thread: while it waits, and
     // while it runs, as it can be held up.
-    static constexpr std::int64_t kWaitingShare = 10;
+    static constexpr std::int64_t kWaitingShare = 20;
     static constexpr std::int64_t kRunningShare = 50;
     static constexpr std::int64_t kMostReadNs = 1'000'000;
 
@@ -101,6 +101,7 @@ class SuspendedTasks {
         bool must_publish = false;
         TaskThreads::Progress progress;  // of the sweep, once it is complete
         bool is_outdated = false;        // the thread may have run since the sweep began
+        std::int64_t spent_ns = 0;       // on it, and on what was written of it
         std::int64_t swept_ns = 0;       // when it began, …
         std::int64_t swept_cpu_ns = 0;   // … and the thread's CPU time by then
         TaskSweep sweep;
