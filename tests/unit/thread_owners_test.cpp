@@ -131,7 +131,7 @@ class ThreadOwnersOf : public testing::TestWithParam<int>, private VoidBatchList
     StackCodes stack_codes_{memory_, ticks_, loop_codes_, codes_, labels_};
     SuspendedTasks suspended_{memory_,      ticks_,      interpreters_, changed_, codes_,
                               stack_codes_, loop_codes_, tasks_,        labels_,  options_};
-    ThreadRoster roster_{memory_, ticks_,    threads_, interpreters_, changed_, codes_,
+    ThreadRoster roster_{memory_, ticks_,    threads_, interpreters_, changed_,  codes_,
                          naming_, accounts_, owners_,  tasks_,        suspended_};
 
   private:
