@@ -13,9 +13,9 @@ using cpython::at;
 using cpython::Greenlet;
 using cpython::GreenletState;
 
-constexpr std::size_t kMaxNameBytes = 256;
+constexpr std::size_t kMaxGreenletNameBytes = 256;
 // Ranges that are copied for one interpreter or one thread.
-constexpr std::size_t kMaxReads = std::size_t{1} << 24;
+constexpr std::size_t kMaxGreenletReads = std::size_t{1} << 24;
 // Objects between two looks at the clock.
 constexpr std::size_t kObjectsAtOnce = 1024;
 // Of a walk that has missed something.
@@ -82,7 +82,7 @@ void GreenletCapture::find(MemoryReader& reader, const cpython::Layout& layout,
     pages_.begin();
     bool is_whole = false;
     for (int attempt = 0; attempt < kAttempts && !is_whole && time_left_ns_ > 0; ++attempt) {
-        CachedReader cached(pages_, reader, kMaxReads);
+        CachedReader cached(pages_, reader, kMaxGreenletReads);
         cpython::ObjectReader types(cached, layout);
         is_whole = walk(reader, types, place);
     }
@@ -91,7 +91,7 @@ void GreenletCapture::find(MemoryReader& reader, const cpython::Layout& layout,
     const auto get = [&](std::size_t i) { return candidates_[first + i].greenlet; };
     for (int attempt = 0; attempt < kLearnAttempts; ++attempt) {
         pages_.begin();
-        CachedReader cached(pages_, reader, kMaxReads);
+        CachedReader cached(pages_, reader, kMaxGreenletReads);
         cpython::ObjectReader objects(cached, layout);
         if (greenlets_.learn(objects, candidate_count_ - first, get)) {
             place_all(objects, first);
@@ -239,7 +239,7 @@ GreenletCapture::Outcome GreenletCapture::read(MemoryReader& reader, const cpyth
     name_.forget();
     run_.forget();
     links_.forget();
-    CachedReader cached(pages_, reader, kMaxReads);
+    CachedReader cached(pages_, reader, kMaxGreenletReads);
     cpython::ObjectReader objects(cached, layout);
     if (!greenlets_.find(objects, place.modules) || !greenlets_.has_learnt()) {
         return out;
@@ -423,7 +423,8 @@ bool GreenletCapture::read_waiters(cpython::ObjectReader& objects, TaskStore& st
 /// What one waits for, as find() has seen it, if it does still.
 void GreenletCapture::read_waits(cpython::ObjectReader& objects, TaskStore& store,
                                  std::size_t candidate) {
-    const auto& [greenlet, owner, object] = candidates_[candidate];
+    const Address greenlet = candidates_[candidate].greenlet;
+    const Address object = candidates_[candidate].waits_for;
     const std::uint32_t found = object ? index_.find(greenlet) : AddressMap::kNone;
     if (found == AddressMap::kNone) {
         return;
@@ -446,7 +447,7 @@ void GreenletCapture::describe(cpython::ObjectReader& objects, TaskStore& store,
     } else if (cpython::Greenlets::is_hub(objects, task.task)) {
         task.kind = TaskKind::kHub;
     }
-    std::array<char, kMaxNameBytes> text;
+    std::array<char, kMaxGreenletNameBytes> text;
     const auto name = name_.find(objects, task.task);
     if (const auto read = name && *name ? objects.read_unicode(*name, text)
                                         : Result<cpython::Text>(cpython::Text())) {
@@ -468,7 +469,7 @@ TextPiece GreenletCapture::keep_function(cpython::ObjectReader& objects, TaskSto
     if (greenlets_.kinds().find(objects, function) != cpython::TypeKind::kFunction) {
         return {};
     }
-    std::array<char, kMaxNameBytes> text;
+    std::array<char, kMaxGreenletNameBytes> text;
     const auto name = objects.read_unicode(
         cpython::read_word(objects, function + at(layout.function.qualname)), text);
     return name ? store.keep(name->utf8) : TextPiece{};

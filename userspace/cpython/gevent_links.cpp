@@ -10,11 +10,11 @@
 namespace echion::cpython {
 namespace {
 
-constexpr std::size_t kWord = sizeof(void*);
+constexpr std::size_t kFieldBytes = sizeof(void*);
 // Classes between a class and gevent's.
-constexpr int kMaxBases = 16;
+constexpr int kMaxBasesToGevent = 16;
 // From a greenlet to the one that waits for it: an object for each step.
-constexpr int kMaxDepth = 6;
+constexpr int kMaxSteps = 6;
 // Links that are looked at for one object, and those of one list.
 constexpr std::size_t kMaxLinks = 1024;
 constexpr std::size_t kMaxItems = 256;
@@ -80,7 +80,8 @@ GeventLinks::KnownType GeventLinks::find_type(ObjectReader& objects, Address typ
     const TypeLayout& fields = objects.layout().type;
     KnownType found{type, Kind::kOther, false, 0};
     Address base = type;
-    for (int i = 0; i < kMaxBases && found.kind == Kind::kOther && is_object_address(base); ++i) {
+    for (int i = 0; i < kMaxBasesToGevent && found.kind == Kind::kOther && is_object_address(base);
+         ++i) {
         const Address name_at = read_word(objects, base + at(fields.tp_name));
         std::array<char, kMaxTypeNameBytes> text;
         const auto name = name_at ? read_c_string(objects.memory(), name_at, text)
@@ -106,7 +107,7 @@ GeventLinks::KnownType GeventLinks::find_type(ObjectReader& objects, Address typ
     const auto size = objects.memory().read_value<std::intptr_t>(type + at(fields.tp_basicsize));
     if (size && *size > 0) {
         found.size_bytes = static_cast<std::uint16_t>(
-            std::min<std::intptr_t>(*size, static_cast<std::intptr_t>(kMaxFields * kWord)));
+            std::min<std::intptr_t>(*size, static_cast<std::intptr_t>(kMaxFields * kFieldBytes)));
     }
     known = found;
     return found;
@@ -133,7 +134,7 @@ bool GeventLinks::visit_waiters(ObjectReader& objects, Greenlets& greenlets, Add
 
 /// Looks through all fields: for lists of links, and for a queue's deques.
 void GeventLinks::search_object(Search& search, Address object, int depth) {
-    if (depth == kMaxDepth) {
+    if (depth == kMaxSteps) {
         search.is_whole = false;
         return;
     }
@@ -144,9 +145,10 @@ void GeventLinks::search_object(Search& search, Address object, int depth) {
         return;
     }
     std::array<Address, kMaxFields> fields;
-    const std::size_t head_words = at(objects.layout().object.size) / kWord;
-    const std::size_t words = type.size_bytes / kWord;
-    if (words <= head_words || !objects.memory().read_bytes(object, fields.data(), words * kWord)) {
+    const std::size_t head_words = at(objects.layout().object.size) / kFieldBytes;
+    const std::size_t words = type.size_bytes / kFieldBytes;
+    if (words <= head_words ||
+        !objects.memory().read_bytes(object, fields.data(), words * kFieldBytes)) {
         return;
     }
     TypeKinds& kinds = search.greenlets.kinds();
@@ -173,13 +175,13 @@ void GeventLinks::search_object(Search& search, Address object, int depth) {
 bool GeventLinks::search_queues(Search& search, Address greenlet, int depth) {
     ObjectReader& objects = search.objects;
     std::array<Address, kMaxFields> fields;
-    const std::size_t words = find_type_of(objects, greenlet).size_bytes / kWord;
+    const std::size_t words = find_type_of(objects, greenlet).size_bytes / kFieldBytes;
     if (!search.greenlets.is_greenlet(objects, greenlet) ||
-        !objects.memory().read_bytes(greenlet, fields.data(), words * kWord)) {
+        !objects.memory().read_bytes(greenlet, fields.data(), words * kFieldBytes)) {
         return false;
     }
     bool has_queue = false;
-    for (std::size_t i = at(objects.layout().object.size) / kWord; i < words; ++i) {
+    for (std::size_t i = at(objects.layout().object.size) / kFieldBytes; i < words; ++i) {
         if (find_type_of(objects, fields[i]).kind == Kind::kQueue) {
             has_queue = true;
             search_object(search, fields[i], depth + 1);
@@ -207,8 +209,8 @@ void GeventLinks::search_deque(Search& search, Address deque, int depth) {
     const std::size_t size_at = at(objects.layout().object.ob_size);
     MemoryReader& memory = objects.memory();
     const auto count = memory.read_value<std::intptr_t>(deque + size_at);
-    const Address block = read_word(objects, deque + size_at + kWord);
-    const auto first = memory.read_value<std::intptr_t>(deque + size_at + 3 * kWord);
+    const Address block = read_word(objects, deque + size_at + kFieldBytes);
+    const auto first = memory.read_value<std::intptr_t>(deque + size_at + 3 * kFieldBytes);
     if (!count || !first || !is_object_address(block) || *first < 0 || *count < 0) {
         return;
     }
@@ -217,7 +219,7 @@ void GeventLinks::search_deque(Search& search, Address deque, int depth) {
         if (!search.take_link()) {
             return;
         }
-        search_link(search, read_word(objects, block + (i + 1) * kWord), depth);
+        search_link(search, read_word(objects, block + (i + 1) * kFieldBytes), depth);
     }
     search.is_whole = search.is_whole && left == 0;
 }
@@ -244,7 +246,7 @@ void GeventLinks::search_link(Search& search, Address link, int depth) {
         // Its field is what it calls in a greenlet of its own.
         const Address callback = read_word(objects, link + at(layout.object.size));
         for (const Address field :
-             {callback, read_word(objects, link + at(layout.object.size) + kWord)}) {
+             {callback, read_word(objects, link + at(layout.object.size) + kFieldBytes)}) {
             search_self(search, field, depth);
         }
         return;
@@ -284,9 +286,10 @@ void GeventLinks::search_self(Search& search, Address self, int depth) {
 Address GeventLinks::find_greenlet(Search& search, Address waiter, const KnownType& type) {
     ObjectReader& objects = search.objects;
     std::array<Address, kMaxFields> fields;
-    const std::size_t head_words = at(objects.layout().object.size) / kWord;
-    const std::size_t words = type.size_bytes / kWord;
-    if (words <= head_words || !objects.memory().read_bytes(waiter, fields.data(), words * kWord)) {
+    const std::size_t head_words = at(objects.layout().object.size) / kFieldBytes;
+    const std::size_t words = type.size_bytes / kFieldBytes;
+    if (words <= head_words ||
+        !objects.memory().read_bytes(waiter, fields.data(), words * kFieldBytes)) {
         return {};
     }
     const auto is_greenlet = [&](std::size_t i) {
