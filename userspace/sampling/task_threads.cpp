@@ -60,10 +60,11 @@ bool TaskThreads::reserve() {
 void TaskThreads::find_paths(const TaskSweep& sweep, std::uint32_t leaf) {
     path_count_ = 0;
     Path path{{leaf}, 1};
-    find_paths_above(sweep, path);
+    cut_ += !find_paths_above(sweep, path);
 }
 
-void TaskThreads::find_paths_above(const TaskSweep& sweep, Path& path) {
+/// False: there are more ways than there is room for.
+bool TaskThreads::find_paths_above(const TaskSweep& sweep, Path& path) {
     bool is_root = true;
     if (path.depth < kMaxDepth) {
         for (const std::uint32_t waiter :
@@ -75,18 +76,22 @@ void TaskThreads::find_paths_above(const TaskSweep& sweep, Path& path) {
             }
             is_root = false;
             path.records[path.depth++] = waiter;
-            find_paths_above(sweep, path);
+            const bool has_room = find_paths_above(sweep, path);
             --path.depth;
-            if (path_count_ == kMaxPathsOfTask) {
-                return;
+            if (!has_room) {
+                return false;
             }
         }
     } else {
         ++cut_;
     }
+    if (is_root && path_count_ == kMaxPathsOfTask) {
+        return false;
+    }
     if (is_root) {
         paths_[path_count_++] = path;
     }
+    return true;
 }
 
 /// Puts a way into refs_, from its innermost frame up. False: it is cut at its root.
@@ -152,7 +157,6 @@ void TaskThreads::publish_task(const TrackedThread& owner, const TaskSweep& swee
                                std::span<const stream::FrameRef> prefix, Progress& progress) {
     const Address leaf = sweep.task(progress.next_task).task;
     find_paths(sweep, sweep.task(progress.next_task).own_record);
-    cut_ += path_count_ == kMaxPathsOfTask;
     for (std::size_t i = 0; i < path_count_; ++i) {
         const Path& path = paths_[i];
         Entry* entry = find(leaf + i, owner.id);  // an object's address is a multiple of more

@@ -78,7 +78,7 @@ class TaskThreads {
     void publish_task(const TrackedThread& owner, const TaskSweep& sweep,
                       std::span<const stream::FrameRef> prefix, Progress& progress);
     void find_paths(const TaskSweep& sweep, std::uint32_t leaf);
-    void find_paths_above(const TaskSweep& sweep, Path& path);
+    bool find_paths_above(const TaskSweep& sweep, Path& path);
     bool compose(const TaskSweep& sweep, std::span<const stream::FrameRef> prefix,
                  const Path& path);
     Entry* find(Address key, std::uint32_t owner_id);
