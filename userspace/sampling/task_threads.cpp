@@ -59,31 +59,32 @@ bool TaskThreads::reserve() {
 /// The ways that lead from above to the task of a record.
 void TaskThreads::find_paths(const TaskSweep& sweep, std::uint32_t leaf) {
     path_count_ = 0;
-    Path path{{leaf}, 1};
+    Path path{{leaf}, 1, false};
     cut_ += !find_paths_above(sweep, path);
 }
 
 /// False: there are more ways than there is room for.
 bool TaskThreads::find_paths_above(const TaskSweep& sweep, Path& path) {
     bool is_root = true;
-    if (path.depth < kMaxDepth) {
-        for (const std::uint32_t waiter :
-             sweep.waiters(sweep.record(path.records[path.depth - 1]))) {
-            const auto end = path.records.begin() + static_cast<std::ptrdiff_t>(path.depth);
-            if (sweep.record(waiter).state != TaskSweep::State::kSuspended ||
-                std::find(path.records.begin(), end, waiter) != end) {
-                continue;  // what runs waits for nothing; and a ring ends
-            }
-            is_root = false;
-            path.records[path.depth++] = waiter;
-            const bool has_room = find_paths_above(sweep, path);
-            --path.depth;
-            if (!has_room) {
-                return false;
-            }
+    path.is_cut = false;
+    for (const std::uint32_t waiter : sweep.waiters(sweep.record(path.records[path.depth - 1]))) {
+        const auto end = path.records.begin() + static_cast<std::ptrdiff_t>(path.depth);
+        if (sweep.record(waiter).state != TaskSweep::State::kSuspended ||
+            std::find(path.records.begin(), end, waiter) != end) {
+            continue;  // what runs waits for nothing; and a ring ends
         }
-    } else {
-        ++cut_;
+        if (path.depth == kMaxDepth) {
+            path.is_cut = true;
+            ++cut_;
+            break;
+        }
+        is_root = false;
+        path.records[path.depth++] = waiter;
+        const bool has_room = find_paths_above(sweep, path);
+        --path.depth;
+        if (!has_room) {
+            return false;
+        }
     }
     if (is_root && path_count_ == kMaxPathsOfTask) {
         return false;
@@ -168,7 +169,7 @@ void TaskThreads::publish_task(const TrackedThread& owner, const TaskSweep& swee
         ++progress.count;
         Hash hash(prefix_hash_);
         bool is_broken = false;
-        bool is_cut = false;
+        bool is_cut = path.is_cut;
         for (std::size_t j = path.depth; j-- > 0;) {
             const TaskSweep::Record& one = sweep.record(path.records[j]);
             hash.add(sweep.name(one));
@@ -176,6 +177,7 @@ void TaskThreads::publish_task(const TrackedThread& owner, const TaskSweep& swee
             is_broken = is_broken || one.is_broken;
             is_cut = is_cut || one.is_truncated;
         }
+        hash.add(std::uint64_t{is_broken} << 1U | std::uint64_t{is_cut});
         const bool is_known = entry->is_announced && entry->owner_hash == owner_hash_;
         if (is_known && entry->stack_hash == hash.value() && entry->parts == path_count_) {
             continue;
