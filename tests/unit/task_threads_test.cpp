@@ -408,15 +408,25 @@ TEST_P(TaskThreadsOf, MoreWaysThanTheBoundAreCut) {
 TEST_P(TaskThreadsOf, AWayLongerThanTheBoundIsCutAtItsRoot) {
     options_.max_frames = 100;
     std::vector<Address> tasks{make_task("0")};
-    for (std::size_t i = 1; i < 20; ++i) {
-        tasks.push_back(make_task(std::to_string(i)));
-        wait({tasks[i]}, tasks[i - 1]);
+    const auto add_waiter = [&] {
+        tasks.push_back(make_task(std::to_string(tasks.size())));
+        wait({tasks.back()}, tasks[tasks.size() - 2]);
+        set_tasks(tasks);
+    };
+    while (tasks.size() < 16) {
+        add_waiter();
     }
-    set_tasks(tasks);
     sweep_and_publish();
     ASSERT_EQ(stacks().size(), 1U);
-    EXPECT_TRUE(stacks()[0].starts_with("main select 15 15() 14 14() ")) << stacks()[0];
-    EXPECT_TRUE(stacks()[0].ends_with(" 0 0()"));
+    const std::string stack = stacks()[0];
+    EXPECT_TRUE(stack.starts_with("main select 15 15() 14 14() ")) << stack;
+    EXPECT_TRUE(stack.ends_with(" 0 0()")) << stack;
+    EXPECT_FALSE(stream_.threads.begin()->second.marks.truncated);
+    EXPECT_EQ(threads_.cut(), 0U);
+    add_waiter();
+    sweep_and_publish();
+    EXPECT_EQ(stacks(), Texts{stack});
+    EXPECT_TRUE(stream_.threads.begin()->second.marks.truncated);
     EXPECT_EQ(threads_.cut(), 1U);
 }
 
@@ -450,6 +460,13 @@ TEST_P(TaskThreadsOf, AStackThatCannotBeReadToItsEndIsMarked) {
     ASSERT_EQ(stream_.threads.size(), 2U);
     for (const auto& [id, thread] : stream_.threads) {
         EXPECT_EQ(thread.marks.invalid, thread.stack != "main select whole whole()");
+    }
+    // The same frames, of which the innermost waits for something else by now.
+    memory_.write(inner.object + cpython::at(layout_.object.ob_type), make_.type("Something"));
+    sweep_and_publish();
+    ASSERT_EQ(stream_.threads.size(), 2U);
+    for (const auto& [id, thread] : stream_.threads) {
+        EXPECT_FALSE(thread.marks.invalid) << thread.stack;
     }
 }
 
