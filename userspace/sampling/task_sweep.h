@@ -121,6 +121,8 @@ class TaskSweep {
     [[nodiscard]] std::span<const std::uint32_t> waiters(const Record& record) const {
         return {waiters_.data() + record.first_waiter, record.waiter_count};
     }
+    /// Of the ids in refs(): CodeRegistry::numbering().
+    [[nodiscard]] std::uint32_t numbering() const { return numbering_; }
     /// Steps that could not be read in full.
     [[nodiscard]] std::uint64_t cut() const { return cut_; }
 

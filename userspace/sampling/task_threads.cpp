@@ -216,6 +216,7 @@ bool TaskThreads::publish(const TrackedThread& owner, const TaskSweep& sweep,
     of_owner.add(owner.native_id);
     owner_hash_ = of_owner.value();
     Hash of_prefix;
+    of_prefix.add(sweep.numbering());  // equal ids of two numberings say nothing
     of_prefix.add(prefix);
     prefix_hash_ = of_prefix.value();
     for (std::uint32_t done = 0; progress.next_task < sweep.count(); ++progress.next_task) {

@@ -100,7 +100,7 @@ class TaskThreads {
     std::size_t free_hint_ = 0;
     std::uint64_t visit_ = 0;
     std::uint64_t owner_hash_ = 0;   // of the thread that is being written…
-    std::uint64_t prefix_hash_ = 0;  // …and of its prefix
+    std::uint64_t prefix_hash_ = 0;  // …and of its prefix, and how ids are given
     std::array<Path, kMaxPathsOfTask> paths_{};
     std::size_t path_count_ = 0;
     FixedArray<stream::FrameRef> refs_;  // of one way, root first, up to the array's end…
