@@ -229,6 +229,20 @@ TEST_P(TaskThreadsOf, AllAreWrittenAgainWhenTheStackOfTheirLoopIsAnother) {
     EXPECT_EQ(stacks(), (Texts{"main run select one one()", "main run select two two()"}));
 }
 
+TEST_P(TaskThreadsOf, AllAreWrittenAgainWhenIdsAreGivenAnew) {
+    const Address task = make_task("task", make_coroutine("before"));
+    set_tasks({task});
+    renumber();
+    sweep_and_publish();
+    take_written();
+    // The code object of another coroutine gets the id that this one's had.
+    memory_.write(task + cpython::at(layout_.task.coro), make_coroutine("after").object);
+    renumber();
+    sweep_and_publish();
+    EXPECT_EQ(take_written(), (Written{0, 1, 0, 0}));
+    EXPECT_EQ(stacks(), Texts{"main select task after"});
+}
+
 TEST_P(TaskThreadsOf, AllAreCalledAsTheirThreadIs) {
     set_tasks({make_task("one"), make_task("two")});
     sweep_and_publish();
