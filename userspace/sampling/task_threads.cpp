@@ -177,7 +177,6 @@ void TaskThreads::publish_task(const TrackedThread& owner, const TaskSweep& swee
             is_broken = is_broken || one.is_broken;
             is_cut = is_cut || one.is_truncated;
         }
-        hash.add(std::uint64_t{is_broken} << 1U | std::uint64_t{is_cut});
         const bool is_known = entry->is_announced && entry->owner_hash == owner_hash_;
         if (is_known && entry->stack_hash == hash.value() && entry->parts == path_count_) {
             continue;

@@ -68,7 +68,7 @@ class TaskThreads {
         std::uint32_t owner_id;
         std::uint32_t parts;
         std::uint64_t owner_hash;   // of what the thread is called
-        std::uint64_t stack_hash;   // of the stack, and what is wrong with it
+        std::uint64_t stack_hash;   // of the stack, but not of what is wrong with it
         std::uint64_t visit;        // number of the last publish() that met it
         std::int64_t void_look_ns;  // when that was, of what is not announced any more
         bool in_use;
