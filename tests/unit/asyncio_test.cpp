@@ -4,6 +4,7 @@
 
 #include <array>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpython/containers.h"
@@ -82,6 +83,63 @@ TEST_P(Containers, NoMoreSlotsOfASetAreVisitedThanTheBound) {
         ASSERT_FALSE(outcome_.has_value());
         EXPECT_EQ(outcome_.error().kind, ErrorKind::kBoundExceeded);
     }
+}
+
+TEST_P(Containers, AVisitOfASetGoesOnWhereItStopped) {
+    Addresses keys(600);
+    for (std::size_t i = 0; i < keys.size(); i += 2) {
+        keys[i] = Address(0x10000 + 16 * i);
+    }
+    const Address set = make_.make_set(keys);
+    std::erase(keys, Address());
+    for (const std::size_t at_once : {1U, 7U, 128U, 300U, 301U}) {
+        Addresses visited;
+        SetCursor cursor;
+        for (std::size_t last = SIZE_MAX; last != visited.size();) {
+            last = visited.size();
+            const Status status = visit_set(objects_, set, 1024, cursor, [&](Address key) {
+                visited.push_back(key);
+                return visited.size() < last + at_once;
+            });
+            ASSERT_TRUE(status.has_value());
+        }
+        EXPECT_EQ(visited, keys) << at_once;
+    }
+}
+
+TEST_P(Containers, AVisitOfASetBeginsAnewWhenItHasGotAnotherTable) {
+    const Address set = make_.make_set({kOne, kTwo});
+    SetCursor cursor;
+    ASSERT_TRUE(visit_set(objects_, set, 1024, cursor, [](Address key) {
+                    return key != kOne;
+                }).has_value());
+    const Address larger = make_.make_set({{}, kTwo, kThree, {}, {}, {}, {}, {}, kOne});
+    const SetLayout& fields = layout_.set;
+    const auto table = memory_.read_pointer(larger + at(fields.table));
+    ASSERT_TRUE(table.has_value());
+    memory_.write(set + at(fields.table), *table);
+    memory_.write(set + at(fields.mask), std::intptr_t{15});
+    Addresses visited;
+    ASSERT_TRUE(visit_set(objects_, set, 1024, cursor, [&](Address key) {
+                    visited.push_back(key);
+                    return true;
+                }).has_value());
+    EXPECT_EQ(visited, (Addresses{kTwo, kThree, kOne}));
+}
+
+TEST_P(Containers, AVisitOfASetIsOverWhenItsTableEndsInFrontOfTheCursor) {
+    const Address set = make_.make_set({kOne, kTwo, kThree});
+    SetCursor cursor;
+    ASSERT_TRUE(visit_set(objects_, set, 1024, cursor, [](Address key) {
+                    return key != kThree;
+                }).has_value());
+    memory_.write(set + at(layout_.set.mask), std::intptr_t{1});
+    std::size_t visits = 0;
+    EXPECT_TRUE(visit_set(objects_, set, 1024, cursor, [&](Address) {
+                    ++visits;
+                    return true;
+                }).has_value());
+    EXPECT_EQ(visits, 0U);
 }
 
 TEST_P(Containers, ASetWithAHostileHeadIsRefused) {
@@ -479,7 +537,180 @@ TEST_P(AsyncioTasks, ASetWithTooManySlotsIsVisitedInPart) {
     EXPECT_EQ(of_interpreter_.error().kind, ErrorKind::kBoundExceeded);
 }
 
+/// Walks over all tasks that stop on the way and go on later.
+class ResumedWalks : public AsyncioTasks {
+  protected:
+    static constexpr std::size_t kTasks = 9;
+
+    void SetUp() override {
+        for (std::size_t i = 0; i < kTasks; ++i) {
+            tasks_.push_back(make_.make_task({}));
+        }
+        loop_ = make_.make_loop(tasks_);
+        ASSERT_TRUE(asyncio_.find(objects_, loop_.modules).has_value());
+    }
+    /// Goes on for so many tasks.
+    Addresses go_on(std::size_t at_most = SIZE_MAX) {
+        Addresses visited;
+        const Status status = asyncio_.visit_tasks(objects_, loop_.thread.interpreter,
+                                                   loop_.thread.state, cursor_, [&](Address task) {
+                                                       visited.push_back(task);
+                                                       return visited.size() < at_most;
+                                                   });
+        EXPECT_TRUE(status.has_value());
+        return visited;
+    }
+    /// All tasks, from one step after the other.
+    Addresses visit_in_steps(std::size_t at_once) {
+        Addresses all;
+        cursor_ = {};
+        for (std::size_t steps = 0; !cursor_.is_done && steps < 100; ++steps) {
+            const Addresses some = go_on(at_once);
+            EXPECT_LE(some.size(), at_once);
+            all.insert(all.end(), some.begin(), some.end());
+        }
+        EXPECT_TRUE(cursor_.is_done);
+        return all;
+    }
+    Addresses tasks(std::size_t from, std::size_t end = kTasks) const {
+        return {tasks_.begin() + static_cast<std::ptrdiff_t>(from),
+                tasks_.begin() + static_cast<std::ptrdiff_t>(end)};
+    }
+
+    Addresses tasks_;
+    test::FakeAsyncio::Loop loop_;
+    TaskCursor cursor_;
+};
+
+TEST_P(ResumedWalks, EachTaskIsVisitedOnce) {
+    for (const std::size_t at_once :
+         {std::size_t{1}, std::size_t{2}, std::size_t{5}, kTasks - 1, kTasks, kTasks + 1}) {
+        EXPECT_EQ(visit_in_steps(at_once), tasks_) << at_once;
+    }
+}
+
+TEST_P(ResumedWalks, OneThatIsDoneVisitsNothing) {
+    EXPECT_EQ(go_on(), tasks_);
+    EXPECT_TRUE(cursor_.is_done);
+    EXPECT_EQ(go_on(), Addresses{});
+}
+
+TEST_P(ResumedWalks, ALoopWithoutTasksIsDoneAtOnce) {
+    loop_ = make_.make_loop({});
+    ASSERT_TRUE(asyncio_.find(objects_, loop_.modules).has_value());
+    EXPECT_EQ(go_on(), Addresses{});
+    EXPECT_TRUE(cursor_.is_done);
+}
+
+TEST_P(ResumedWalks, AllSetsOfTheModuleAreVisitedOneAfterTheOther) {
+    const Address set = make_.make_weak_set(tasks(0, 3));
+    const Address other = make_.make_weak_set(tasks(3, 6));
+    loop_ = make_.make_loop({});
+    loop_.modules = make_.make_modules({{"_all_tasks", set},
+                                        {"_scheduled_tasks", other},
+                                        {"_eager_tasks", make_.make_set(tasks(6))}});
+    ASSERT_TRUE(asyncio_.find(objects_, loop_.modules).has_value());
+    for (const std::size_t at_once : {1U, 2U, 3U, 4U}) {
+        EXPECT_EQ(visit_in_steps(at_once), tasks_) << at_once;
+    }
+}
+
+TEST_P(ResumedWalks, TasksOfASetWithAnotherTableAreAllVisited) {
+    const Address set = make_.make_set(tasks_);
+    loop_ = make_.make_loop({});
+    loop_.modules = make_.make_modules({{"_eager_tasks", set}});
+    ASSERT_TRUE(asyncio_.find(objects_, loop_.modules).has_value());
+    EXPECT_EQ(go_on(4), tasks(0, 4));
+    // The first one has ended, and one that has not been visited is where it stood.
+    Addresses moved = tasks(1);
+    std::swap(moved.front(), moved.back());
+    const auto table = memory_.read_pointer(make_.make_set(moved) + at(layout_.set.table));
+    ASSERT_TRUE(table.has_value());
+    memory_.write(set + at(layout_.set.table), *table);
+    memory_.write(set + at(layout_.set.mask), std::intptr_t{7});
+    EXPECT_EQ(go_on(), moved);
+    EXPECT_TRUE(cursor_.is_done);
+}
+
 /// Of the versions that keep lists of tasks.
+class ResumedLists : public ResumedWalks {
+  protected:
+    void unlink(Address task) { make_.unlink(head(), linked_, task); }
+    Address head() const {
+        return loop_.thread.state + at(layout_.thread_state.asyncio_tasks_head);
+    }
+
+    void SetUp() override {
+        ResumedWalks::SetUp();
+        linked_ = tasks_;
+    }
+    Addresses linked_;
+};
+
+TEST_P(ResumedLists, TheListOfTheThreadIsFollowedByThatOfTheInterpreter) {
+    make_.link(head(), tasks(0, 4));
+    make_.link(loop_.thread.interpreter + at(layout_.interpreter.asyncio_tasks_head), tasks(4));
+    for (const std::size_t at_once : {1U, 3U, 4U, 5U}) {
+        EXPECT_EQ(visit_in_steps(at_once), tasks_) << at_once;
+    }
+}
+
+TEST_P(ResumedLists, WhereTheLastOfThoseVisitedHaveEndedTheOthersFollow) {
+    constexpr std::size_t kVisited = 5;
+    ASSERT_EQ(go_on(kVisited), tasks(0, kVisited));
+    // The newest, and those before it: up to three of four that are remembered.
+    for (std::size_t ended = 1; ended <= 3; ++ended) {
+        unlink(tasks_[kVisited - ended]);
+        const TaskCursor cursor = cursor_;
+        EXPECT_EQ(go_on(), tasks(kVisited)) << ended;
+        cursor_ = cursor;
+    }
+}
+
+TEST_P(ResumedLists, WhereAllThoseRememberedHaveEndedTheListBeginsAnew) {
+    constexpr std::size_t kVisited = 5;
+    ASSERT_EQ(go_on(kVisited), tasks(0, kVisited));
+    for (std::size_t i = 1; i < kVisited; ++i) {
+        unlink(tasks_[i]);
+    }
+    EXPECT_EQ(go_on(), linked_);
+    EXPECT_EQ(linked_.size(), kTasks - 4);
+    EXPECT_TRUE(cursor_.is_done);
+}
+
+TEST_P(ResumedLists, WhereTheMemoryOfThoseVisitedIsGoneTheListBeginsAnew) {
+    constexpr std::size_t kVisited = 2;
+    ASSERT_EQ(go_on(kVisited), tasks(0, kVisited));
+    for (std::size_t i = 0; i < kVisited; ++i) {
+        unlink(tasks_[i]);
+        memory_.unmap(tasks_[i]);
+    }
+    EXPECT_EQ(go_on(), tasks(kVisited));
+}
+
+TEST_P(ResumedLists, OthersThatEndOrBeginOnTheWayDoNoHarm) {
+    ASSERT_EQ(go_on(3), tasks(0, 3));
+    unlink(tasks_[0]);
+    unlink(tasks_[3]);
+    linked_.push_back(make_.make_task({}));
+    make_.link(head(), linked_);
+    EXPECT_EQ(go_on(), Addresses(linked_.begin() + 2, linked_.end()));
+}
+
+TEST_P(ResumedLists, ANodeThatIsUsedForSomethingElseIsNotFollowed) {
+    ASSERT_EQ(go_on(1), tasks(0, 1));
+    unlink(tasks_[0]);
+    // It points to where nothing points back from.
+    const Address node = tasks_[0] + at(layout_.task.node);
+    for (const Address next : {make_.none, Address(0x66660000), head()}) {
+        memory_.write(node, next);
+        const TaskCursor cursor = cursor_;
+        EXPECT_EQ(go_on(), tasks(1));
+        cursor_ = cursor;
+    }
+}
+
+/// Of the same versions.
 class TaskLists : public AsyncioTasks {};
 
 TEST_P(TaskLists, TheListOfTheInterpreterIsVisited) {
@@ -817,7 +1048,10 @@ INSTANTIATE(Containers);
 INSTANTIATE(Kinds);
 INSTANTIATE(Coroutines);
 INSTANTIATE(AsyncioTasks);
+INSTANTIATE(ResumedWalks);
 INSTANTIATE(Waiters);
+INSTANTIATE_TEST_SUITE_P(Versions, ResumedLists, testing::Values(14, 15, 114, 115),
+                         test::name_of_row);
 INSTANTIATE_TEST_SUITE_P(Versions, TaskLists, testing::Values(14, 15, 114, 115), test::name_of_row);
 
 }  // namespace

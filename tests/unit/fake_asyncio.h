@@ -317,11 +317,22 @@ class FakeAsyncio {
     /// Lays a list of tasks behind a head (3.14 and later).
     void link(Address head, const std::vector<Address>& tasks) {
         Address last = head;
+        const auto join = [&](Address node) {
+            memory_.write(last, node);
+            memory_.write(node + sizeof(void*), last);
+            last = node;
+        };
         for (const Address task : tasks) {
-            memory_.write(last, task + at(layout_.task.node));
-            last = task + at(layout_.task.node);
+            join(task + at(layout_.task.node));
         }
-        memory_.write(last, head);
+        join(head);
+    }
+    /// Takes a task out of the list behind a head that has `tasks`.
+    void unlink(Address head, std::vector<Address>& tasks, Address task) {
+        std::erase(tasks, task);
+        link(head, tasks);
+        memory_.write(task + at(layout_.task.node), Address());
+        memory_.write(task + at(layout_.task.node) + sizeof(void*), Address());
     }
 
     /// sys.modules with asyncio's: `globals` of asyncio.tasks, and of the C module the first words

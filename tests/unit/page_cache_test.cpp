@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <initializer_list>
+#include <utility>
 #include <vector>
 
 #include "test_memory.h"
@@ -162,6 +165,135 @@ TEST_F(PageCacheTest, NothingIsReadBeyondTheBoundOnReads) {
     EXPECT_EQ(reader.read(two), 1U);
     EXPECT_TRUE(reader.is_over());
     EXPECT_FALSE(reader.read_value<std::uint32_t>(page(1)).has_value());
+}
+
+/// Looks that copy ahead what the one before has used.
+class PagesAhead : public PageCacheTest {
+  protected:
+    /// Uses pages, in that order.
+    void use(std::initializer_list<std::size_t> numbers) {
+        for (const std::size_t number : numbers) {
+            EXPECT_EQ(number_at(page(number)), number);
+        }
+    }
+    /// How many pages have been copied since `bytes` were.
+    std::size_t copied_since(std::size_t bytes) const {
+        return (memory_.bytes - bytes) / kPageBytes;
+    }
+};
+
+TEST_F(PagesAhead, UsedPagesAreCopiedInOneRead) {
+    map_pages(1, kMaxPages);
+    use({3, 1, 4});
+    const std::size_t calls = memory_.calls;
+    cache_.begin_ahead(memory_, kMaxPages);
+    EXPECT_EQ(memory_.calls, calls + 1);
+    EXPECT_EQ(cache_.page_count(), 3U);
+    use({1, 3, 4});
+    EXPECT_EQ(memory_.calls, calls + 1);
+    use({2});
+    EXPECT_EQ(memory_.calls, calls + 2);
+}
+
+TEST_F(PagesAhead, ACopyIsAsOldAsTheBeginningOfTheLook) {
+    map_pages(1, 1);
+    use({1});
+    ASSERT_TRUE(memory_.write(page(1), std::uint32_t{7}));
+    cache_.begin_ahead(memory_, kMaxPages);
+    ASSERT_TRUE(memory_.write(page(1), std::uint32_t{8}));
+    EXPECT_EQ(number_at(page(1)), 7U);
+}
+
+TEST_F(PagesAhead, ManyPagesAreCopiedInFewReads) {
+    constexpr std::size_t kMany = 150;
+    cache_ = std::move(*PageCache::make(kMany));
+    map_pages(1, kMany);
+    CachedReader reader(cache_, memory_, kMany);
+    for (std::size_t i = 1; i <= kMany; ++i) {
+        ASSERT_TRUE(reader.read_value<std::uint32_t>(page(i)).has_value());
+    }
+    const std::size_t calls = memory_.calls;
+    cache_.begin_ahead(memory_, kMany);
+    EXPECT_EQ(memory_.calls, calls + 3);
+    EXPECT_EQ(cache_.page_count(), kMany);
+    for (std::size_t i = 1; i <= kMany; ++i) {
+        const std::byte* copy = cache_.find(memory_, page(i));
+        ASSERT_NE(copy, nullptr);
+        EXPECT_EQ(load<std::uint32_t>(copy, 0), i);
+    }
+    EXPECT_EQ(memory_.calls, calls + 3);
+}
+
+TEST_F(PagesAhead, PagesThatCannotBeReadAnyMoreLeaveNoGap) {
+    for (const std::vector<std::size_t>& gone :
+         {std::vector<std::size_t>{1}, {2}, {4}, {1, 2}, {2, 3}, {1, 4}, {1, 2, 3, 4}}) {
+        cache_.begin();
+        for (std::size_t i = 1; i <= kMaxPages; ++i) {
+            map_pages(i, 1);
+        }
+        use({1, 2, 3, 4});
+        for (const std::size_t number : gone) {
+            memory_.unmap(page(number));
+        }
+        cache_.begin_ahead(memory_, kMaxPages);
+        EXPECT_EQ(cache_.page_count(), kMaxPages - gone.size());
+        const std::size_t bytes = memory_.bytes;
+        for (std::size_t i = 1; i <= kMaxPages; ++i) {
+            if (std::find(gone.begin(), gone.end(), i) == gone.end()) {
+                use({i});
+            } else {
+                EXPECT_EQ(cache_.find(memory_, page(i)), nullptr) << i;
+            }
+        }
+        EXPECT_EQ(memory_.bytes, bytes);
+        // There is room for as many others.
+        for (std::size_t i = 0; i < gone.size(); ++i) {
+            map_pages(10 + i, 1);
+            use({10 + i});
+        }
+        EXPECT_EQ(cache_.page_count(), kMaxPages);
+        cache_.begin();
+    }
+}
+
+TEST_F(PagesAhead, PagesThatTheLastLookDidNotUseAreDropped) {
+    map_pages(1, kMaxPages);
+    use({1, 2, 3});
+    cache_.begin_ahead(memory_, kMaxPages);
+    ASSERT_EQ(cache_.page_count(), 3U);
+    use({3, 1});
+    std::size_t bytes = memory_.bytes;
+    cache_.begin_ahead(memory_, kMaxPages);
+    EXPECT_EQ(cache_.page_count(), 2U);
+    EXPECT_EQ(copied_since(bytes), 2U);
+    use({1, 3});
+    EXPECT_EQ(copied_since(bytes), 2U);
+    use({2});
+    EXPECT_EQ(copied_since(bytes), 3U);
+    // Nothing was used of what is copied now: nothing is copied then.
+    cache_.begin_ahead(memory_, kMaxPages);
+    EXPECT_EQ(cache_.page_count(), 3U);
+    bytes = memory_.bytes;
+    cache_.begin_ahead(memory_, kMaxPages);
+    EXPECT_EQ(cache_.page_count(), 0U);
+    EXPECT_EQ(memory_.bytes, bytes);
+}
+
+TEST_F(PagesAhead, NoMorePagesAreCopiedThanTheBound) {
+    map_pages(1, kMaxPages);
+    use({4, 3, 2, 1});
+    const std::size_t bytes = memory_.bytes;
+    cache_.begin_ahead(memory_, 2);
+    EXPECT_EQ(cache_.page_count(), 2U);
+    EXPECT_EQ(copied_since(bytes), 2U);
+    use({4, 3});
+    EXPECT_EQ(copied_since(bytes), 2U);
+    use({2, 1});
+    EXPECT_EQ(copied_since(bytes), 4U);
+    cache_.begin_ahead(memory_, 0);
+    EXPECT_EQ(cache_.page_count(), 0U);
+    EXPECT_EQ(copied_since(bytes), 4U);
+    use({1});
 }
 
 }  // namespace

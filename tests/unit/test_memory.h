@@ -20,6 +20,10 @@ namespace echion::test {
 /// unreadable, as unmapped memory is, so a walker that reads too far fails its test.
 class TestMemory final : public MemoryReader {
   public:
+    TestMemory() = default;
+    /// Allocates from `first` on.
+    explicit TestMemory(Address first) : next_(first.value()) {}
+
     /// Maps `size_bytes` zero bytes at `at`. Regions must not overlap; two that touch stay apart,
     /// and a read across their border fails.
     void map(Address at, std::size_t size_bytes) {
@@ -52,6 +56,15 @@ class TestMemory final : public MemoryReader {
         }
         std::memcpy(place, from, size_bytes);
         return true;
+    }
+
+    /// Copies all that is mapped to where it is said to be, in memory of this process that the test
+    /// has reserved there: for what reads only a process.
+    void copy_to_own_places() const {
+        for (const auto& [at, content] : regions_) {
+            // NOLINTNEXTLINE(performance-no-int-to-ptr): the address is one of this process.
+            std::memcpy(reinterpret_cast<void*>(at), content.data(), content.size());
+        }
     }
 
     template <typename T>

@@ -76,7 +76,7 @@ std::uint32_t TaskSweep::find_or_add(Address task) {
     if (index == kNone && tasks_.grow_to(task_count_ + 1) &&
         index_.set(task, static_cast<std::uint32_t>(task_count_))) {
         index = static_cast<std::uint32_t>(task_count_++);
-        tasks_[index] = {task, kNone, kNone, 0, false, false, false};
+        tasks_[index] = {task, kNone, kNone, 0, false, false, Cover::kNone};
     }
     return index;
 }
@@ -274,23 +274,33 @@ void TaskSweep::find_leaves() {
         const State state = state_of(task);
         task.is_leaf = state == State::kSuspended && !task.waits_for_task;
         if (task.is_leaf || state == State::kRunning) {
-            cover(i);
+            cover(i, Cover::kFull);
         }
     }
+    // What remains are rings, and what waits for them.
     for (std::uint32_t i = 0; i < task_count_; ++i) {
-        if (state_of(tasks_[i]) == State::kSuspended && !tasks_[i].is_covered) {
+        if (state_of(tasks_[i]) == State::kSuspended && tasks_[i].cover == Cover::kNone) {
             tasks_[i].is_leaf = true;
-            cover(i);
+            cover(i, Cover::kTried);
+        }
+    }
+    // One that waits for a ring, and is no part of it, has been met before the ring, or else is
+    // covered by it: backwards, the ring covers it in either case.
+    for (auto i = static_cast<std::uint32_t>(task_count_); i-- > 0;) {
+        Task& task = tasks_[i];
+        if (task.is_leaf && task.waits_for_task) {
+            task.is_leaf = task.cover != Cover::kFull;
+            cover(i, Cover::kFull);
         }
     }
 }
 
 /// Marks a task and all that wait for it, through others or not.
-void TaskSweep::cover(std::uint32_t task) {
+void TaskSweep::cover(std::uint32_t task, Cover cover) {
     std::size_t count = 0;
     const auto push = [&](std::uint32_t index) {
-        if (!tasks_[index].is_covered && to_cover_.grow_to(count + 1)) {
-            tasks_[index].is_covered = true;
+        if (tasks_[index].cover < cover && to_cover_.grow_to(count + 1)) {
+            tasks_[index].cover = cover;
             to_cover_[count++] = index;
         }
     };

@@ -90,6 +90,12 @@ class TaskSweep {
         bool is_truncated;  ///< there are more frames than the limit
         bool has_waiters;   ///< who waits for it has been read
     };
+    /// Whether a leaf or a task that runs is below a task, or it is one.
+    enum class Cover : std::uint8_t {
+        kNone,
+        kTried,  ///< one that may be no leaf
+        kFull,
+    };
     struct Task {
         Address task;
         std::uint32_t own_record;     ///< of the step that came across it, or kNone
@@ -99,7 +105,7 @@ class TaskSweep {
         /// It is suspended, and waits for no task; or it is one of a ring that wait for each other
         /// and for no other task.
         bool is_leaf;
-        bool is_covered;  ///< a leaf or a task that runs is below it, or it is one
+        Cover cover;
     };
     [[nodiscard]] std::size_t count() const { return task_count_; }
     [[nodiscard]] const Task& task(std::size_t index) const { return tasks_[index]; }
@@ -115,6 +121,8 @@ class TaskSweep {
     [[nodiscard]] std::span<const std::uint32_t> waiters(const Record& record) const {
         return {waiters_.data() + record.first_waiter, record.waiter_count};
     }
+    /// Of the ids in refs(): CodeRegistry::numbering().
+    [[nodiscard]] std::uint32_t numbering() const { return numbering_; }
     /// Steps that could not be read in full.
     [[nodiscard]] std::uint64_t cut() const { return cut_; }
 
@@ -142,7 +150,7 @@ class TaskSweep {
     void read_waiters(cpython::ObjectReader& objects, const Place& place,
                       std::span<const Address> places, std::uint32_t record, int depth);
     void find_leaves();
-    void cover(std::uint32_t task);
+    void cover(std::uint32_t task, Cover cover);
 
     PythonMemory& memory_;
     code::CodeRegistry& codes_;

@@ -59,34 +59,40 @@ bool TaskThreads::reserve() {
 /// The ways that lead from above to the task of a record.
 void TaskThreads::find_paths(const TaskSweep& sweep, std::uint32_t leaf) {
     path_count_ = 0;
-    Path path{{leaf}, 1};
-    find_paths_above(sweep, path);
+    Path path{{leaf}, 1, false};
+    cut_ += !find_paths_above(sweep, path);
 }
 
-void TaskThreads::find_paths_above(const TaskSweep& sweep, Path& path) {
+/// False: there are more ways than there is room for.
+bool TaskThreads::find_paths_above(const TaskSweep& sweep, Path& path) {
     bool is_root = true;
-    if (path.depth < kMaxDepth) {
-        for (const std::uint32_t waiter :
-             sweep.waiters(sweep.record(path.records[path.depth - 1]))) {
-            const auto end = path.records.begin() + static_cast<std::ptrdiff_t>(path.depth);
-            if (sweep.record(waiter).state != TaskSweep::State::kSuspended ||
-                std::find(path.records.begin(), end, waiter) != end) {
-                continue;  // what runs waits for nothing; and a ring ends
-            }
-            is_root = false;
-            path.records[path.depth++] = waiter;
-            find_paths_above(sweep, path);
-            --path.depth;
-            if (path_count_ == kMaxPathsOfTask) {
-                return;
-            }
+    path.is_cut = false;
+    for (const std::uint32_t waiter : sweep.waiters(sweep.record(path.records[path.depth - 1]))) {
+        const auto end = path.records.begin() + static_cast<std::ptrdiff_t>(path.depth);
+        if (sweep.record(waiter).state != TaskSweep::State::kSuspended ||
+            std::find(path.records.begin(), end, waiter) != end) {
+            continue;  // what runs waits for nothing; and a ring ends
         }
-    } else {
-        ++cut_;
+        if (path.depth == kMaxDepth) {
+            path.is_cut = true;
+            ++cut_;
+            break;
+        }
+        is_root = false;
+        path.records[path.depth++] = waiter;
+        const bool has_room = find_paths_above(sweep, path);
+        --path.depth;
+        if (!has_room) {
+            return false;
+        }
+    }
+    if (is_root && path_count_ == kMaxPathsOfTask) {
+        return false;
     }
     if (is_root) {
         paths_[path_count_++] = path;
     }
+    return true;
 }
 
 /// Puts a way into refs_, from its innermost frame up. False: it is cut at its root.
@@ -152,7 +158,6 @@ void TaskThreads::publish_task(const TrackedThread& owner, const TaskSweep& swee
                                std::span<const stream::FrameRef> prefix, Progress& progress) {
     const Address leaf = sweep.task(progress.next_task).task;
     find_paths(sweep, sweep.task(progress.next_task).own_record);
-    cut_ += path_count_ == kMaxPathsOfTask;
     for (std::size_t i = 0; i < path_count_; ++i) {
         const Path& path = paths_[i];
         Entry* entry = find(leaf + i, owner.id);  // an object's address is a multiple of more
@@ -164,7 +169,7 @@ void TaskThreads::publish_task(const TrackedThread& owner, const TaskSweep& swee
         ++progress.count;
         Hash hash(prefix_hash_);
         bool is_broken = false;
-        bool is_cut = false;
+        bool is_cut = path.is_cut;
         for (std::size_t j = path.depth; j-- > 0;) {
             const TaskSweep::Record& one = sweep.record(path.records[j]);
             hash.add(sweep.name(one));
@@ -210,6 +215,7 @@ bool TaskThreads::publish(const TrackedThread& owner, const TaskSweep& sweep,
     of_owner.add(owner.native_id);
     owner_hash_ = of_owner.value();
     Hash of_prefix;
+    of_prefix.add(sweep.numbering());  // equal ids of two numberings say nothing
     of_prefix.add(prefix);
     prefix_hash_ = of_prefix.value();
     for (std::uint32_t done = 0; progress.next_task < sweep.count(); ++progress.next_task) {

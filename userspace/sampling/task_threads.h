@@ -61,13 +61,14 @@ class TaskThreads {
     struct Path {
         std::array<std::uint32_t, kMaxDepth> records;
         std::size_t depth;
+        bool is_cut;  // others wait for the outermost
     };
     struct Entry {
         Address key;
         std::uint32_t owner_id;
         std::uint32_t parts;
-        std::uint64_t owner_hash;  // of what the thread is called
-        std::uint64_t stack_hash;
+        std::uint64_t owner_hash;   // of what the thread is called
+        std::uint64_t stack_hash;   // of the stack, but not of what is wrong with it
         std::uint64_t visit;        // number of the last publish() that met it
         std::int64_t void_look_ns;  // when that was, of what is not announced any more
         bool in_use;
@@ -78,7 +79,7 @@ class TaskThreads {
     void publish_task(const TrackedThread& owner, const TaskSweep& sweep,
                       std::span<const stream::FrameRef> prefix, Progress& progress);
     void find_paths(const TaskSweep& sweep, std::uint32_t leaf);
-    void find_paths_above(const TaskSweep& sweep, Path& path);
+    bool find_paths_above(const TaskSweep& sweep, Path& path);
     bool compose(const TaskSweep& sweep, std::span<const stream::FrameRef> prefix,
                  const Path& path);
     Entry* find(Address key, std::uint32_t owner_id);
@@ -99,7 +100,7 @@ class TaskThreads {
     std::size_t free_hint_ = 0;
     std::uint64_t visit_ = 0;
     std::uint64_t owner_hash_ = 0;   // of the thread that is being written…
-    std::uint64_t prefix_hash_ = 0;  // …and of its prefix
+    std::uint64_t prefix_hash_ = 0;  // …and of its prefix, and how ids are given
     std::array<Path, kMaxPathsOfTask> paths_{};
     std::size_t path_count_ = 0;
     FixedArray<stream::FrameRef> refs_;  // of one way, root first, up to the array's end…
