@@ -482,6 +482,34 @@ def test_tasks_are_found_after_a_launch(python, echion):
     judge_launched_churn(echion.run(program).check().profile)
 
 
+RESTS_AT_ONCE = """
+import asyncio
+
+async def leaf():
+    await asyncio.sleep(1)
+
+async def main():
+    await asyncio.create_task(leaf(), name="leaf")
+
+async def nothing():
+    pass
+
+for _ in range({before}):
+    asyncio.run(nothing())
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_loop_that_rests_at_once_is_found(every_python, echion, before):
+    """The thread does not run between the moment when its loop begins and the sampler's next look
+    for asyncio, or for the loop."""
+    program = [every_python.path, "-c", RESTS_AT_ONCE.format(before=before)]
+    profile = echion.run(program).check().profile
+    leaf = [one for one in profile.samples if part(one)[1][-1:] == [("leaf", ["leaf", "sleep"])]]
+    assert sum(one.metric for one in leaf) > 0.8e6
+
+
 def judge_launched_churn(profile: Profile, in_front: Sequence[str] = ("_run",)) -> None:
     samples = [sample for sample in profile.samples if not sample.is_marked and sample.frames]
     with_labels = [one for one in samples if any("/" in name for name, _ in part(one)[1])]
