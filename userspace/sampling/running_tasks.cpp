@@ -38,13 +38,14 @@ void RunningTasks::forget() {
     asyncio_.forget();
 }
 
-void RunningTasks::look(std::int64_t now_ns) {
+bool RunningTasks::look(std::int64_t now_ns) {
     const cpython::Layout& layout = memory_.layout();
     if (!is_wanted_ || has(layout.thread_state.asyncio_running_task) ||
         (looked_ns_ != 0 && now_ns - looked_ns_ < kLookAgainNs)) {
-        return;
+        return false;
     }
     looked_ns_ = now_ns;
+    bool is_new = false;
     cpython::ObjectReader objects(memory_.reader, layout);
     for (std::uint32_t i = 0; i < interpreters_.count(); ++i) {
         const Address interpreter = interpreters_[i].head.interpreter;
@@ -60,12 +61,15 @@ void RunningTasks::look(std::int64_t now_ns) {
         if (count && *count != modules_[i].modules) {
             modules_[i].modules = *count;
             const auto found = asyncio_.find_current_tasks(objects, *modules);
+            const Address known = modules_[i].current_tasks;
             modules_[i].current_tasks = found ? *found : Address();
+            is_new = is_new || (modules_[i].current_tasks && modules_[i].current_tasks != known);
             if (found && !*found) {
                 modules_[i].modules = 0;  // it is still being imported
             }
         }
     }
+    return is_new;
 }
 
 void RunningTasks::add_running(cpython::ObjectReader& objects, Address task,

@@ -33,8 +33,8 @@ class RunningTasks {
     void forget();
 
     /// Looks for asyncio again where modules have been imported, from time to time. Not within a
-    /// round.
-    void look(std::int64_t now_ns);
+    /// round. True when it has been found.
+    bool look(std::int64_t now_ns);
     /// Whether a thread may run a task: its stack is read then, as the kernel's copies have no
     /// tasks.
     [[nodiscard]] bool may_run_tasks() const { return has_met_tasks_; }

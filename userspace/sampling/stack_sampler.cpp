@@ -144,7 +144,11 @@ void StackSampler::tick(std::int64_t now_ns) {
         });
     }
     roster_.refresh();
-    tasks_.look(now_ns);
+    if (tasks_.look(now_ns)) {
+        for (TrackedThread& thread : threads_.with_state()) {
+            suspended_.look_for_loop(thread);
+        }
+    }
     for (std::uint32_t gil = 0; gil < interpreters_.gil_count(); ++gil) {
         sample_gil(gil, Marking::kByGil);
     }

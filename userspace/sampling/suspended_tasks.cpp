@@ -35,6 +35,7 @@ SuspendedTasks::Loop* SuspendedTasks::find(const TrackedThread& thread) {
 
 /// The loop that the thread runs, as far as is known; null: none.
 Address SuspendedTasks::find_running_loop(TrackedThread& thread) {
+    thread.has_unknown_loop = false;
     if (!running_.has_asyncio(thread)) {
         return {};
     }
@@ -43,6 +44,7 @@ Address SuspendedTasks::find_running_loop(TrackedThread& thread) {
     if (!has(memory_.layout().thread_state.asyncio_running_loop)) {
         if (thread.loop_looked_ns != 0 && find(thread) == nullptr &&
             ticks_.now_ns() - thread.loop_looked_ns < kLookAgainNs) {
+            thread.has_unknown_loop = true;
             return {};
         }
         thread.loop_looked_ns = ticks_.now_ns();
@@ -224,6 +226,7 @@ std::uint32_t SuspendedTasks::accept(TrackedThread& thread, std::span<const stre
                                      bool runs_task, bool may_run_python) {
     Loop* loop = find(thread);
     if (loop == nullptr) {
+        read_on(thread, thread.has_unknown_loop);
         return 1;
     }
     if (loop->has_read) {
@@ -250,14 +253,23 @@ std::uint32_t SuspendedTasks::accept(TrackedThread& thread, std::span<const stre
         }
         loop->spent_ns += monotonic_ns() - begun_ns;
     }
-    thread.must_read_on = loop->must_publish || loop->sweep.is_under_way() || loop->is_outdated ||
-                          (loop->has_read && !is_complete);
-    if (thread.must_read_on) {
-        changed_.mark(thread);
-    }
+    read_on(thread, loop->must_publish || loop->sweep.is_under_way() || loop->is_outdated ||
+                        (loop->has_read && !is_complete));
     const bool is_waiting = !runs_task && loop->has_waited && refs.size() == loop->prefix_count &&
                             std::equal(refs.begin(), refs.end(), loop->prefix.data());
     return is_waiting && loop->task_threads > 0 ? 0 : 1;
+}
+
+/// Has the thread read in the next tick, whether it runs until then or not.
+void SuspendedTasks::read_on(TrackedThread& thread, bool must_read_on) {
+    thread.must_read_on = must_read_on;
+    if (must_read_on) {
+        changed_.mark(thread);
+    }
+}
+
+void SuspendedTasks::look_for_loop(TrackedThread& thread) {
+    read_on(thread, options_.tasks == TaskMode::kAll && !options_.cpu_mode);
 }
 
 void SuspendedTasks::end_orphans() {

@@ -67,6 +67,8 @@ class SuspendedTasks {
     /// returns which part of its time is its own: 0 or 1.
     std::uint32_t accept(TrackedThread& thread, std::span<const stream::FrameRef> refs,
                          bool runs_task, bool may_run_python);
+    /// asyncio has been found, perhaps since the thread came to rest.
+    void look_for_loop(TrackedThread& thread);
     /// Ends the tasks of threads that have ended. Before a tick's end.
     void end_orphans();
     /// What the stream has been told is void.
@@ -117,6 +119,7 @@ class SuspendedTasks {
     Address find_running_loop(TrackedThread& thread);
     Loop* open(TrackedThread& thread, Address address);
     void close(Loop& loop);
+    void read_on(TrackedThread& thread, bool must_read_on);
     bool begin_sweep(Loop& loop, const TrackedThread& thread);
     [[nodiscard]] std::int64_t most_ns(bool is_waiting) const;
     void note_stack(Loop& loop, std::span<const stream::FrameRef> refs, bool runs_task,

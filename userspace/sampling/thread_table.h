@@ -57,7 +57,8 @@ struct TrackedThread {
     bool is_announced;          ///< defined in the stream
     bool may_have_changed;      ///< its stack has to be read in this tick
     bool is_listed_as_changed;  ///< in ChangedStacks
-    bool must_read_on;          ///< tasks of its event loop are being read or written
+    bool must_read_on;          ///< its event loop is to be looked for, or tasks of that to be read
+    bool has_unknown_loop;      ///< it has not been asked which event loop it runs since it ran
     bool has_run;               ///< on a CPU since its stack was last read (CpuWatch)
     bool is_on_cpu;             ///< when CpuWatch last looked
     bool has_left;              ///< its thread state is gone; CPU time may still come
