@@ -446,6 +446,18 @@ def test_suspended_tasks_of_a_launch(python, echion, engine):
         assert found[way] > 0.4e6, way
 
 
+def test_what_very_many_tasks_wait_for(any_python, echion, tmp_path):
+    """Those that are too many to be told of have no time of their own."""
+    with start_target(tmp_path, command(any_python, "fanned")) as target:
+        profile = echion.run(["-p", str(target.pid)], "-x", "1").check().profile
+    duration_us = profile.figure("duration")
+    ways = suspended_in(profile)
+    assert {way[-1][0] for way in ways} == {"fanned/leaf", "main"}
+    for leaf in ("fanned/leaf", "main"):
+        us = sum(us for way, us in ways.items() if way[-1][0] == leaf)
+        assert (1 - SUSPENDED) * duration_us <= us <= 1.001 * duration_us
+
+
 @pytest.mark.parametrize("which", ["none", "running", "all"])
 @pytest.mark.parametrize("mode", [[], ["-c"]], ids=["wall", "cpu"])
 def test_which_tasks_are_in_a_profile(any_python, echion, tmp_path, which, mode):

@@ -113,6 +113,17 @@ async def shared():
     await asyncio.gather(task)
 
 
+async def fanned():
+    task = make_leaf()
+
+    async def waits():
+        await task
+
+    for index in range(300):
+        name(asyncio.ensure_future(waits()), "waits-%d" % index)
+    await task
+
+
 async def slept():
     await asyncio.sleep(1000)
 

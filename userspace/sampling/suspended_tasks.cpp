@@ -88,6 +88,7 @@ SuspendedTasks::Loop* SuspendedTasks::open(TrackedThread& thread, Address addres
 }
 
 void SuspendedTasks::close(Loop& loop) {
+    cut_ += loop.sweep.is_under_way();
     threads_.end(loop.owner_id);
     loop.owner->must_read_on = false;
     loop.owner = nullptr;

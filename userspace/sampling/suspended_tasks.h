@@ -78,7 +78,7 @@ class SuspendedTasks {
     [[nodiscard]] std::uint64_t cut() const;
 
   private:
-    static constexpr std::size_t kMaxLoops = 16;
+    static constexpr std::size_t kMaxLoops = 32;
     // How often a thread is asked whether it runs a loop, where that takes more than one read, and
     // asyncio's module is looked for.
     static constexpr std::int64_t kLookAgainNs = 5'000'000;

@@ -159,6 +159,7 @@ void TaskSweep::fill(cpython::ObjectReader& objects, const Place& place,
         return;
     }
     record.state = State::kSuspended;
+    record.waits_for = facts->fut_waiter;
     record.is_broken = chain.broken;
     record.is_truncated = chain.truncated;
     record.ref_count = static_cast<std::uint32_t>(chain.count);
@@ -262,6 +263,24 @@ void TaskSweep::drop() {
     raw_count_ = 0;
 }
 
+/// The task that a task waits for by itself, or kNone.
+std::uint32_t TaskSweep::find_waited_for(std::uint32_t task) const {
+    const std::uint32_t record = tasks_[task].own_record;
+    return record == kNone ? kNone : index_.find(records_[record].waits_for);
+}
+
+/// Whether a task waits for one, itself or through others, that leads to a leaf or runs.
+bool TaskSweep::waits_for_covered(std::uint32_t task) const {
+    std::uint32_t next = find_waited_for(task);
+    for (int i = 0; i < kMaxDepth && next != kNone; ++i) {
+        if (tasks_[next].cover == Cover::kFull) {
+            return true;
+        }
+        next = find_waited_for(next);
+    }
+    return false;
+}
+
 void TaskSweep::find_leaves() {
     for (std::size_t i = 0; i < waiter_count_; ++i) {
         tasks_[records_[waiters_[i]].task].waits_for_task = true;
@@ -269,6 +288,13 @@ void TaskSweep::find_leaves() {
     const auto state_of = [&](const Task& task) {
         return task.own_record == kNone ? State::kGone : records_[task.own_record].state;
     };
+    // Of those that wait for one task, not all are read.
+    for (std::uint32_t i = 0; i < task_count_; ++i) {
+        const std::uint32_t waited_for = find_waited_for(i);
+        tasks_[i].waits_for_task =
+            tasks_[i].waits_for_task || (waited_for != kNone && waited_for != i &&
+                                         state_of(tasks_[waited_for]) != State::kGone);
+    }
     for (std::uint32_t i = 0; i < task_count_; ++i) {
         Task& task = tasks_[i];
         const State state = state_of(task);
@@ -279,7 +305,8 @@ void TaskSweep::find_leaves() {
     }
     // What remains are rings, and what waits for them.
     for (std::uint32_t i = 0; i < task_count_; ++i) {
-        if (state_of(tasks_[i]) == State::kSuspended && tasks_[i].cover == Cover::kNone) {
+        if (state_of(tasks_[i]) == State::kSuspended && tasks_[i].cover == Cover::kNone &&
+            !waits_for_covered(i)) {
             tasks_[i].is_leaf = true;
             cover(i, Cover::kTried);
         }

@@ -82,6 +82,7 @@ class TaskSweep {
     /// A task as one step has read it, which can be more than once.
     struct Record {
         std::uint32_t task;  ///< index
+        Address waits_for;   ///< the future that it waits for, which may be a task
         std::uint32_t name_at, name_bytes;
         std::uint32_t first_ref, ref_count;
         std::uint32_t first_waiter, waiter_count;
@@ -129,8 +130,8 @@ class TaskSweep {
   private:
     static constexpr std::size_t kMaxRecords = 4 * kMaxTasks;
     static constexpr std::size_t kMaxWaiters = 4 * kMaxRecords;
-    static constexpr std::size_t kMaxWaitersOfTask = 64;
-    static constexpr int kMaxDepth = 16;
+    static constexpr std::size_t kMaxWaitersOfTask = 256;
+    static constexpr int kMaxDepth = 64;
     static constexpr std::size_t kMaxRefs = 32 * kMaxTasks;
     static constexpr std::size_t kMaxTextBytes = 128 * kMaxTasks;
     static constexpr std::size_t kMinRawFrames = std::size_t{1} << 14;
@@ -150,6 +151,8 @@ class TaskSweep {
     void read_waiters(cpython::ObjectReader& objects, const Place& place,
                       std::span<const Address> places, std::uint32_t record, int depth);
     void find_leaves();
+    [[nodiscard]] bool waits_for_covered(std::uint32_t task) const;
+    [[nodiscard]] std::uint32_t find_waited_for(std::uint32_t task) const;
     void cover(std::uint32_t task, Cover cover);
 
     PythonMemory& memory_;

@@ -55,7 +55,7 @@ class TaskThreads {
   private:
     static constexpr std::size_t kMaxPaths = std::size_t{1} << 14;
     static constexpr std::size_t kMaxPathsOfTask = 8;
-    static constexpr std::size_t kMaxDepth = 16;
+    static constexpr std::size_t kMaxDepth = 64;
 
     // The tasks of one way, as they were read, the innermost first.
     struct Path {
