@@ -29,12 +29,8 @@ def env(packages, python, server) -> dict[str, str]:
 
 
 @pytest.fixture(params=["wall", "cpu"])
-def options(request: pytest.FixtureRequest, server) -> list[str]:
-    if request.param == "wall":
-        return ["-i", "250"]
-    # Below 0.9 ms the kernel's snapshots of a thread without tasks wait. Those that then turn out to be
-    # of no use give their CPU time to what runs at that moment, which requests as short as these show.
-    return ["-c", "-i", "250" if server.has_tasks else "1000"]
+def options(request: pytest.FixtureRequest) -> list[str]:
+    return ["-i", "250"] if request.param == "wall" else ["-c", "-i", "250"]
 
 
 def judge(server: Server, options: list[str], profile: Profile, report: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ using cpython::Offset;
 
 constexpr std::size_t kMaxCodeHeadBytes = 512;
 constexpr std::size_t kMaxObjectHeadBytes = 128;
+// Where code objects come and go at one address, one of them is mostly found there in less.
+constexpr std::int64_t kDoubtNs = kNanosPerSecond;
 
 // Whether an object has an owner. In a free-threaded build its counts of references stay in freed
 // memory as they were at its end (Include/refcount.h, Objects/object.c,
@@ -300,7 +302,7 @@ void CodeRegistry::settle(Entry& entry, Comparison comparison) {
     } else {
         ++counts_.replaced;
         entry.is_defined = false;  // find_id() reads it anew
-        entry.has_been_another = true;
+        entry.replaced_ns = monotonic_ns();
     }
 }
 
@@ -375,8 +377,8 @@ bool CodeRegistry::were_known(std::span<const cpython::RawFrame> frames, std::in
             return false;
         }
         // The same before and after: without a number of its own, another one may have been here
-        // and gone in between. Where that has been seen, nothing is taken for granted.
-        if (!entry.is_versioned && entry.has_been_another) {
+        // and gone in between. Where that has been seen lately, nothing is taken for granted.
+        if (!entry.is_versioned && at_ns - entry.replaced_ns < kDoubtNs) {
             return false;
         }
     }
@@ -395,6 +397,7 @@ CodeRegistry::Entry* CodeRegistry::insert(Address code) {
     }
     Entry& entry = entries_[entry_count_];
     entry = {};
+    entry.replaced_ns = kLongAgoNs;
     entry.code = code.value();
     index_.set(code, entry_count_);
     lookup_of(code) = {code.value(), entry_count_};

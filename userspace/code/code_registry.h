@@ -221,15 +221,15 @@ class CodeRegistry {
     };
     struct Entry {
         std::int64_t known_since_ns;
-        Identity identity;  // as defined
+        std::int64_t replaced_ns;  // when another code object was last found here
+        Identity identity;         // as defined
         std::uintptr_t code;
         std::uint32_t id;
-        std::uint64_t look;     // when it was last compared
-        std::uint64_t asking;   // when its copy was last asked for
-        bool is_defined;        // the sink has been told of it, and that is not void
-        bool is_versioned;      // its head holds a number that no other code object has
-        bool has_been_another;  // another code object was here before
-        bool has_long_table;    // its lines are found here, not by the sink
+        std::uint64_t look;    // when it was last compared
+        std::uint64_t asking;  // when its copy was last asked for
+        bool is_defined;       // the sink has been told of it, and that is not void
+        bool is_versioned;     // its head holds a number that no other code object has
+        bool has_long_table;   // its lines are found here, not by the sink
         Place place;
         std::uint32_t texts[kTexts];  // places in texts_, or kNoText
     };

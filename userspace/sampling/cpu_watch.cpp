@@ -8,6 +8,16 @@
 #include "engine/bpf/snapshot_layout.h"
 
 namespace echion::sampling {
+namespace {
+
+// How long the copies of a thread's stacks are withheld: the first time, and at most. It doubles
+// while the last time was over for less than the latter. Each useless copy misplaces at most the
+// time that the kernel lets one wait (kSignalGapNs) and a tick.
+constexpr std::int64_t kFirstWithheldNs = 10'000'000;
+constexpr std::int64_t kLongestWithheldNs = kNanosPerSecond;
+
+}  // namespace
+
 Status CpuWatch::open(int state_fd, std::uint32_t target, std::int64_t clock_ahead_ns,
                       int snapshots_fd, const ProcessFacts& facts) {
     helper_tids_ = facts.helper_tids;
@@ -115,8 +125,28 @@ void CpuWatch::want_snapshots(bool wanted) {
 }
 
 void CpuWatch::offer_snapshots(const TrackedThread& thread) {
-    if (has_snapshots_ && wants_snapshots_ && thread.has_state()) {
+    if (has_snapshots_ && wants_snapshots_ && thread.has_state() && !thread.is_without_snapshots) {
         refs_.set(thread.slot, thread.slot_generation, thread.state.value());
+    }
+}
+
+void CpuWatch::withhold_snapshots(TrackedThread& thread, std::int64_t now_ns) {
+    if (thread.is_without_snapshots) {
+        return;  // the copy was in the ring by then
+    }
+    const bool is_again =
+        thread.withheld_ns != 0 && now_ns - thread.withheld_until_ns < kLongestWithheldNs;
+    thread.withheld_ns =
+        is_again ? std::min(2 * thread.withheld_ns, kLongestWithheldNs) : kFirstWithheldNs;
+    thread.withheld_until_ns = now_ns + thread.withheld_ns;
+    thread.is_without_snapshots = true;
+    refs_.clear(thread.slot);
+}
+
+void CpuWatch::end_withholding(TrackedThread& thread, std::int64_t now_ns) {
+    if (thread.is_without_snapshots && now_ns >= thread.withheld_until_ns) {
+        thread.is_without_snapshots = false;
+        offer_snapshots(thread);
     }
 }
 

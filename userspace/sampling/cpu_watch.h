@@ -77,6 +77,12 @@ class CpuWatch {
     /// Whether the kernel is to copy stacks at all. A tick without a copy signals the sampler at
     /// once; one whose copy is of no use would have it come late.
     void want_snapshots(bool wanted);
+    /// A copy of this thread's stack was of no use. It depends on the stack whether one is, and the
+    /// CPU time would go to a stack that comes later, always from one to the other: for some time
+    /// each tick of the thread signals at once; for longer if it happens again.
+    void withhold_snapshots(TrackedThread& thread, std::int64_t now_ns);
+    /// Has the kernel copy the thread's stacks again if that time is over.
+    void end_withholding(TrackedThread& thread, std::int64_t now_ns);
     /// Calls visit(thread, snapshot) for each stack that has come, oldest first; those of threads
     /// that are not known (any more) are counted as lost.
     template <typename Visit>

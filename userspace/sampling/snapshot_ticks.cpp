@@ -90,18 +90,22 @@ void StackSampler::use_snapshots() {
 /// Each snapshot is a sample at its own moment.
 void StackSampler::take_event(TrackedThread& thread, const engine::SnapshotView& snapshot) {
     const std::span<cpython::RawFrame> frames = snapshots_.convert(snapshot);
-    if (frames.empty()) {
-        return;  // its CPU time is still to be accounted for: see read_without_snapshot()
-    }
     const std::int64_t at_ns = snapshot.time_ns;
-    ticks_.begin(at_ns);
-    if (write_snapshot(thread, frames, at_ns)) {
-        accounts_.write_up_to(thread, static_cast<std::int64_t>(snapshot.head.cpu_ns));
-        ring_->count(Counter::kSamples);
-    } else {
-        changed_.mark(thread);
+    bool is_used = false;
+    if (!frames.empty()) {
+        ticks_.begin(at_ns);
+        is_used = write_snapshot(thread, frames, at_ns);
+        if (is_used) {
+            accounts_.write_up_to(thread, static_cast<std::int64_t>(snapshot.head.cpu_ns));
+            ring_->count(Counter::kSamples);
+        }
+        ticks_.commit();
     }
-    ticks_.commit();
+    if (!is_used) {
+        // Its CPU time is still to be accounted for: see read_without_snapshot().
+        changed_.mark(thread);
+        watch_.withhold_snapshots(thread, ticks_.now_ns());
+    }
 }
 
 void StackSampler::tick_for_events() {
@@ -119,7 +123,8 @@ void StackSampler::tick_for_events() {
 }
 
 /// Threads that have used CPU time without a snapshot to attribute it to: new ones, deep stacks,
-/// pages that the program could not read. They are read the plain way.
+/// pages that the program could not read, those from which snapshots are withheld. They are read
+/// the plain way.
 void StackSampler::read_without_snapshot() {
     const std::int64_t interval_ns = ticks_.interval_ns();
     for (TrackedThread* ran : std::span(ran_.data(), ran_count_)) {
@@ -135,9 +140,14 @@ void StackSampler::read_without_snapshot() {
         const auto now_ns = static_cast<std::uint64_t>(ticks_.now_ns());
         const std::int64_t used_ns =
             state ? static_cast<std::int64_t>(state->cpu_ns_at(now_ns)) - thread.cpu_ns : 0;
-        if (used_ns > interval_ns + interval_ns / 2) {
+        // Its snapshots come by themselves; a tick that has none comes about an interval after the
+        // last reading.
+        const std::int64_t most_ns =
+            thread.is_without_snapshots ? interval_ns / 2 : interval_ns + interval_ns / 2;
+        if (used_ns > most_ns) {
             changed_.mark(thread);
         }
+        watch_.end_withholding(thread, ticks_.now_ns());
     }
     for (std::uint32_t gil = 0; gil < interpreters_.gil_count(); ++gil) {
         sample_gil(gil, Marking::kMarkedOnly);

@@ -67,12 +67,15 @@ struct TrackedThread {
     bool has_snapshot;          ///< a stack from the kernel, of this tick
     std::uint32_t slot;         ///< in the kernel's table, or kNoSlot
     std::uint32_t slot_generation;
-    std::int64_t snapshot_ns;       ///< the snapshot's own moment
-    std::int64_t snapshot_tick_ns;  ///< of the tick that the snapshot came in
-    std::int64_t was_read_ns;       ///< tick in which the stack was last read by the sampler
-    std::int64_t missed_tick_ns;    ///< tick in which it was told to have been missed…
-    std::uint64_t missed_ns;        ///< …for so long
-    std::int64_t loop_looked_ns;    ///< when it was asked which event loop it runs; 0: never
+    bool is_without_snapshots;       ///< CpuWatch withholds them…
+    std::int64_t withheld_until_ns;  ///< …until this moment, or did
+    std::int64_t withheld_ns;        ///< for so long; 0: never
+    std::int64_t snapshot_ns;        ///< the snapshot's own moment
+    std::int64_t snapshot_tick_ns;   ///< of the tick that the snapshot came in
+    std::int64_t was_read_ns;        ///< tick in which the stack was last read by the sampler
+    std::int64_t missed_tick_ns;     ///< tick in which it was told to have been missed…
+    std::uint64_t missed_ns;         ///< …for so long
+    std::int64_t loop_looked_ns;     ///< when it was asked which event loop it runs; 0: never
     enum class Share : std::uint8_t { kAll, kNone, kUnknown } share;  ///< of its time, as told
     std::int64_t seen_ns;        ///< until when it had that stack, or was given none; 0: never
     std::size_t snapshot_first;  ///< where that stack stands
