@@ -420,20 +420,21 @@ TEST_P(TaskThreadsOf, MoreWaysThanTheBoundAreCut) {
 }
 
 TEST_P(TaskThreadsOf, AWayLongerThanTheBoundIsCutAtItsRoot) {
-    options_.max_frames = 100;
+    options_.max_frames = 400;
+    constexpr std::size_t kDepth = 64;
     std::vector<Address> tasks{make_task("0")};
     const auto add_waiter = [&] {
         tasks.push_back(make_task(std::to_string(tasks.size())));
         wait({tasks.back()}, tasks[tasks.size() - 2]);
         set_tasks(tasks);
     };
-    while (tasks.size() < 16) {
+    while (tasks.size() < kDepth) {
         add_waiter();
     }
     sweep_and_publish();
     ASSERT_EQ(stacks().size(), 1U);
     const std::string stack = stacks()[0];
-    EXPECT_TRUE(stack.starts_with("main select 15 15() 14 14() ")) << stack;
+    EXPECT_TRUE(stack.starts_with("main select 63 63() 62 62() ")) << stack;
     EXPECT_TRUE(stack.ends_with(" 0 0()")) << stack;
     EXPECT_FALSE(stream_.threads.begin()->second.marks.truncated);
     EXPECT_EQ(threads_.cut(), 0U);
