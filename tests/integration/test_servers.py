@@ -10,7 +10,7 @@ import pytest
 from attach_support import start_target
 from profile_text import Profile
 from servers import KINDS, SERVERS, Server, ask_once, load, make_socket
-from test_tasks import part
+from task_stacks import part
 
 FREE_THREADED = True
 REQUESTS = 600

@@ -9,7 +9,8 @@ import test_tasks
 from attach_support import start_target
 from interpreters import Interpreter
 from runner import TARGETS
-from test_tasks import LEAF, look, part
+from task_stacks import part
+from test_tasks import LEAF, look
 
 FREE_THREADED = "all"
 # Who runs the loop in front of all tasks, as uvloop has no frames: asyncio.run(), or Runner.run().

@@ -144,6 +144,8 @@ class _Check:
                     return f"{frame.file} does not run {sample.frames[at + 1].name}"
         if sample.iid == 0 and self._truth.grammar:
             return self._truth.grammar.fault(sample)
+        if self._truth.fault and sample.thread == "MainThread":
+            return self._truth.fault(sample) or None
         return None
 
     def _foreign_owner(self, sample: Sample) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any, Callable, Sequence
 from interpreters import Interpreter
 from possible import Grammar
 from runner import TARGETS, TIMEOUT_S
+from task_stacks import find_fault
 from truth import Life, Piece, Span, Truth, Wait, make_lives
 
 WALL, CPU = "wall", "cpu"
@@ -34,6 +35,7 @@ class Program:
     measures: Sequence[str] = (WALL, CPU)
     ways: Sequence[str] = (LAUNCHED, ATTACHED)
     reports: bool = True
+    has_marks: bool = True  # its lines say what they run (_marks.py)
     is_for_others: bool = True  # whether a profiler that does not say its name can be told the truth
 
     def words(self, seconds: float, way: str) -> list[str]:
@@ -46,7 +48,7 @@ class Program:
     ) -> Truth:
         truth = self.tell(report, measure)
         truth.was_ready = way == ATTACHED
-        if self.target:
+        if self.target and self.has_marks:
             truth.grammar = Grammar(describe(python, self.target), is_wrapped)
         return truth
 
@@ -183,6 +185,10 @@ def tell_interpreted(report: Report, measure: str) -> Truth:
     )
 
 
+def tell_tasks(_report: Report, _measure: str) -> Truth:
+    return Truth(fault=find_fault)
+
+
 def _seconds_alone(seconds: float, _way: str) -> list[str]:
     return [str(seconds)]
 
@@ -223,6 +229,10 @@ ALL: tuple[Program, ...] = (
     ),
     Program("generated", "generated", lambda _, __: ["6", "0.1"], tell_generated, is_short=True),
     Program("templates", "templates", _seconds_alone, tell_templates),
+    Program(
+        "tasks", "task_churn", _seconds_alone, tell_tasks, interval_us=100, has_marks=False,
+        is_for_others=False,
+    ),
     Program("pair", "pair", lambda _, __: ["0.2"], tell_lives, is_short=True),
     Program("lives", "lives", _seconds_alone, tell_lives),
     Program("fork", "forked", _forked("python"), tell_forked),

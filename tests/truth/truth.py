@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from possible import Grammar
 from profile_text import Sample
@@ -63,6 +63,8 @@ class Wait:
 @dataclasses.dataclass
 class Truth:
     grammar: Grammar | None = None
+    # Of a program whose tasks have stacks of their own: why one cannot be; empty: it can.
+    fault: Callable[[Sample], str] | None = None
     spans: Sequence[Span] = ()
     pieces: Sequence[Piece] = ()
     lives: Sequence[Life] = ()
