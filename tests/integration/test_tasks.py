@@ -157,20 +157,23 @@ def test_automatic_names(every_python, build_dir, tmp_path):
     assert report.tasks[name] == (*LEAF, [])
 
 
+RUNNING_BELOW = {
+    "main": ("suspended", ["main"], []),
+    "running_below/root": ("suspended", ["running_below"], ["main"]),
+    "running_below/runner": (
+        "running",
+        ["running", "running_inner", "compute"],
+        ["running_below/root"],
+    ),
+    "running_below/other": (*LEAF, ["running_below/root"]),
+    "running_below/leaf": (*LEAF, []),
+}
+
+
 def test_a_running_task(every_python, build_dir, tmp_path):
     with start_target(tmp_path, command(every_python, "running_below")) as target:
         report = look(build_dir, target.pid)
-    assert report.tasks == {
-        "main": ("suspended", ["main"], []),
-        "running_below/root": ("suspended", ["running_below"], ["main"]),
-        "running_below/runner": (
-            "running",
-            ["running", "running_inner", "compute"],
-            ["running_below/root"],
-        ),
-        "running_below/other": (*LEAF, ["running_below/root"]),
-        "running_below/leaf": (*LEAF, []),
-    }
+    assert report.tasks == RUNNING_BELOW
     assert report.functions[-5:] == ["_run_once", "_run", "running", "running_inner", "compute"]
 
 

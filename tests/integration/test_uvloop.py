@@ -47,17 +47,7 @@ def test_suspended_tasks(every_python, build_dir, env, tmp_path):
 def test_a_running_task(every_python, build_dir, env, tmp_path):
     with start_target(tmp_path, command(every_python, "running_below"), env) as target:
         report = look(build_dir, target.pid)
-    assert report.tasks == {
-        "main": ("suspended", ["main"], []),
-        "running_below/root": ("suspended", ["running_below"], ["main"]),
-        "running_below/runner": (
-            "running",
-            ["running", "running_inner", "compute"],
-            ["running_below/root"],
-        ),
-        "running_below/other": (*LEAF, ["running_below/root"]),
-        "running_below/leaf": (*LEAF, []),
-    }
+    assert report.tasks == test_tasks.RUNNING_BELOW
     assert report.functions[-4:] == [IN_FRONT, "running", "running_inner", "compute"]
 
 
