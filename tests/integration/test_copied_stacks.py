@@ -7,9 +7,9 @@ POINTS = 0.05  # of the whole
 
 
 @pytest.mark.parametrize("kind", ["replaced", "deep"])
-def test_two_halves_have_their_shares(kind, echion, cpu_engine, every_python):
+def test_two_halves_have_their_shares(kind, echion, cpu_engine, python):
     options = ["-c", "-i", str(INTERVAL_US), "--engine", cpu_engine]
-    result = echion.run_target(every_python, "in_two_halves", kind, options=options).check()
+    result = echion.run_target(python, "in_two_halves", kind, options=options).check()
     spent = result.report["spent"]
     seen = {
         name: result.profile.total(lambda sample, name=name: name in sample.names)

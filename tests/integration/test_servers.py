@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from attach_support import start_target
+from conftest import LONG
 from profile_text import Profile
 from servers import KINDS, SERVERS, Server, ask_once, load, make_socket
 from task_stacks import part
@@ -24,7 +25,9 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 
 @pytest.fixture
-def env(packages, python, server) -> dict[str, str]:
+def env(packages, python, any_python, server) -> dict[str, str]:
+    if not LONG and python.path != any_python.path:
+        pytest.skip("other interpreters than the newest: ECHION_TEST_LONG=1")
     return packages(python, *server.packages)
 
 
