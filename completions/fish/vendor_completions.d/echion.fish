@@ -11,7 +11,7 @@ function __echion_no_command
             case --
                 return 1
             case -i --interval -x --exposure -o --output --format -p --pid -w --where --max-frames \
-                --max-output --max-memory --engine
+                --tasks --max-output --max-memory --engine
                 set -e words[1]
             case '-*'
             case '*'
@@ -21,7 +21,7 @@ function __echion_no_command
     end
 end
 
-complete -c echion -x -d Command -a '(__fish_complete_subcommand -- -i --interval -x --exposure -o --output --format -p --pid -w --where --max-frames --max-output --max-memory --engine)'
+complete -c echion -x -d Command -a '(__fish_complete_subcommand -- -i --interval -x --exposure -o --output --format -p --pid -w --where --max-frames --tasks --max-output --max-memory --engine)'
 complete -c echion -n __echion_no_command -s h -l help -d 'Show the help and exit'
 complete -c echion -n __echion_no_command -s V -l version -d 'Show the version and exit'
 complete -c echion -n __echion_no_command -x -s i -l interval -d 'Time between samples'
@@ -36,6 +36,7 @@ complete -c echion -n __echion_no_command -s s -l stealth -d 'Leave out the CPU 
 complete -c echion -n __echion_no_command -x -s w -l where -a '(__fish_complete_pids)' -d 'Show where the threads are'
 complete -c echion -n __echion_no_command -l json -d 'With -w: JSON on standard output'
 complete -c echion -n __echion_no_command -x -l max-frames -d 'Frames of one stack'
+complete -c echion -n __echion_no_command -x -l tasks -a 'all running none' -d 'Tasks of asyncio in the profile'
 complete -c echion -n __echion_no_command -x -l max-output -d 'End sampling at this size of the profile'
 complete -c echion -n __echion_no_command -x -l max-memory -d 'Memory for names and stacks'
 complete -c echion -n __echion_no_command -x -l engine -a 'auto bpf perf clock' -d 'What makes the ticks'
