@@ -13,6 +13,7 @@ from conftest import ROOT
 from possible import Grammar
 from profile_text import Profile
 from runner import TARGETS
+from task_stacks import find_fault
 
 sys.path.insert(0, str(ROOT / "tests/truth"))
 
@@ -59,6 +60,18 @@ def test_an_impossible_stack_counts_as_many_samples_as_its_time_has():
     found = judged(f"{MAIN} 90", f"{MAIN};app.py:work:70 10", grammar=GRAMMAR)
     assert (found.samples, found.impossible) == (100, 10)
     assert found.impossible_rate == 100000
+
+
+def test_stacks_of_tasks_are_judged_by_what_can_wait_for_what():
+    loop = "MainThread;app.py:run:1;base_events.py:_run_once:2;selectors.py:select:3"
+    middle = ":middle/2:0;task_churn.py:middle:58"
+    leaf = ":leaf/3:0;task_churn.py:leaf:47;tasks.py:sleep:9"
+    inner = ":leaf/4:0;task_churn.py:leaf:47"
+    busy = ":leaf/5:0;task_churn.py:leaf:45;task_churn.py:compute_leaf:9"
+    can = [f"{loop};{middle};{leaf} 5", f"{loop};{leaf} 5", f"{loop} 7"]
+    cannot = [f"{loop};{leaf};{inner} 2", f"{loop};{leaf};{middle} 1", f"{loop};{busy} 4"]
+    assert judged(*can, fault=find_fault).impossible == 0
+    assert judged(*can, *cannot, fault=find_fault).impossible == 7
 
 
 @pytest.mark.parametrize("stray", [START, "MainThread", "MainThread;:GC:"])
@@ -299,7 +312,7 @@ def test_the_programs_own_marks_are_complete(python, target):
 
 
 def test_every_programs_marks_are_checked():
-    targets = {one.target for one in programs.ALL if one.target}
+    targets = {one.target for one in programs.ALL if one.target and one.has_marks}
     assert targets == {*ARGUMENTS, "known_stacks"}
 
 
